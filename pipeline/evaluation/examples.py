@@ -1,0 +1,81 @@
+"""What a few latents respond to: the rows on which each is most active, with the text around them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluation.rows import to_tensor
+from pipeline.kernels.codes import Codes
+from pipeline.saes.base import SAE
+from stores import ActivationStore, Filters
+
+CHOICE = (
+    "Latents at evenly spaced ranks of density, densest first, among those that fired on at least {n} scored rows; "
+    "of each, the rows of the largest activation, earlier rows first where equal."
+)
+
+
+def choose_latents(fired_E: Tensor, n_latents: int, min_rows: int) -> list[int]:
+    """Latents spread evenly over the ranks of density, densest first, among those that fired on `min_rows` rows.
+
+    Shapes: fired_E [E], rows on which each latent fired (count). Equal densities rank by number.
+    """
+    ranked = fired_E.sort(descending=True, stable=True)
+    candidates = ranked.indices[ranked.values >= max(1, min_rows)].tolist()
+    if len(candidates) <= n_latents:
+        return candidates
+    return [candidates[int((place + 0.5) * len(candidates) / n_latents)] for place in range(n_latents)]
+
+
+class TopRows:
+    """The n rows of the largest value for each of C chosen latents, as a stream passes by."""
+
+    def __init__(self, latents: list[int], n_rows: int, d_sae: int, device: torch.device) -> None:
+        self.latents, self.n_rows = latents, n_rows
+        # Decoding with a one-hot table picks the chosen latents' values out of codes of any layout.
+        self.pick = torch.zeros(d_sae, len(latents), device=device)  # [E, C]
+        self.pick[latents, list(range(len(latents)))] = 1.0
+        self.values = torch.zeros(0, len(latents), device=device)  # [n, C]
+        self.numbers = torch.zeros(0, len(latents), dtype=torch.int64, device=device)  # [n, C]
+
+    def update(self, codes: Codes, row_numbers_B: Tensor) -> None:
+        """Take one batch in."""
+        values = torch.cat([self.values, codes.decode(self.pick)])
+        numbers = torch.cat([self.numbers, row_numbers_B[:, None].expand(-1, len(self.latents))])
+        order = values.sort(dim=0, descending=True, stable=True).indices[: self.n_rows]
+        self.values, self.numbers = values.gather(0, order), numbers.gather(0, order)
+
+    def found(self) -> dict[int, list[tuple[int, float]]]:
+        """For each latent its rows as (row number, value), largest first; rows where it is 0 are no examples."""
+        columns = zip(self.latents, self.numbers.T.tolist(), self.values.T.tolist(), strict=True)
+        return {
+            latent: [(number, value) for number, value in zip(numbers, values, strict=True) if value > 0.0]
+            for latent, numbers, values in columns
+        }
+
+
+def context(
+    store: ActivationStore, site: str, sae: SAE, filters: Filters, latent: int, row: int, n_around: int
+) -> dict[str, Any]:
+    """A row's token and its neighbours in the same document, with the latent's value on each.
+
+    Values are null on tokens that the filters leave out for what they are (BOS, special, template).
+    """
+    start, stop = max(0, row - n_around), min(store.plan.n_rows, row + n_around + 1)
+    documents = store.token_map("document", start, stop).tolist()
+    while documents[0] != documents[row - start]:
+        start, documents = start + 1, documents[1:]
+    while documents[-1] != documents[row - start]:
+        stop, documents = stop - 1, documents[:-1]
+    x_BM = to_tensor(store.rows(site, start, stop), sae.W_dec.device)
+    values = sae.encode_inference(x_BM).to_dense()[:, latent].tolist()
+    left_out = (store.token_map("flags", start, stop) & filters.flag_mask()).tolist()
+    return {
+        "row": row,
+        "document": documents[0],
+        "position": int(store.token_map("position", row, row + 1)[0]),
+        "index": row - start,
+        "tokens": [store.vocabulary[token] for token in store.token_map("token_id", start, stop).tolist()],
+        "values": [None if flags else value for flags, value in zip(left_out, values, strict=True)],
+    }

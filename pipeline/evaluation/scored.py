@@ -1,0 +1,62 @@
+"""One batch of rows beside its reconstruction: what every metric is computed from."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes
+
+
+class ScoredRows:
+    """Rows, codes and reconstruction; sums in float64. Shapes: x_BM, xhat_BM [B, M]; squares and products [B]."""
+
+    def __init__(self, x_BM: Tensor, codes: Codes, xhat_BM: Tensor) -> None:
+        self.n_rows, self.d_model = x_BM.shape
+        self.codes = codes
+        self.x_BM = x_BM.double()
+        self.xhat_BM = xhat_BM.double()
+
+    @cached_property
+    def fired_E(self) -> Tensor:
+        """Rows of this batch on which each latent is nonzero (count), int64."""
+        return self.codes.latent_sums((self.codes.values != 0).int()).long()
+
+    @cached_property
+    def error_square_B(self) -> Tensor:
+        """||x - xhat||^2."""
+        return (self.x_BM - self.xhat_BM).square().sum(dim=1)
+
+    @cached_property
+    def square_B(self) -> Tensor:
+        """||x||^2."""
+        return self.x_BM.square().sum(dim=1)
+
+    @cached_property
+    def xhat_square_B(self) -> Tensor:
+        """||xhat||^2."""
+        return self.xhat_BM.square().sum(dim=1)
+
+    @cached_property
+    def dot_B(self) -> Tensor:
+        """<x, xhat>."""
+        return (self.x_BM * self.xhat_BM).sum(dim=1)
+
+
+def decoder_max_cosine(W_dec: Tensor, tile_rows: int = 1024) -> Tensor:
+    """Each latent's largest cosine to another decoder row, float64 [E], by products in W_dec's own precision.
+
+    A zero row has cosine 0 to all. Works on tiles of `tile_rows` x `tile_rows`: the E x E matrix never exists.
+    """
+    unit_EM = torch.nn.functional.normalize(W_dec, dim=1)
+    best_E = unit_EM.new_full((len(unit_EM),), -1.0)
+    for start in range(0, len(unit_EM), tile_rows):
+        tile_RM, best_R = unit_EM[start : start + tile_rows], best_E[start : start + tile_rows]
+        for other in range(start, len(unit_EM), tile_rows):
+            cosine_RR = tile_RM @ unit_EM[other : other + tile_rows].T
+            if other == start:
+                cosine_RR.fill_diagonal_(-1.0)
+            torch.maximum(best_R, cosine_RR.amax(dim=1), out=best_R)
+            best_other_R = best_E[other : other + tile_rows]
+            torch.maximum(best_other_R, cosine_RR.amax(dim=0), out=best_other_R)
+    return best_E.double()

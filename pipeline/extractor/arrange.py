@@ -1,0 +1,99 @@
+"""The order of the rows: which documents are held out, and which comes when."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.config.corpus import CorpusSettings
+from pipeline.errors import ConfigError
+from pipeline.extractor.spool import Spool
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The documents of a spool in plan order; a row is a token."""
+
+    spool: Spool
+    order: np.ndarray
+    """int64 [D]: place in the spool of the document that comes d-th; held-out documents are last."""
+    splits: dict[str, tuple[int, int]]
+    """Rows of `train` and of `heldout`: first, and one past the last."""
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First row of each document in plan order, and the number of rows: int64 [D+1]."""
+        return _starts(self.spool, self.order)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all."""
+        return int(self.starts[-1])
+
+    def blocks(self, rows_per_block: int) -> Iterator[dict[str, np.ndarray]]:
+        """The token map in plan order, `rows_per_block` rows at a time, fewer in the last.
+
+        Each block: token_id int32, document int64, position int32 (place in the document), flags uint8.
+        """
+        for start in range(0, self.n_rows, rows_per_block):
+            yield self.rows(start, min(start + rows_per_block, self.n_rows))
+
+    def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """The token map of rows start..stop-1, of which there is one or more."""
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, stop, side="left"))
+        bounds = np.clip(self.starts[first : last + 1], start, stop)
+        place = np.repeat(np.arange(first, last), np.diff(bounds))  # of each row's document, in plan order
+        position = np.arange(start, stop) - self.starts[place]
+        spooled = self.spool.starts[self.order[place]] + position
+        return {
+            "token_id": self.spool.token_id[spooled].astype(np.int32, copy=False),
+            "document": self.spool.document[self.order[place]],
+            "position": position.astype(np.int32),
+            "flags": self.spool.flags[spooled],
+        }
+
+
+def arrange(spool: Spool, corpus: CorpusSettings, seed: int) -> Arrangement:
+    """Hold documents out, and order the rest. A document drawn several times is on one side only.
+
+    Raises: ConfigError where `heldout_fraction` leaves no document to train on.
+    """
+    held_out = np.isin(spool.document, _held_out(np.unique(spool.document), corpus.heldout_fraction, seed))
+    n_documents = len(spool.document)
+    order = permutation(seed, "document order", n_documents) if corpus.shuffle_documents else np.arange(n_documents)
+    order = np.concatenate([order[~held_out[order]], order[held_out[order]]])
+    n_training = n_documents - int(held_out.sum())
+    starts = _starts(spool, order)
+    boundary, n_rows = int(starts[n_training]), int(starts[-1])
+    return Arrangement(spool, order, {"train": (0, boundary), "heldout": (boundary, n_rows)})
+
+
+def _held_out(documents: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A seeded choice of round(fraction * documents), at least one where the fraction is not 0."""
+    if fraction == 0.0:
+        return documents[:0]
+    n_heldout = max(1, round(fraction * len(documents)))
+    if n_heldout >= len(documents):
+        raise ConfigError(
+            f"corpus.heldout_fraction: {fraction} of {len(documents)} document(s) leaves none to train on; "
+            f"use more documents, a lower fraction, or 0 (then nothing is held out for evaluation)"
+        )
+    return documents[permutation(seed, "held-out documents", len(documents))[:n_heldout]]
+
+
+def permutation(seed: int, purpose: str, n: int) -> np.ndarray:
+    """A permutation of 0..n-1, int64: the same on every platform and under every numpy.
+
+    Philox's raw words are fixed by its specification; what `Generator` makes of them may change between versions.
+    """
+    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
+    key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+
+
+def _starts(spool: Spool, order: np.ndarray) -> np.ndarray:
+    lengths = np.diff(spool.starts)[order]
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])

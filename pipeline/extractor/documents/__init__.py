@@ -1,0 +1,45 @@
+"""Where text comes from: one file a kind of source."""
+
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.corpus import HubDataset, Source
+from pipeline.errors import ConfigError
+from pipeline.extractor.documents import hub, jsonl, parquet, python_docs, text
+from pipeline.extractor.documents.document import Document
+from pipeline.extractor.documents.files import file_record
+
+READERS: dict[str, Callable[[Any], Iterator[Document]]] = {
+    "python_docs": python_docs.read,
+    "text": text.read,
+    "jsonl": jsonl.read,
+    "parquet": parquet.read,
+    "dataset": hub.read,
+}
+
+__all__ = ["READERS", "Document", "describe", "read_documents"]
+
+
+def read_documents(source: Source) -> Iterator[Document]:
+    """The documents of a source, lazily, always in the same order.
+
+    Raises: ConfigError, naming the file and the line or row, for what cannot be read; and for an empty source.
+    """
+    empty = True
+    for document in READERS[source.kind](source):
+        empty = False
+        yield document
+    if empty:
+        raise ConfigError(f"corpus.sources: the {source.kind} source holds no document: {source.model_dump_json()}")
+
+
+def describe(source: Source, origins: list[Path | str]) -> dict[str, Any]:
+    """Provenance of a source whose documents came from these origins: no times, no folders of this machine."""
+    record: dict[str, Any] = {"kind": source.kind, "weight": source.weight}
+    if source.kind == "python_docs":
+        return {**record, "python": platform.python_version()}
+    if isinstance(source, HubDataset):
+        return {**record, **hub.provenance(source, [str(origin) for origin in origins])}
+    return {**record, "files": [file_record(Path(origin)) for origin in origins]}

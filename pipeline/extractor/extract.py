@@ -1,0 +1,60 @@
+"""Stage 1: read the language model once, and leave a finished activation store."""
+
+import shutil
+from pathlib import Path
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.extractor.filling import UnitFiller
+from pipeline.extractor.plan import planned
+from pipeline.language_model import load
+from pipeline.progress import Progress
+from stores import ActivationStore
+from stores.filesystem import FileSystem
+from stores.finishing import finish, next_unit, recover
+from stores.format import MANIFEST
+from stores.plan import Plan
+from stores.sizes import unit_bytes
+
+
+def extract(config: RunConfig, *, progress: bool = True) -> None:
+    """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
+
+    Any number of processes may run this on one store; what each commits, all see.
+    Raises: ConfigError, or StoreError if the store is damaged or the disk is too small.
+    """
+    path = config.store_path()
+    plan = planned(config, progress=progress)
+    if (path / MANIFEST).is_file():
+        print(f"{path}: finished before, {plan.n_rows:,} rows, store {ActivationStore.open(path).id[:12]}", flush=True)
+        return
+    files = FileSystem()
+    missing = recover(files, path, plan)
+    if len(missing) < plan.n_units:
+        print(f"{path}: {plan.n_units - len(missing)} of {plan.n_units} units are there; going on", flush=True)
+    if missing:
+        _check_space(path, plan, missing)
+        _fill(config, files, path, plan, len(missing), progress)
+    print(f"{path}: finished, {plan.n_rows:,} rows, store {finish(files, path, plan)[:12]}", flush=True)
+
+
+def _fill(config: RunConfig, files: FileSystem, path: Path, plan: Plan, n_missing: int, progress: bool) -> None:
+    rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
+    capture = load(config.model, config.store.sites)
+    with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=progress) as bar:
+        filler = UnitFiller(files, path, plan, capture, bar.advance)
+        taken: set[int] = set()
+        while (unit := next_unit(path, plan, taken)) is not None:
+            filler.fill(unit)
+            taken.add(unit)
+        filler.close()
+
+
+def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:
+    needed = sum(unit_bytes(plan, unit) for unit in missing)
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise ConfigError(
+            f"store.path: {path} needs {needed:,} more bytes and its disk has {free:,} free; "
+            f"make room, then run the same command again: what is there is kept"
+        )

@@ -1,0 +1,180 @@
+"""The plan step: text is tokenised and every row of the store is fixed, before any weight of the model is read."""
+
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import changed_keys
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.extractor.arrange import Arrangement, arrange
+from pipeline.extractor.spool import spool_documents
+from pipeline.language_model import Description, describe, load_tokenizer, token_texts
+from stores.filesystem import FileSystem
+from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
+from stores.lease import Lease, remove_dead
+from stores.mixing import documents_per_window, predicted_variance_ratio
+from stores.plan import Plan, read_plan
+from stores.planning import Layout, create_store, layout
+from stores.sizes import store_bytes
+
+
+@dataclass(frozen=True)
+class Draft:
+    """All that a plan says, computed and not yet written."""
+
+    description: Description
+    arrangement: Arrangement
+    sizes: Layout
+    tokenizer: Any
+
+
+def planned(config: RunConfig, *, progress: bool) -> Plan:
+    """The plan at the config's store path; made and written there if nothing is.
+
+    Raises: ConfigError if the store there was made from another config, naming what differs; StoreError if something
+        else lies there; ConfigError for anything the model or the corpus lacks.
+    """
+    path = config.store_path()
+    if (path / PLAN).is_file():
+        return _existing(path, config)
+    if path.is_dir() and any(path.iterdir()):
+        raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
+    with _drafted(config, progress=progress) as draft:
+        print(describe_draft(config, draft), flush=True)
+        _check_space(path, _plan_bytes(config, draft))
+        return _write(path, config, draft)
+
+
+def describe_plan(config: RunConfig, *, progress: bool) -> str:
+    """What the store would hold and cost, in words; writes nothing that stays."""
+    path = config.store_path()
+    if (path / PLAN).is_file():
+        plan = _existing(path, config)
+        return f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
+    with _drafted(config, progress=progress) as draft:
+        return describe_draft(config, draft)
+
+
+class _drafted:
+    """A draft, and the folder its tokens lie in for as long as it is needed."""
+
+    def __init__(self, config: RunConfig, *, progress: bool) -> None:
+        self._config, self._progress = config, progress
+
+    def __enter__(self) -> Draft:
+        config = self._config
+        description = describe(config.model, config.store.sites)
+        tokenizer = load_tokenizer(config.model)
+        path = config.store_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{path.name}.tokens-"
+        remove_dead(FileSystem(), path.parent, prefix)
+        self._lease = Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12]))
+        try:
+            spool = spool_documents(config.corpus, tokenizer, self._lease.folder, self._progress)
+            arrangement = arrange(spool, config.corpus, config.seed)
+        except BaseException:
+            self._lease.release()
+            raise
+        store = config.store
+        sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
+        return Draft(description, arrangement, sizes, tokenizer)
+
+    def __exit__(self, *exception: object) -> None:
+        self._lease.release()
+
+
+def _existing(path: Path, config: RunConfig) -> Plan:
+    plan = read_plan(path)
+    if changed := changed_keys(plan.config, config.extraction()):
+        raise ConfigError(
+            f"{path}: this store was made from another config: {'; '.join(changed)}. "
+            f"Give the run another name (or store.path), put the old values back, or delete that folder"
+        )
+    if not (path / MANIFEST).is_file():
+        _check_model(config, path, plan)
+    return plan
+
+
+def _check_model(config: RunConfig, path: Path, plan: Plan) -> None:
+    """A store is filled by one model: the same files, the same versions."""
+    now, planned_with = describe(config.model, config.store.sites).provenance, plan.provenance["model"]
+    if changed := changed_keys(planned_with, now):
+        raise ConfigError(
+            f"{path}: the model or its software is not what this store was planned with: {'; '.join(changed)}. "
+            f"Go back to what it was, or delete the folder and extract again"
+        )
+
+
+def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
+    arrangement = draft.arrangement
+    used: set[int] = set()
+    for block in arrangement.blocks(TOKEN_ROWS_PER_CHUNK):
+        used.update(np.unique(block["token_id"]).tolist())
+    return create_store(
+        path,
+        arrangement.blocks(TOKEN_ROWS_PER_CHUNK),
+        token_texts(draft.tokenizer, sorted(used)),
+        **_fields(config, draft),
+    )
+
+
+def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
+    arrangement = draft.arrangement
+    return {
+        "n_rows": arrangement.n_rows,
+        "n_documents": len(arrangement.order),
+        "splits": arrangement.splits,
+        "sites": draft.description.widths,
+        "encoding": config.store.encoding,
+        "compressor": config.store.compressor,
+        "rows_per_chunk": draft.sizes.rows_per_chunk,
+        "rows_per_unit": draft.sizes.rows_per_unit,
+        "config": config.extraction(),
+        "provenance": {"model": draft.description.provenance, "corpus": arrangement.spool.provenance},
+    }
+
+
+def _plan_bytes(config: RunConfig, draft: Draft) -> int:
+    return store_bytes(Plan(files={}, **_fields(config, draft)))
+
+
+def _check_space(path: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed_bytes > free:
+        raise ConfigError(
+            f"store.path: {path} needs {needed_bytes:,} bytes and its disk has {free:,} free; "
+            f"lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
+        )
+
+
+def describe_draft(config: RunConfig, draft: Draft) -> str:
+    """The plan in words: rows, bytes, files, and how well the training window will mix documents."""
+    plan = Plan(files={}, **_fields(config, draft))
+    arrangement, training = draft.arrangement, config.training
+    train_rows = arrangement.splits["train"][1]
+    blocks = max(1, training.window_rows // plan.rows_per_chunk)
+    starts = arrangement.starts[arrangement.starts <= train_rows]
+    ratio = predicted_variance_ratio(starts, plan.rows_per_chunk, blocks, training.batch_size)
+    documents = documents_per_window(starts, plan.rows_per_chunk, blocks)
+    n_files = plan.n_units * 2 * len(plan.sites) + len(plan.token_specs)
+    exact = "bytes" if plan.compressor == "none" else "bytes before compression"
+    lines = [
+        f"model      {draft.description.provenance['model']} ({config.model.dtype})",
+        f"tokens     {plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
+        f"{plan.n_rows - train_rows:,} held out; {arrangement.spool.skipped_documents} short documents skipped",
+        *(
+            f"site       {site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
+            for site, width in plan.sites.items()
+        ),
+        f"store      {store_bytes(plan):,} {exact} in {n_files:,} data files; {plan.n_units} units of "
+        f"{plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows",
+        f"mixing     a window of {min(training.window_rows, train_rows):,} rows spans {documents:,.0f} documents; "
+        f"variance of a batch mean {ratio:.2f} x a perfect shuffle's",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""Drawing documents from weighted sources, deterministically."""
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.corpus import CorpusSettings, Source
+from pipeline.errors import ConfigError
+from pipeline.extractor.documents import describe, read_documents
+from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
+
+
+class Stream:
+    """One source's documents as tokens, again from the first one after each end."""
+
+    def __init__(self, source: Source, number: int, tokenizer: DocumentTokenizer, skip_short: bool) -> None:
+        self.source = source
+        self.label = f"corpus.sources[{number}] ({source.kind})"
+        self.tokens = 0
+        self.documents = 0
+        self.skipped = 0
+        self._tokenizer = tokenizer
+        self._skip_short = skip_short
+        self._indices = array("q")  # by place in the source; a document drawn again keeps the index it got first
+        self._origins: dict[Path | str, None] = {}
+        self._first_pass = True
+        self._drawn_before_pass = 0
+        self._restart()
+
+    def _restart(self) -> None:
+        documents = self._tokenizer.tokenise(read_documents(self.source))
+        self._read = without_short(documents, self._skip_short)
+        self._place = -1
+
+    def next(self) -> TokenisedDocument | None:
+        """The next document, or None at the end of the source."""
+        for document in self._read:
+            if document is not None:
+                self._place += 1
+                return document
+            self.skipped += self._first_pass
+        return None
+
+    def rewind(self) -> None:
+        """Go back to the first document. Raises: ConfigError where the pass now over gave nothing."""
+        if self.documents == self._drawn_before_pass:
+            raise ConfigError(
+                f"{self.label}: repeating it gives nothing more: none of its documents can be drawn "
+                f"({self.skipped} of fewer than two tokens were skipped); use longer documents or another n_tokens"
+            )
+        self._first_pass = False
+        self._drawn_before_pass = self.documents
+        self._restart()
+
+    def draw(self, document: TokenisedDocument, n_tokens: int, next_index: int) -> int:
+        """Count a document of which `n_tokens` are taken; its index is `next_index` unless it has one already."""
+        self.tokens += n_tokens
+        self.documents += 1
+        if document.origin is not None:
+            self._origins[document.origin] = None
+        while self._place >= len(self._indices):
+            self._indices.append(-1)
+        if self._indices[self._place] < 0:
+            self._indices[self._place] = next_index
+        return self._indices[self._place]
+
+    def provenance(self) -> dict[str, Any]:
+        """What was read, and how much of it."""
+        unique = sum(index >= 0 for index in self._indices)
+        counts = {"documents": unique, "documents_repeated": self.documents - unique, "tokens": self.tokens}
+        return {**describe(self.source, list(self._origins)), **counts, "documents_too_short": self.skipped}
+
+
+def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[TokenisedDocument, int, int]]:
+    """Documents, the number of tokens to take of each, and their indices, until `n_tokens` are drawn exactly.
+
+    The next document comes from the source with the fewest tokens for its weight (the first such), so that the sources'
+    shares of the tokens follow their weights to within a document each.
+
+    Raises: ConfigError where a source ends too early.
+    """
+    _check_repeat(corpus)
+    live = list(streams)
+    total = next_index = 0
+    while live and total != corpus.n_tokens:
+        stream = min(live, key=lambda stream: stream.tokens / stream.source.weight)
+        document = stream.next()
+        if document is None:
+            if corpus.n_tokens is None:
+                live.remove(stream)
+            elif corpus.repeat:
+                stream.rewind()
+            else:
+                raise _exhausted(corpus.n_tokens, stream, streams)
+            continue
+        length = len(document.token_id)
+        taken = length if corpus.n_tokens is None else fitting(length, corpus.n_tokens - total)
+        if taken:
+            index = stream.draw(document, taken, next_index)
+            next_index = max(next_index, index + 1)
+            total += taken
+            yield document, taken, index
+
+
+def fitting(length: int, remaining: int) -> int:
+    """Tokens to take of a document of `length` tokens where `remaining` are wanted; 0: pass it over. Both are >= 2.
+
+    The last document is cut to fit. A document that would leave one single token wanted loses its last token, so that
+    two are; one of two tokens cannot, and is passed over.
+    """
+    if length >= remaining:
+        return remaining
+    if remaining - length > 1:
+        return length
+    return length - 1 if length > 2 else 0
+
+
+def _check_repeat(corpus: CorpusSettings) -> None:
+    if corpus.repeat and corpus.n_tokens is None:
+        raise ConfigError(
+            "corpus.repeat: true with corpus.n_tokens: null would never end; set n_tokens to a count, or repeat: false"
+        )
+
+
+def _exhausted(n_tokens: int, ended: Stream, streams: list[Stream]) -> ConfigError:
+    had = sum(stream.tokens for stream in streams)
+    if len(streams) == 1:
+        found = f"but the corpus holds {had:,}"
+        advice = "lower corpus.n_tokens"
+    else:
+        shares = ", ".join(f"{stream.label} gave {stream.tokens:,}" for stream in streams)
+        found = (
+            f"but {ended.label} ended after {had:,} in all ({shares}), and going on would change the sources' shares"
+        )
+        advice = f"lower corpus.n_tokens, or the weight of {ended.label}"
+    return ConfigError(
+        f"corpus.n_tokens asks for {n_tokens:,} tokens, {found}; {advice}, set n_tokens to null (everything once), "
+        f"add sources, or set corpus.repeat: true"
+    )

@@ -1,0 +1,96 @@
+"""The corpus as two flat files of tokens, in the order in which documents were drawn."""
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.config.corpus import CorpusSettings
+from pipeline.errors import ConfigError
+from pipeline.extractor.sources import Stream, drawn
+from pipeline.extractor.tokens import DocumentTokenizer
+
+LINE_EVERY_TOKENS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Every token of the corpus; `T` tokens in `D` documents."""
+
+    token_id: np.ndarray
+    """int32 [T], mapped."""
+    flags: np.ndarray
+    """uint8 [T], mapped: 1 BOS, 2 another special token, 4 a token of the chat template."""
+    starts: np.ndarray
+    """int64 [D+1]: document d is tokens starts[d] to starts[d+1]-1."""
+    document: np.ndarray
+    """int64 [D]: running index of the document over the corpus; one drawn again keeps its first."""
+    skipped_documents: int
+    """Documents of fewer than two tokens, left out."""
+    provenance: dict[str, Any]
+    """What was read, by source."""
+
+
+def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progress: bool) -> Spool:
+    """Tokenise the corpus into `folder/token_id.int32` and `folder/flags.uint8`, a batch in memory at a time.
+
+    Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
+    """
+    document_tokenizer = DocumentTokenizer(tokenizer, corpus)
+    skip_short = corpus.short_documents == "skip"
+    streams = [Stream(source, number, document_tokenizer, skip_short) for number, source in enumerate(corpus.sources)]
+    folder.mkdir(parents=True, exist_ok=True)
+    token_path, flags_path = folder / "token_id.int32", folder / "flags.uint8"
+    starts = array("q", [0])
+    documents = array("q")
+    with token_path.open("wb") as tokens, flags_path.open("wb") as flags, _Progress(corpus.n_tokens, progress) as shown:
+        for document, n_tokens, index in drawn(corpus, streams):
+            tokens.write(document.token_id[:n_tokens].astype("<i4").tobytes())
+            flags.write(document.flags[:n_tokens].tobytes())
+            starts.append(starts[-1] + n_tokens)
+            documents.append(index)
+            shown.advance(n_tokens)
+    skipped = sum(stream.skipped for stream in streams)
+    if not documents:
+        raise ConfigError(
+            f"corpus.sources: no document of two tokens or more ({skipped} shorter ones were skipped); add text"
+        )
+    return Spool(
+        token_id=np.memmap(token_path, dtype="<i4", mode="r"),
+        flags=np.memmap(flags_path, dtype=np.uint8, mode="r"),
+        starts=np.array(starts, dtype=np.int64),
+        document=np.array(documents, dtype=np.int64),
+        skipped_documents=skipped,
+        provenance={"sources": [stream.provenance() for stream in streams]},
+    )
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, n_tokens: int | None, wanted: bool) -> None:
+        self._bar = tqdm(
+            total=n_tokens, desc="tokenise", unit="token", unit_scale=True, disable=None if wanted else True
+        )
+        self._lines = wanted and self._bar.disable
+        self._done = 0
+
+    def advance(self, n_tokens: int) -> None:
+        before, self._done = self._done, self._done + n_tokens
+        self._bar.update(n_tokens)
+        if self._lines and before // LINE_EVERY_TOKENS < self._done // LINE_EVERY_TOKENS:
+            self._line()
+
+    def _line(self) -> None:
+        print(f"tokenise: {self._done:,} tokens", flush=True)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._lines:
+            self._line()

@@ -1,0 +1,200 @@
+"""Codes: which latents are on in which row, and how strongly; as (row, latent) pairs or as a full matrix."""
+
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+class SparseCodes:
+    """Codes as P (row, latent) pairs in row order; both gathers and both products run without forming [B, E].
+
+    Every sum runs in a fixed order, so equal inputs give equal bits.
+    """
+
+    def __init__(self, values_P: Tensor, indices_P: Tensor, offsets: Tensor, n_latents: int):
+        self.values_P = values_P
+        self.indices_P = indices_P  # latent of each pair
+        self.offsets = offsets  # [B + 1]: row b holds the pairs offsets[b] to offsets[b + 1] - 1
+        self.n_latents = n_latents
+
+    @property
+    def values(self) -> Tensor:
+        """The stored values, whatever their layout: here values_P."""
+        return self.values_P
+
+    @property
+    def batch_size(self) -> int:
+        """Rows (count)."""
+        return self.offsets.numel() - 1
+
+    @cached_property
+    def rows_P(self) -> Tensor:
+        """Row of each pair."""
+        rows_B = torch.arange(self.batch_size, dtype=self.indices_P.dtype, device=self.indices_P.device)
+        return rows_B.repeat_interleave(self.offsets.diff(), output_size=self.indices_P.numel())
+
+    @cached_property
+    def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs sorted by latent: their order, their rows, and the [E + 1] offsets of the latents."""
+        order_P = self.indices_P.int().argsort(stable=True)
+        counts_E = torch.bincount(self.indices_P, minlength=self.n_latents)
+        return order_P, self.rows_P[order_P], _offsets(counts_E).to(self.indices_P.dtype)
+
+    def decode(self, W_EM: Tensor) -> Tensor:
+        """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
+        return _weighted_sums(self.indices_P, W_EM, self.offsets, self.values_P)
+
+    def dots(self, left_BM: Tensor, W_EM: Tensor) -> Tensor:
+        """Inner product of left_BM[row] and W_EM[latent] for every pair. Returns: [P]."""
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            left_BM, W_EM, self.indices_P, self.offsets, self.rows_P, 0
+        )
+
+    def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None) -> Tensor:
+        """Codes transposed times rows_BM, with other values if given. Returns: [E, M]."""
+        order_P, rows_P, offsets = self.by_latent
+        values_P = self.values_P if values is None else values
+        return _weighted_sums(rows_P, rows_BM, offsets, values_P[order_P])
+
+    def latent_sums(self, values: Tensor | None = None) -> Tensor:
+        """Sum over the batch, with other values if given. Returns: [E]."""
+        values_P = self.values_P if values is None else values
+        return values_P.new_zeros(self.n_latents).index_add_(0, self.indices_P, values_P)
+
+    def row_sums(self) -> Tensor:
+        """Sum over the latents of each row. Returns: [B]."""
+        return self.values_P.new_zeros(self.batch_size).index_add_(0, self.rows_P, self.values_P)
+
+    def columns(self, start: int, stop: int) -> tuple["SparseCodes", Tensor]:
+        """Latents start to stop - 1, renumbered from 0, and their places: part.values is values[places]."""
+        kept_P = (self.indices_P >= start) & (self.indices_P < stop)
+        places_P = kept_P.nonzero().squeeze(1)
+        offsets = _offsets(kept_P)[self.offsets].to(self.offsets.dtype)
+        part = SparseCodes(self.values_P[places_P], self.indices_P[places_P] - start, offsets, stop - start)
+        return part, places_P
+
+    def with_values(self, values: Tensor) -> "SparseCodes":
+        """The same pairs with other values."""
+        return SparseCodes(values, self.indices_P, self.offsets, self.n_latents)
+
+    def fired(self) -> Tensor:
+        """Whether each latent is above 0 anywhere in the batch. Returns: bool [E]."""
+        return self.fired_counts() > 0
+
+    def fired_counts(self) -> Tensor:
+        """Rows in which each latent is above 0. Returns: int64 [E]."""
+        return torch.bincount(self.indices_P[self.values_P > 0], minlength=self.n_latents)
+
+    def n_active(self) -> int:
+        """Pairs with a value above 0 (count)."""
+        return int((self.values_P > 0).sum())
+
+    def to_dense(self) -> Tensor:
+        """The full matrix. Returns: [B, E]."""
+        values_BE = self.values_P.new_zeros(self.batch_size, self.n_latents)
+        values_BE[self.rows_P.long(), self.indices_P.long()] = self.values_P
+        return values_BE
+
+    def to_sparse(self) -> "SparseCodes":
+        """These codes."""
+        return self
+
+
+class DenseCodes:
+    """Codes as a full matrix: the same methods as SparseCodes, cheaper when many latents are on."""
+
+    def __init__(self, values_BE: Tensor):
+        self.values_BE = values_BE
+
+    @property
+    def values(self) -> Tensor:
+        """The stored values, whatever their layout: here values_BE."""
+        return self.values_BE
+
+    @property
+    def batch_size(self) -> int:
+        """Rows (count)."""
+        return self.values_BE.shape[0]
+
+    @property
+    def n_latents(self) -> int:
+        """Latents (count)."""
+        return self.values_BE.shape[1]
+
+    def decode(self, W_EM: Tensor) -> Tensor:
+        """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
+        return self.values_BE @ W_EM
+
+    def dots(self, left_BM: Tensor, W_EM: Tensor) -> Tensor:
+        """Inner product of left_BM[row] and W_EM[latent]. Returns: [B, E]."""
+        return left_BM @ W_EM.T
+
+    def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None) -> Tensor:
+        """Codes transposed times rows_BM, with other values if given. Returns: [E, M]."""
+        return (self.values_BE if values is None else values).T @ rows_BM
+
+    def latent_sums(self, values: Tensor | None = None) -> Tensor:
+        """Sum over the batch, with other values if given. Returns: [E]."""
+        return (self.values_BE if values is None else values).sum(0)
+
+    def row_sums(self) -> Tensor:
+        """Sum over the latents of each row. Returns: [B]."""
+        return self.values_BE.sum(1)
+
+    def columns(self, start: int, stop: int) -> tuple["DenseCodes", tuple[slice, slice]]:
+        """Latents start to stop - 1, renumbered from 0, and their places: part.values is values[places]."""
+        places = (slice(None), slice(start, stop))
+        return DenseCodes(self.values_BE[places]), places
+
+    def with_values(self, values: Tensor) -> "DenseCodes":
+        """Codes of the same shape with other values."""
+        return DenseCodes(values)
+
+    def fired(self) -> Tensor:
+        """Whether each latent is above 0 anywhere in the batch. Returns: bool [E]."""
+        return (self.values_BE > 0).any(0)
+
+    def fired_counts(self) -> Tensor:
+        """Rows in which each latent is above 0. Returns: int64 [E]."""
+        return (self.values_BE > 0).sum(0)
+
+    def n_active(self) -> int:
+        """Pairs with a value above 0 (count)."""
+        return int((self.values_BE > 0).sum())
+
+    def to_dense(self) -> Tensor:
+        """The full matrix. Returns: [B, E]."""
+        return self.values_BE
+
+    def to_sparse(self) -> SparseCodes:
+        """The pairs with a value above 0."""
+        return sparse_where(self.values_BE, self.values_BE > 0)
+
+
+Codes: TypeAlias = SparseCodes | DenseCodes
+
+
+def sparse_where(values_BE: Tensor, kept_BE: Tensor) -> SparseCodes:
+    """The pairs where kept_BE (bool [B, E]) is true."""
+    return from_flat(kept_BE.reshape(-1).nonzero().squeeze(1), values_BE)
+
+
+def from_flat(flat_P: Tensor, values_BE: Tensor) -> SparseCodes:
+    """The pairs at the rising positions flat_P of values_BE, counted row after row."""
+    batch_size, n_latents = values_BE.shape
+    counts_B = torch.bincount(flat_P.div(n_latents, rounding_mode="floor"), minlength=batch_size)
+    return SparseCodes(values_BE.reshape(-1)[flat_P], flat_P % n_latents, _offsets(counts_B), n_latents)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """Where each stretch begins, and the end of the last: 0 and the running sums of counts."""
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def _weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor) -> Tensor:
+    """For each stretch of pairs, the sum of weight * table[index]: a gather and a reduction in one pass."""
+    return torch.nn.functional.embedding_bag(
+        indices_P, table, offsets, mode="sum", per_sample_weights=weights_P, include_last_offset=True
+    )

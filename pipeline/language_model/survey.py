@@ -1,0 +1,103 @@
+"""What a model does, found without its weights: which modules run, in which order, and how wide each site is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.language_model.capture import attach, rows_per_position
+from pipeline.language_model.sites import Site, resolve
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The sites in order of execution, their widths, and the modules that the deepest of them needs."""
+
+    sites: tuple[Site, ...]
+    widths: dict[str, int]
+    entered: frozenset[str]
+    """Paths of the modules that start to run before the deepest site is reached, or at it."""
+    architecture: str
+    attention: str
+
+
+def survey(config: Any, site_names: Sequence[str], *, trust_remote_code: bool) -> Survey:
+    """Run the model that `config` (a transformers config) describes on the meta device: shapes, no numbers, no memory.
+
+    Raises: ConfigError for a site that does not exist, does not run, runs twice, or is not one row per token.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
+    module_paths = {path: module for path, module in model.named_modules() if path}
+    sites = [resolve(name, config.model_type, module_paths) for name in dict.fromkeys(site_names)]
+    entered, values = _run(model, sites)
+    order = [site for site, _, _ in values]
+    for site in sites:
+        if order.count(site) != 1:
+            raise ConfigError(
+                f"store.sites: {site.name!r}: {site.module_path} runs {order.count(site)} times in a forward pass "
+                f"over text; name a module that runs once"
+            )
+    _, _, n_entered = values[-1]
+    return Survey(
+        sites=tuple(order),
+        widths={site.name: width for site, width, _ in values},
+        entered=frozenset(entered[:n_entered]) | {order[-1].module_path},
+        architecture=type(model).__name__,
+        attention=str(model.config._attn_implementation),
+    )
+
+
+def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple[Site, int, int]]]:
+    """The modules in the order they start, and (site, width, modules started so far) in the order of capture."""
+    token_ids_BS = torch.zeros(2, 3, dtype=torch.long, device="meta")
+    entered: list[str] = []
+    values: list[tuple[Site, int, int]] = []
+
+    def receive(site: Site, value: Tensor) -> None:
+        values.append((site, rows_per_position(value, site, token_ids_BS).shape[-1], len(entered)))
+
+    def note(path: str, module: nn.Module) -> None:
+        module.register_forward_pre_hook(lambda *_: entered.append(path))
+
+    for path, module in model.named_modules():
+        note(path, module)
+    attach(model, sites, receive)
+    try:
+        with torch.inference_mode():
+            # With a cache, transformers does not look for packed sequences in position ids, which meta tensors forbid.
+            model(input_ids=token_ids_BS, use_cache=True)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"model.path: the architecture {type(model).__name__} cannot run without weights ({error}), which the plan "
+            f"needs; choose another model"
+        ) from error
+    return entered, values
+
+
+def cut_above(model: nn.Module, found: Survey) -> None:
+    """Delete, in place, what cannot run before the deepest site: later layers, final norm, head, an image encoder.
+
+    Only along the path from the root to the list of layers: inside a layer a module that did not run for some tokens
+    may run for others (experts).
+    """
+    needed = {path[:end] for path in found.entered for end in (*_dots(path), len(path))}
+    parent, prefix = model, ""
+    for step in found.sites[-1].module_path.split("."):
+        if isinstance(parent, nn.ModuleList):
+            while f"{prefix}{len(parent) - 1}" not in needed:
+                del parent[len(parent) - 1]
+            return
+        for name, _ in list(parent.named_children()):
+            if f"{prefix}{name}" not in needed:
+                delattr(parent, name)
+        parent, prefix = getattr(parent, step), f"{prefix}{step}."
+
+
+def _dots(path: str) -> list[int]:
+    return [index for index, character in enumerate(path) if character == "."]

@@ -1,0 +1,139 @@
+"""The loss as a sum of named terms, and its gradients, written out by hand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes
+from pipeline.objective.registry import TERMS
+from pipeline.objective.term import Step, Term, TermSettings
+from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss and gradients of one batch."""
+
+    loss: Tensor
+    """0-dim: the sum of `losses`."""
+    losses: dict[str, Tensor]
+    """Each term's weighted loss, 0-dim."""
+    gradients: dict[str, Tensor]
+    """dloss/dparameter by checkpoint key."""
+    codes: Codes
+    encoding: Encoding
+    xhat_BM: Tensor
+    monitors: dict[str, Tensor | float]
+    """Numbers worth logging; they change nothing."""
+
+
+class Objective:
+    """A sum of terms over one SAE.
+
+    Raises: ValueError for an unknown term, a term that does not fit the architecture, or not exactly one term that
+    reconstructs.
+    """
+
+    def __init__(self, term_settings: Mapping[str, TermSettings], sae: SAE):
+        check_terms(term_settings, sae.settings)
+        self.sae = sae
+        self.terms: dict[str, Term] = {name: TERMS[name](settings) for name, settings in term_settings.items()}
+
+    def forward_backward(
+        self,
+        x_BM: Tensor,
+        dead_E: Tensor | None = None,
+        progress: float = 1.0,
+        workspace: Workspace | None = None,
+        encoding: Encoding | None = None,
+    ) -> StepResult:
+        """Loss and gradients of a batch at `progress` (share of the run done); dead_E (bool) feeds AuxK.
+
+        `encoding`: of this batch at this progress, where the caller has it already (to count who fired before AuxK).
+        """
+        encoding = encoding or self.sae.encode(x_BM, progress=progress, workspace=workspace)
+        step = Step(self.sae, x_BM, encoding, self.sae.decode(encoding.codes), dead_E, progress)
+        losses: dict[str, Tensor] = {}
+        owners: list[str] = []
+        for name, term in self.terms.items():
+            losses[name] = term.add(step)
+            owners += [name] * (len(step.direct) - len(owners))
+        loss = torch.stack(list(losses.values())).sum()
+        gradients = _backward(step)
+        monitors = {**step.monitors, **_shares(self.terms, losses, loss), **_pulls(step, owners, gradients, self.terms)}
+        return StepResult(loss, losses, gradients, encoding.codes, encoding, step.xhat_BM, monitors)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the terms remember between steps, for checkpoints."""
+        return {f"{name}.{key}": value for name, term in self.terms.items() for key, value in term.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a saved state."""
+        for name, term in self.terms.items():
+            prefix = f"{name}."
+            term.load_state({key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)})
+
+
+def check_terms(term_settings: Mapping[str, TermSettings], sae_settings: SAESettings) -> None:
+    """Raises: ValueError if the terms do not make an objective for this architecture."""
+    for name, settings in term_settings.items():
+        if name not in TERMS:
+            raise ValueError(f"term {name!r} is unknown; known: {', '.join(TERMS)}")
+        TERMS[name].check(settings, sae_settings)
+    reconstructing = [name for name in term_settings if TERMS[name].reconstructs]
+    if len(reconstructing) != 1:
+        choices = ", ".join(name for name, term in TERMS.items() if term.reconstructs)
+        found = ", ".join(reconstructing) or "none"
+        raise ValueError(f"an objective needs exactly one term that reconstructs ({choices}), got {found}")
+
+
+def _backward(step: Step) -> dict[str, Tensor]:
+    """From dloss/dxhat, dloss/dvalues and the direct gradients to the gradients of all parameters."""
+    sae, codes, encoding = step.sae, step.codes, step.encoding
+    shared: dict[str, Tensor] = {}
+    if step.error_gradient_BM is not None:
+        step.add_values_gradient(codes.dots(step.error_gradient_BM, sae.W_dec))
+        shared["W_dec"] = codes.transposed_times(step.error_gradient_BM)
+        shared["b_dec"] = step.error_gradient_BM.sum(0)
+    if step.values_gradient is not None:
+        pre_gradient = step.values_gradient * (codes.values > 0)
+        shared["W_enc"] = codes.transposed_times(encoding.x0_BM, pre_gradient)
+        shared["b_enc"] = codes.latent_sums(pre_gradient)
+    gradients = {
+        name: _total(parameter, shared.get(name), [(d, rows) for owner, d, rows in step.direct if owner == name])
+        for name, parameter in sae.parameters().items()
+    }
+    # x0 = x - b_dec: what every pre-activation passes on to b_dec is the sum over rows first, then one mat-vec.
+    gradients["b_dec"] = gradients["b_dec"] - gradients["b_enc"] @ sae.W_enc
+    return gradients
+
+
+def _total(parameter: Tensor, shared: Tensor | None, direct: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """The sum of a parameter's gradients; direct ones may cover some rows only."""
+    total = torch.zeros_like(parameter) if shared is None else shared
+    for gradient, rows in direct:
+        if rows is None:
+            total += gradient
+        else:
+            total[rows] += gradient
+    return total
+
+
+def _shares(terms: Mapping[str, Term], losses: Mapping[str, Tensor], loss: Tensor) -> dict[str, Tensor | float]:
+    """Share of the loss due to each term that does not reconstruct."""
+    loss = loss.clamp(min=torch.finfo(loss.dtype).tiny)
+    return {f"{name}/loss_share": losses[name] / loss for name, term in terms.items() if not term.reconstructs}
+
+
+def _pulls(
+    step: Step, owners: list[str], gradients: Mapping[str, Tensor], terms: Mapping[str, Term]
+) -> dict[str, Tensor | float]:
+    """Norm of what each such term adds to W_dec's gradient by itself, over the norm of the whole."""
+    whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)
+    return {
+        f"{owner}/gradient_share": gradient.norm() / whole
+        for owner, (name, gradient, _) in zip(owners, step.direct, strict=True)
+        if name == "W_dec" and not terms[owner].reconstructs
+    }

@@ -1,0 +1,88 @@
+"""The contract of a loss term: see a step, return the loss, add the gradients by hand."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes
+from pipeline.saes.base import SAE, Encoding, SAESettings
+from pipeline.schedules import Value
+from pipeline.settings import Settings
+
+
+class TermSettings(Settings):
+    """What every term's settings share."""
+
+    term: str
+    """Name in TERMS."""
+    weight: Value = 1.0
+    """Factor of this term in the loss."""
+
+
+@dataclass
+class Step:
+    """What a term sees of one batch, and where it puts its gradients."""
+
+    sae: SAE
+    x_BM: Tensor
+    encoding: Encoding
+    xhat_BM: Tensor
+    dead_E: Tensor | None
+    """bool: latents that have not fired for long. None: none."""
+    progress: float
+    """Share of the run done, 0 to 1."""
+
+    error_gradient_BM: Tensor | None = None
+    """dloss/dxhat, summed over terms."""
+    values_gradient: Tensor | None = None
+    """dloss/dvalues beyond what follows from dloss/dxhat, in the layout of codes.values; ignored where a value is 0."""
+    direct: list[tuple[str, Tensor, Tensor | None]] = field(default_factory=list)
+    """Gradients of parameters: name, gradient, and the rows it covers (None: all)."""
+    monitors: dict[str, Tensor | float] = field(default_factory=dict)
+    """Numbers worth logging."""
+
+    @property
+    def codes(self) -> Codes:
+        """The codes of the batch."""
+        return self.encoding.codes
+
+    def add_xhat_gradient(self, gradient_BM: Tensor) -> None:
+        """Add to dloss/dxhat; the objective carries it to every parameter."""
+        so_far = self.error_gradient_BM
+        self.error_gradient_BM = gradient_BM if so_far is None else so_far + gradient_BM
+
+    def add_values_gradient(self, gradient: Tensor) -> None:
+        """Add to dloss/dvalues; the objective carries it to the encoder."""
+        so_far = self.values_gradient
+        self.values_gradient = gradient if so_far is None else so_far + gradient
+
+    def add_gradient(self, name: str, gradient: Tensor, rows: Tensor | None = None) -> None:
+        """Add to a parameter's gradient, on some rows (distinct) or on all; b_enc's share reaches b_dec by itself."""
+        self.direct.append((name, gradient, rows))
+
+
+class Term:
+    """One summand of the loss."""
+
+    Config: type[TermSettings]
+    reconstructs: ClassVar[bool] = False
+    """Whether it pulls xhat towards x; an objective has exactly one such term."""
+
+    def __init__(self, settings: TermSettings):
+        self.settings = settings
+
+    @classmethod
+    def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
+        """Raises: ValueError if the term does not fit the architecture."""
+
+    def add(self, step: Step) -> Tensor:
+        """Add this term's gradients to the step. Returns: its weighted loss, 0-dim."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers between steps, for checkpoints."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a saved state."""

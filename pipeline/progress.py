@@ -1,0 +1,55 @@
+"""How far a long piece of work is: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class Progress:
+    """Counts `unit`s from `start` to `total` (None: not known); shows the rate and the time left on stderr."""
+
+    def __init__(self, title: str, total: int | None, unit: str, *, start: int = 0, shown: bool = True) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            desc=title, initial=start, total=total, unit=unit, unit_scale=True, disable=not (shown and terminal)
+        )
+        self._title, self._total, self._unit = title, total, unit
+        self._plain = shown and not terminal
+        self._start = self.done = start
+        self._began = self._told = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        """`n` more are done."""
+        self.done += n
+        self._bar.update(n)
+        now = time.monotonic()
+        if self._plain and now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            self._line(now)
+
+    def close(self) -> None:
+        """Leave the bar, or the last line, as it is."""
+        self._bar.close()
+        if self._plain and self.done > self._start:
+            self._line(time.monotonic())
+            self._plain = False
+
+    def _line(self, now: float) -> None:
+        rate = (self.done - self._start) / max(now - self._began, 1e-9)
+        of_total, left = "", ""
+        if self._total is not None:
+            of_total = f" of {self._total:,}"
+            left = f", {(self._total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self._total else ""
+        print(f"{self._title}: {self.done:,}{of_total} {self._unit}s, {rate:,.1f}/s{left}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

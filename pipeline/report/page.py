@@ -1,0 +1,106 @@
+"""The page: what the template is given, the data of the figures, and the content security policy."""
+
+import base64
+import hashlib
+import re
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from pipeline.report.facts import environment_facts, run_facts, store_facts, variant_facts
+from pipeline.report.results import curve_definitions, definitions, pretty, result_tables
+from pipeline.report.run_data import Run, Trained
+from pipeline.report.statement import statement
+from pipeline.report.text import finalize, script_json, visible
+
+N_COLOURS = 10
+COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
+CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS)
+MAX_CURVE_POINTS = 400
+
+
+def render(run: Run, title: str | None) -> str:
+    """The whole page as one string."""
+    style, plotly, script = _file("report.css"), get_plotlyjs(), _file("report.js")
+    template = Environment(
+        loader=FunctionLoader(_file), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html.jinja")
+    policy = {
+        "default-src": "'none'",
+        "script-src": f"{_hash(plotly)} {_hash(script)}",
+        "style-src": _hash(style),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return template.render(
+        policy="; ".join(f"{directive} {sources}" for directive, sources in policy.items()),
+        style=Markup(style),
+        plotly=Markup(plotly),
+        script=Markup(script),
+        data=script_json(figures(run)),
+        title=title or run.name,
+        statement=statement(run),
+        run_facts=run_facts(run),
+        store_facts=store_facts(run),
+        tables=result_tables(run),
+        definitions={name: {**entry, "definition": pretty(entry["definition"])} for name, entry in definitions(run).items()},
+        curve_definitions=curve_definitions(run),
+        environment_facts=environment_facts(run),
+        variant_facts=variant_facts(run),
+        run=run,
+        legend=[{"variant": name, "colour": index % N_COLOURS} for index, name in enumerate(run.variants)],
+        colour={name: index % N_COLOURS for index, name in enumerate(run.variants)},
+        logged={key for sae in run.trained for line in sae.curves for key in line},
+        taken_ids=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
+        heat=heat,
+        config_text=Markup.escape(visible(run.config_text, keep_lines=True)),
+    )
+
+
+def heat(value: float | None, top: float) -> int:
+    """How strongly a token is coloured: 0 (not active) to 10 (as active as the example itself)."""
+    if not value or value <= 0.0 or top <= 0.0:
+        return 0
+    return max(1, min(10, round(10 * value / top)))
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """The numbers behind every figure, by site and variant."""
+    return {
+        "variants": run.variants,
+        "sites": {site: {sae.variant: _figure_data(sae) for sae in run.at(site)} for site in run.sites},
+    }
+
+
+def _figure_data(sae: Trained) -> dict[str, Any]:
+    histogram = sae.metrics.get("density_histogram", {})
+    return {
+        "diverged_at_step": sae.training.get("diverged_at_step") if sae.diverged else None,
+        "l0": sae.value("l0"),
+        "r2": sae.value("r2_pooled"),
+        "dead": sae.value("dead_latents"),
+        "alive": sae.value("alive_latents"),
+        "curves": {key: _series(sae, key) for key in CURVES},
+        "density": {"edges": histogram.get("log10_edges", []), "counts": histogram.get("counts", [])},
+    }
+
+
+def _series(sae: Trained, key: str) -> dict[str, list[float]]:
+    """The logged values of one quantity, thinned evenly to at most MAX_CURVE_POINTS with the last one kept."""
+    points = [(line["step"], line[key]) for line in sae.curves if line.get(key) is not None and "step" in line]
+    stride = max(1, -(-len(points) // MAX_CURVE_POINTS))
+    kept = points[(len(points) - 1) % stride :: stride]
+    return {"step": [step for step, _ in kept], "value": [value for _, value in kept]}
+
+
+def _file(name: str) -> str:
+    return resources.files("pipeline.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,224 @@
+"use strict";
+// Draws the figures from the JSON in the page, and makes tables sort and choices choose. Text goes in as text only.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const plain = (text) => String(text).replace(/[&<>]/g, (char) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[char]);
+  const hidden = new Set();
+  const drawn = new Set();
+  let curve = "batch_r2";
+
+  const TITLES = {
+    batch_r2: "R² of the batch", loss: "loss", l0: "active latents per row", dead_latents: "dead latents",
+    decoder_max_cosine_mean: "mean largest cosine", "orthogonality/competing_pairs": "competing pairs",
+  };
+  const N_COLOURS = 10;
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const SYMBOLS = ["circle", "square", "diamond", "triangle-up"];
+  const colour = (name) => css(`--c${data.variants.indexOf(name) % N_COLOURS}`);
+  const again = (name, list) => list[Math.floor(data.variants.indexOf(name) / N_COLOURS) % list.length];
+  const shown = (site) => data.variants.filter((name) => name in data.sites[site] && !hidden.has(name))
+    .map((name) => [name, data.sites[site][name]]);
+
+  function axis(title, more) {
+    return {
+      title: { text: title, standoff: 8, font: { size: 12, color: css("--soft") } }, gridcolor: css("--grid"), zeroline: false,
+      linecolor: css("--line"), tickfont: { size: 11, color: css("--soft") }, automargin: true, ...more,
+    };
+  }
+
+  function layout(x, y, more) {
+    return {
+      xaxis: x, yaxis: y, margin: { l: 8, r: 12, t: 12, b: 8 }, showlegend: false, hovermode: "closest",
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
+      font: { family: css("--sans"), size: 12, color: css("--ink") },
+      hoverlabel: { bgcolor: css("--paper"), bordercolor: css("--line"), font: { family: css("--sans"), size: 12, color: css("--ink") }, align: "left" },
+      ...more,
+    };
+  }
+
+  const line = (name) => ({ color: colour(name), width: 1.8, dash: again(name, DASHES) });
+  const padded = (low, high, share) => {
+    const pad = (high - low || Math.abs(high) || 1) * share;
+    return [low - pad, high + pad];
+  };
+
+  function frontier(site, box) {
+    const points = shown(site).filter(([, sae]) => sae.l0 !== null && sae.r2 !== null);
+    const every = Object.values(data.sites[site]).filter((sae) => sae.l0 !== null && sae.r2 !== null);
+    if (!every.length) return null;
+    const xs = padded(Math.min(...every.map((sae) => sae.l0)), Math.max(...every.map((sae) => sae.l0)), 0.35);
+    const ys = padded(Math.min(...every.map((sae) => sae.r2)), Math.max(...every.map((sae) => sae.r2)), 0.25);
+    return {
+      traces: points.map(([name, sae]) => ({
+        type: "scatter", mode: "markers", x: [sae.l0], y: [sae.r2], name: plain(name),
+        marker: { color: colour(name), size: 11, symbol: again(name, SYMBOLS), line: { color: css("--paper"), width: 1.5 } },
+        hovertemplate: `<b>${plain(name)}</b><br>L0 %{x:.2f}<br>R² %{y:.4f}<extra></extra>`,
+      })),
+      layout: layout(axis("L0: active latents per row", { range: [Math.max(0, xs[0]), xs[1]] }), axis("R² (pooled, held out)", { range: ys }), {
+        annotations: labels(points, [Math.max(0, xs[0]), xs[1]], ys, box),
+      }),
+    };
+  }
+
+  // Names beside their points, moved apart vertically where they would overlap, with a thin line back to the point.
+  function labels(points, xs, ys, box) {
+    const [width, height] = [box.clientWidth - 70, box.clientHeight - 60];
+    const taken = [];
+    return points.map(([name, sae]) => ({
+      name, sae, x: ((sae.l0 - xs[0]) / (xs[1] - xs[0])) * width, y: (1 - (sae.r2 - ys[0]) / (ys[1] - ys[0])) * height,
+    })).sort((a, b) => a.y - b.y).map(({ name, sae, x, y }) => {
+      const wide = 7.2 * name.length + 10;
+      const left = x + 20 + wide > width;
+      const [from, to] = left ? [x - 20 - wide, x - 20] : [x + 20, x + 20 + wide];
+      let at = y;
+      for (const other of taken) {
+        if (from < other.to && to > other.from && at < other.at + 17) at = Math.max(at, other.at + 17);
+      }
+      taken.push({ from, to, at });
+      return {
+        x: sae.l0, y: sae.r2, text: plain(name), font: { size: 12, color: css("--ink") }, xanchor: left ? "right" : "left",
+        ax: left ? -18 : 18, ay: at - y, arrowwidth: 1, arrowhead: 0, arrowcolor: css("--line"), standoff: 7,
+      };
+    });
+  }
+
+  function curves(site, key) {
+    if (!Object.values(data.sites[site]).some((sae) => sae.curves[key].step.length)) return null;
+    const usable = shown(site).filter(([, sae]) => sae.curves[key].step.length);
+    const lost = usable.filter(([, sae]) => sae.diverged_at_step !== null);
+    const log = key === "loss";
+    return {
+      traces: usable.map(([name, sae]) => ({
+        type: "scatter", mode: "lines", x: sae.curves[key].step, y: sae.curves[key].value, name: plain(name), line: line(name),
+        hovertemplate: `<b>${plain(name)}</b><br>step %{x:,}<br>%{y:.4g}<extra></extra>`,
+      })),
+      layout: layout(axis("step", { tickformat: ",d", nticks: 7, rangemode: "tozero" }),
+        axis(TITLES[key], { range: heights(usable, key, log), type: log ? "log" : "linear" }), {
+          shapes: lost.map(([name, sae]) => ({
+            type: "line", x0: sae.diverged_at_step, x1: sae.diverged_at_step, yref: "paper", y0: 0, y1: 1,
+            line: { color: colour(name), width: 1, dash: "dot" },
+          })),
+          annotations: lost.map(([name, sae], index) => ({
+            x: sae.diverged_at_step, yref: "paper", y: 0.04 + 0.08 * index, text: `${plain(name)} diverged`, showarrow: false,
+            xanchor: "left", xshift: 5, font: { size: 11, color: css("--soft") },
+          })),
+        }),
+    };
+  }
+
+  // The range that shows the curves from 2 % of training on; a variant that diverged may leave it.
+  function heights(usable, key, log) {
+    const steady = usable.filter(([, sae]) => sae.diverged_at_step === null);
+    const ends = (steady.length ? steady : usable)
+      .flatMap(([, { curves: { [key]: { step, value } } }]) => value.filter((_, index) => step[index] >= step[step.length - 1] / 50))
+      .filter((value) => !log || value > 0).map((value) => (log ? Math.log10(value) : value)).sort((a, b) => a - b);
+    return ends.length ? padded(ends[Math.floor(ends.length * 0.005)], ends[ends.length - 1], 0.06) : undefined;
+  }
+
+  function dead(site) {
+    const bars = shown(site).filter(([, sae]) => sae.dead !== null && sae.alive !== null).reverse();
+    if (!bars.length) return null;
+    const share = bars.map(([, sae]) => sae.dead / (sae.dead + sae.alive));
+    return {
+      traces: [{
+        type: "bar", orientation: "h", y: bars.map(([name]) => plain(name)), x: share, width: 0.55,
+        hoverinfo: "skip", marker: { color: bars.map(([name]) => colour(name)) }, cliponaxis: false, textposition: "outside",
+        text: bars.map(([, sae], index) => `${(100 * share[index]).toPrecision(2)} %  (${sae.dead.toLocaleString("en")})`),
+      }],
+      height: 30 * bars.length + 16,
+      layout: layout(axis("", { visible: false, range: [0, Math.max(0.01, ...share) * 1.45] }),
+        axis("", { ticks: "", showgrid: false, tickfont: { size: 12, color: css("--ink") } })),
+    };
+  }
+
+  function density(site) {
+    const usable = shown(site).filter(([, sae]) => sae.density.counts.length);
+    if (!usable.length) return null;
+    return {
+      traces: usable.map(([name, sae]) => ({
+        type: "scatter", mode: "lines", name: plain(name), line: { ...line(name), shape: "hvh", width: 1.6 },
+        x: sae.density.counts.map((_, index) => (sae.density.edges[index] + sae.density.edges[index + 1]) / 2), y: sae.density.counts,
+        hovertemplate: `<b>${plain(name)}</b><br>%{y} latents<extra></extra>`,
+      })),
+      layout: layout(axis("share of rows", {
+        tickvals: [-6, -5, -4, -3, -2, -1, 0], ticktext: ["0.0001 %", "0.001 %", "0.01 %", "0.1 %", "1 %", "10 %", "100 %"],
+      }), axis("latents", { rangemode: "tozero" })),
+    };
+  }
+
+  function figure(box) {
+    const { figure: kind, site } = box.dataset;
+    if (kind === "frontier") return frontier(site, box);
+    if (kind === "curves") return curves(site, curve);
+    if (kind === "dead") return dead(site);
+    if (kind === "density") return density(site);
+    return curves(site, kind);
+  }
+
+  function draw(box) {
+    drawn.add(box);
+    const made = figure(box);
+    if (made === null) {
+      Plotly.purge(box);
+      box.textContent = "Nothing measured.";
+      return;
+    }
+    if (made.height) box.style.height = `${made.height}px`;
+    Plotly.react(box, made.traces, made.layout, { displayModeBar: false, responsive: true, doubleClick: false });
+  }
+  const redraw = () => drawn.forEach(draw);
+
+  function press(buttons, chosen) {
+    buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
+  }
+
+  function sortable(table) {
+    all("thead th", table).forEach((head, column) => head.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") === "descending" || (column === 0 && !head.hasAttribute("aria-sort"));
+      all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const key = (row) => row.cells[column].dataset.key;
+      const order = (a, b) => (column === 0 ? a.localeCompare(b) : Number(a) - Number(b)) * (up ? 1 : -1);
+      const rows = all("tbody tr", table).sort((a, b) => (key(a) === "") - (key(b) === "") || order(key(a), key(b)));
+      table.tBodies[0].append(...rows);
+    }));
+  }
+
+  function pickExamples() {
+    const chosen = { variant: data.variants[0], site: Object.keys(data.sites)[0] };
+    const buttons = all("[data-pick]");
+    const show = () => {
+      all(".sae").forEach((box) => { box.hidden = box.dataset.variant !== chosen.variant || box.dataset.site !== chosen.site; });
+      buttons.forEach((button) => button.setAttribute("aria-pressed", String(chosen[button.dataset.pick] === button.dataset.value)));
+    };
+    buttons.forEach((button) => button.addEventListener("click", () => {
+      chosen[button.dataset.pick] = button.dataset.value;
+      show();
+    }));
+    show();
+  }
+
+  all(".chip").forEach((chip) => chip.addEventListener("click", () => {
+    const name = chip.dataset.variant;
+    chip.setAttribute("aria-pressed", String(hidden.has(name)));
+    if (!hidden.delete(name)) hidden.add(name);
+    redraw();
+  }));
+  const choices = all("[data-curve]");
+  choices.forEach((button) => button.addEventListener("click", () => {
+    curve = button.dataset.curve;
+    press(choices, button);
+    all('[data-figure="curves"]').filter((box) => drawn.has(box)).forEach(draw);
+  }));
+  all("table").filter((table) => table.querySelector("thead button")).forEach(sortable);
+  pickExamples();
+  const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+    watcher.unobserve(entry.target);
+    draw(entry.target);
+  }), { rootMargin: "600px" });
+  all(".plot").forEach((box) => watcher.observe(box));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("beforeprint", () => all(".plot").forEach(draw));
+})();

@@ -1,0 +1,61 @@
+"""One plain paragraph: what was done, and what came out."""
+
+from pipeline.report.facts import count
+from pipeline.report.run_data import Run
+
+
+def statement(run: Run) -> str:
+    """What happened in this run, in sentences made from its records."""
+    return " ".join(sentence for sentence in (_extracted(run), _trained(run), _lost(run), _scored(run)) if sentence)
+
+
+def _extracted(run: Run) -> str:
+    rows = sum(run.store.get("rows", {}).values())
+    if not rows:
+        return "The record of the activation store is not in this run folder."
+    sites = _number(len(run.store.get("sites", {})), "site")
+    return f"{run.store.get('model', 'A language model')} read {count(rows)} tokens once; its activations at {sites} were stored."
+
+
+def _trained(run: Run) -> str:
+    each = _number(len(run.variants), "sparse autoencoder") + (" was" if len(run.variants) == 1 else " were")
+    where = "at one site" if len(run.sites) == 1 else f"at each of {_number(len(run.sites), 'site')}"
+    done = sum(sae.finished for sae in run.trained)
+    total = len(run.trained)
+    ending = f"all {total} finished" if done == total else f"{done} of {total} finished"
+    return f"{each[0].upper() + each[1:]} then trained {where} from the store alone, without the model; {ending}."
+
+
+def _lost(run: Run) -> str:
+    lost = []
+    for name in run.variants:
+        steps = [sae.training.get("diverged_at_step") for sae in run.trained if sae.diverged and sae.variant == name]
+        if steps:
+            where = "" if len(steps) == len(run.sites) else f" at {_number(len(steps), 'site')}"
+            lost.append(f"{name}{where} (step {' and '.join(count(step) for step in steps)})")
+    return f"Training diverged and was stopped for {_list(lost)}." if lost else ""
+
+
+def _scored(run: Run) -> str:
+    best = []
+    for site in run.sites:
+        scored = [(value, sae) for sae in run.at(site) if (value := sae.value("r2_pooled")) is not None]
+        if scored:
+            r2, sae = max(scored, key=lambda pair: pair[0])
+            l0 = sae.value("l0")
+            cost = f" with {l0:.1f} active latents per row" if l0 is not None else ""
+            best.append(f"{sae.variant} at {site} (R² {r2:.3f}{cost})")
+    if not best:
+        return "Nothing has been scored yet."
+    documents = run.store.get("documents", {}).get("heldout")
+    unseen = f"{count(documents)} documents that training never saw" if documents else "documents that training never saw"
+    return f"On {unseen}, the most variance was explained by {_list(best)}."
+
+
+def _number(n: int, noun: str) -> str:
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    return f"{words[n] if n < len(words) else n} {noun}{'' if n == 1 else 's'}"
+
+
+def _list(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,19 @@
+"""Stage 4: a run folder -> report.html and results.csv."""
+
+from pathlib import Path
+
+from pipeline.artifacts import RunFolder, write_bytes
+from pipeline.report.page import render
+from pipeline.report.results import results_csv
+from pipeline.report.run_data import read_run
+
+
+def write_report(run_folder: Path, title: str | None = None) -> Path:
+    """Write report.html (self-contained) and results.csv; returns the page's path.
+
+    Raises: CheckpointError if nothing has been trained in the folder.
+    """
+    run, folder = read_run(run_folder), RunFolder(run_folder)
+    write_bytes(folder.results, results_csv(run).encode("utf-8"))
+    write_bytes(folder.report, render(run, title).encode("utf-8"))
+    return folder.report

@@ -1,0 +1,55 @@
+"""BatchTopK: the k * B largest pre-activations of the batch are on; a threshold takes over at inference."""
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.kernels.codes import Codes
+from pipeline.kernels.selection import above, batch_topk
+from pipeline.saes.base import SAE, SAESettings, check_k, k_at
+from pipeline.schedules import Schedule
+
+
+class BatchTopK(SAE):
+    """Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders."""
+
+    class Config(SAESettings):
+        """Knobs of the BatchTopK SAE."""
+
+        architecture: Literal["batch_topk"] = "batch_topk"
+        """Name in ARCHITECTURES."""
+        k: int | Schedule
+        """Latents on per row, on average over a batch (count)."""
+
+        @model_validator(mode="after")
+        def _k_fits(self) -> "BatchTopK.Config":
+            check_k(self.k, self.d_sae)
+            return self
+
+    settings: Config
+    has_threshold: ClassVar[bool] = True
+    _previous_cut: float = 0.0  # speeds up the next selection and cannot change it, so checkpoints leave it out
+
+    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+        """The k * B largest of the batch."""
+        n_pairs = k_at(self.settings.k, progress) * pre_BE.shape[0]
+        codes, self._previous_cut = batch_topk(pre_BE, n_pairs, guess=0.9 * self._previous_cut)
+        return codes
+
+    def select_inference(self, pre_BE: Tensor) -> Codes:
+        """Every pre-activation above the threshold.
+
+        Raises: CheckpointError while the threshold is unset.
+        """
+        if self.threshold is None:
+            raise CheckpointError(
+                "this batch_topk SAE has no threshold yet, so inference would depend on the batch; "
+                "finish its training, which sets the threshold"
+            )
+        return above(pre_BE, max(float(self.threshold), 0.0))
+
+    def target_l0(self, progress: float) -> float:
+        """The schedule of k at `progress`."""
+        return float(k_at(self.settings.k, progress))

@@ -1,0 +1,67 @@
+"""curves.jsonl: what training looked like, one line per logged step. No clock in it, so a kill leaves no trace."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+COSINE_LINES = 20
+"""About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""
+
+
+class Curves:
+    """The open log of one SAE, cut to `offset` bytes first: lines after the last checkpoint are written again."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "ab")  # noqa: SIM115 - lives as long as this object
+        self._file.truncate(offset)
+
+    def write(self, line: dict[str, float | int | None]) -> None:
+        """Add one line; what JSON cannot spell (NaN, infinity) becomes null."""
+        spelled = {key: value if value is None or math.isfinite(value) else None for key, value in line.items()}
+        self._file.write(json.dumps(spelled, sort_keys=True).encode("utf-8") + b"\n")
+
+    def sync(self) -> int:
+        """Flush to the disk. Returns: bytes written so far."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Flush to the disk and close; a second time does nothing."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+
+def is_logged(step: int, every_steps: int, n_steps: int) -> bool:
+    """Whether the line of `step` (updates done, 1-based) is written: the first, each `every_steps`-th, the last."""
+    return step == 1 or step % every_steps == 0 or step == n_steps
+
+
+def has_cosines(step: int, every_steps: int, n_steps: int) -> bool:
+    """Whether the line of `step` carries the decoder's cosines: about COSINE_LINES lines, first and last included."""
+    stride = max(1, round(n_steps / every_steps / COSINE_LINES)) * every_steps
+    return step == 1 or step % stride == 0 or step == n_steps
+
+
+def batch_r2(x_BM: Tensor, xhat_BM: Tensor) -> float:
+    """1 - sum |x - xhat|^2 / sum |x - mean of the batch|^2: share of this batch's variance explained."""
+    error = (x_BM - xhat_BM).double().square().sum()
+    spread = (x_BM - x_BM.mean(dim=0)).double().square().sum()
+    return float(1.0 - error / spread)
+
+
+def decoder_max_cosine_mean(W_dec: Tensor, tile_rows: int = 1024) -> float:
+    """Mean over latents of the largest cosine of its decoder row with any other row, in tiles (never all pairs)."""
+    unit_EM = torch.nn.functional.normalize(W_dec, dim=1)
+    total = torch.zeros((), dtype=torch.float64, device=W_dec.device)
+    for start in range(0, unit_EM.shape[0], tile_rows):
+        cosine_RE = unit_EM[start : start + tile_rows] @ unit_EM.T
+        cosine_RE.diagonal(offset=start).fill_(-1.0)
+        total += cosine_RE.amax(dim=1).double().sum()
+    return float(total / unit_EM.shape[0])

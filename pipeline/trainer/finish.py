@@ -1,0 +1,59 @@
+"""From a trainee to its final files: raw units, checksums, and training.json last."""
+
+import shutil
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import VariantFolder, read_json, sha256_of, write_bytes, write_json
+from pipeline.trainer.optimiser import Tensors
+from pipeline.trainer.record import Record
+from pipeline.trainer.trainee import Trainee
+
+
+def in_raw_units(weights: Tensors, input_scale: float) -> Tensors:
+    """Weights for rows x, made from weights for scaled rows s * x: activations come out divided by s.
+
+    Exact but for rounding: relu(W (s x - b_dec) + b_enc) = s relu(W (x - b_dec / s) + b_enc / s), and a cut scales too.
+    """
+    scaled = ("b_enc", "b_dec", "threshold")
+    return {name: tensor / input_scale if name in scaled else tensor for name, tensor in weights.items()}
+
+
+def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: float | None) -> None:
+    """Write the final weights, then training.json, then drop the checkpoints. `curves` must be closed.
+
+    `calibrated`: the threshold that gives the wanted l0 (scaled units), or None where there is none.
+    """
+    running = trainee.threshold.value()
+    weights = {name: tensor.detach().cpu() for name, tensor in trainee.sae.parameters().items()}
+    if trainee.sae.target_l0(1.0) is not None:
+        weights["threshold"] = torch.tensor(running if calibrated is None else calibrated, dtype=torch.float64)
+    scale = record["input_scale"]
+    write_bytes(folder.weights, safetensors.torch.save(in_raw_units(weights, scale)))
+    last = folder.checkpoints / f"step_{trainee.step:08d}" / "state.safetensors"
+    ending = {
+        "fingerprint": record["fingerprint"],
+        "status": "finished" if trainee.diverged is None else "diverged",
+        "diverged_at_step": None if trainee.diverged is None else trainee.step,
+        "reason": trainee.diverged,
+        "n_steps": trainee.step,
+        "tokens": trainee.step * trainee.job.batch_size,
+        "threshold": {
+            "calibrated": None if calibrated is None else calibrated / scale,
+            "running_mean": running / scale,
+        },
+        "sha256": {
+            "weights": sha256_of(folder.weights),
+            "curves": sha256_of(folder.curves),
+            "state": sha256_of(last),
+        },
+    }
+    write_json(folder.training, ending)
+    remove_checkpoints(folder)
+
+
+def remove_checkpoints(folder: VariantFolder) -> None:
+    """Drop the checkpoints of an SAE that is done."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)

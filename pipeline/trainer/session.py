@@ -1,0 +1,101 @@
+"""A trainee and its folder: opened where the last checkpoint left it, advanced, logged, saved, finished."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from pipeline.artifacts import VariantFolder, read_json, write_json
+from pipeline.config.training import TrainingSettings
+from pipeline.errors import CheckpointError
+from pipeline.trainer import checkpoint
+from pipeline.trainer.calibrate import calibrate
+from pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
+from pipeline.trainer.finish import finish, remove_checkpoints
+from pipeline.trainer.record import Record, refuse_change
+from pipeline.trainer.trainee import Trainee, Update
+
+log = logging.getLogger(__name__)
+
+
+def is_done(folder: VariantFolder, record: Record) -> bool:
+    """Whether this very SAE is trained already. Raises: CheckpointError if the folder holds another one."""
+    if folder.config.exists():
+        refuse_change(read_json(folder.config), record, str(folder.path))
+    elif folder.training.exists() or folder.checkpoints.exists():
+        raise CheckpointError(f"{folder.config}: missing, so what made the folder is unknown; delete {folder.path}")
+    if not folder.training.exists():
+        return False
+    ending = read_json(folder.training)
+    if ending.get("fingerprint") != record["fingerprint"]:
+        raise CheckpointError(f"{folder.training} does not belong to the config beside it; delete {folder.path}")
+    remove_checkpoints(folder)
+    return True
+
+
+class Session:
+    """One SAE being trained into its folder."""
+
+    def __init__(self, trainee: Trainee, folder: VariantFolder, record: Record) -> None:
+        self.trainee = trainee
+        self.folder = folder
+        self.record = record
+        self.training: TrainingSettings = trainee.training
+        write_json(folder.config, record)
+        saved = checkpoint.newest(folder.checkpoints, record, folder.curves)
+        if saved is not None:
+            trainee.load_state(saved.tensors, saved.scalars)
+            log.info("%s: goes on from step %d", folder.name, saved.step)
+        self.fresh = saved is None
+        self.curves = Curves(folder.curves, 0 if saved is None else saved.curves_bytes)
+
+    def advance(self, x_BM: Tensor) -> None:
+        """Learn from one batch of scaled rows; log, save, or freeze for good."""
+        update = self.trainee.update(x_BM)
+        if update is None:
+            log.warning("%s: diverged at step %d: %s", self.folder.name, self.trainee.step, self.trainee.diverged)
+            self.finish(None)
+            return
+        step, training = self.trainee.step, self.training
+        if is_logged(step, training.log_every_steps, training.n_steps):
+            self.curves.write(self._line(x_BM, update))
+        if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
+            self._save()
+
+    def finish(self, calibration: Callable[[], Iterable[Tensor]] | None) -> None:
+        """Write the final files; `calibration` yields the batches of scaled rows that set the threshold."""
+        self.curves.close()
+        k = self.trainee.sae.target_l0(1.0)
+        calibrated = None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k)
+        finish(self.trainee, self.folder, self.record, calibrated)
+
+    def close(self) -> None:
+        """Let go of the files; a later session goes on from the last checkpoint."""
+        self.curves.close()
+
+    def _save(self) -> None:
+        tensors, scalars = self.trainee.state()
+        state = checkpoint.Checkpoint(
+            step=self.trainee.step, tensors=tensors, scalars=scalars, curves_bytes=self.curves.sync()
+        )
+        checkpoint.save(self.folder.checkpoints, state, self.record)
+
+    def _line(self, x_BM: Tensor, update: Update) -> dict[str, float | int | None]:
+        """What curves.jsonl says of an update; like the loss, in units of scaled rows."""
+        trainee, result, step = self.trainee, update.result, self.trainee.step
+        line: dict[str, float | int | None] = {
+            "step": step,
+            "tokens": step * trainee.job.batch_size,
+            "loss": float(result.loss),
+            "l0": result.codes.n_active() / x_BM.shape[0],
+            "batch_r2": batch_r2(x_BM, result.xhat_BM),
+            "dead_latents": int(trainee.dead_clock.dead().sum()),
+            "learning_rate": update.learning_rate,
+            "threshold": trainee.threshold.value(),
+            "gradient_norm": update.gradient_norm,
+        }
+        line |= {f"loss/{name}": float(loss) for name, loss in result.losses.items()}
+        line |= {name: float(value) for name, value in result.monitors.items()}
+        if has_cosines(step, self.training.log_every_steps, self.training.n_steps):
+            line["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
+        return line

@@ -1,0 +1,61 @@
+"""What training remembers beside weights: since when each latent is silent, and where the activation cut lies."""
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes, DenseCodes
+
+
+class DeadClock:
+    """Rows seen since each latent last fired. A latent fires where its value is above 0."""
+
+    def __init__(self, d_sae: int, dead_after_tokens: int, device: torch.device) -> None:
+        self.dead_after_tokens = dead_after_tokens
+        self.tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)  # [E]
+
+    def update(self, codes: Codes) -> Tensor:
+        """Count one batch. Returns: dead, bool [E], this batch included."""
+        self.tokens_since_fired += codes.batch_size
+        self.tokens_since_fired.masked_fill_(codes.fired(), 0)
+        return self.dead()
+
+    def dead(self) -> Tensor:
+        """Whether each latent is dead: bool [E]."""
+        return self.tokens_since_fired >= self.dead_after_tokens
+
+
+class RunningThreshold:
+    """Bias-corrected running mean of the smallest selected activation, in float64.
+
+    Batches without a positive activation are skipped. Source: dictionary_learning's TopK and BatchTopK trainers.
+    """
+
+    def __init__(self, beta: float, per_row: bool, device: torch.device) -> None:
+        self.beta = beta
+        self.per_row = per_row
+        self.mean = torch.zeros((), dtype=torch.float64, device=device)
+        self.weight = torch.zeros((), dtype=torch.float64, device=device)  # how much of the mean is not its start, 0
+
+    def update(self, codes: Codes) -> None:
+        """Count one batch: the smallest positive activation of all its rows, or of each row on average."""
+        smallest_B = _smallest_positive(codes).double()
+        found_B = smallest_B.isfinite()
+        if self.per_row:
+            smallest = smallest_B.masked_fill(~found_B, 0.0).sum() / found_B.sum()
+        else:
+            smallest = smallest_B.amin()
+        share = found_B.any().double() * (1.0 - self.beta)
+        self.mean.lerp_(smallest.nan_to_num(nan=0.0, posinf=0.0), share)
+        self.weight.lerp_(torch.ones_like(self.weight), share)
+
+    def value(self) -> float:
+        """The threshold; 0 before the first positive activation."""
+        return float(self.mean / self.weight) if float(self.weight) > 0 else 0.0
+
+
+def _smallest_positive(codes: Codes) -> Tensor:
+    """The smallest positive value of each row, infinity where there is none: [B]."""
+    values = codes.values.masked_fill(codes.values <= 0, torch.inf)
+    if isinstance(codes, DenseCodes):
+        return values.amin(dim=1)
+    return values.new_full((codes.batch_size,), torch.inf).scatter_reduce_(0, codes.rows_P.long(), values, "amin")

@@ -1,0 +1,75 @@
+"""Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
+
+import logging
+
+import torch
+
+from pipeline.artifacts import RunFolder, changed_keys, environment, read_json, write_bytes, write_json
+from pipeline.config.loading import dump
+from pipeline.config.run import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.trainer.groups import describe, expand, group
+from pipeline.trainer.memory import estimate_bytes
+from pipeline.trainer.one_pass import train_group
+from pipeline.trainer.pending import Pending, pending
+from pipeline.trainer.rows import choose_device
+from stores import ActivationStore
+
+log = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, *, report_progress: bool = True) -> None:
+    """Train every variant at every site; what is finished is skipped, what was interrupted goes on.
+
+    Raises: StoreError, ConfigError, CheckpointError.
+    """
+    training = config.training
+    store = ActivationStore.open(config.store_path())
+    run = RunFolder(config.run_path())
+    device = choose_device(training.device)
+    groups = group(expand(config, _sites(config, store)))
+    todo = [part for part in (pending(together, store, run, training) for together in groups) if part.jobs]
+    write_bytes(run.config, dump(config).encode("utf-8"))
+    if todo:
+        _note_environment(run, device)
+        _announce(todo, store, config)
+    for part in todo:
+        train_group(part, store, training, device, show_progress=report_progress)
+
+
+def _sites(config: RunConfig, store: ActivationStore) -> list[str]:
+    """The sites to train on. Raises: ConfigError if the store lacks one."""
+    sites = config.training.sites or list(store.plan.sites)
+    for site in sites:
+        if site not in store.plan.sites:
+            raise ConfigError(
+                f"training.sites: {site!r} is not in the store {config.store_path()}, "
+                f"which holds {', '.join(store.plan.sites)}; extract it, or choose among these"
+            )
+    return sites
+
+
+def _note_environment(run: RunFolder, device: torch.device) -> None:
+    """Record what bits depend on besides config and store, and say so when it changed since the last call."""
+    now = environment(device=device.type, torch_threads=torch.get_num_threads())
+    if run.environment.exists():
+        for change in changed_keys(read_json(run.environment), now):
+            log.warning("%s: environment %s; results may differ in the last bits", run.path, change)
+    write_json(run.environment, now)
+
+
+def _announce(todo: list[Pending], store: ActivationStore, config: RunConfig) -> None:
+    """What is about to be trained together, and the memory it takes."""
+    for line in describe([part.group for part in todo]):
+        log.info("%s", line)
+    largest = max(
+        estimate_bytes(
+            part.group,
+            config.training,
+            d_model=store.plan.sites[part.group.site],
+            row_bytes=store.plan.bytes_per_row(part.group.site),
+            n_rows=store.plan.n_rows,
+        )
+        for part in todo
+    )
+    log.info("memory: about %.1f GB", largest / 1e9)

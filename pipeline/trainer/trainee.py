@@ -1,0 +1,114 @@
+"""One SAE in training: everything it has learnt or remembers, and its next update."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config.training import TrainingSettings
+from pipeline.errors import CheckpointError
+from pipeline.objective import Objective, StepResult
+from pipeline.saes import ARCHITECTURES
+from pipeline.saes.base import Workspace
+from pipeline.trainer.groups import Job
+from pipeline.trainer.optimiser import (
+    Adam,
+    Tensors,
+    clip_coefficient,
+    gradient_norm,
+    learning_rate,
+    project_decoder_gradient,
+    renormalise_decoder,
+)
+from pipeline.trainer.trackers import DeadClock, RunningThreshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One update that was made, for the log."""
+
+    result: StepResult
+    learning_rate: float
+    gradient_norm: float
+    """Of all gradients, after projection and before clipping."""
+
+
+class Trainee:
+    """A job's SAE, optimiser, dead clock and threshold. `step` updates are done; `diverged` says why it stopped."""
+
+    def __init__(self, job: Job, training: TrainingSettings, weights: Tensors, workspace: Workspace) -> None:
+        device = weights["W_dec"].device
+        self.job = job
+        self.training = training
+        self.workspace = workspace
+        self.step = 0
+        self.diverged: str | None = None
+        self.sae = ARCHITECTURES[job.variant.sae.architecture](job.variant.sae, weights["b_dec"].numel(), weights)
+        self.objective = Objective(job.variant.objective, self.sae)
+        self.adam = Adam.start(training, self.sae.parameters())
+        self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_tokens, device)
+        self.threshold = RunningThreshold(training.threshold_beta, not self.sae.has_threshold, device)
+
+    def is_due(self, step: int) -> bool:
+        """Whether update `step` (0-based) is the next it has to make."""
+        return self.diverged is None and self.step == step
+
+    def update(self, x_BM: Tensor) -> Update | None:
+        """Learn from one batch of scaled rows. Returns: None if it diverged, with the parameters as they were."""
+        parameters = self.sae.parameters()
+        progress = self.step / self.training.n_steps
+        encoding = self.sae.encode(x_BM, progress=progress, workspace=self.workspace)
+        dead_E = self.dead_clock.update(encoding.codes)
+        result = self.objective.forward_backward(x_BM, dead_E, progress, encoding=encoding)
+        project_decoder_gradient(result.gradients["W_dec"], parameters["W_dec"])
+        loss, norm = torch.stack([result.loss, gradient_norm(result.gradients)]).tolist()
+        self.diverged = _why_diverged(loss, norm)
+        if self.diverged is not None:
+            return None
+        self.threshold.update(encoding.codes)
+        rate = learning_rate(self.job.learning_rate, self.training, self.step)
+        coefficient = clip_coefficient(norm, self.training.clip_norm)
+        self.adam.update(parameters, result.gradients, step=self.step, rate=rate, coefficient=coefficient)
+        renormalise_decoder(parameters["W_dec"])
+        self.step += 1
+        return Update(result=result, learning_rate=rate, gradient_norm=norm)
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """All that is learnt or remembered: the tensors themselves by checkpoint key, and plain scalars."""
+        tensors = {f"parameters.{name}": tensor for name, tensor in self.sae.parameters().items()}
+        tensors |= {f"adam.mean.{name}": tensor for name, tensor in self.adam.mean.items()}
+        tensors |= {f"adam.square.{name}": tensor for name, tensor in self.adam.square.items()}
+        tensors |= {f"objective.{name}": tensor for name, tensor in self.objective.state().items()}
+        tensors["dead_clock.tokens_since_fired"] = self.dead_clock.tokens_since_fired
+        tensors["threshold.mean"] = self.threshold.mean
+        tensors["threshold.weight"] = self.threshold.weight
+        return tensors, {"step": self.step}
+
+    def load_state(self, tensors: Tensors, scalars: dict[str, Any]) -> None:
+        """Go back to a saved state. Raises: CheckpointError on a missing, unknown or misshapen entry."""
+        remembered = {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")}
+        self.objective.load_state(remembered)
+        own = self.state()[0]
+        if own.keys() != tensors.keys() or scalars.keys() != {"step"}:
+            missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+            raise CheckpointError(
+                f"{self.job.name}: its checkpoint lacks {missing} and holds unknown {unknown}; "
+                "it was written by another version, so delete the folder to train this variant again"
+            )
+        for name, tensor in own.items():
+            saved = tensors[name]
+            if (saved.shape, saved.dtype) != (tensor.shape, tensor.dtype):
+                raise CheckpointError(
+                    f"{self.job.name}: its checkpoint holds {name} as {saved.dtype} {list(saved.shape)}, "
+                    f"expected {tensor.dtype} {list(tensor.shape)}; delete the folder to train this variant again"
+                )
+            tensor.copy_(saved)
+        self.step = scalars["step"]
+
+
+def _why_diverged(loss: float, norm: float) -> str | None:
+    if not math.isfinite(loss):
+        return f"loss is {loss}"
+    return f"gradient norm is {norm}" if not math.isfinite(norm) else None

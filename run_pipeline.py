@@ -1,0 +1,224 @@
+"""Strata: extract a language model's activations once, train many sparse autoencoders on them.
+
+This file is the table of contents. `run` names the four stages in order; each stage is one function of a config that
+reads files and writes files, so any of them can be stopped, repeated, or run on another machine.
+"""
+
+import errno
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+# Imports that take seconds (torch, zarr, transformers) stand inside the functions that need them, so --help is quick.
+
+
+def run_stages(config: "RunConfig") -> None:
+    """The pipeline. A part that is already finished is recognised and skipped."""
+    extract_activations(config)
+    train_saes(config)
+    evaluate_saes(config)
+    write_report(config)
+
+
+def extract_activations(config: "RunConfig") -> None:
+    """Stage 1: corpus and language model -> activation store. The only stage that loads a language model."""
+    from pipeline.extractor.extract import extract
+
+    extract(config, progress=_shows_progress())
+
+
+def train_saes(config: "RunConfig") -> None:
+    """Stage 2: store -> one SAE per variant and site."""
+    from pipeline.trainer.train import train
+
+    train(config, report_progress=_shows_progress())
+
+
+def evaluate_saes(config: "RunConfig") -> None:
+    """Stage 3: held-out rows of the store -> scores of every SAE."""
+    from pipeline.evaluation.evaluate import evaluate
+
+    evaluate(config)
+
+
+def write_report(config: "RunConfig") -> None:
+    """Stage 4: run folder -> one HTML page and one CSV table."""
+    from pipeline.report.write import write_report
+
+    write_report(config.run_path(), config.report.title or config.name)
+
+
+class _Guarded(TyperGroup):
+    """Turns the errors that a user can cause into lines on stderr and an exit code; others keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted; the same command goes on from what is finished", err=True)
+            sys.exit(130)
+        except Exception as error:
+            message, code = _explained(error)
+            if message is None:
+                raise
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            typer.echo(message, err=True)
+            sys.exit(code)
+
+
+def _explained(error: Exception) -> tuple[str | None, int]:
+    """What to tell the user, and the exit code: 1 failed, 2 bad input. No message for bugs and typer's own errors."""
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        again = "free some and run the same command again: finished parts are kept"
+        advice = {
+            errno.ENOSPC: f"no space left; {again}",
+            errno.EDQUOT: f"disk quota exceeded; {again}",
+            errno.EROFS: "the file system is read-only; choose another folder (store.path or STRATA_DATA)",
+            errno.EACCES: "permission denied; change it or choose another folder (store.path or STRATA_DATA)",
+        }.get(error.errno or 0)
+        return (f"{error.filename or 'writing'}: {advice}" if advice else str(error)), 1
+    from stores.errors import StoreError
+
+    return (str(error) if isinstance(error, StoreError | CheckpointError) else None), 1
+
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/demo.yaml.")]
+StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of an activation store.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Change one value; may be repeated.",
+    ),
+]
+
+app = typer.Typer(
+    cls=_Guarded,
+    help="Extract a language model's activations once, train many sparse autoencoders on them. "
+    "With no command: run configs/demo.yaml.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+store_app = typer.Typer(help="Look at an activation store, or check it.", rich_markup_mode=None)
+app.add_typer(store_app, name="store")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of any error.")] = False,
+) -> None:
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"--log-level: {log_level!r} is not allowed; allowed: debug, info, warning, error")
+    logging.basicConfig(format="%(message)s", force=True)  # other libraries: warnings and errors only
+    for package in ("pipeline", "stores"):
+        logging.getLogger(package).setLevel("WARNING" if quiet else log_level.upper())
+    if context.invoked_subcommand is None:
+        run(Path("configs/demo.yaml"), [])
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides) -> None:
+    """All four stages; finished parts are skipped."""
+    run_stages(_load(config, overrides))
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides) -> None:
+    """What extract would do: tokens, bytes, free space."""
+    settings = _load(config, overrides)
+    from pipeline.extractor.plan import describe_plan
+
+    typer.echo(describe_plan(settings, progress=_shows_progress()))
+
+
+@app.command()
+def extract(
+    config: ConfigFile,
+    overrides: Overrides,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as the command plan.")] = False,
+) -> None:
+    """Stage 1: corpus and language model to store."""
+    if dry_run:
+        plan(config, overrides)
+    else:
+        extract_activations(_load(config, overrides))
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides) -> None:
+    """Stage 2: store to trained SAEs, without the model."""
+    train_saes(_load(config, overrides))
+
+
+@app.command()
+def evaluate(config: ConfigFile, overrides: Overrides) -> None:
+    """Stage 3: scores of every SAE on held-out rows."""
+    evaluate_saes(_load(config, overrides))
+
+
+@app.command()
+def report(config: ConfigFile, overrides: Overrides) -> None:
+    """Stage 4: one HTML page and one CSV table."""
+    write_report(_load(config, overrides))
+
+
+@store_app.command()
+def info(store: StoreFolder) -> None:
+    """What a store holds."""
+    from stores import ActivationStore
+
+    typer.echo(ActivationStore.open(store).summary())
+
+
+@store_app.command()
+def verify(
+    store: StoreFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and compare its hash.")] = False,
+) -> None:
+    """Check that a store is complete and undamaged."""
+    from stores import StoreError
+    from stores.verify import verify
+
+    problems = verify(store, deep=deep)
+    if problems:
+        raise StoreError("\n".join(problems))
+    typer.echo(f"{store}: no problem found{'' if deep else '; --deep also reads every byte'}")
+
+
+def _load(path: Path, overrides: list[str]) -> "RunConfig":
+    from pipeline.config import load
+
+    return load(path, overrides)
+
+
+def _shows_progress() -> bool:
+    return logging.getLogger("pipeline").isEnabledFor(logging.INFO)
+
+
+def main() -> None:
+    """Run the command line. Exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Mixed batches of rows: `batch(step)` is a pure function, so a resumed or added trainer sees the very same rows."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from stores.errors import StoreError
+from stores.filters import Filters
+from stores.reader import ActivationStore
+from stores.shuffling import permutation
+from stores.windows import WindowBuffer, WindowFiller
+
+
+class _Epoch(NamedTuple):
+    blocks: np.ndarray
+    starts: np.ndarray
+    """Rows served before each window of the epoch, and after the last."""
+
+
+class Batches:
+    """An endless stream of batches from one site and split.
+
+    Blocks of rows are permuted over an epoch, `window_rows` of them are copied into memory and mixed there, and
+    batches are cut from the stream of mixed rows. Every row is served once an epoch; a batch may span two epochs.
+    The order depends on the plan, split, filters, seed and window alone: not on the site, threads or resume points.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        site: str,
+        *,
+        split: str = "train",
+        filters: Filters | None = None,
+        seed: int = 0,
+        batch_size: int = 2048,
+        window_rows: int = 2**20,
+        threads: int = 2,
+    ) -> None:
+        filters = filters or Filters()
+        self._mask = store.mask(site, split, filters)
+        self.n_rows = self._mask.n_rows
+        """Rows of an epoch."""
+        if batch_size > self.n_rows:
+            raise StoreError(
+                f"{store.path}: a batch of {batch_size} rows is larger than split {split!r}, which has {self.n_rows} "
+                f"rows after the filters; lower training.batch_size"
+            )
+        self.batch_size = batch_size
+        size = store.plan.rows_per_chunk
+        self.blocks_per_window = max(1, min(window_rows // size, len(self._mask.blocks)))
+        self._key = [store.plan.id, split, filters.key(), seed, self.blocks_per_window]
+        self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="strata-window")
+        self._filler = WindowFiller(store.values(site), self._mask, self._pool, threads)
+        self._buffers = [self._filler.new_buffer(self.blocks_per_window) for _ in range(2)]
+        self._slots: list[tuple[int, int] | None] = [None, None]
+        self._pending: list[Future[None] | None] = [None, None]
+        self._epochs: dict[int, _Epoch] = {}
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [B, M] as stored and their row numbers [B] (int64), read-only and valid until the next call.
+
+        Raises: StoreError if a chunk is damaged.
+        """
+        epoch, offset = divmod(step * self.batch_size, self.n_rows)
+        rows: list[np.ndarray] = []
+        numbers: list[np.ndarray] = []
+        wanted = self.batch_size
+        while wanted:
+            starts = self._epoch(epoch).starts
+            window = int(np.searchsorted(starts, offset, side="right")) - 1
+            buffer = self._window(epoch, window)
+            first = offset - int(starts[window])
+            take = min(wanted, int(starts[window + 1]) - offset)
+            # A piece that is joined with the next window's must be copied before that window may take its place.
+            whole = take == self.batch_size
+            rows.append(buffer.rows[first : first + take] if whole else buffer.rows[first : first + take].copy())
+            numbers.append(
+                buffer.numbers[first : first + take] if whole else buffer.numbers[first : first + take].copy()
+            )
+            wanted -= take
+            offset += take
+            if offset == self.n_rows:
+                epoch, offset = epoch + 1, 0
+        if len(rows) == 1:
+            rows[0].flags.writeable = numbers[0].flags.writeable = False
+            return rows[0], numbers[0]
+        return np.concatenate(rows), np.concatenate(numbers)
+
+    def close(self) -> None:
+        """Stop the threads; what was served stays valid."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            order = permutation([*self._key, "blocks", epoch], len(self._mask.blocks))
+            counts = self._mask.counts[order]
+            ends = np.add.reduceat(counts, np.arange(0, len(counts), self.blocks_per_window)).cumsum()
+            if len(self._epochs) > 1:
+                del self._epochs[max(self._epochs, key=lambda known: abs(known - epoch))]
+            self._epochs[epoch] = _Epoch(self._mask.blocks[order], np.concatenate([[0], ends]))
+        return self._epochs[epoch]
+
+    def _window(self, epoch: int, window: int) -> WindowBuffer:
+        """The filled buffer of a window; begins to fill the next one behind it."""
+        slot = self._slots.index((epoch, window)) if (epoch, window) in self._slots else self._start(epoch, window, 0)
+        pending = self._pending[slot]
+        if pending is not None:
+            pending.result()
+            self._pending[slot] = None
+        last = window + 2 == len(self._epoch(epoch).starts)
+        following = (epoch + 1, 0) if last else (epoch, window + 1)
+        if following not in self._slots:
+            self._start(*following, slot=1 - slot)
+        return self._buffers[slot]
+
+    def _start(self, epoch: int, window: int, slot: int) -> int:
+        pending = self._pending[slot]
+        if pending is not None:
+            pending.result()
+        blocks = self._epoch(epoch).blocks
+        some = blocks[window * self.blocks_per_window : (window + 1) * self.blocks_per_window]
+        key = [*self._key, "rows", epoch, window]
+        self._slots[slot] = (epoch, window)
+        self._pending[slot] = self._pool.submit(self._filler.fill, self._buffers[slot], some, key)
+        return slot

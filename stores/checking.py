@@ -1,0 +1,131 @@
+"""Is a store what its MANIFEST says? The stat pass that opening makes, and the hashing that `verify --deep` adds."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stores.canonical import file_sha256, parse_canonical, sha256
+from stores.errors import StoreError
+from stores.finishing import FORMAT
+from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS, VERSION
+from stores.plan import Plan, read_plan
+from stores.timings import read_timing
+from stores.units import commit_path, read_commit
+
+_SHOWN = 5
+
+
+def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
+    """The store id, and the hashes of commit records and statistics by path.
+
+    Raises: StoreError if the store is unfinished, or the MANIFEST is damaged or belongs to another plan.
+    """
+    path = store / MANIFEST
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        committed = sum(commit_path(store, unit).exists() for unit in range(plan.n_units))
+        raise StoreError(
+            f"{store}: unfinished, {committed} of {plan.n_units} units are there; run extract again to fill the rest"
+        ) from None
+    value = parse_canonical(data, path)
+    listed = {f"{COMMITS}/{commit_path(store, unit).name}" for unit in range(plan.n_units)}
+    listed |= {f"{STATISTICS}/{site}.json" for site in plan.sites}
+    if (value.get("format"), value.get("version")) != (FORMAT, VERSION) or set(value) != {
+        "files",
+        "format",
+        "plan_id",
+        "version",
+    }:
+        raise StoreError(f"{path}: not a MANIFEST of version {VERSION}; the file is damaged, fetch it again")
+    if value["plan_id"] != plan.id:
+        raise StoreError(f"{path}: belongs to plan {value['plan_id']}, but {PLAN} is {plan.id}; one of them is damaged")
+    if not isinstance(value["files"], dict) or set(value["files"]) != listed:
+        raise StoreError(f"{path}: does not list the files of this plan; the file is damaged, fetch it again")
+    return sha256(data), value["files"]
+
+
+def check_opened(store: Path, plan: Plan) -> str:
+    """What opening checks: manifest, commit records, metadata, and the size of every file. Returns: the store id.
+
+    Raises: StoreError listing what is missing, extra, empty, truncated or not a plain file.
+    """
+    store_id, hashes = read_manifest(store, plan)
+    sizes = _expected_sizes(store, plan, hashes)
+    problems = list(_compare(store, sizes))
+    for name, data in plan.metadata_files().items():
+        if not problems and (store / name).read_bytes() != data:
+            problems.append(f"{name}: is not the metadata of this plan; fetch the file again")
+    if problems:
+        rest = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise StoreError(f"{store}: " + "\n  ".join(problems[:_SHOWN]) + rest)
+    return store_id
+
+
+def verify(path: Path, deep: bool = False) -> list[str]:
+    """Problems of a store, each with its file; none means it is whole. `deep` hashes every byte."""
+    try:
+        plan = read_plan(path)
+        check_opened(path, plan)
+    except StoreError as error:
+        return [str(error)]
+    return list(_hash_problems(path, plan)) if deep else []
+
+
+def _expected_sizes(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, int | None]:
+    """Size of every file that must be there; None where only its hash is known, and was compared here."""
+    sizes: dict[str, int | None] = {PLAN: len(plan.data), MANIFEST: None}
+    sizes |= {name: len(data) for name, data in plan.metadata_files().items()}
+    sizes |= {name: int(record["bytes"]) for name, record in plan.files.items()}
+    for name, expected in hashes.items():
+        sizes[name] = None
+        if (store / name).is_file() and file_sha256(store / name) != expected:
+            raise StoreError(f"{store / name}: its sha256 is not the MANIFEST's; fetch the file again")
+    for unit in range(plan.n_units):
+        record = read_commit(store, plan, unit)
+        if record is None:
+            raise StoreError(f"{commit_path(store, unit)}: missing; fetch the file again")
+        sizes |= {name: int(entry["bytes"]) for name, entry in record["files"].items()}
+    return sizes
+
+
+def _compare(store: Path, sizes: dict[str, int | None]) -> Iterator[str]:
+    found = dict(_walk(store, store))
+    for name in sorted(set(sizes) - set(found)):
+        yield f"{name}: missing; fetch the file again"
+    for name, size in sorted(found.items()):
+        if size is None:
+            yield f"{name}: neither a plain file nor a folder; a store holds no links"
+        elif name not in sizes:
+            if not name.startswith(f"{TIMINGS}/"):
+                yield f"{name}: does not belong to this store; remove it"
+        elif sizes[name] not in (None, size):
+            yield f"{name}: {size} bytes instead of {sizes[name]}; fetch the file again"
+
+
+def _walk(store: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
+    """(path, size) of all files but those being staged; size None for anything that is neither file nor folder."""
+    for entry in os.scandir(folder):
+        name = str(Path(entry.path).relative_to(store))
+        if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
+            yield name, None
+        elif entry.is_file():
+            yield name, entry.stat().st_size
+        elif name != STAGING:
+            yield from _walk(store, Path(entry.path))
+
+
+def _hash_problems(store: Path, plan: Plan) -> Iterator[str]:
+    expected: dict[str, dict[str, Any]] = dict(plan.files)
+    for unit in range(plan.n_units):
+        record = read_commit(store, plan, unit)
+        expected |= record["files"] if record is not None else {}
+    for name, entry in sorted(expected.items()):
+        if file_sha256(store / name) != entry["sha256"]:
+            yield f"{name}: its sha256 is not the recorded one; the file is damaged, fetch it again"
+    for path in sorted((store / TIMINGS).glob("*")):
+        try:
+            read_timing(path)
+        except StoreError as error:
+            yield str(error)

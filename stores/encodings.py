@@ -1,0 +1,93 @@
+"""How an activation row becomes bytes: number formats, compressors, and the checksum that ends every chunk."""
+
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+
+from stores.errors import StoreError
+
+
+class Encoding(NamedTuple):
+    """A number format on disk."""
+
+    dtype: str
+    """numpy's name of the stored type."""
+    zarr_type: str
+    """zarr's name of the stored type."""
+    fill_value: float | int | str
+    """What plain zarr shows for a chunk that is not there: NaN in every encoding (0xFFFF is a bfloat16 NaN)."""
+
+
+CODECS: dict[str, Encoding] = {
+    "float32": Encoding("<f4", "float32", "NaN"),
+    "float16": Encoding("<f2", "float16", "NaN"),
+    "bfloat16": Encoding("<u2", "uint16", 65535),
+}
+"""Encodings of activations by name. zarr 3.1 has no bfloat16: its bits are stored as uint16."""
+
+COMPRESSORS = ("none", "zstd")
+
+_ZSTD = Zstd(level=1, checksum=True)
+CRC_BYTES = 4
+
+
+def to_float32(rows: np.ndarray) -> np.ndarray:
+    """Stored rows as float32 numbers; uint16 is taken as the bits of bfloat16. Exact for every encoding."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows.astype(np.float32, copy=False)
+
+
+def encode_chunk(chunk: np.ndarray, compressor: str) -> bytes:
+    """Bytes of one chunk as zarr's codecs `bytes, [zstd,] crc32c` write them."""
+    body = np.ascontiguousarray(chunk).tobytes()
+    if compressor == "zstd":
+        body = _ZSTD.encode(body)
+    return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
+
+
+def crc_matches(encoded: np.ndarray) -> bool:
+    """Whether the last four bytes of an encoded chunk (uint8) are the crc32c of the rest."""
+    stored = int.from_bytes(encoded[-CRC_BYTES:].tobytes(), "little")
+    return bool(google_crc32c.value(encoded[:-CRC_BYTES]) == stored)
+
+
+def decode_chunk(encoded: np.ndarray, compressor: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The chunk in `encoded` (uint8); a view of the same memory when it is not compressed.
+
+    Raises: StoreError if it does not hold exactly `shape`.
+    """
+    body = encoded[:-CRC_BYTES]
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if compressor == "zstd":
+        body = _decompress(body, n_bytes)
+    if body.nbytes != n_bytes:
+        raise StoreError(f"a chunk decodes to {body.nbytes} bytes instead of {n_bytes}")
+    return body.view(dtype).reshape(shape)
+
+
+def _decompress(body: np.ndarray, n_bytes: int) -> np.ndarray:
+    # A hostile frame may claim any size: it is compared before a byte is decoded, and the destination is ours.
+    if _zstd_content_bytes(body) != n_bytes:
+        raise StoreError(f"a zstd chunk does not hold the {n_bytes} bytes it must")
+    target = np.empty(n_bytes, np.uint8)
+    try:
+        _ZSTD.decode(body, target)
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"a zstd chunk cannot be decoded ({error})") from None
+    return target
+
+
+def _zstd_content_bytes(frame: np.ndarray) -> int | None:
+    """Size a zstd frame's header claims for its content, or None where it claims none. Source: RFC 8878, 3.1.1.1."""
+    header = frame[:18].tobytes()
+    if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = header[4]
+    single_segment = descriptor >> 5 & 1
+    start = 5 + (0 if single_segment else 1) + (0, 1, 2, 4)[descriptor & 3]
+    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    size = int.from_bytes(header[start : start + width], "little")
+    return None if width == 0 else size + (256 if width == 2 else 0)

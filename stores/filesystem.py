@@ -1,0 +1,102 @@
+"""Every write of the project's stores goes through this class, so that tests can record it, cut it or make it fail."""
+
+import os
+from pathlib import Path
+
+
+class FileSystem:
+    """The local file system, one step a method. Nothing here retries: a failed fsync has lost the page it was for."""
+
+    def make_folder(self, path: Path) -> None:
+        """Create one folder; an existing one is left alone."""
+        path.mkdir(exist_ok=True)
+
+    def create(self, path: Path) -> int:
+        """Descriptor of a new, empty file. Raises FileExistsError if the name is taken."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        rest = memoryview(data).cast("B")
+        while rest.nbytes:
+            rest = rest[os.write(descriptor, rest) :]
+
+    def sync(self, descriptor: int) -> None:
+        """Make a file's bytes survive a power cut."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Let go of a descriptor."""
+        os.close(descriptor)
+
+    def sync_folder(self, path: Path) -> None:
+        """Make the names in a folder survive a power cut."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name, atomically. Raises FileExistsError if the name is taken."""
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            raise
+        except OSError:
+            # On a network file system the reply can be lost although the link was made; the link count tells.
+            if os.stat(source).st_nlink != 2:
+                raise
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file or folder, atomically."""
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name; one that is gone already is no error."""
+        path.unlink(missing_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+
+
+def write_new(files: FileSystem, path: Path, data: bytes) -> None:
+    """Create a file with these bytes and make the bytes durable; the caller makes the name durable (`sync_folder`)."""
+    descriptor = files.create(path)
+    try:
+        files.write(descriptor, data)
+        files.sync(descriptor)
+    finally:
+        files.close(descriptor)
+
+
+def publish_exclusive(files: FileSystem, draft: Path, path: Path, data: bytes) -> bool:
+    """Make `path` appear with all of its bytes, durably, unless somebody else made it first. Returns whether we did.
+
+    `draft`: a free name in a folder of the same file system that is cleaned up if we die here.
+    """
+    write_new(files, draft, data)
+    try:
+        files.link(draft, path)
+        won = True
+    except FileExistsError:
+        won = False
+    files.unlink(draft)
+    files.sync_folder(path.parent)
+    return won
+
+
+def remove_tree(files: FileSystem, folder: Path) -> None:
+    """Remove a folder and what is in it; what another process removes meanwhile is no error."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(files, Path(entry.path))
+        else:
+            files.unlink(Path(entry.path))
+    try:
+        files.remove_folder(folder)
+    except FileNotFoundError:
+        return

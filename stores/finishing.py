@@ -1,0 +1,77 @@
+"""Recovery after any interruption, and the MANIFEST that makes a store finished and immutable."""
+
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import Any
+
+from stores.canonical import canonical_json, file_sha256
+from stores.errors import StoreError
+from stores.filesystem import FileSystem, publish_exclusive, write_new
+from stores.format import COMMITS, MANIFEST, STAGING, STATISTICS, VERSION
+from stores.lease import Lease, leased, remove_dead
+from stores.plan import Plan
+from stores.statistics import merge
+from stores.units import commit_path, publish, read_commit
+
+FORMAT = "strata store"
+
+
+def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
+    """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
+    missing = []
+    for unit in range(plan.n_units):
+        if read_commit(store, plan, unit) is None:
+            missing.append(unit)
+        else:
+            publish(files, store, plan, unit)
+    remove_dead(files, store / STAGING, "")
+    return missing
+
+
+def next_unit(store: Path, plan: Plan, skip: set[int]) -> int | None:
+    """A unit nobody has committed, one that no living worker is filling where there is one; None when all are there."""
+    missing = [unit for unit in range(plan.n_units) if unit not in skip and not commit_path(store, unit).exists()]
+    busy = {name.partition("-")[0] for name in leased(store / STAGING, "")} if missing else set()
+    return next((unit for unit in missing if f"{unit:06d}" not in busy), missing[0] if missing else None)
+
+
+def finish(files: FileSystem, store: Path, plan: Plan) -> str:
+    """Write the statistics and the MANIFEST of a store whose units are all committed. Returns: the store id.
+
+    Raises: StoreError if a unit is missing.
+    """
+    if missing := recover(files, store, plan):
+        raise StoreError(f"{store}: {len(missing)} of {plan.n_units} units are missing; run extract again to fill them")
+    files.make_folder(store / STAGING)
+    with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
+        _write_statistics(files, store, plan, drafts)
+        commits = [f"{COMMITS}/{commit_path(store, unit).name}" for unit in range(plan.n_units)]
+        listed = [*commits, *(f"{STATISTICS}/{site}.json" for site in plan.sites)]
+        hashes = {name: file_sha256(store / name) for name in listed}
+        data = canonical_json({"format": FORMAT, "version": VERSION, "plan_id": plan.id, "files": hashes})
+        publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, data)
+    _forbid_writing(store)
+    return file_sha256(store / MANIFEST)
+
+
+def _write_statistics(files: FileSystem, store: Path, plan: Plan, drafts: Path) -> None:
+    records: dict[str, list[dict[str, Any]]] = {site: [] for site in plan.sites}
+    for unit in range(plan.n_units):
+        record = read_commit(store, plan, unit)
+        assert record is not None, "recover found every unit committed"
+        for site in plan.sites:
+            records[site].append(record["statistics"][site])
+    for site in plan.sites:
+        write_new(files, drafts / f"{site}.json", canonical_json(merge(records[site])))
+        files.rename(drafts / f"{site}.json", store / STATISTICS / f"{site}.json")
+    files.sync_folder(store / STATISTICS)
+
+
+def _forbid_writing(store: Path) -> None:
+    for folder, _, names in os.walk(store):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))

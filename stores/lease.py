@@ -1,0 +1,83 @@
+"""Working folders with a living owner: advice for other workers, and the way to know whose leavings may be removed.
+
+Nothing depends on leases for correctness: whoever wins the exclusive commit record has filled the unit.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from stores.filesystem import FileSystem, remove_tree
+
+_LOCK = ".lock"
+
+
+class Lease:
+    """A folder to work in, held by a lock that the kernel drops when its owner dies."""
+
+    def __init__(self, files: FileSystem, folder: Path) -> None:
+        self._files, self.folder = files, folder
+        self._lock = folder.with_name(folder.name + _LOCK)
+        self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        _try_lock(self._descriptor)
+        files.make_folder(folder)
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Remove the folder with whatever is left in it, and the lock; safe to call twice."""
+        if self._descriptor < 0:
+            return
+        remove_tree(self._files, self.folder)
+        self._lock.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def leased(parent: Path, prefix: str) -> set[str]:
+    """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
+    return {lock.name.removesuffix(_LOCK) for lock in _locks(parent, prefix) if not _is_dead(lock)}
+
+
+def remove_dead(files: FileSystem, parent: Path, prefix: str) -> None:
+    """Remove the folders under `parent` that begin with `prefix` and whose owner died; living owners keep theirs."""
+    for lock in _locks(parent, prefix):
+        if _is_dead(lock):
+            remove_tree(files, lock.with_name(lock.name.removesuffix(_LOCK)))
+            lock.unlink(missing_ok=True)
+    # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
+    for folder in [path for path in _entries(parent, prefix) if path.is_dir()]:
+        if not folder.with_name(folder.name + _LOCK).exists():
+            remove_tree(files, folder)
+
+
+def _entries(parent: Path, prefix: str) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.name.startswith(prefix)) if parent.is_dir() else []
+
+
+def _locks(parent: Path, prefix: str) -> Iterator[Path]:
+    return (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK))
+
+
+def _is_dead(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        return _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by a living owner, or a file system without locks: either way not ours to take
+        return False
+    return True

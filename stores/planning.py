@@ -1,0 +1,139 @@
+"""Creating a store: token map, metadata and plan appear together under the final name, or not at all."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stores.canonical import canonical_json, sha256
+from stores.encodings import CODECS
+from stores.errors import StoreError
+from stores.filesystem import FileSystem, write_new
+from stores.format import COMMITS, PLAN, STATISTICS, TIMINGS, VOCABULARY, group_paths, token_specs
+from stores.lease import Lease, remove_dead
+from stores.plan import Plan, read_plan
+from stores.shards import ShardWriter
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows per chunk and per unit, from sizes in bytes."""
+
+    rows_per_chunk: int
+    rows_per_unit: int
+
+
+def layout(sites: dict[str, int], encoding: str, chunk_bytes: int, shard_bytes: int) -> Layout:
+    """Chunks of about `chunk_bytes` at the widest site (a power of two of rows), shards of at most `shard_bytes`."""
+    row_bytes = max(sites.values()) * int(CODECS[encoding].dtype[-1])
+    rows_per_chunk = 1 << max(0, round(np.log2(max(1.0, chunk_bytes / row_bytes))))
+    chunks_per_unit = max(1, shard_bytes // (rows_per_chunk * row_bytes))
+    return Layout(rows_per_chunk, rows_per_chunk * (1 << (int(chunks_per_unit).bit_length() - 1)))
+
+
+def create_store(
+    path: Path,
+    blocks: Iterator[dict[str, np.ndarray]],
+    vocabulary: dict[int, str],
+    *,
+    n_rows: int,
+    files: FileSystem | None = None,
+    **fields: Any,
+) -> Plan:
+    """Write a store's plan step at `path`; a plan that another worker put there meanwhile must be equal.
+
+    Args:
+        blocks: the token map in plan order, as arrays by field.
+        fields: the other fields of `Plan`.
+    Raises: StoreError if something else is at `path`.
+
+    """
+    files = files or FileSystem()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.planning-"
+    remove_dead(files, path.parent, prefix)
+    with Lease(files, path.with_name(prefix + uuid.uuid4().hex[:12])) as draft:
+        plan = _fill(files, draft, blocks, vocabulary, n_rows, fields)
+        _move(files, draft, path, plan)
+    return plan
+
+
+def _fill(
+    files: FileSystem,
+    draft: Path,
+    blocks: Iterator[dict[str, np.ndarray]],
+    vocabulary: dict[int, str],
+    n_rows: int,
+    fields: dict[str, Any],
+) -> Plan:
+    folders = [*group_paths(list(fields["sites"])), COMMITS, STATISTICS, TIMINGS]
+    specs = token_specs(n_rows)
+    arrays = [spec.path for spec in specs.values()]
+    arrays += [f"{group}/{name}" for group in group_paths(list(fields["sites"]))[3:] for name in ("values", "norm")]
+    for folder in [*folders, *arrays, *(f"{array}/c" for array in arrays)]:
+        files.make_folder(draft / folder)
+    words = canonical_json({str(token): text for token, text in vocabulary.items()})
+    write_new(files, draft / VOCABULARY, words)
+    records = {VOCABULARY: {"bytes": len(words), "sha256": sha256(words)}}
+    records |= _write_tokens(files, draft, blocks, n_rows)
+    plan = Plan(n_rows=n_rows, files=records, **fields)
+    for name, data in plan.metadata_files().items():
+        write_new(files, draft / name, data)
+    write_new(files, draft / PLAN, plan.data)
+    for folder in [*reversed([*folders, *arrays, *(f"{array}/c" for array in arrays)]), "."]:
+        files.sync_folder(draft / folder)
+    return plan
+
+
+def _write_tokens(
+    files: FileSystem, draft: Path, blocks: Iterator[dict[str, np.ndarray]], n_rows: int
+) -> dict[str, dict[str, Any]]:
+    specs = token_specs(n_rows)
+    records: dict[str, dict[str, Any]] = {}
+    writers: dict[str, ShardWriter] = {}
+    shard = done = 0
+    for block in blocks:
+        n_block = len(next(iter(block.values())))
+        first = 0
+        while first < n_block:
+            if not writers:
+                writers = {
+                    field: ShardWriter(files, draft / spec.shard_path(shard), spec) for field, spec in specs.items()
+                }
+            rows_per_shard = next(iter(specs.values())).rows_per_shard
+            take = min(n_block - first, rows_per_shard - done % rows_per_shard)
+            for field, writer in writers.items():
+                writer.append(block[field][first : first + take])
+            first, done = first + take, done + take
+            if done % rows_per_shard == 0 or done == n_rows:
+                records |= {specs[field].shard_path(shard): writer.finish() for field, writer in writers.items()}
+                writers, shard = {}, shard + 1
+    assert done == n_rows, f"the token map has {done} rows, the plan {n_rows}"
+    return records
+
+
+def _move(files: FileSystem, draft: Path, path: Path, plan: Plan) -> None:
+    if path.is_dir() and any(path.iterdir()):
+        _expect_same(path, plan)
+        return
+    try:
+        files.rename(draft, path)
+    except OSError:
+        if not (path / PLAN).is_file():
+            raise
+        _expect_same(path, plan)
+    files.sync_folder(path.parent)
+
+
+def _expect_same(path: Path, plan: Plan) -> None:
+    if not (path / PLAN).is_file():
+        raise StoreError(f"{path}: the folder is not empty and holds no store; choose another store.path")
+    found = read_plan(path)
+    if found.id != plan.id:
+        raise StoreError(
+            f"{path}: holds the store of another plan ({found.id[:12]}, wanted {plan.id[:12]}); "
+            f"choose another name or store.path, or delete that folder"
+        )

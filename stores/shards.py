@@ -1,0 +1,93 @@
+"""Shard files: chunks one after another, then an index of their places, as zarr's `sharding_indexed` codec does."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from stores.encodings import CRC_BYTES, encode_chunk
+from stores.errors import StoreError
+from stores.filesystem import FileSystem
+from stores.format import ArraySpec
+
+_MISSING = 2**64 - 1
+_ENTRY_BYTES = 16
+
+
+class ShardWriter:
+    """Writes one shard file row by row, holding one chunk in memory; the file is durable when `finish` returns."""
+
+    def __init__(self, files: FileSystem, path: Path, spec: ArraySpec) -> None:
+        self._files, self._spec = files, spec
+        self._descriptor = files.create(path)
+        self._chunk = np.empty((spec.rows_per_chunk, *spec.shape[1:]), spec.dtype)
+        self._filled = 0
+        self._index: list[tuple[int, int]] = []
+        self._n_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows [n, ...] of the stored type."""
+        done = 0
+        while done < len(rows):
+            take = min(len(rows) - done, len(self._chunk) - self._filled)
+            self._chunk[self._filled : self._filled + take] = rows[done : done + take]
+            self._filled += take
+            done += take
+            if self._filled == len(self._chunk):
+                self._write_chunk()
+
+    def finish(self) -> dict[str, Any]:
+        """Write the last chunk and the index, and sync. Returns: {bytes, sha256} of the file."""
+        if self._filled:
+            # zarr's chunks are always whole: what lies past the array's end is fill value.
+            self._chunk[self._filled :] = _fill(self._spec)
+            self._write_chunk()
+        missing = [(_MISSING, _MISSING)] * (self._spec.chunks_per_shard - len(self._index))
+        index = np.array(self._index + missing, "<u8").tobytes()
+        self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
+        self._files.sync(self._descriptor)
+        self._files.close(self._descriptor)
+        self._descriptor = -1
+        return {"bytes": self._n_bytes, "sha256": self._digest.hexdigest()}
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        if self._descriptor >= 0:
+            self._files.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write_chunk(self) -> None:
+        encoded = encode_chunk(self._chunk, self._spec.compressor)
+        self._index.append((self._n_bytes, len(encoded)))
+        self._write(encoded)
+        self._filled = 0
+
+    def _write(self, data: bytes) -> None:
+        self._files.write(self._descriptor, data)
+        self._digest.update(data)
+        self._n_bytes += len(data)
+
+
+def _fill(spec: ArraySpec) -> float | int:
+    return float("nan") if spec.fill_value == "NaN" else int(spec.fill_value)
+
+
+def read_index(data: np.ndarray, spec: ArraySpec, shard: int, where: Path) -> np.ndarray:
+    """Places of a shard's chunks from its bytes (uint8), checked: int64 [chunks, 2] of offset and size in bytes.
+
+    Raises: StoreError if the index is damaged, leaves the file, or lacks a chunk that holds rows.
+    """
+    n_bytes = spec.chunks_per_shard * _ENTRY_BYTES
+    if len(data) < n_bytes + CRC_BYTES:
+        raise StoreError(f"{where}: {len(data)} bytes, too short for its index; fetch the file again")
+    tail = data[-n_bytes - CRC_BYTES :]
+    if google_crc32c.value(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:].tobytes(), "little"):
+        raise StoreError(f"{where}: the checksum of its index differs; the file is damaged, fetch it again")
+    index = tail[:-CRC_BYTES].view("<u8").reshape(-1, 2)[: spec.shard_chunks(shard)]
+    limit = len(data) - len(tail)
+    if (index > limit).any() or (index.sum(axis=1) > limit).any() or (index[:, 1] < CRC_BYTES).any():
+        raise StoreError(f"{where}: its index points outside the file or to a missing chunk; fetch the file again")
+    return index.astype(np.int64)

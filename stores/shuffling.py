@@ -1,0 +1,23 @@
+"""Random orders as pure functions of a key: no generator state to lose, equal on every machine."""
+
+import hashlib
+
+import numpy as np
+
+from stores.canonical import canonical_json
+
+
+def permutation(key: object, n: int) -> np.ndarray:
+    """A random order of 0..n-1, int64, named by `key` (plain data).
+
+    Philox's raw stream is fixed by its definition; numpy's `permutation` may change between versions.
+    """
+    if n <= 1:
+        return np.zeros(n, np.int64)
+    digest = hashlib.sha256(canonical_json(key)).digest()
+    raw = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
+    bits = np.uint64(max(n - 1, 1).bit_length())
+    # Random upper bits, the index below: keys are unique, so every sorting algorithm gives the same order.
+    keys = (raw >> bits << bits) | np.arange(n, dtype=np.uint64)
+    keys.sort()
+    return np.asarray(keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)

@@ -1,0 +1,26 @@
+"""How large a store will be, before a byte of it is written."""
+
+import numpy as np
+
+from stores.encodings import CRC_BYTES
+from stores.format import ArraySpec
+from stores.plan import Plan
+
+_INDEX_ENTRY_BYTES = 16
+
+
+def shard_bytes(spec: ArraySpec, shard: int) -> int:
+    """Size of a shard file: exact without compression, and a bound with it for anything zstd can shrink at all."""
+    chunk = int(np.prod((spec.rows_per_chunk, *spec.shape[1:]))) * np.dtype(spec.dtype).itemsize + CRC_BYTES
+    return spec.shard_chunks(shard) * chunk + spec.chunks_per_shard * _INDEX_ENTRY_BYTES + CRC_BYTES
+
+
+def unit_bytes(plan: Plan, unit: int) -> int:
+    """Size of a unit's shard files."""
+    return sum(shard_bytes(spec, unit) for specs in plan.site_specs.values() for spec in specs.values())
+
+
+def store_bytes(plan: Plan) -> int:
+    """Size of all shard files of a store: activations, norms and token map (bytes before compression)."""
+    tokens = sum(shard_bytes(spec, shard) for spec in plan.token_specs.values() for shard in range(spec.n_shards))
+    return tokens + sum(unit_bytes(plan, unit) for unit in range(plan.n_units))

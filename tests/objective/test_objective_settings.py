@@ -1,0 +1,130 @@
+"""What an objective refuses, and the tables its schedules follow."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from pipeline.objective import TERMS, Objective, check_terms
+from pipeline.objective.prefix_reconstruction import prefix_ends
+from pipeline.saes import ARCHITECTURES
+from pipeline.saes.base import initial_weights
+from pipeline.schedules import SCHEDULES, Schedule, value_at
+
+TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
+RELU = ARCHITECTURES["relu"].Config(d_sae=64)
+
+
+def terms(**knobs):
+    return {name: TERMS[name].Config(**values) for name, values in knobs.items()}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_the_registered_name_is_the_settings_name(name):
+    required = {"weight": 1.0} if TERMS[name].Config.model_fields["weight"].is_required() else {}
+    assert TERMS[name].Config(**required).term == name
+
+
+@pytest.mark.parametrize(
+    "fractions", [[], [0.5], [0.5, 0.5, 1.0], [0.5, 0.25, 1.0], [0.0, 1.0], [-0.1, 1.0], [0.5, 2.0]]
+)
+def test_fractions_that_do_not_rise_to_one_are_refused(fractions):
+    with pytest.raises(ValidationError, match="must rise from above 0 to exactly 1"):
+        TERMS["prefix_reconstruction"].Config(fractions=fractions)
+
+
+def test_prefixes_that_fall_together_are_refused():
+    settings = terms(prefix_reconstruction={"fractions": [0.01, 0.011, 1.0]})
+    with pytest.raises(ValueError, match=r"prefixes of \[1, 1, 64\] latents"):
+        check_terms(settings, TOPK)
+    with pytest.raises(ValueError, match=r"prefixes of \[0, 64\] latents"):
+        check_terms(terms(prefix_reconstruction={"fractions": [0.001, 1.0]}), TOPK)
+
+
+def test_default_prefixes():
+    assert prefix_ends(TERMS["prefix_reconstruction"].Config().fractions, 8192) == [256, 512, 1024, 2048, 8192]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sae_settings", "message"),
+    [
+        ({"reconstruction": {}, "l1": {"weight": 0.1}}, TOPK, "term 'l1' fits architecture 'relu', got 'topk'"),
+        ({"reconstruction": {}, "aux_k": {}}, RELU, "term 'aux_k' .* got 'relu'"),
+        ({"reconstruction": {}, "orthogonality": {"weight": 0.1}}, RELU, "term 'orthogonality' .* got 'relu'"),
+        ({"l1": {"weight": 0.1}}, RELU, r"exactly one .* \(reconstruction, prefix_reconstruction\), got none"),
+        ({}, RELU, "exactly one"),
+        ({"reconstruction": {}, "prefix_reconstruction": {}}, TOPK, "got reconstruction, prefix_reconstruction"),
+    ],
+)
+def test_terms_that_do_not_fit_are_refused(knobs, sae_settings, message):
+    weights = initial_weights(sae_settings, 8, torch.Generator())
+    sae = ARCHITECTURES[sae_settings.architecture](sae_settings, 8, weights)
+    with pytest.raises(ValueError, match=message):
+        check_terms(terms(**knobs), sae_settings)
+    with pytest.raises(ValueError, match=message):
+        Objective(terms(**knobs), sae)
+
+
+def test_an_unknown_term_is_refused():
+    with pytest.raises(ValueError, match="term 'l2' is unknown; known: reconstruction, "):
+        check_terms({"l2": TERMS["l1"].Config(weight=0.1)}, RELU)
+
+
+@pytest.mark.parametrize(
+    ("term", "knobs"),
+    [
+        ("l1", {}),
+        ("l1", {"weight": "0.1"}),
+        ("orthogonality", {"weight": 0.1, "normalisation": "max"}),
+        ("orthogonality", {"weight": 0.1, "threshold_momentum": 1.0}),
+        ("orthogonality", {"weight": 0.1, "floor": 0.0}),
+        ("aux_k", {"k": 3}),
+    ],
+)
+def test_wrong_knobs_are_refused(term, knobs):
+    with pytest.raises(ValidationError):
+        TERMS[term].Config(**knobs)
+
+
+CLOSED_FORMS = {
+    "constant": lambda p: 0.8,
+    "linear": lambda p: 0.8 + (0.2 - 0.8) * p,
+    "power": lambda p: 0.2 + 0.6 * (1 - p) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("shape", SCHEDULES)
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 0.999, 1.0])
+def test_schedules_equal_their_closed_forms(shape, progress):
+    schedule = Schedule(shape=shape, start=0.8, end=0.2, exponent=0.5)
+    assert value_at(schedule, progress) == pytest.approx(CLOSED_FORMS[shape](progress), abs=1e-15)
+
+
+@pytest.mark.parametrize("shape", ["linear", "power"])
+def test_a_stretch_of_the_run(shape):
+    schedule = Schedule(shape=shape, start=1.0, end=0.0, begin=0.25, finish=0.75)
+    table = [schedule.at(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert table == [1.0, 1.0, 0.5 if shape == "linear" else 0.25, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_planted_dictionary_is_recovered(architecture):
+    """12 directions in 16 dimensions, 2 on at a time: each must get a decoder row with cosine above 0.95."""
+    generator = torch.Generator().manual_seed(0)
+    truth_EM = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q[:12]
+    knobs = {} if architecture == "relu" else {"k": 2}
+    sae_class = ARCHITECTURES[architecture]
+    settings = sae_class.Config(d_sae=24, **knobs)
+    sae = sae_class(settings, 16, initial_weights(settings, 16, generator))
+    sparsity = {"l1": {"weight": 0.1}} if architecture == "relu" else {"aux_k": {}}
+    objective = Objective(terms(reconstruction={}, **sparsity), sae)
+    optimizer = torch.optim.Adam([p.requires_grad_(False) for p in sae.parameters().values()], lr=0.01)
+    for _ in range(800):
+        on_BE = torch.rand(256, 12, generator=generator) < 2 / 12
+        x_BM = (on_BE * (1 + torch.rand(256, 12, generator=generator))) @ truth_EM
+        result = objective.forward_backward(x_BM, ~sae.encode(x_BM).codes.fired())
+        for name, parameter in sae.parameters().items():
+            parameter.grad = result.gradients[name]
+        optimizer.step()
+        sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
+    best_E = (truth_EM @ sae.W_dec.T).amax(1)
+    assert float(best_E.min()) > 0.95

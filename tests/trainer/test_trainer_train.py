@@ -1,0 +1,403 @@
+"""Training as a whole: who shares a pass changes nothing, a stop changes nothing, a divergence harms nobody else."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.artifacts import RunFolder, sha256_of
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.saes import ARCHITECTURES
+from pipeline.trainer import one_pass, session
+from pipeline.trainer.finish import in_raw_units
+from pipeline.trainer.train import train
+from pipeline.trainer.trainee import Trainee
+from stores import ActivationStore, Filters
+
+from .conftest import BATCH_TOPK, RELU, SITE, TOPK, write_store
+
+ALL = {"topk": TOPK, "batch": BATCH_TOPK, "relu": RELU}
+
+
+def hashes(run: str = "run") -> dict[str, Any]:
+    """Variant -> sha256 of final weights, curves and training state."""
+    found = {folder.variant: json.loads(folder.training.read_text()) for folder in RunFolder(Path("runs") / run).trained()}
+    for folder in RunFolder(Path("runs") / run).trained():
+        assert found[folder.variant]["sha256"]["weights"] == sha256_of(folder.weights)
+        assert found[folder.variant]["sha256"]["curves"] == sha256_of(folder.curves)
+        assert not folder.checkpoints.exists()
+    return {name: ending["sha256"] for name, ending in found.items()}
+
+
+def curves(name: str, run: str = "run") -> list[dict[str, float]]:
+    path = RunFolder(Path("runs") / run).variant(f"{name}@{SITE}").curves
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(name: str, run: str = "run") -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(RunFolder(Path("runs") / run).variant(f"{name}@{SITE}").weights)
+
+
+@pytest.fixture
+def uninterrupted(make_config) -> dict[str, Any]:
+    train(make_config(ALL, "uninterrupted"), report_progress=False)
+    return hashes("uninterrupted")
+
+
+def test_training_learns_and_says_so(make_config):
+    train(make_config(ALL), report_progress=False)
+    for name in ALL:
+        lines = curves(name)
+        assert [line["step"] for line in lines] == [1, *range(5, 61, 5)]
+        assert lines[-1]["batch_r2"] > lines[0]["batch_r2"]
+        assert lines[-1]["tokens"] == 3840
+        assert "decoder_max_cosine_mean" in lines[-1]
+        assert not any("time" in key or "second" in key for key in lines[0])
+    assert max(line["dead_latents"] for line in curves("topk")) > 0  # so that AuxK has taken part
+    assert all(line["l0"] == 4.0 for line in curves("batch"))
+    assert weights("batch")["threshold"] > 0
+    assert "threshold" not in weights("relu")
+
+
+def test_the_same_config_twice_gives_the_same_bits(make_config, uninterrupted):
+    torch.manual_seed(123)
+    train(make_config(ALL), report_progress=False)
+    assert hashes() == uninterrupted
+
+
+def test_another_seed_gives_other_bits(make_config, uninterrupted):
+    train(make_config({"topk": {**TOPK, "seed": 1}}), report_progress=False)
+    assert hashes()["topk"]["weights"] != uninterrupted["topk"]["weights"]
+
+
+def test_alone_equals_in_a_group(make_config, uninterrupted):
+    for name, variant in ALL.items():
+        train(make_config({name: variant}, f"only-{name}"), report_progress=False)
+        assert hashes(f"only-{name}")[name] == uninterrupted[name]
+
+
+def test_order_in_the_config_changes_nothing(make_config, uninterrupted):
+    train(make_config(dict(reversed(ALL.items()))), report_progress=False)
+    assert hashes() == uninterrupted
+
+
+def test_added_later_equals_there_from_the_start(make_config, uninterrupted, caplog):
+    train(make_config({"topk": TOPK}), report_progress=False)
+    with caplog.at_level(logging.INFO):
+        train(make_config(ALL), report_progress=False)
+    assert f"topk@{SITE}: trained already, skipped" in caplog.text
+    assert hashes() == uninterrupted
+
+
+def test_variants_of_one_seed_and_shape_start_from_equal_weights(make_config):
+    config = make_config({"a": TOPK, "b": BATCH_TOPK, "c": {**TOPK, "seed": 5}}, n_steps=1, learning_rate=1e-12)
+    train(config, report_progress=False)
+    assert torch.equal(weights("a")["W_enc"], weights("b")["W_enc"])
+    assert not torch.equal(weights("a")["W_enc"], weights("c")["W_enc"])
+
+
+def test_logging_and_saving_change_nothing(make_config, uninterrupted):
+    train(make_config(ALL, log_every_steps=60, checkpoint_every_steps=60), report_progress=False)
+    for name, found in hashes().items():
+        assert found["weights"] == uninterrupted[name]["weights"]
+        assert found["state"] == uninterrupted[name]["state"]
+        assert found["curves"] != uninterrupted[name]["curves"]
+
+
+class Stop(Exception):
+    pass
+
+
+def train_until(config, monkeypatch: pytest.MonkeyPatch, save: int, *, before: bool) -> None:
+    """Stop at the `save`-th checkpoint of the whole group, before or after it is on disk."""
+    count = 0
+    real = session.Session._save
+
+    def stopping(self: session.Session) -> None:
+        nonlocal count
+        count += 1
+        if before and count == save:
+            raise Stop
+        real(self)
+        if not before and count == save:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Session, "_save", stopping)
+        with pytest.raises(Stop):
+            train(config, report_progress=False)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("save", range(1, 19, 2))
+def test_resume_is_bit_identical_at_every_checkpoint(make_config, uninterrupted, monkeypatch, save, before):
+    """18 saves: 6 steps of 3 variants, so the variants are at different steps when they resume."""
+    train_until(make_config(ALL), monkeypatch, save, before=before)
+    train(make_config(ALL), report_progress=False)
+    assert hashes() == uninterrupted
+
+
+def test_resume_after_a_stop_in_every_single_step(make_config, uninterrupted, monkeypatch):
+    """Each attempt dies after 11 updates of the group, wherever that is; checkpoints alone carry it on."""
+    real = Trainee.update
+    left = 0
+
+    def dying(self: Trainee, x_BM: torch.Tensor) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stop
+        return real(self, x_BM)
+
+    monkeypatch.setattr(Trainee, "update", dying)
+    for attempt in range(100):
+        left = 31 + attempt % 7
+        try:
+            train(make_config(ALL), report_progress=False)
+        except Stop:
+            continue
+        break
+    assert attempt > 4
+    assert hashes() == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "variant", "seen_in"),
+    [
+        ("adam.mean", "topk", "weights"),
+        ("adam.square", "topk", "weights"),
+        ("dead_clock", "topk", "weights"),
+        ("objective", "batch", "weights"),
+        ("threshold", "batch", "state"),
+    ],
+)
+def test_control_forgetting_any_part_of_the_state_is_seen(
+    make_config, uninterrupted, monkeypatch, forgotten, variant, seen_in
+):
+    train_until(make_config(ALL), monkeypatch, 12, before=False)
+    real = Trainee.load_state
+
+    def forgetful(self: Trainee, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+        real(self, {n: torch.zeros_like(t) if n.startswith(forgotten) else t for n, t in tensors.items()}, scalars)
+
+    monkeypatch.setattr(Trainee, "load_state", forgetful)
+    train(make_config(ALL), report_progress=False)
+    assert hashes()[variant][seen_in] != uninterrupted[variant][seen_in]
+
+
+def test_finished_at_the_last_checkpoint_needs_no_update(make_config, uninterrupted, monkeypatch):
+    """Killed between the last checkpoint and `done`: the next call only finishes."""
+    train_until(make_config(ALL), monkeypatch, 18, before=False)
+
+    def no_update(self: Trainee, x_BM: torch.Tensor) -> None:
+        raise AssertionError("an update was made")
+
+    monkeypatch.setattr(Trainee, "update", no_update)
+    train(make_config(ALL), report_progress=False)
+    assert hashes() == uninterrupted
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/run/variants").rglob("*")}
+    train(make_config(ALL), report_progress=False)
+    assert {path: path.stat().st_mtime_ns for path in Path("runs/run/variants").rglob("*")} == before
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupted, monkeypatch, poison, interrupted):
+    """Variant 'topk' gets a NaN loss, or an infinite gradient, at step 33."""
+    at: dict[int, dict[str, torch.Tensor]] = {}
+    real = Trainee.update
+
+    def poisoned(self: Trainee, x_BM: torch.Tensor) -> Any:
+        if self.job.variant_name != "topk" or self.step != 33:
+            return real(self, x_BM)
+        at[33] = {name: tensor.clone() for name, tensor in self.sae.parameters().items()}
+        compute = self.objective.forward_backward
+
+        def forward_backward(*arguments: Any, **named: Any) -> Any:
+            result = compute(*arguments, **named)
+            (result.loss if poison == "loss" else result.gradients["W_enc"]).fill_(float("nan"))
+            return result
+
+        self.objective.forward_backward = forward_backward  # type: ignore[method-assign]
+        return real(self, x_BM)
+
+    monkeypatch.setattr(Trainee, "update", poisoned)
+    if interrupted:
+        train_until(make_config(ALL), monkeypatch, 10, before=False)
+    train(make_config(ALL), report_progress=False)
+    folder = RunFolder(Path("runs/run")).variant(f"topk@{SITE}")
+    ending = json.loads(folder.training.read_text())
+    assert (ending["status"], ending["diverged_at_step"]) == ("diverged", 33)
+    assert ending["reason"] == ("loss is nan" if poison == "loss" else "gradient norm is nan")
+    assert curves("topk")[-1]["step"] == 30
+    scale = json.loads(folder.config.read_text())["input_scale"]
+    last_good = in_raw_units(at[33], scale)
+    assert all(torch.equal(weights("topk")[name], tensor) for name, tensor in last_good.items())
+    found = hashes()
+    assert {name: found[name] for name in ("batch", "relu")} == {n: uninterrupted[n] for n in ("batch", "relu")}
+    train(make_config(ALL), report_progress=False)  # recognised, not tried again
+    assert hashes() == found
+
+
+def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
+    monkeypatch.setattr(one_pass, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
+    monkeypatch.setattr(one_pass, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
+    train(make_config(ALL), report_progress=False)
+    for folder in RunFolder(Path("runs/run")).trained():
+        assert json.loads(folder.training.read_text())["diverged_at_step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("training", "named"),
+    [
+        ({"learning_rate": 1e-4}, "learning_rate: was 0.003, is 0.0001"),
+        ({"n_steps": 61}, "training.n_steps: was 60, is 61"),
+        ({"log_every_steps": 6}, "training.log_every_steps: was 5, is 6"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_config_is_refused_by_name(make_config, monkeypatch, training, named, finished):
+    if finished:
+        train(make_config({"topk": TOPK}), report_progress=False)
+    else:
+        train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
+    with pytest.raises(CheckpointError, match=f"{named}.*another name.*delete"):
+        train(make_config({"topk": TOPK}, **training), report_progress=False)
+
+
+def test_checkpoint_interval_may_change(make_config, uninterrupted, monkeypatch):
+    train_until(make_config(ALL), monkeypatch, 4, before=False)
+    train(make_config(ALL, checkpoint_every_steps=7), report_progress=False)
+    assert hashes() == uninterrupted
+
+
+def test_another_store_of_the_same_name_is_refused(make_config, monkeypatch, tmp_path):
+    mine = tmp_path / "mine"
+    write_store(mine, seed=0)
+    train_until(make_config({"topk": TOPK}, store=mine), monkeypatch, 2, before=False)
+    mine.rename(tmp_path / "old")
+    write_store(mine, seed=1)
+    with pytest.raises(CheckpointError, match="store_id: was"):
+        train(make_config({"topk": TOPK}, store=mine), report_progress=False)
+
+
+def test_damaged_newest_checkpoint_resumes_from_the_older_one(make_config, uninterrupted, monkeypatch, caplog):
+    train_until(make_config(ALL), monkeypatch, 9, before=False)
+    newest = Path(f"runs/run/variants/topk@{SITE}/checkpoints/step_00000030/state.safetensors")
+    data = bytearray(newest.read_bytes())
+    data[-9] ^= 1
+    newest.write_bytes(data)
+    with caplog.at_level(logging.INFO):
+        train(make_config(ALL), report_progress=False)
+    assert "falling back" in caplog.text
+    assert f"topk@{SITE}: goes on from step 20" in caplog.text
+    assert hashes() == uninterrupted
+
+
+def test_every_checkpoint_damaged_is_an_error(make_config, monkeypatch):
+    train_until(make_config({"topk": TOPK}), monkeypatch, 3, before=False)
+    for state in Path(f"runs/run/variants/topk@{SITE}/checkpoints").glob("*/state.json"):
+        state.write_text("{}")
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        train(make_config({"topk": TOPK}), report_progress=False)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "dtype"])
+def test_a_checkpoint_of_other_tensors_is_refused(make_config, monkeypatch, change):
+    train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
+    real = Trainee.load_state
+
+    def load_state(self: Trainee, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+        if change == "missing":
+            del tensors["adam.mean.b_enc"]
+        elif change == "unknown":
+            tensors["adam.mean.b_new"] = torch.zeros(1)
+        else:
+            old = tensors["adam.mean.b_enc"]
+            tensors["adam.mean.b_enc"] = old[:-1] if change == "shape" else old.double()
+        real(self, tensors, scalars)
+
+    monkeypatch.setattr(Trainee, "load_state", load_state)
+    with pytest.raises(CheckpointError, match=r"b_enc|b_new"):
+        train(make_config({"topk": TOPK}), report_progress=False)
+
+
+def test_folder_without_its_config_is_refused(make_config):
+    train(make_config({"topk": TOPK}), report_progress=False)
+    RunFolder(Path("runs/run")).variant(f"topk@{SITE}").config.unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: missing"):
+        train(make_config({"topk": TOPK}), report_progress=False)
+
+
+def test_unknown_site_is_refused(make_config, store):
+    config = make_config({"topk": TOPK})
+    sites = config.store.model_copy(update={"sites": ["nowhere"]})
+    wrong = config.model_copy(
+        update={"store": sites, "training": config.training.model_copy(update={"sites": ["nowhere"]})}
+    )
+    with pytest.raises(ConfigError, match="'nowhere' is not in the store"):
+        train(wrong, report_progress=False)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_folded_weights_encode_raw_rows(make_config, store, name):
+    """encode(raw x) of the file equals encode(scaled x) of the trainer, divided by the scale."""
+    train(make_config({name: ALL[name]}), report_progress=False)
+    folder = RunFolder(Path("runs/run")).variant(f"{name}@{SITE}")
+    scale = json.loads(folder.config.read_text())["input_scale"]
+    settings = make_config({name: ALL[name]}).variants[name].sae
+    raw = weights(name)
+    trained = {n: t * scale if n in ("b_enc", "b_dec", "threshold") else t for n, t in raw.items()}
+    x_BM = torch.from_numpy(ActivationStore.open(store).rows(SITE, 0, 512).copy())
+    architecture = ARCHITECTURES[settings.architecture]
+    final, scaled = architecture(settings, 16, raw), architecture(settings, 16, trained)
+    codes, wanted = final.encode_inference(x_BM), scaled.encode_inference(x_BM * scale)
+    torch.testing.assert_close(codes.to_dense(), wanted.to_dense() / scale, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(final.decode(codes), scaled.decode(wanted) / scale, rtol=1e-4, atol=1e-4)
+
+
+def test_input_scale_gives_mean_square_norm_one(make_config, store):
+    train(make_config({"topk": TOPK}, n_steps=1), report_progress=False)
+    scale = json.loads(RunFolder(Path("runs/run")).variant(f"topk@{SITE}").config.read_text())["input_scale"]
+    rows = np.concatenate(
+        [rows for rows, _ in ActivationStore.open(store).in_order(SITE, "train", Filters(True, True), 256)]
+    )
+    assert np.square(rows * scale, dtype=np.float64).sum(axis=1).mean() == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["topk", "batch"])
+def test_calibrated_threshold_gives_k_on_held_out_rows_even_after_50_steps(make_config, tmp_path, name):
+    big = tmp_path / "big"
+    write_store(big, n_rows=32768)
+    train(make_config({name: ALL[name]}, store=big, n_steps=50, calibration_rows=16384), report_progress=False)
+    settings = make_config({name: ALL[name]}).variants[name].sae
+    raw = weights(name)
+    sae = ARCHITECTURES[settings.architecture](settings, 16, raw)
+    held = [rows for rows, _ in ActivationStore.open(big).in_order(SITE, "heldout", Filters(True, True), 1024)]
+    pre_BE = sae.pre_activations(torch.from_numpy(np.concatenate(held)))
+    l0 = float((pre_BE > raw["threshold"]).float().sum(dim=1).mean())
+    assert l0 == pytest.approx(4.0, rel=0.02)
+    ending = json.loads(RunFolder(Path("runs/run")).variant(f"{name}@{SITE}").training.read_text())
+    assert ending["threshold"]["calibrated"] == float(raw["threshold"])
+    assert ending["threshold"]["running_mean"] > 0
+
+
+def test_a_new_environment_is_told(make_config, monkeypatch, caplog):
+    train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
+    path = Path("runs/run/environment.json")
+    path.write_text(path.read_text().replace('"torch_threads": 1', '"torch_threads": 3'))
+    train(make_config({"topk": TOPK}), report_progress=False)
+    assert "torch_threads: was 3, is 1" in caplog.text
+
+
+def test_deleting_the_folder_starts_again(make_config, uninterrupted):
+    train(make_config(ALL, n_steps=10), report_progress=False)
+    shutil.rmtree("runs/run/variants")
+    train(make_config(ALL), report_progress=False)
+    assert hashes() == uninterrupted
