@@ -5,6 +5,7 @@ reads files and writes files, so any of them can be stopped, repeated, or run on
 """
 
 import errno
+import json
 import logging
 import sys
 import traceback
@@ -48,7 +49,7 @@ def evaluate_saes(config: "RunConfig") -> None:
     """Stage 3: held-out rows of the store -> scores of every SAE."""
     from pipeline.evaluation.evaluate import evaluate
 
-    evaluate(config)
+    evaluate(config, progress=_shows_progress())
 
 
 def write_report(config: "RunConfig") -> None:
@@ -187,7 +188,7 @@ def info(store: StoreFolder) -> None:
     """What a store holds."""
     from stores import ActivationStore
 
-    typer.echo(ActivationStore.open(store).summary())
+    typer.echo(json.dumps(ActivationStore.open(store).summary(), indent=2))
 
 
 @store_app.command()
@@ -196,8 +197,7 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and compare its hash.")] = False,
 ) -> None:
     """Check that a store is complete and undamaged."""
-    from stores import StoreError
-    from stores.verify import verify
+    from stores import StoreError, verify
 
     problems = verify(store, deep=deep)
     if problems:

@@ -10,7 +10,8 @@ gradients differ.
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline.config.training import TrainingSettings
 from pipeline.kernels.codes import Codes, DenseCodes
 from pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from pipeline.objective import TERMS, Objective
-from pipeline.saes import ARCHITECTURES
+from pipeline.objective import Objective
+from pipeline.objective.orthogonality import Orthogonality
+from pipeline.objective.reconstruction import Reconstruction
 from pipeline.saes.base import SAE, Workspace, initial_weights
+from pipeline.saes.topk import TopK
 from pipeline.trainer.optimiser import (
     Adam,
     Tensors,
@@ -37,24 +40,26 @@ D_MODEL, D_SAE, K, BATCH = 576, 8192, 32, 2048
 N_ROUNDS = 12
 REQUIRED_RATIO = 4.0
 TRAINING = TrainingSettings(n_steps=1000, warmup_steps=0)
-TERM_KNOBS = {"reconstruction": {}, "orthogonality": {"weight": 0.1, "threshold": 0.1}}
-SAE_SETTINGS = ARCHITECTURES["topk"].Config(d_sae=D_SAE, k=K)
+TERMS = {"reconstruction": Reconstruction.Config(), "orthogonality": Orthogonality.Config(weight=0.1, threshold=0.1)}
+SAE_SETTINGS = TopK.Config(d_sae=D_SAE, k=K)
 
 
 class Ours:
     """One update as the trainer makes it."""
 
     def __init__(self, weights: Tensors, terms: list[str], workspace: Workspace) -> None:
-        self.sae = ARCHITECTURES["topk"](SAE_SETTINGS, D_MODEL, {name: w.clone() for name, w in weights.items()})
-        self.objective = Objective({name: TERMS[name].Config(**TERM_KNOBS[name]) for name in terms}, self.sae)
+        self.sae = TopK(SAE_SETTINGS, D_MODEL, {name: w.clone() for name, w in weights.items()})
+        self.objective = Objective({name: TERMS[name] for name in terms}, self.sae)
         self.adam = Adam.start(TRAINING, self.sae.parameters())
         self.workspace = workspace
         self.step = 0
 
     def gradients(self, x_BM: Tensor) -> Tensors:
+        """By hand, sparse."""
         return self.objective.forward_backward(x_BM, None, self.step / TRAINING.n_steps, self.workspace).gradients
 
     def update(self, x_BM: Tensor) -> None:
+        """One step, parameters changed in place."""
         gradients, parameters = self.gradients(x_BM), self.sae.parameters()
         project_decoder_gradient(gradients["W_dec"], parameters["W_dec"])
         coefficient = clip_coefficient(float(gradient_norm(gradients)), 1.0)
@@ -71,6 +76,7 @@ class DenseAutograd:
         self.adam = torch.optim.Adam(self.parameters.values(), lr=TRAINING.learning_rate)
 
     def gradients(self, x_BM: Tensor) -> Tensors:
+        """By autograd, dense."""
         p = self.parameters
         pre_BE = (x_BM - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
         values_BK, indices_BK = pre_BE.relu().topk(K, dim=1, sorted=False)
@@ -78,9 +84,10 @@ class DenseAutograd:
         loss = (x_BM - codes_BE @ p["W_dec"] - p["b_dec"]).square().sum(1).mean()
         self.adam.zero_grad()
         loss.backward()
-        return {name: parameter.grad for name, parameter in p.items()}
+        return {name: parameter.grad for name, parameter in p.items() if parameter.grad is not None}
 
     def update(self, x_BM: Tensor) -> None:
+        """One step, parameters changed in place."""
         gradients = self.gradients(x_BM)
         with torch.no_grad():
             project_decoder_gradient(gradients["W_dec"], self.parameters["W_dec"])
@@ -89,7 +96,7 @@ class DenseAutograd:
             renormalise_decoder(self.parameters["W_dec"])
 
 
-def measure(jobs: dict[str, Callable[[], object]], n_rounds: int) -> dict[str, list[float]]:
+def measure(jobs: Mapping[str, Callable[[], object]], n_rounds: int) -> dict[str, list[float]]:
     """Milliseconds of every job in every round; the jobs take turns."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for round_number in range(n_rounds + 1):
@@ -113,6 +120,7 @@ def agreement(ours: Ours, x_BM: Tensor) -> float:
 
 def step_cost(codes: Codes, sae: SAE, x_BM: Tensor) -> None:
     """Everything an update does with codes: forward, and three backward products."""
+    codes = codes.with_values(codes.values)  # forgets what it has sorted
     gradient_BM = codes.decode(sae.W_dec)
     values = codes.dots(gradient_BM, sae.W_dec)
     codes.transposed_times(gradient_BM)
@@ -126,8 +134,8 @@ def break_even(sae: SAE, x_BM: Tensor, generator: torch.Generator) -> None:
         dense = DenseCodes(values_BE * (torch.rand(BATCH, D_SAE, generator=generator) < density))
         sparse = dense.to_sparse()
         jobs = {
-            "sparse": lambda codes=sparse: step_cost(codes.with_values(codes.values), sae, x_BM),
-            "dense": lambda codes=dense: step_cost(codes, sae, x_BM),
+            "sparse": partial(step_cost, sparse, sae, x_BM),
+            "dense": partial(step_cost, dense, sae, x_BM),
         }
         best = {name: min(times) for name, times in measure(jobs, 2).items()}
         print(f"  density {density:4.2f}: sparse {best['sparse']:7.1f} ms, dense {best['dense']:7.1f} ms")
@@ -166,9 +174,7 @@ def main() -> int:
     share = min(times["encoder product alone"]) / min(times["strata"])
     pairs = with_pairs.objective.forward_backward(x_BM, None, 0.0, workspace).monitors["orthogonality/competing_pairs"]
     extra = min(times["strata + orthogonality"]) - min(times["strata"])
-    print(
-        f"  ratio: {ratios[0]:.2f} of the minima, {ratios[1]:.2f} of the medians (required: {REQUIRED_RATIO} of the minima)"
-    )
+    print(f"  ratio: {ratios[0]:.2f} of the minima (required: {REQUIRED_RATIO}), {ratios[1]:.2f} of the medians")
     print(f"  the encoder product is {share:.0%} of the update; orthogonality adds {extra:.1f} ms ({pairs:.0f} pairs)")
     print(f"  gradients differ by {differences[0]:.1e} before and {differences[1]:.1e} after training (allowed: 1e-5)")
     break_even(ours.sae, x_BM, generator)

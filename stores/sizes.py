@@ -20,7 +20,11 @@ def unit_bytes(plan: Plan, unit: int) -> int:
     return sum(shard_bytes(spec, unit) for specs in plan.site_specs.values() for spec in specs.values())
 
 
-def store_bytes(plan: Plan) -> int:
-    """Size of all shard files of a store: activations, norms and token map (bytes before compression)."""
-    tokens = sum(shard_bytes(spec, shard) for spec in plan.token_specs.values() for shard in range(spec.n_shards))
-    return tokens + sum(unit_bytes(plan, unit) for unit in range(plan.n_units))
+def activation_bytes(plan: Plan) -> int:
+    """Size of the shard files of all sites; exact without compression."""
+    return sum(unit_bytes(plan, unit) for unit in range(plan.n_units))
+
+
+def token_map_bytes(plan: Plan) -> int:
+    """Size of the token map before compression, which is always on: a bound."""
+    return sum(shard_bytes(spec, shard) for spec in plan.token_specs.values() for shard in range(spec.n_shards))

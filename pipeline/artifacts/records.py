@@ -29,9 +29,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); run the stage that writes it") from error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}: not JSON ({error}); delete it and run the stage that writes it"
-        ) from error
+        raise CheckpointError(f"{path}: not JSON ({error}); delete it and run the stage that writes it") from error
 
 
 def fingerprint(record: Any) -> str:

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.density import density_histogram
 from pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
 from pipeline.evaluation.metrics import METRICS, DeadLatents, Metric
-from pipeline.evaluation.rows import heldout_rows
+from pipeline.evaluation.rows import count_documents, heldout_rows
 from pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
 from pipeline.evaluation.trained import TrainedSAE, finished, load
 from pipeline.progress import Progress
@@ -41,14 +41,15 @@ class Scores:
         for metric in self.metrics.values():
             metric.update(rows)
 
-    def record(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def record(self, identity: dict[str, Any], n_documents: int) -> dict[str, Any]:
         """metrics.json: every number with its unit and definition, and what it was measured on."""
         measured = {
             name: {"value": metric.value(), "unit": metric.unit, "definition": definition(type(metric))}
             for name, metric in self.metrics.items()
         }
         histogram = density_histogram(self.latents.fired_E, self.latents.n_rows)
-        facts = {"metrics": measured, "density_histogram": histogram, "n_rows": self.latents.n_rows}
+        scored = {"n_rows": self.latents.n_rows, "n_documents": n_documents}
+        facts = {"metrics": measured, "density_histogram": histogram, **scored}
         return {**identity, **facts, "fingerprint": fingerprint(identity)}
 
 
@@ -85,32 +86,37 @@ def _score_site(
 ) -> None:
     """Two passes over the held-out rows, each batch read once for all SAEs: scores first, then examples."""
     settings, filters = config.evaluation, _filters(config)
-    rows = (store, site, filters, settings.batch_size, settings.max_rows, device)
-    with Progress(f"{site}: scores", None, "row", shown=progress) as bar:
-        for x_BM, _ in heldout_rows(*rows):
-            for scores in todo:
-                scores.update(x_BM)
-            bar.advance(len(x_BM))
-    if todo[0].latents.n_rows == 0:
+    n_rows = store.mask(site, SPLIT, filters).n_rows
+    if n_rows == 0:
         raise ConfigError(
             f"corpus.heldout_fraction: {config.store_path()} holds no held-out row that passes training.filters; "
             "extract with a larger fraction, or filter less"
         )
+    n_rows = min(n_rows, settings.max_rows or n_rows)
+    rows = (store, site, filters, settings.batch_size, settings.max_rows, device)
+    first = last = store.plan.splits[SPLIT][0]
+    with Progress(f"{site}: scores", n_rows, "row", shown=progress) as bar:
+        for x_BM, row_numbers_B in heldout_rows(*rows):
+            for scores in todo:
+                scores.update(x_BM)
+            last = int(row_numbers_B[-1])
+            bar.advance(len(x_BM))
+    n_documents = count_documents(store, first, last + 1)
     top = [_top_rows(scores, config, device) for scores in todo]
     if settings.example_latents:
-        with Progress(f"{site}: examples", todo[0].latents.n_rows, "row", shown=progress) as bar:
+        with Progress(f"{site}: examples", n_rows, "row", shown=progress) as bar:
             for x_BM, row_numbers_B in heldout_rows(*rows):
                 for scores, kept in zip(todo, top, strict=True):
                     kept.update(scores.trained.sae.encode_inference(x_BM), row_numbers_B)
                 bar.advance(len(x_BM))
     for scores, kept in zip(todo, top, strict=True):
-        _write(scores, kept, site, store, config)
+        _write(scores, kept, n_documents, store, config)
 
 
-def _write(scores: Scores, top: TopRows, site: str, store: ActivationStore, config: RunConfig) -> None:
+def _write(scores: Scores, top: TopRows, n_documents: int, store: ActivationStore, config: RunConfig) -> None:
     """The three files of one SAE; metrics.json last, so its presence means scored."""
     trained, settings = scores.trained, config.evaluation
-    record = scores.record(_identity(trained, store, config))
+    record = scores.record(_identity(trained, store, config), n_documents)
     density_E = scores.latents.fired_E.double() / scores.latents.n_rows
     features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
     write_bytes(trained.folder.features, safetensors.torch.save(features, {"fingerprint": record["fingerprint"]}))
@@ -120,7 +126,9 @@ def _write(scores: Scores, top: TopRows, site: str, store: ActivationStore, conf
             "density": float(density_E[latent]),
             "examples": [
                 {"value": value}
-                | context(store, site, trained.sae, _filters(config), latent, row, settings.context_tokens)
+                | context(
+                    store, trained.folder.site, trained.sae, _filters(config), latent, row, settings.context_tokens
+                )
                 for row, value in found
             ],
         }

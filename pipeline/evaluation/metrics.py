@@ -147,7 +147,7 @@ class DeadLatents(Metric):
     def _add(self, rows: ScoredRows) -> None:
         self.fired_E += rows.fired_E
 
-    def _value(self) -> float:
+    def _value(self) -> float | None:
         return float((self.fired_E == 0).sum())
 
 

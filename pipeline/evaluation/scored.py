@@ -20,7 +20,7 @@ class ScoredRows:
     @cached_property
     def fired_E(self) -> Tensor:
         """Rows of this batch on which each latent is nonzero (count), int64."""
-        return self.codes.latent_sums((self.codes.values != 0).int()).long()
+        return self.codes.latent_sums((self.codes.values != 0).float()).long()
 
     @cached_property
     def error_square_B(self) -> Tensor:

@@ -20,7 +20,7 @@ from stores.lease import Lease, remove_dead
 from stores.mixing import documents_per_window, predicted_variance_ratio
 from stores.plan import Plan, read_plan
 from stores.planning import Layout, create_store, layout
-from stores.sizes import store_bytes
+from stores.sizes import activation_bytes, token_map_bytes
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
 
 
 def _plan_bytes(config: RunConfig, draft: Draft) -> int:
-    return store_bytes(Plan(files={}, **_fields(config, draft)))
+    plan = Plan(files={}, **_fields(config, draft))
+    return activation_bytes(plan) + token_map_bytes(plan)
 
 
 def _check_space(path: Path, needed_bytes: int) -> None:
@@ -172,8 +173,9 @@ def describe_draft(config: RunConfig, draft: Draft) -> str:
             f"site       {site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
             for site, width in plan.sites.items()
         ),
-        f"store      {store_bytes(plan):,} {exact} in {n_files:,} data files; {plan.n_units} units of "
-        f"{plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows",
+        f"store      {activation_bytes(plan):,} {exact}, and a token map of at most {token_map_bytes(plan):,}; "
+        f"{n_files:,} data files",
+        f"units      {plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows",
         f"mixing     a window of {min(training.window_rows, train_rows):,} rows spans {documents:,.0f} documents; "
         f"variance of a batch mean {ratio:.2f} x a perfect shuffle's",
     ]

@@ -60,12 +60,9 @@ class SparseCodes:
 
     def latent_sums(self, values: Tensor | None = None) -> Tensor:
         """Sum over the batch, with other values if given. Returns: [E]."""
+        order_P, _, offsets = self.by_latent
         values_P = self.values_P if values is None else values
-        return values_P.new_zeros(self.n_latents).index_add_(0, self.indices_P, values_P)
-
-    def row_sums(self) -> Tensor:
-        """Sum over the latents of each row. Returns: [B]."""
-        return self.values_P.new_zeros(self.batch_size).index_add_(0, self.rows_P, self.values_P)
+        return _weighted_sums(order_P.to(offsets.dtype), values_P[:, None], offsets).squeeze(1)
 
     def columns(self, start: int, stop: int) -> tuple["SparseCodes", Tensor]:
         """Latents start to stop - 1, renumbered from 0, and their places: part.values is values[places]."""
@@ -139,10 +136,6 @@ class DenseCodes:
         """Sum over the batch, with other values if given. Returns: [E]."""
         return (self.values_BE if values is None else values).sum(0)
 
-    def row_sums(self) -> Tensor:
-        """Sum over the latents of each row. Returns: [B]."""
-        return self.values_BE.sum(1)
-
     def columns(self, start: int, stop: int) -> tuple["DenseCodes", tuple[slice, slice]]:
         """Latents start to stop - 1, renumbered from 0, and their places: part.values is values[places]."""
         places = (slice(None), slice(start, stop))
@@ -193,8 +186,8 @@ def _offsets(counts: Tensor) -> Tensor:
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
-def _weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor) -> Tensor:
-    """For each stretch of pairs, the sum of weight * table[index]: a gather and a reduction in one pass."""
+def _weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor | None = None) -> Tensor:
+    """For each stretch of pairs, the sum of weight (or 1) * table[index]: a gather and a reduction in one pass."""
     return torch.nn.functional.embedding_bag(
         indices_P, table, offsets, mode="sum", per_sample_weights=weights_P, include_last_offset=True
     )

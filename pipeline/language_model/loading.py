@@ -13,7 +13,7 @@ from pipeline.language_model.capture import Capture
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import weight_files
 from pipeline.language_model.quiet import quiet
-from pipeline.language_model.survey import cut_above, survey
+from pipeline.language_model.survey import cut_above, forget_padding, survey
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -36,6 +36,7 @@ def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
         found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
     # Read on the CPU and cut there, so that a device never holds more than the layers that run.
     model, missing = _weights_from(folder, settings, config)
+    forget_padding(model)
     cut_above(model, found)
     lost = sorted(missing & model.state_dict().keys())
     if lost:

@@ -1,5 +1,6 @@
 """What a model does, found without its weights: which modules run, in which order, and how wide each site is."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,9 @@ def survey(config: Any, site_names: Sequence[str], *, trust_remote_code: bool) -
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
+        # A copy, because a model keeps its config, and this one is about to change.
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code).eval()
+    forget_padding(model)
     module_paths = {path: module for path, module in model.named_modules() if path}
     sites = [resolve(name, config.model_type, module_paths) for name in dict.fromkeys(site_names)]
     entered, values = _run(model, sites)
@@ -78,6 +81,16 @@ def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple
             f"needs; choose another model"
         ) from error
     return entered, values
+
+
+def forget_padding(model: Any) -> None:
+    """Take the padding token out of the config of a built model.
+
+    Some models (GPT-2) look for it in every batch, to warn that no mask was passed: a value that meta tensors lack and
+    GPUs must wait for, and a warning about what is meant so (see `Capture.forward`).
+    """
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = None
 
 
 def cut_above(model: nn.Module, found: Survey) -> None:

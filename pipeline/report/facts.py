@@ -6,16 +6,19 @@ from pipeline.report.run_data import Run
 
 Facts = list[tuple[str, str]]
 
+UNKNOWN = "\N{EN DASH}"
+"""Stands for a number that is not known."""
+
 
 def count(value: Any) -> str:
     """A whole number with thin spaces between thousands; a dash for what is not known."""
-    return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if isinstance(value, int | float) else "–"
+    return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if isinstance(value, int | float) else UNKNOWN
 
 
 def size(n_bytes: Any) -> str:
     """Bytes in the largest decimal unit that leaves a number of at least 1."""
     if not isinstance(n_bytes, int | float):
-        return "–"
+        return UNKNOWN
     for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if n_bytes >= power:
             return f"{n_bytes / power:.3g} {unit}"
@@ -25,39 +28,37 @@ def size(n_bytes: Any) -> str:
 def store_facts(run: Run) -> Facts:
     """The activation store: size, form and identity."""
     store = run.store
-    rows, documents = store.get("rows", {}), store.get("documents", {})
-    sites = ", ".join(f"{site} ({width} wide)" for site, width in store.get("sites", {}).items())
-    rate = store.get("timings", {}).get("rows_per_second")
+    splits, timing = store.get("split_rows", {}), store.get("timing") or {}
     facts = [
-        ("Model", store.get("model")),
-        ("Text", store.get("corpus")),
-        ("Sites", sites),
-        ("Rows for training", _of(rows.get("train"), documents.get("train"))),
-        ("Rows held out", _of(rows.get("heldout"), documents.get("heldout"))),
-        ("Bytes per token", _bytes_per_token(store.get("bytes_per_token", {}))),
+        ("Model", _model(store.get("model", {}))),
+        ("Text", _text(store)),
+        ("Sites", ", ".join(f"{site} ({facts['d_model']} wide)" for site, facts in store.get("sites", {}).items())),
+        ("Documents", count(store.get("n_documents"))),
+        ("Rows to train on", count(splits.get("train"))),
+        ("Rows held out", count(splits.get("heldout"))),
+        ("Bytes per token", _bytes_per_token(store)),
         ("Encoding", _encoding(store)),
-        ("On disk", f"{size(store['total_bytes'])} in {count(store.get('n_files'))} files" if "total_bytes" in store else None),
-        ("Extraction", f"{count(rate)} rows per second" if rate else None),
+        ("On disk", f"{size(store.get('total_bytes'))} in {count(store.get('n_data_files'))} files"),
+        ("Extraction", f"{count(timing.get('rows_per_second'))} rows per second, all sites"),
         ("Store id", store.get("store_id")),
         ("Plan id", store.get("plan_id")),
     ]
-    return [(label, str(value)) for label, value in facts if value]
+    return [(label, str(value)) for label, value in facts if value and UNKNOWN not in str(value)]
 
 
 def run_facts(run: Run) -> Facts:
     """The strip of numbers under the statement."""
-    rows = run.store.get("rows", {})
-    widths = run.store.get("bytes_per_token", {})
-    scored = {sae.metrics["n_rows"] for sae in run.trained if "n_rows" in sae.metrics}
+    store = run.store
+    scored = [sae.metrics["n_rows"] for sae in run.trained if "n_rows" in sae.metrics]
     facts = [
-        ("rows stored per site", count(sum(rows.values())) if rows else None),
+        ("rows stored per site", count(store.get("n_rows"))),
         ("sites", count(len(run.sites))),
         ("variants", count(len(run.variants))),
-        ("bytes per token", count(sum(widths.values())) if widths else None),
-        ("rows per second, extraction", count(run.store.get("timings", {}).get("rows_per_second"))),
-        ("held-out rows scored", count(max(scored)) if scored else None),
+        ("bytes per token, all sites", count(_total_bytes_per_token(store))),
+        ("rows per second, extraction", count((store.get("timing") or {}).get("rows_per_second"))),
+        ("held-out rows scored", count(max(scored, default=None))),
     ]
-    return [(label, value) for label, value in facts if value not in (None, "–")]
+    return [(label, value) for label, value in facts if value != UNKNOWN]
 
 
 def environment_facts(run: Run) -> Facts:
@@ -102,15 +103,30 @@ def _encoding(store: dict[str, Any]) -> str | None:
     return f"{store['encoding']}, {'uncompressed' if compressor == 'none' else compressor}"
 
 
-def _of(rows: Any, documents: Any) -> str | None:
-    if rows is None:
-        return None
-    return count(rows) if documents is None else f"{count(rows)}, from {count(documents)} documents"
+def model_name(run: Run) -> str:
+    """What the store calls the language model."""
+    return str(run.store.get("model", {}).get("model", "A language model"))
 
 
-def _bytes_per_token(by_site: dict[str, float]) -> str | None:
-    if not by_site:
-        return None
-    each = sorted(set(by_site.values()))
-    text = " to ".join(f"{value:,.4g}" if value % 1 else count(value) for value in ([each[0], each[-1]] if len(each) > 1 else each))
-    return f"{text} per site"
+def _model(model: dict[str, Any]) -> str:
+    return " · ".join(str(model[key]) for key in ("model", "revision", "architecture", "dtype") if model.get(key))
+
+
+def _text(store: dict[str, Any]) -> str:
+    sources = [
+        f"{source.get('path') or source.get('kind')} ({count(source.get('documents'))} documents)"
+        for source in store.get("corpus", {}).get("sources", [])
+    ]
+    corpus = store.get("config", {}).get("corpus", {})
+    cut = f"{corpus['mode']}, {count(corpus.get('context_length'))} tokens at a time" if "mode" in corpus else ""
+    return "; ".join(part for part in (", ".join(sources), cut) if part)
+
+
+def _total_bytes_per_token(store: dict[str, Any]) -> float | None:
+    each = [site.get("bytes_per_token", 0.0) for site in store.get("sites", {}).values()]
+    return sum(each) if each else None
+
+
+def _bytes_per_token(store: dict[str, Any]) -> str:
+    each = sorted({round(site.get("bytes_per_token", 0.0)) for site in store.get("sites", {}).values()})
+    return f"{' to '.join(count(value) for value in dict.fromkeys([each[0], each[-1]]))} per site" if each else ""

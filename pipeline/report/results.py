@@ -5,7 +5,7 @@ import io
 import re
 from typing import Any
 
-from pipeline.report.facts import count
+from pipeline.report.facts import UNKNOWN, count
 from pipeline.report.run_data import Run, Trained
 from pipeline.report.text import csv_cell
 
@@ -25,11 +25,12 @@ LABELS = {
 }
 CURVE_DEFINITIONS = {
     "batch_r2": "1 - sum ||x - xhat||^2 / sum ||x - mean of the batch||^2, of one training batch.",
-    "loss": "All terms of the variant’s objective, weighted, of one training batch of rows scaled to E ||x||^2 = 1.",
+    "loss": "All terms of the variant's objective, weighted, of one training batch of rows scaled to E ||x||^2 = 1.",
     "l0": "Mean number of nonzero codes of a row, of one training batch, as training selects them.",
     "dead_latents": "Latents that have not fired for the last dead_after_tokens rows of training.",
     "decoder_max_cosine_mean": "As in the table, of the weights at that step.",
-    "orthogonality/competing_pairs": "Pairs of latents that are on together often enough, in one training batch, for the orthogonality term to push them apart.",
+    "orthogonality/competing_pairs": "Pairs of latents that are on together often enough, in one training batch, "
+    "for the orthogonality term to push them apart.",
 }
 ONLY_IN_CSV = ("sse", "alive_latents")
 
@@ -68,7 +69,7 @@ def curve_definitions(run: Run) -> dict[str, str]:
 def pretty(definition: str) -> str:
     """A definition in mathematical signs instead of ASCII."""
     text = definition.replace("xhat", "x\N{COMBINING CIRCUMFLEX ACCENT}").replace("^2", "²").replace("||", "‖")
-    return re.sub(r"<([^<>]*)>", r"⟨\1⟩", text).replace(" - ", " − ").replace("...", "…")
+    return re.sub(r"<([^<>]*)>", r"⟨\1⟩", text).replace(" - ", " \N{MINUS SIGN} ")
 
 
 def _row(sae: Trained, names: list[str]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _row(sae: Trained, names: list[str]) -> dict[str, Any]:
 def show(value: float | None) -> str:
     """Three significant digits or more, whole numbers whole, a dash for what does not exist."""
     if value is None:
-        return "–"
+        return UNKNOWN
     if float(value).is_integer() and abs(value) >= 1:
         return count(value)
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"

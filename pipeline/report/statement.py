@@ -1,6 +1,6 @@
 """One plain paragraph: what was done, and what came out."""
 
-from pipeline.report.facts import count
+from pipeline.report.facts import count, model_name
 from pipeline.report.run_data import Run
 
 
@@ -10,11 +10,11 @@ def statement(run: Run) -> str:
 
 
 def _extracted(run: Run) -> str:
-    rows = sum(run.store.get("rows", {}).values())
-    if not rows:
+    if "n_rows" not in run.store:
         return "The record of the activation store is not in this run folder."
     sites = _number(len(run.store.get("sites", {})), "site")
-    return f"{run.store.get('model', 'A language model')} read {count(rows)} tokens once; its activations at {sites} were stored."
+    tokens = count(run.store["n_rows"])
+    return f"{model_name(run)} read {tokens} tokens once; its activations at {sites} were stored."
 
 
 def _trained(run: Run) -> str:
@@ -47,14 +47,14 @@ def _scored(run: Run) -> str:
             best.append(f"{sae.variant} at {site} (R² {r2:.3f}{cost})")
     if not best:
         return "Nothing has been scored yet."
-    documents = run.store.get("documents", {}).get("heldout")
-    unseen = f"{count(documents)} documents that training never saw" if documents else "documents that training never saw"
-    return f"On {unseen}, the most variance was explained by {_list(best)}."
+    n_documents = max((sae.metrics.get("n_documents", 0) for sae in run.trained), default=0)
+    unseen = _number(n_documents, "document") if n_documents else "documents"
+    return f"On {unseen} that training never saw, the most variance was explained by {_list(best)}."
 
 
 def _number(n: int, noun: str) -> str:
     words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    return f"{words[n] if n < len(words) else n} {noun}{'' if n == 1 else 's'}"
+    return f"{words[n] if n < len(words) else count(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def _list(items: list[str]) -> str:

@@ -6,14 +6,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-_SYMBOLS = {"\n": "↵", "\t": "⇥", "\x7f": "␡"} | {chr(code): chr(0x2400 + code) for code in range(32) if code not in (9, 10)}
+_SYMBOLS = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def visible(text: str, keep_lines: bool = False) -> str:
-    """The text with every control, bidirectional, invisible or unencodable character shown as a symbol or its number."""
+    """The text with control, bidirectional, invisible and unencodable characters shown as a symbol or their number."""
     return "".join(char if keep_lines and char == "\n" else _shown(char) for char in text)
 
 
@@ -40,7 +40,7 @@ def _all_visible(value: Any) -> Any:
 
 def script_json(value: Any) -> Markup:
     """JSON that may stand inside `<script type="application/json">`: no character in it can end the element."""
-    text = json.dumps(_all_visible(value), ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_all_visible(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(_JSON_ESCAPES))
 
 

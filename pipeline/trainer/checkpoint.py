@@ -28,6 +28,14 @@ KEPT = 2
 """Checkpoints kept: one may be damaged."""
 
 
+TENSORS = "state.safetensors"
+
+
+def name_of(step: int) -> str:
+    """Folder of the checkpoint after `step` updates."""
+    return f"step_{step:08d}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """All that is learnt or remembered after `step` updates."""
@@ -41,7 +49,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
     """Publish a checkpoint in `folder`, then drop all but the newest. One already there and whole stays."""
-    target = _target(folder, checkpoint.step)
+    target = folder / name_of(checkpoint.step)
     folder.mkdir(parents=True, exist_ok=True)
     if target.exists():
         try:
@@ -52,13 +60,13 @@ def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
     staged = staging_path(target)
     staged.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    safetensors.torch.save_file(tensors, staged / "state.safetensors")
+    safetensors.torch.save_file(tensors, staged / TENSORS)
     state = {
         "step": checkpoint.step,
         "scalars": checkpoint.scalars,
         "curves_bytes": checkpoint.curves_bytes,
         "config": record,
-        "sha256": sha256_of(staged / "state.safetensors"),
+        "sha256": sha256_of(staged / TENSORS),
     }
     write_json(staged / "state.json", {**state, "self_sha256": fingerprint(state)})
     publish_folder(staged, target)
@@ -85,7 +93,7 @@ def newest(folder: Path, record: Record, curves: Path) -> Checkpoint | None:
             continue
         return Checkpoint(
             step=state["step"],
-            tensors=safetensors.torch.load_file(path / "state.safetensors"),
+            tensors=safetensors.torch.load_file(path / TENSORS),
             scalars=state["scalars"],
             curves_bytes=state["curves_bytes"],
         )
@@ -106,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = read_json(path / "state.json")
         whole = state.pop("self_sha256") == fingerprint(state)
-        whole = whole and state["sha256"] == sha256_of(path / "state.safetensors")
+        whole = whole and state["sha256"] == sha256_of(path / TENSORS)
     except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     if not whole:
@@ -118,7 +126,3 @@ def _published(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     steps = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
     return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
-
-
-def _target(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:08d}"

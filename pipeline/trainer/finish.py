@@ -4,9 +4,8 @@ import shutil
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
-from pipeline.artifacts import VariantFolder, read_json, sha256_of, write_bytes, write_json
+from pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_json
 from pipeline.trainer.optimiser import Tensors
 from pipeline.trainer.record import Record
 from pipeline.trainer.trainee import Trainee
@@ -32,11 +31,12 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
         weights["threshold"] = torch.tensor(running if calibrated is None else calibrated, dtype=torch.float64)
     scale = record["input_scale"]
     write_bytes(folder.weights, safetensors.torch.save(in_raw_units(weights, scale)))
-    last = folder.checkpoints / f"step_{trainee.step:08d}" / "state.safetensors"
+    finished = trainee.diverged is None
+    last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
     ending = {
         "fingerprint": record["fingerprint"],
-        "status": "finished" if trainee.diverged is None else "diverged",
-        "diverged_at_step": None if trainee.diverged is None else trainee.step,
+        "status": "finished" if finished else "diverged",
+        "diverged_at_step": None if finished else trainee.step,
         "reason": trainee.diverged,
         "n_steps": trainee.step,
         "tokens": trainee.step * trainee.job.batch_size,
@@ -47,7 +47,7 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
         "sha256": {
             "weights": sha256_of(folder.weights),
             "curves": sha256_of(folder.curves),
-            "state": sha256_of(last),
+            "state": sha256_of(last) if finished else None,  # optimiser and all: equal states, equal training
         },
     }
     write_json(folder.training, ending)

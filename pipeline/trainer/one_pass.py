@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
+from pipeline.progress import Progress
 from pipeline.saes.base import Workspace, initial_weights
 from pipeline.trainer.initialise import geometric_median, weight_generator
 from pipeline.trainer.pending import Pending
-from pipeline.trainer.progress import Progress
 from pipeline.trainer.rows import to_tensor
 from pipeline.trainer.session import Session
 from pipeline.trainer.trainee import Trainee
@@ -24,7 +24,7 @@ def train_group(
     """Train a group's unfinished jobs, each from its own last checkpoint, and write their final files."""
     group = pending.group
     with ExitStack() as stack:
-        batches = stack.enter_context(closing(_batches(pending, store, training)))
+        batches = stack.enter_context(_batches(pending, store, training))
 
         def rows_of(step: int) -> Tensor:
             return to_tensor(batches.batch(step)[0], device) * pending.input_scale
@@ -32,14 +32,15 @@ def train_group(
         sessions = _sessions(pending, store.plan.sites[group.site], training, device, stack)
         _start_at_the_median([session for session in sessions if session.fresh], rows_of)
         start = min(session.trainee.step for session in sessions)
-        progress = stack.enter_context(closing(Progress(group.site, start, training.n_steps, shown=show_progress)))
+        title = f"{group.site}: train"
+        progress = stack.enter_context(Progress(title, training.n_steps, "step", start=start, shown=show_progress))
         for step in range(start, training.n_steps):
             due = [session for session in sessions if session.trainee.is_due(step)]
             if due:
                 x_BM = rows_of(step)
                 for session in due:
                     session.advance(x_BM)
-            progress.reach(step + 1)
+            progress.advance(1)
         calibration = _calibration(batches, pending, training, device)
         for session in sessions:
             if session.trainee.diverged is None:

@@ -40,10 +40,8 @@ class RunningThreshold:
         """Count one batch: the smallest positive activation of all its rows, or of each row on average."""
         smallest_B = _smallest_positive(codes).double()
         found_B = smallest_B.isfinite()
-        if self.per_row:
-            smallest = smallest_B.masked_fill(~found_B, 0.0).sum() / found_B.sum()
-        else:
-            smallest = smallest_B.amin()
+        over_rows = smallest_B.masked_fill(~found_B, 0.0).sum() / found_B.sum()
+        smallest = over_rows if self.per_row else smallest_B.amin()
         share = found_B.any().double() * (1.0 - self.beta)
         self.mean.lerp_(smallest.nan_to_num(nan=0.0, posinf=0.0), share)
         self.weight.lerp_(torch.ones_like(self.weight), share)

@@ -88,7 +88,9 @@ class Trainee:
 
     def load_state(self, tensors: Tensors, scalars: dict[str, Any]) -> None:
         """Go back to a saved state. Raises: CheckpointError on a missing, unknown or misshapen entry."""
-        remembered = {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")}
+        remembered = {
+            name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")
+        }
         self.objective.load_state(remembered)
         own = self.state()[0]
         if own.keys() != tensors.keys() or scalars.keys() != {"step"}:

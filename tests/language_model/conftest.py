@@ -35,6 +35,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "n_positions": 64,
         "bos_token_id": 0,
         "eos_token_id": 0,
+        "pad_token_id": 0,
     },
     "gpt_neox": _COMMON | {"intermediate_size": D_MLP},
     "llama": _GATED,

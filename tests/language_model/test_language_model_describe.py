@@ -113,8 +113,9 @@ def test_importing_the_package_does_not_import_transformers() -> None:
 def test_nothing_is_printed(settings_of: SettingsOf, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     settings = settings_of("gpt2")
+    logging.set_verbosity_warning()
+    before = logging.WARNING, logging.is_progress_bar_enabled()
     capfd.readouterr()
     describe(settings, SITES)
     load(settings, SITES).forward(torch.zeros(2, 4, dtype=torch.long))

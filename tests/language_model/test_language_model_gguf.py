@@ -52,3 +52,4 @@ def test_a_conversion_that_dies_leaves_nothing_that_looks_finished(
         folder, _ = gguf.converted(tmp_path / "m.gguf")
         assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
     assert calls == ["m.gguf"]
+    assert not list(folder.parent.glob("*.partial"))

@@ -69,7 +69,7 @@ def run_states(tmp_path: Path, n_states: int, *, durable: bool) -> int:
     reference = contents(root / "store")
     rng = random.Random(1)
     failures = 0
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     disk, played = Disk(root), 0
     for n_steps in sorted(rng.randrange(len(files.steps) + 1) for _ in range(n_states)):
         for step in files.steps[played:n_steps]:

@@ -24,7 +24,10 @@ def test_exactly_k_per_row_lie_above(k, drift):
 def test_too_high_a_floor_is_widened():
     """The first batch is far above the others, so its values alone cannot tell."""
     generator = torch.Generator().manual_seed(1)
-    batches = [torch.rand(10, 8, generator=generator) + 100, *(torch.rand(10, 8, generator=generator) for _ in range(9))]
+    batches = [
+        torch.rand(10, 8, generator=generator) + 100,
+        *(torch.rand(10, 8, generator=generator) for _ in range(9)),
+    ]
     threshold = calibrate(Fixed(), lambda: iter(batches), 5)
     assert sum(int((batch > threshold).sum()) for batch in batches) == 500
 

@@ -1,5 +1,6 @@
 """Training as a whole: who shares a pass changes nothing, a stop changes nothing, a divergence harms nobody else."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from small_run import ALL, BATCH_TOPK, D_MODEL, SITE, TOPK, run_data, store_for_training
 
-from pipeline.artifacts import RunFolder, sha256_of
+from pipeline.artifacts import RunFolder, VariantFolder, sha256_of
+from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.saes import ARCHITECTURES
 from pipeline.trainer import one_pass, session
@@ -20,34 +23,37 @@ from pipeline.trainer.train import train
 from pipeline.trainer.trainee import Trainee
 from stores import ActivationStore, Filters
 
-from .conftest import BATCH_TOPK, RELU, SITE, TOPK, write_store
-
-ALL = {"topk": TOPK, "batch": BATCH_TOPK, "relu": RELU}
+RUN = Path("runs/run")
 
 
-def hashes(run: str = "run") -> dict[str, Any]:
+def hashes(run: Path = RUN) -> dict[str, Any]:
     """Variant -> sha256 of final weights, curves and training state."""
-    found = {folder.variant: json.loads(folder.training.read_text()) for folder in RunFolder(Path("runs") / run).trained()}
-    for folder in RunFolder(Path("runs") / run).trained():
-        assert found[folder.variant]["sha256"]["weights"] == sha256_of(folder.weights)
-        assert found[folder.variant]["sha256"]["curves"] == sha256_of(folder.curves)
+    found = {}
+    for folder in RunFolder(run).trained():
+        found[folder.variant] = json.loads(folder.training.read_text())["sha256"]
+        assert found[folder.variant]["weights"] == sha256_of(folder.weights)
+        assert found[folder.variant]["curves"] == sha256_of(folder.curves)
         assert not folder.checkpoints.exists()
-    return {name: ending["sha256"] for name, ending in found.items()}
+    return found
 
 
-def curves(name: str, run: str = "run") -> list[dict[str, float]]:
-    path = RunFolder(Path("runs") / run).variant(f"{name}@{SITE}").curves
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def folder_of(name: str) -> VariantFolder:
+    return RunFolder(RUN).variant(f"{name}@{SITE}")
 
 
-def weights(name: str, run: str = "run") -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(RunFolder(Path("runs") / run).variant(f"{name}@{SITE}").weights)
+def curves(name: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in folder_of(name).curves.read_text().splitlines()]
 
 
-@pytest.fixture
-def uninterrupted(make_config) -> dict[str, Any]:
-    train(make_config(ALL, "uninterrupted"), report_progress=False)
-    return hashes("uninterrupted")
+def weights(name: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder_of(name).weights)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with contextlib.chdir(tmp_path_factory.mktemp("uninterrupted")):
+        train(RunConfig.model_validate(run_data(store, ALL)), report_progress=False)
+        return hashes()
 
 
 def test_training_learns_and_says_so(make_config):
@@ -79,7 +85,7 @@ def test_another_seed_gives_other_bits(make_config, uninterrupted):
 def test_alone_equals_in_a_group(make_config, uninterrupted):
     for name, variant in ALL.items():
         train(make_config({name: variant}, f"only-{name}"), report_progress=False)
-        assert hashes(f"only-{name}")[name] == uninterrupted[name]
+        assert hashes(Path(f"runs/only-{name}"))[name] == uninterrupted[name]
 
 
 def test_order_in_the_config_changes_nothing(make_config, uninterrupted):
@@ -201,9 +207,9 @@ def test_finished_at_the_last_checkpoint_needs_no_update(make_config, uninterrup
     monkeypatch.setattr(Trainee, "update", no_update)
     train(make_config(ALL), report_progress=False)
     assert hashes() == uninterrupted
-    before = {path: path.stat().st_mtime_ns for path in Path("runs/run/variants").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (RUN / "variants").rglob("*")}
     train(make_config(ALL), report_progress=False)
-    assert {path: path.stat().st_mtime_ns for path in Path("runs/run/variants").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (RUN / "variants").rglob("*")} == before
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -231,7 +237,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     if interrupted:
         train_until(make_config(ALL), monkeypatch, 10, before=False)
     train(make_config(ALL), report_progress=False)
-    folder = RunFolder(Path("runs/run")).variant(f"topk@{SITE}")
+    folder = folder_of("topk")
     ending = json.loads(folder.training.read_text())
     assert (ending["status"], ending["diverged_at_step"]) == ("diverged", 33)
     assert ending["reason"] == ("loss is nan" if poison == "loss" else "gradient norm is nan")
@@ -249,7 +255,7 @@ def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
     monkeypatch.setattr(one_pass, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
     monkeypatch.setattr(one_pass, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
     train(make_config(ALL), report_progress=False)
-    for folder in RunFolder(Path("runs/run")).trained():
+    for folder in RunFolder(RUN).trained():
         assert json.loads(folder.training.read_text())["diverged_at_step"] == 0
 
 
@@ -278,18 +284,17 @@ def test_checkpoint_interval_may_change(make_config, uninterrupted, monkeypatch)
 
 
 def test_another_store_of_the_same_name_is_refused(make_config, monkeypatch, tmp_path):
-    mine = tmp_path / "mine"
-    write_store(mine, seed=0)
+    mine = store_for_training(tmp_path / "mine", n_rows=2000)
     train_until(make_config({"topk": TOPK}, store=mine), monkeypatch, 2, before=False)
     mine.rename(tmp_path / "old")
-    write_store(mine, seed=1)
+    store_for_training(mine, n_rows=2100)
     with pytest.raises(CheckpointError, match="store_id: was"):
         train(make_config({"topk": TOPK}, store=mine), report_progress=False)
 
 
 def test_damaged_newest_checkpoint_resumes_from_the_older_one(make_config, uninterrupted, monkeypatch, caplog):
     train_until(make_config(ALL), monkeypatch, 9, before=False)
-    newest = Path(f"runs/run/variants/topk@{SITE}/checkpoints/step_00000030/state.safetensors")
+    newest = folder_of("topk").checkpoints / "step_00000030" / "state.safetensors"
     data = bytearray(newest.read_bytes())
     data[-9] ^= 1
     newest.write_bytes(data)
@@ -302,7 +307,7 @@ def test_damaged_newest_checkpoint_resumes_from_the_older_one(make_config, unint
 
 def test_every_checkpoint_damaged_is_an_error(make_config, monkeypatch):
     train_until(make_config({"topk": TOPK}), monkeypatch, 3, before=False)
-    for state in Path(f"runs/run/variants/topk@{SITE}/checkpoints").glob("*/state.json"):
+    for state in folder_of("topk").checkpoints.glob("*/state.json"):
         state.write_text("{}")
     with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         train(make_config({"topk": TOPK}), report_progress=False)
@@ -330,7 +335,7 @@ def test_a_checkpoint_of_other_tensors_is_refused(make_config, monkeypatch, chan
 
 def test_folder_without_its_config_is_refused(make_config):
     train(make_config({"topk": TOPK}), report_progress=False)
-    RunFolder(Path("runs/run")).variant(f"topk@{SITE}").config.unlink()
+    folder_of("topk").config.unlink()
     with pytest.raises(CheckpointError, match=r"config\.json: missing"):
         train(make_config({"topk": TOPK}), report_progress=False)
 
@@ -349,14 +354,14 @@ def test_unknown_site_is_refused(make_config, store):
 def test_folded_weights_encode_raw_rows(make_config, store, name):
     """encode(raw x) of the file equals encode(scaled x) of the trainer, divided by the scale."""
     train(make_config({name: ALL[name]}), report_progress=False)
-    folder = RunFolder(Path("runs/run")).variant(f"{name}@{SITE}")
+    folder = folder_of(name)
     scale = json.loads(folder.config.read_text())["input_scale"]
     settings = make_config({name: ALL[name]}).variants[name].sae
     raw = weights(name)
     trained = {n: t * scale if n in ("b_enc", "b_dec", "threshold") else t for n, t in raw.items()}
     x_BM = torch.from_numpy(ActivationStore.open(store).rows(SITE, 0, 512).copy())
     architecture = ARCHITECTURES[settings.architecture]
-    final, scaled = architecture(settings, 16, raw), architecture(settings, 16, trained)
+    final, scaled = architecture(settings, D_MODEL, raw), architecture(settings, D_MODEL, trained)
     codes, wanted = final.encode_inference(x_BM), scaled.encode_inference(x_BM * scale)
     torch.testing.assert_close(codes.to_dense(), wanted.to_dense() / scale, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(final.decode(codes), scaled.decode(wanted) / scale, rtol=1e-4, atol=1e-4)
@@ -364,7 +369,7 @@ def test_folded_weights_encode_raw_rows(make_config, store, name):
 
 def test_input_scale_gives_mean_square_norm_one(make_config, store):
     train(make_config({"topk": TOPK}, n_steps=1), report_progress=False)
-    scale = json.loads(RunFolder(Path("runs/run")).variant(f"topk@{SITE}").config.read_text())["input_scale"]
+    scale = json.loads(folder_of("topk").config.read_text())["input_scale"]
     rows = np.concatenate(
         [rows for rows, _ in ActivationStore.open(store).in_order(SITE, "train", Filters(True, True), 256)]
     )
@@ -373,24 +378,23 @@ def test_input_scale_gives_mean_square_norm_one(make_config, store):
 
 @pytest.mark.parametrize("name", ["topk", "batch"])
 def test_calibrated_threshold_gives_k_on_held_out_rows_even_after_50_steps(make_config, tmp_path, name):
-    big = tmp_path / "big"
-    write_store(big, n_rows=32768)
+    big = store_for_training(tmp_path / "big", n_rows=32768)
     train(make_config({name: ALL[name]}, store=big, n_steps=50, calibration_rows=16384), report_progress=False)
     settings = make_config({name: ALL[name]}).variants[name].sae
     raw = weights(name)
-    sae = ARCHITECTURES[settings.architecture](settings, 16, raw)
+    sae = ARCHITECTURES[settings.architecture](settings, D_MODEL, raw)
     held = [rows for rows, _ in ActivationStore.open(big).in_order(SITE, "heldout", Filters(True, True), 1024)]
     pre_BE = sae.pre_activations(torch.from_numpy(np.concatenate(held)))
     l0 = float((pre_BE > raw["threshold"]).float().sum(dim=1).mean())
     assert l0 == pytest.approx(4.0, rel=0.02)
-    ending = json.loads(RunFolder(Path("runs/run")).variant(f"{name}@{SITE}").training.read_text())
+    ending = json.loads(folder_of(name).training.read_text())
     assert ending["threshold"]["calibrated"] == float(raw["threshold"])
     assert ending["threshold"]["running_mean"] > 0
 
 
 def test_a_new_environment_is_told(make_config, monkeypatch, caplog):
     train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
-    path = Path("runs/run/environment.json")
+    path = RunFolder(RUN).environment
     path.write_text(path.read_text().replace('"torch_threads": 1', '"torch_threads": 3'))
     train(make_config({"topk": TOPK}), report_progress=False)
     assert "torch_threads: was 3, is 1" in caplog.text
@@ -398,6 +402,6 @@ def test_a_new_environment_is_told(make_config, monkeypatch, caplog):
 
 def test_deleting_the_folder_starts_again(make_config, uninterrupted):
     train(make_config(ALL, n_steps=10), report_progress=False)
-    shutil.rmtree("runs/run/variants")
+    shutil.rmtree(RUN / "variants")
     train(make_config(ALL), report_progress=False)
     assert hashes() == uninterrupted

@@ -1,0 +1,206 @@
+"""A finished run folder with made-up but plausible numbers, written by hand: none of the code under test helps."""
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+SITES = {"blocks.9.hook_resid_post": 576, "blocks.20.hook_resid_post": 576}
+D_SAE = 4096
+N_STEPS = 6000
+N_ROWS = 2**20
+VARIANTS: dict[str, dict[str, float]] = {
+    "relu-l1": {"l0": 58.3, "r2": 0.842, "dead": 41, "cosine": 0.41},
+    "topk": {"l0": 32.0, "r2": 0.871, "dead": 212, "cosine": 0.47},
+    "topk-orthogonal": {"l0": 32.0, "r2": 0.866, "dead": 190, "cosine": 0.31},
+    "batch-topk": {"l0": 32.4, "r2": 0.882, "dead": 148, "cosine": 0.46},
+    "matryoshka": {"l0": 32.1, "r2": 0.853, "dead": 96, "cosine": 0.38},
+    "topk-hot": {"l0": 32.0, "r2": 0.0, "dead": 0, "cosine": 0.0},
+}
+ARCHITECTURES = {"relu-l1": "relu", "batch-topk": "batch_topk", "matryoshka": "batch_topk"}
+METRICS = {
+    "l0": ("latents per row", "Mean number of nonzero codes of a row."),
+    "r2_pooled": ("fraction of variance", "1 - E||e||^2 / (E||x||^2 - ||E x||^2), pooled over all rows."),
+    "sse": ("squared model units per row", "E ||e||^2: squared error summed over the model width, averaged over rows."),
+    "mse_per_dim": ("squared model units", "E ||e||^2 / d_model."),
+    "cosine_similarity": ("cosine", "E [<x, xhat> / (||x|| ||xhat||)]; a row whose reconstruction is 0 counts as 0."),
+    "norm_ratio": ("ratio", "E [||xhat|| / ||x||]."),
+    "relative_reconstruction_bias": ("ratio", "E||xhat||^2 / E<x, xhat>."),
+    "dead_latents": ("latents", "Latents that fired on none of the scored rows."),
+    "alive_latents": ("latents", "Latents that fired on at least one of the scored rows."),
+    "density_median": ("fraction of rows", "Median over the alive latents of the share of rows on which it fires."),
+    "decoder_max_cosine_mean": ("cosine", "Mean over latents of the largest cosine to another decoder row."),
+    "decoder_max_cosine_p95": ("cosine", "95th percentile over latents of the same."),
+}
+TEXT = """The with statement is used to wrap the execution of a block with methods defined by a context manager. This
+allows common try...except...finally usage patterns to be encapsulated for convenient reuse. If the key is not found,
+default is returned if given, otherwise KeyError is raised. Return a string which is the concatenation of the strings
+in iterable. A TypeError will be raised if there are any non-string values in iterable, including bytes objects. The
+separator between elements is the string providing this method.\n\n    def __exit__(self, type, value, traceback):\n
+Changed in version 3.10: Parameter locale now accepts lists, and the mapping keeps the order in which keys arrived."""
+TOKENS = re.findall(r"\n+| ?[A-Za-z]{1,7}| ?[^\sA-Za-z]| +", TEXT.replace("\n", " ", 5))
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+
+
+def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: float) -> list[dict[str, Any]]:
+    lines = []
+    for step in range(25, N_STEPS + 1, 25):
+        if name == "topk-hot" and step > 1250 * slower:
+            break
+        done = step / N_STEPS
+        gap = math.exp(-7 * done / slower) + 0.25 * math.exp(-2.2 * done)
+        r2 = numbers["r2"] - 0.5 * gap + noise.gauss(0, 0.004)
+        if name == "topk-hot":
+            r2 = 0.6 - 0.5 * gap - math.exp((step - 1250 * slower) / 60)
+        warm = 3.0 * math.exp(-9 * done) * numbers["l0"] if name == "relu-l1" else 0.0
+        line = {
+            "step": step,
+            "tokens": step * 2048,
+            "learning_rate": 3e-4 * min(1, step / 1000) * min(1, (1 - done) / 0.2),
+            "loss": 1 - r2 + 0.02,
+            "loss/reconstruction": 1 - r2,
+            "gradient_norm": 0.4,
+            "threshold": 0.0 if step < 50 else None,
+            "batch_r2": r2,
+            "l0": numbers["l0"] + warm + noise.gauss(0, 0.2 if "relu" in name or "batch" in name else 0),
+            "dead_latents": int(numbers["dead"] * min(1, 1.6 * done**0.7) + 30 * (1 - done) * done),
+        }
+        if step == 25 or step % 300 == 0:
+            line["decoder_max_cosine_mean"] = 0.18 + (numbers["cosine"] - 0.18) * (1 - math.exp(-4 * done))
+        if "orthogonal" in name:
+            line["orthogonality/competing_pairs"] = int(1400 * (1 - math.exp(-6 * done)) * (1 - 0.5 * done))
+        lines.append(line)
+    return lines
+
+
+def example_latents(noise: random.Random, n_latents: int, tokens: list[str]) -> list[dict[str, Any]]:
+    latents = []
+    for rank in range(n_latents):
+        examples = []
+        top = noise.uniform(4, 14)
+        for place in range(6):
+            start = noise.randrange(0, len(tokens) - 26)
+            n_before = min(noise.randrange(3, 13) if place == 4 else 12, start + 12)
+            context = tokens[start : start + n_before + 13]
+            value = top * 0.93**place
+            values: list[float | None] = [value * max(0.0, noise.gauss(-0.4, 0.5)) for _ in context]
+            values[n_before] = value
+            if place == 4:
+                values[0] = None
+            examples.append(
+                {
+                    "row": noise.randrange(900_000, 1_000_000),
+                    "document": noise.randrange(4000, 4400),
+                    "position": noise.randrange(20, 500),
+                    "value": value,
+                    "index": n_before,
+                    "tokens": context,
+                    "values": values,
+                }
+            )
+        latents.append({"latent": noise.randrange(D_SAE), "density": 0.05 * 0.4**rank, "examples": examples})
+    return latents
+
+
+def write_variant(folder: Path, site: str, name: str, noise: random.Random, tokens: list[str], slower: float) -> None:
+    numbers = VARIANTS[name] | {"r2": VARIANTS[name]["r2"] - (0.06 if "20" in site else 0.0)}
+    fingerprint = f"{noise.getrandbits(256):064x}"
+    sae: dict[str, Any] = {"architecture": ARCHITECTURES.get(name, "topk"), "d_sae": D_SAE}
+    sae |= {} if name == "relu-l1" else {"k": 32}
+    objective: dict[str, Any] = {"reconstruction": {"term": "reconstruction"}}
+    objective |= {"l1": {"term": "l1", "weight": 0.04}} if name == "relu-l1" else {"aux_k": {"weight": 0.03125}}
+    if "orthogonal" in name:
+        objective["orthogonality"] = {"weight": {"from": 0.1, "to": 0.0, "shape": "power"}}
+    config = {"variant": name, "site": site, "sae": sae, "objective": objective, "seed": 0, "fingerprint": fingerprint}
+    write_json(folder / "config.json", config)
+    lines = curves(name, numbers, noise, slower)
+    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+    (folder / "curves.jsonl").write_text(text, encoding="utf-8")
+    diverged = name == "topk-hot"
+    training = {
+        "fingerprint": fingerprint,
+        "status": "diverged" if diverged else "finished",
+        "n_steps": lines[-1]["step"],
+    }
+    training |= {"tokens": lines[-1]["tokens"], "diverged_at_step": int(1262 * slower) if diverged else None}
+    write_json(folder / "training.json", training)
+    if diverged:
+        return
+    variance = 812.0
+    values = {
+        "l0": numbers["l0"],
+        "r2_pooled": numbers["r2"],
+        "sse": (1 - numbers["r2"]) * variance,
+        "mse_per_dim": (1 - numbers["r2"]) * variance / 576,
+        "cosine_similarity": math.sqrt(numbers["r2"] + 0.05),
+        "norm_ratio": 0.961,
+        "relative_reconstruction_bias": 0.994,
+        "dead_latents": numbers["dead"],
+        "alive_latents": D_SAE - numbers["dead"],
+        "density_median": 0.0031,
+        "decoder_max_cosine_mean": numbers["cosine"],
+        "decoder_max_cosine_p95": numbers["cosine"] + 0.27,
+    }
+    counts = [0] * 40
+    for _ in range(D_SAE - int(numbers["dead"])):
+        counts[min(39, max(0, int(40 * (noise.gauss(-2.5, 0.55) + 5) / 5)))] += 1
+    entries = {key: {"value": values[key], "unit": unit, "definition": text} for key, (unit, text) in METRICS.items()}
+    metrics = {
+        "metrics": entries,
+        "split": "heldout",
+        "n_rows": 103_212,
+        "n_documents": 441,
+        "fingerprint": fingerprint,
+        "store_id": "5b" * 32,
+    }
+    metrics["filters"] = {"drop_bos": True, "drop_special": True, "drop_template": False, "max_norm_multiple": None}
+    metrics["density_histogram"] = {"log10_edges": [-5 + 0.125 * i for i in range(41)], "counts": counts}
+    write_json(folder / "metrics.json", metrics)
+    examples = {
+        "latents": example_latents(noise, 6, tokens),
+        "fingerprint": fingerprint,
+        "choice": "Spread over density.",
+    }
+    write_json(folder / "examples.json", examples)
+
+
+def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = SITES) -> Path:
+    noise = random.Random(7)
+    lines = ["name: demo", "seed: 0", "model:", "  path: demo", "training:", "  n_steps: 6000", "  batch_size: 2048"]
+    lines += ["store:", "  sites:", *(f"  - {site}" for site in sites)]
+    lines += ["variants:", *(f"  {name}: {{sae: {{architecture: {name.split('-')[0]}}}}}" for name in VARIANTS)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    packages = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "zarr": "3.1.6", "numcodecs": "0.16.6", "safetensors": "0.8.0"}
+    machine = {"python": "3.11.2", "platform": "Linux x86_64", "cpu_count": 2, "threads": 2, "device": "cpu"}
+    write_json(folder / "environment.json", {"packages": packages, **machine})
+    source = {"kind": "python_docs", "weight": 1.0, "documents": 4429, "tokens": N_ROWS, "documents_repeated": 0}
+    store = {
+        "store_id": "5b" * 32,
+        "plan_id": "c4" * 32,
+        "model": {"model": "SmolLM2-135M-Instruct", "architecture": "LlamaForCausalLM", "dtype": "float32"},
+        "corpus": {"sources": [source]},
+        "config": {"seed": 0, "corpus": {"mode": "packed", "context_length": 512}},
+        "sites": {site: {"d_model": width, "bytes_per_token": 2.0 * width + 4.0} for site, width in sites.items()},
+        "encoding": "bfloat16",
+        "compressor": "none",
+        "n_rows": N_ROWS,
+        "n_documents": 4429,
+        "split_rows": {"train": N_ROWS - 104_858, "heldout": 104_858},
+        "n_data_files": 23,
+        "total_bytes": N_ROWS * 1156 * len(sites),
+        "timing": {"rows": N_ROWS, "seconds": 473.6, "rows_per_second": 2214.0},
+    }
+    write_json(folder / "store.json", store)
+    for index, site in enumerate(sites):
+        for name in VARIANTS:
+            path = folder / "variants" / f"{name}@{site}"
+            path.mkdir(parents=True, exist_ok=True)
+            write_variant(path, site, name, noise, tokens, 1 + 0.3 * index)
+    return folder

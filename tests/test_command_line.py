@@ -1,0 +1,200 @@
+"""What a person types, and what the program answers: exit codes, messages, order of the stages."""
+
+import errno
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import run_pipeline
+from pipeline.errors import CheckpointError, ConfigError
+from stores import StoreError
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("extract_activations", "train_saes", "evaluate_saes", "write_report")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("pipeline", "stores")}
+    handlers = root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Replaces the stages by notes of (stage, config)."""
+    notes: list[tuple[str, Any]] = []
+    for stage in STAGES:
+        monkeypatch.setattr(run_pipeline, stage, lambda config, stage=stage: notes.append((stage, config)))
+    monkeypatch.chdir(ROOT)
+    return notes
+
+
+def strata(*arguments: str) -> Result:
+    return CliRunner().invoke(run_pipeline.app, list(arguments))
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = "import sys, run_pipeline\ntry: run_pipeline.app(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    seconds = time.monotonic() - began
+    assert "Stage 1" in done.stdout
+    heavy = {"torch", "numpy", "zarr", "transformers", "datasets", "pydantic", "yaml", "plotly", "jinja2"}
+    assert heavy & set(done.stdout.split()) == set()
+    assert seconds < 5, "0.1 to 0.3 s on an idle machine; the margin is for a busy one"
+
+
+def test_run_is_the_four_stages_in_order(called: list[tuple[str, Any]]) -> None:
+    assert strata("run", "configs/demo.yaml").exit_code == 0
+    assert [stage for stage, _ in called] == list(STAGES)
+    assert {config.name for _, config in called} == {"demo"}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--quiet",), ("--log-level", "debug")])
+def test_no_command_runs_the_demo(called: list[tuple[str, Any]], arguments: tuple[str, ...]) -> None:
+    assert strata(*arguments).exit_code == 0
+    assert [(stage, config.name) for stage, config in called] == [(stage, "demo") for stage in STAGES]
+
+
+@pytest.mark.parametrize(("command", "stage"), zip(("extract", "train", "evaluate", "report"), STAGES, strict=True))
+def test_a_command_runs_its_stage_alone(called: list[tuple[str, Any]], command: str, stage: str) -> None:
+    assert (
+        strata(command, "configs/smoke.yaml", "--set", "training.learning_rate=1e-4", "--set", "seed=7").exit_code == 0
+    )
+    ((name, config),) = called
+    assert (name, config.training.learning_rate, config.seed) == (stage, 1e-4, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "configs/demoo.yaml"), "no such config file; did you mean configs/demo.yaml?"),
+        (("run", "configs/demo.yaml", "--set", "training.learning_rat=1"), "did you mean 'learning_rate'?"),
+        (("run", "configs/demo.yaml", "--set", "training.n_steps"), "expected key.path=value"),
+        (("--log-level", "loud"), "allowed: debug, info, warning, error"),
+        (("run",), "CONFIG"),
+        (("runn", "configs/demo.yaml"), "No such command"),
+        (("train", "configs/demo.yaml", "--sett", "a=1"), "No such option"),
+        (("store",), "Missing command"),
+    ],
+)
+def test_bad_input_exits_with_2_and_starts_nothing(
+    called: list[tuple[str, Any]], arguments: tuple[str, ...], said: str
+) -> None:
+    result = strata(*arguments)
+    assert (result.exit_code, called) == (2, [])
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("a.yaml:1: one\na.yaml:2: two"), 2, "a.yaml:1: one\na.yaml:2: two\n"),
+        (StoreError("data/x: damaged"), 1, "data/x: damaged\n"),
+        (CheckpointError("runs/x: damaged"), 1, "runs/x: damaged\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "data/x"),
+            1,
+            "data/x: no space left; free some and run the same",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "data/x"), 1, "data/x: disk quota exceeded; free some"),
+        (OSError(errno.EROFS, "Read-only file system", "data/x"), 1, "data/x: the file system is read-only; choose"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "data/x"),
+            1,
+            "data/x: permission denied; change it or choose",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 1, "No such file or directory: 'x'"),
+        (KeyboardInterrupt(), 130, "the same command goes on"),
+    ],
+)
+def test_an_error_is_told_without_a_traceback(
+    called: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    monkeypatch.setattr(run_pipeline, "train_saes", raising(error))
+    result = strata("run", "configs/demo.yaml")
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [stage for stage, _ in called] == ["extract_activations"]
+
+
+def test_debug_shows_where_an_error_comes_from(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_pipeline, "train_saes", raising(StoreError("data/x: damaged")))
+    result = strata("--debug", "train", "configs/demo.yaml")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("\ndata/x: damaged\n")
+
+
+def test_a_bug_keeps_its_traceback(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_pipeline, "train_saes", raising(ZeroDivisionError("a bug")))
+    assert isinstance(strata("train", "configs/demo.yaml").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "shows"),
+    [((), "INFO", True), (("--quiet",), "WARNING", False), (("--log-level", "debug"), "DEBUG", True)],
+)
+def test_quiet_and_log_level(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], level: str, shows: bool
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(run_pipeline, "train_saes", lambda config: seen.append(run_pipeline._shows_progress()))
+    assert strata(*arguments, "train", "configs/demo.yaml").exit_code == 0
+    assert seen == [shows]
+    assert logging.getLogger("pipeline").level == logging.getLevelName(level)
+
+
+@pytest.mark.parametrize("command", [("plan",), ("extract", "--dry-run")])
+def test_a_dry_run_prints_the_plan_only(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("pipeline.extractor.plan.describe_plan", lambda config, *, progress: f"plan of {config.name}")
+    result = strata(*command, "configs/demo.yaml")
+    assert (result.stdout, called) == ("plan of demo\n", [])
+
+
+def test_store_info_is_json(make_store: Callable[..., Path]) -> None:
+    store = make_store()
+    assert json.loads(strata("store", "info", str(store)).stdout)["n_rows"] == 1000
+    result = strata("store", "info", str(store / "nowhere"))
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr
+
+
+def test_store_verify_finds_a_flipped_byte_when_deep(make_store: Callable[..., Path]) -> None:
+    store = make_store()
+    assert strata("store", "verify", str(store)).exit_code == 0
+    assert strata("store", "verify", "--deep", str(store)).exit_code == 0
+    shard = max(
+        (path for path in store.glob("activations.zarr/sites/**/c/*/*") if path.is_file()), key=lambda p: p.name
+    )
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(content)
+    result = strata("store", "verify", "--deep", str(store))
+    assert result.exit_code == 1
+    assert shard.name in result.stderr
+
+
+def raising(error: BaseException) -> Callable[[Any], None]:
+    def stage(config: Any) -> None:
+        raise error
+
+    return stage
