@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config.corpus import CorpusSettings, ModelSettings, StoreSettings
+from pipeline.config.corpus import CorpusSettings, StoreSettings
 from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings, Variant
+from pipeline.model_settings import ModelSettings
 from pipeline.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

@@ -40,7 +40,7 @@ class SparseCodes:
         """The pairs sorted by latent: their order, their rows, and the [E + 1] offsets of the latents."""
         order_P = self.indices_P.int().argsort(stable=True)
         counts_E = torch.bincount(self.indices_P, minlength=self.n_latents)
-        return order_P, self.rows_P[order_P], _offsets(counts_E).to(self.indices_P.dtype)
+        return order_P, self.rows_P[order_P], offsets_of(counts_E).to(self.indices_P.dtype)
 
     def decode(self, W_EM: Tensor) -> Tensor:
         """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
@@ -68,7 +68,7 @@ class SparseCodes:
         """Latents start to stop - 1, renumbered from 0, and their places: part.values is values[places]."""
         kept_P = (self.indices_P >= start) & (self.indices_P < stop)
         places_P = kept_P.nonzero().squeeze(1)
-        offsets = _offsets(kept_P)[self.offsets].to(self.offsets.dtype)
+        offsets = offsets_of(kept_P)[self.offsets].to(self.offsets.dtype)
         part = SparseCodes(self.values_P[places_P], self.indices_P[places_P] - start, offsets, stop - start)
         return part, places_P
 
@@ -178,10 +178,10 @@ def from_flat(flat_P: Tensor, values_BE: Tensor) -> SparseCodes:
     """The pairs at the rising positions flat_P of values_BE, counted row after row."""
     batch_size, n_latents = values_BE.shape
     counts_B = torch.bincount(flat_P.div(n_latents, rounding_mode="floor"), minlength=batch_size)
-    return SparseCodes(values_BE.reshape(-1)[flat_P], flat_P % n_latents, _offsets(counts_B), n_latents)
+    return SparseCodes(values_BE.reshape(-1)[flat_P], flat_P % n_latents, offsets_of(counts_B), n_latents)
 
 
-def _offsets(counts: Tensor) -> Tensor:
+def offsets_of(counts: Tensor) -> Tensor:
     """Where each stretch begins, and the end of the last: 0 and the running sums of counts."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 

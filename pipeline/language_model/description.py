@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import software, tokenizer_identity, weights_identity
 from pipeline.language_model.loading import config_from, tokenizer_from

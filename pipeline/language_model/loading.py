@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.errors import ConfigError
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.folder import model_folder

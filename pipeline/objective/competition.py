@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import SparseCodes
+from pipeline.kernels.codes import SparseCodes, offsets_of
 
 PAIRS_PER_CHUNK = 2**23
 """Co-active pairs looked at together (count); bounds the memory."""
@@ -74,7 +74,7 @@ def competing(
         empty = codes.indices_P.new_empty(0)
         kept = [(empty, empty, empty.double())]
     first, second, c = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    offsets = torch.nn.functional.pad(torch.bincount(first, minlength=codes.n_latents).cumsum(0), (1, 0))
+    offsets = offsets_of(torch.bincount(first, minlength=codes.n_latents))
     return SparseCodes(c.to(codes.values_P.dtype), second, offsets, codes.n_latents), c.numel()
 
 
@@ -88,21 +88,21 @@ def _active_sorted(codes: SparseCodes) -> SparseCodes:
     keys_P = (codes.rows_P[active_P] * codes.n_latents + codes.indices_P[active_P]).sort().values
     rows_P = keys_P.div(codes.n_latents, rounding_mode="floor")
     counts_B = torch.bincount(rows_P, minlength=codes.batch_size)
-    offsets = torch.nn.functional.pad(counts_B.cumsum(0), (1, 0))
-    return SparseCodes(torch.ones_like(keys_P), keys_P % codes.n_latents, offsets, codes.n_latents)
+    return SparseCodes(torch.ones_like(keys_P), keys_P % codes.n_latents, offsets_of(counts_B), codes.n_latents)
 
 
 def _chunks(latents_P: Tensor, partners_P: Tensor) -> Iterator[tuple[int, int]]:
     """Stretches of whole latents with about PAIRS_PER_CHUNK partners each (latents_P is sorted)."""
-    ends = (latents_P.diff() != 0).nonzero().squeeze(1) + 1
-    ends = torch.cat([ends, ends.new_tensor([latents_P.numel()])])
-    totals = partners_P.cumsum(0)[ends - 1] if latents_P.numel() else ends.new_zeros(0)
+    if latents_P.numel() == 0:
+        return
+    ends = _last_of_each(latents_P) + 1
+    chunk_numbers = partners_P.cumsum(0)[ends - 1] // PAIRS_PER_CHUNK
     start = 0
-    for stop in ends[_last_of_each(totals // PAIRS_PER_CHUNK)].tolist() if totals.numel() else []:
+    for stop in ends[_last_of_each(chunk_numbers)].tolist():
         yield start, stop
         start = stop
 
 
-def _last_of_each(chunk_numbers: Tensor) -> Tensor:
+def _last_of_each(sorted_numbers: Tensor) -> Tensor:
     """Places of the last of each run of equal numbers."""
-    return torch.cat([chunk_numbers.diff() != 0, chunk_numbers.new_ones(1, dtype=torch.bool)]).nonzero().squeeze(1)
+    return torch.nn.functional.pad(sorted_numbers.diff() != 0, (0, 1), value=True).nonzero().squeeze(1)

@@ -76,7 +76,8 @@ def variant_facts(run: Run) -> Facts:
         config = next(sae.config for sae in run.trained if sae.variant == name)
         sae, objective = dict(config.get("sae", {})), config.get("objective", {})
         parts = [str(sae.pop("architecture", "")), f"{count(sae.pop('d_sae', None))} latents", _knobs(sae)]
-        parts.append(" + ".join(_term(term, knobs) for term, knobs in objective.items()))
+        terms = sorted(objective, key=lambda term: "reconstruction" not in term)
+        parts.append(" + ".join(_term(term, objective[term]) for term in terms))
         facts.append((name, " · ".join(part for part in parts if part)))
     return facts
 
@@ -91,8 +92,8 @@ def _knobs(settings: dict[str, Any]) -> str:
 
 
 def _knob(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(item) for item in value.values())
+    if isinstance(value, dict) and {"start", "end"} <= value.keys():
+        return f"{_knob(value['start'])} → {_knob(value['end'])}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

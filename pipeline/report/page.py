@@ -78,7 +78,6 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def _figure_data(sae: Trained) -> dict[str, Any]:
-    histogram = sae.metrics.get("density_histogram", {})
     return {
         "diverged_at_step": sae.training.get("diverged_at_step") if sae.diverged else None,
         "l0": sae.value("l0"),
@@ -86,8 +85,19 @@ def _figure_data(sae: Trained) -> dict[str, Any]:
         "dead": sae.value("dead_latents"),
         "alive": sae.value("alive_latents"),
         "curves": {key: _series(sae, key) for key in CURVES},
-        "density": {"edges": histogram.get("log10_edges", []), "counts": histogram.get("counts", [])},
+        "density": _density(sae),
     }
+
+
+def _density(sae: Trained) -> dict[str, list[float]]:
+    """The histogram from its first to its last filled bin, with an empty one on either side where there is one."""
+    histogram = sae.metrics.get("density_histogram", {})
+    counts, edges = histogram.get("counts", []), histogram.get("log10_edges", [])
+    filled = [place for place, n in enumerate(counts) if n]
+    if not filled:
+        return {"edges": [], "counts": []}
+    first, last = max(0, filled[0] - 1), min(len(counts) - 1, filled[-1] + 1)
+    return {"edges": edges[first : last + 2], "counts": counts[first : last + 1]}
 
 
 def _series(sae: Trained, key: str) -> dict[str, list[float]]:

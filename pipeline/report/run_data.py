@@ -37,8 +37,8 @@ class Trained:
 
     def value(self, metric: str) -> float | None:
         """A metric's value, None where it was not measured."""
-        entry = self.metrics.get("metrics", {}).get(metric, {})
-        return entry.get("value")
+        value = self.metrics.get("metrics", {}).get(metric, {}).get("value")
+        return value if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ class PreActivations(Protocol):
 def calibrate(sae: PreActivations, batches: Callable[[], Iterable[Tensor]], k: float) -> float:
     """The threshold above which a row has k positive pre-activations on average over all the batches.
 
-    Only values above a floor are kept in memory. The floor is sound: if more than k per row lie above it, the wanted one
-    does; otherwise it is lowered and the rows are read again. 0 where no more than k per row are positive.
+    Only values above a floor are kept in memory. That is exact: if more than k per row lie above the floor, so does the
+    wanted one; otherwise the floor is lowered and the rows are read again. 0 where no more than k per row are positive.
     """
     keep = WIDENING * k
     while True:

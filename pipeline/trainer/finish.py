@@ -6,6 +6,7 @@ import safetensors.torch
 import torch
 
 from pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_json
+from pipeline.trainer import checkpoint
 from pipeline.trainer.optimiser import Tensors
 from pipeline.trainer.record import Record
 from pipeline.trainer.trainee import Trainee

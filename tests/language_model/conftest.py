@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 
 N_LAYERS = 3
 D_MODEL = 32

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.language_model import Capture, load
 from pipeline.language_model.quiet import quiet
 from pipeline.language_model.sites import FAMILIES, Site

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.language_model import describe, load, load_tokenizer
 
 SITE = "blocks.14.hook_resid_post"
@@ -26,7 +26,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that two processes have filled at the same time."""
     cache = tmp_path_factory.mktemp("cache")
     code = (
-        "from pipeline.config.corpus import ModelSettings; from pipeline.language_model.folder import model_folder; "
+        "from pipeline.model_settings import ModelSettings; from pipeline.language_model.folder import model_folder; "
         "print(model_folder(ModelSettings(path='demo')).path.name)"
     )
     environment = {"STRATA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PATH": ""}

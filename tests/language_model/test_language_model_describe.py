@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.language_model import describe, load, load_tokenizer
 from pipeline.language_model.identity import file_sha256
 
@@ -105,6 +105,18 @@ def test_sharded_weights_are_hashed_one_by_one(settings_of: SettingsOf, tmp_path
     assert all(torch.equal(whole[name], parts[name]) for name in SITES)
 
 
+def test_older_weight_files_are_read_too(settings_of: SettingsOf, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    settings = settings_of("opt")
+    folder = shutil.copytree(settings.path, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(load_file(Path(settings.path) / "model.safetensors"), folder / "pytorch_model.bin")
+    older = ModelSettings(path=str(folder), device="cpu")
+    assert list(describe(older, SITES).provenance["weight_files_sha256"]) == ["pytorch_model.bin"]
+    rows, expected = (load(which, SITES).forward(torch.tensor([[1, 2, 3]])) for which in (older, settings))
+    assert all(torch.equal(rows[name], expected[name]) for name in SITES)
+
+
 def test_importing_the_package_does_not_import_transformers() -> None:
     code = "import sys, pipeline.language_model; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -115,6 +127,7 @@ def test_nothing_is_printed(settings_of: SettingsOf, capfd: pytest.CaptureFixtur
 
     settings = settings_of("gpt2")
     logging.set_verbosity_warning()
+    logging.warning_once.cache_clear()
     before = logging.WARNING, logging.is_progress_bar_enabled()
     capfd.readouterr()
     describe(settings, SITES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.errors import ConfigError
 from pipeline.language_model import describe, load, load_tokenizer
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.config.corpus import ModelSettings
+from pipeline.model_settings import ModelSettings
 from pipeline.language_model import load_tokenizer, token_texts
 
 SettingsOf = Callable[..., ModelSettings]

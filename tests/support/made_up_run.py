@@ -43,6 +43,34 @@ Changed in version 3.10: Parameter locale now accepts lists, and the mapping kee
 TOKENS = re.findall(r"\n+| ?[A-Za-z]{1,7}| ?[^\sA-Za-z]| +", TEXT.replace("\n", " ", 5))
 
 
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script>",
+    "</script><script>alert(1)//",
+    '" onmouseover="alert(1)',
+    "' onfocus='alert(1)' autofocus='",
+    "<!--",
+    "-->",
+    "<![CDATA[",
+    "]]>",
+    "<img src=x onerror=alert(1)>",
+    "</span></div><h1>",
+    "</style><style>*{display:none}",
+    "\x1b[31mred\x1b[0m",
+    "a\u202eb\u2066c",
+    "\ud800",
+    "\udfff\ud800",
+    "\x00",
+    "\u2028\u2029",
+    "&lt;b&gt;&amp;&#60;",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(1)",
+    "\ufeff\u200b\u00ad",
+    "\r\n\x85\x7f",
+    "\uffff\U000e0041",
+]
+
+
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, sort_keys=True, indent=1) + "\n", encoding="utf-8")
@@ -116,7 +144,7 @@ def write_variant(folder: Path, site: str, name: str, noise: random.Random, toke
     objective: dict[str, Any] = {"reconstruction": {"term": "reconstruction"}}
     objective |= {"l1": {"term": "l1", "weight": 0.04}} if name == "relu-l1" else {"aux_k": {"weight": 0.03125}}
     if "orthogonal" in name:
-        objective["orthogonality"] = {"weight": {"from": 0.1, "to": 0.0, "shape": "power"}}
+        objective["orthogonality"] = {"weight": {"shape": "power", "start": 0.1, "end": 0.0, "exponent": 2.0}}
     config = {"variant": name, "site": site, "sae": sae, "objective": objective, "seed": 0, "fingerprint": fingerprint}
     write_json(folder / "config.json", config)
     lines = curves(name, numbers, noise, slower)

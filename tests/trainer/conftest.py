@@ -14,7 +14,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store_for_training(tmp_path_factory.mktemp("stores") / "small")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
