@@ -30,10 +30,13 @@ check: .venv/installed-dev ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-long: .venv/installed-dev ## slow proofs: many more kills, faults and random cases than make test
-	STRATA_LONG=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long --timeout 3600
+long: export STRATA_EXTRACTOR_KILLS ?= 200
+long: export STRATA_TRAINER_KILLS ?= 200
+long: export STRATA_POWER_CUTS ?= 20000
+long: .venv/installed-dev ## the proofs by kills and power cuts, with many more of them than in make test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -k "kills or power_cuts" --timeout 7200
 
-browser: .venv/installed-dev ## the report in headless Chromium (needs a chromium on the PATH)
+browser: .venv/installed-dev ## the report in headless Chromium (chromium on the PATH, or its path in STRATA_CHROMIUM)
 	$(BIN)/pytest -m browser
 
 bench: .venv/installed-dev ## every benchmark; each prints ratios measured side by side

@@ -56,7 +56,8 @@ def write_report(config: "RunConfig") -> None:
     """Stage 4: run folder -> one HTML page and one CSV table."""
     from pipeline.report.write import write_report
 
-    write_report(config.run_path(), config.report.title or config.name)
+    page = write_report(config.run_path(), config.report.title or config.name)
+    logging.getLogger("pipeline").info("report: %s", page)
 
 
 class _Guarded(TyperGroup):

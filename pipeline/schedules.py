@@ -50,7 +50,7 @@ class Schedule(Settings):
         """Value at `progress` (share of the run done, 0 to 1)."""
         share = min(max((progress - self.begin) / (self.finish - self.begin), 0.0), 1.0)
         weight = SCHEDULES[self.shape](share, self.exponent)
-        return self.end + (self.start - self.end) * weight
+        return self.start * weight + self.end * (1.0 - weight)
 
 
 Value = float | Schedule

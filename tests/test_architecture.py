@@ -160,3 +160,8 @@ def test_what_is_registered_is_in_the_docs(name: str) -> None:
 def test_what_is_registered_is_in_a_config(name: str) -> None:
     texts = [path.read_text(encoding="utf-8") for path in ROOT.glob("configs/*.yaml")]
     assert any(re.search(rf"\b{name}\b", text) for text in texts)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    pages = {path.name for path in ROOT.glob("docs/decisions/[0-9]*.md")}
+    assert set(re.findall(r"\]\((.+?)\)", (ROOT / "docs/decisions/README.md").read_text(encoding="utf-8"))) == pages

@@ -1,6 +1,15 @@
 """Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
 
-from pipeline.artifacts.durable import publish_folder, remove_folder, remove_staged, sha256_of, write_bytes
+from pipeline.artifacts.durable import (
+    make_folder,
+    publish_folder,
+    remove_folder,
+    remove_staged,
+    sha256_of,
+    staging_path,
+    sync,
+    write_bytes,
+)
 from pipeline.artifacts.environment import environment
 from pipeline.artifacts.folders import RunFolder, VariantFolder
 from pipeline.artifacts.records import canonical_json, changed_keys, fingerprint, read_json, write_json
@@ -12,11 +21,14 @@ __all__ = [
     "changed_keys",
     "environment",
     "fingerprint",
+    "make_folder",
     "publish_folder",
     "read_json",
     "remove_folder",
     "remove_staged",
     "sha256_of",
+    "staging_path",
+    "sync",
     "write_bytes",
     "write_json",
 ]

@@ -12,7 +12,7 @@ STAGED = ".staged-"
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace or create a file atomically and durably; its folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     staged = staging_path(path)
     try:
         with open(staged, "wb") as file:
@@ -24,6 +24,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         staged.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, so that their names survive a power cut; what exists is left alone."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            sync(folder.parent)
 
 
 def staging_path(path: Path) -> Path:

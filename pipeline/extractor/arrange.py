@@ -1,6 +1,5 @@
 """The order of the rows: which documents are held out, and which comes when."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ import numpy as np
 from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
 from pipeline.extractor.spool import Spool
+from stores.shuffling import permutation
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def arrange(spool: Spool, corpus: CorpusSettings, seed: int) -> Arrangement:
     """
     held_out = np.isin(spool.document, _held_out(np.unique(spool.document), corpus.heldout_fraction, seed))
     n_documents = len(spool.document)
-    order = permutation(seed, "document order", n_documents) if corpus.shuffle_documents else np.arange(n_documents)
+    order = permutation(["document order", seed], n_documents) if corpus.shuffle_documents else np.arange(n_documents)
     order = np.concatenate([order[~held_out[order]], order[held_out[order]]])
     n_training = n_documents - int(held_out.sum())
     starts = _starts(spool, order)
@@ -81,17 +81,7 @@ def _held_out(documents: np.ndarray, fraction: float, seed: int) -> np.ndarray:
             f"corpus.heldout_fraction: {fraction} of {len(documents)} document(s) leaves none to train on; "
             f"use more documents, a lower fraction, or 0 (then nothing is held out for evaluation)"
         )
-    return documents[permutation(seed, "held-out documents", len(documents))[:n_heldout]]
-
-
-def permutation(seed: int, purpose: str, n: int) -> np.ndarray:
-    """A permutation of 0..n-1, int64: the same on every platform and under every numpy.
-
-    Philox's raw words are fixed by its specification; what `Generator` makes of them may change between versions.
-    """
-    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+    return documents[permutation(["held-out documents", seed], len(documents))[:n_heldout]]
 
 
 def _starts(spool: Spool, order: np.ndarray) -> np.ndarray:

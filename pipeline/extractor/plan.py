@@ -69,6 +69,7 @@ class _drafted:
     def __enter__(self) -> Draft:
         config = self._config
         description = describe(config.model, config.store.sites)
+        _check_context(config, description)
         tokenizer = load_tokenizer(config.model)
         path = config.store_path()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,15 @@ class _drafted:
 
     def __exit__(self, *exception: object) -> None:
         self._lease.release()
+
+
+def _check_context(config: RunConfig, description: Description) -> None:
+    asked, longest = config.corpus.context_length, description.max_positions
+    if longest is not None and asked > longest:
+        raise ConfigError(
+            f"corpus.context_length: {asked} tokens, but the model was made for {longest} at most; "
+            f"set it to {longest} or less"
+        )
 
 
 def _existing(path: Path, config: RunConfig) -> Plan:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
 from pipeline.extractor.sources import Stream, drawn
 from pipeline.extractor.tokens import DocumentTokenizer
-
-LINE_EVERY_TOKENS = 10_000_000
+from pipeline.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
     token_path, flags_path = folder / "token_id.int32", folder / "flags.uint8"
     starts = array("q", [0])
     documents = array("q")
-    with token_path.open("wb") as tokens, flags_path.open("wb") as flags, _Progress(corpus.n_tokens, progress) as shown:
+    shown = Progress("tokenise", corpus.n_tokens, "token", shown=progress)
+    with token_path.open("wb") as tokens, flags_path.open("wb") as flags, shown:
         for document, n_tokens, index in drawn(corpus, streams):
             tokens.write(document.token_id[:n_tokens].astype("<i4").tobytes())
             flags.write(document.flags[:n_tokens].tobytes())
@@ -66,31 +65,3 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
         skipped_documents=skipped,
         provenance={"sources": [stream.provenance() for stream in streams]},
     )
-
-
-class _Progress:
-    """A bar on a terminal; elsewhere a line now and then."""
-
-    def __init__(self, n_tokens: int | None, wanted: bool) -> None:
-        self._bar = tqdm(
-            total=n_tokens, desc="tokenise", unit="token", unit_scale=True, disable=None if wanted else True
-        )
-        self._lines = wanted and self._bar.disable
-        self._done = 0
-
-    def advance(self, n_tokens: int) -> None:
-        before, self._done = self._done, self._done + n_tokens
-        self._bar.update(n_tokens)
-        if self._lines and before // LINE_EVERY_TOKENS < self._done // LINE_EVERY_TOKENS:
-            self._line()
-
-    def _line(self) -> None:
-        print(f"tokenise: {self._done:,} tokens", flush=True)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        if self._lines:
-            self._line()

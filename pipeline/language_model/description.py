@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.model_settings import ModelSettings
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import software, tokenizer_identity, weights_identity
 from pipeline.language_model.loading import config_from, tokenizer_from
 from pipeline.language_model.quiet import quiet
 from pipeline.language_model.survey import survey
+from pipeline.model_settings import ModelSettings
 
 
 @dataclass(frozen=True)

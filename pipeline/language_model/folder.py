@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.model_settings import ModelSettings
 from pipeline.errors import ConfigError
 from pipeline.language_model.gguf import converted, demo_gguf
+from pipeline.model_settings import ModelSettings
 
 # Not "*.safetensors": repositories may carry the weights a second time, in another layout, under another name.
 _SAFETENSORS = ["model*.safetensors"]

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from pipeline.model_settings import ModelSettings
 from pipeline.errors import ConfigError
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import weight_files
 from pipeline.language_model.quiet import quiet
 from pipeline.language_model.survey import cut_above, forget_padding, survey
+from pipeline.model_settings import ModelSettings
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:

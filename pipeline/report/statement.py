@@ -22,7 +22,8 @@ def _trained(run: Run) -> str:
     where = "at one site" if len(run.sites) == 1 else f"at each of {_number(len(run.sites), 'site')}"
     done = sum(sae.finished for sae in run.trained)
     total = len(run.trained)
-    ending = f"all {total} finished" if done == total else f"{done} of {total} finished"
+    whole = "it" if total == 1 else f"all {total}"
+    ending = f"{whole} finished" if done == total else f"{done} of {total} finished"
     return f"{each[0].upper() + each[1:]} then trained {where} from the store alone, without the model; {ending}."
 
 

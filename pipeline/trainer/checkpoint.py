@@ -11,14 +11,15 @@ from torch import Tensor
 
 from pipeline.artifacts import (
     fingerprint,
+    make_folder,
     publish_folder,
     read_json,
     remove_folder,
     remove_staged,
     sha256_of,
+    staging_path,
     write_json,
 )
-from pipeline.artifacts.durable import staging_path
 from pipeline.errors import CheckpointError
 from pipeline.trainer.record import Record, refuse_change
 
@@ -50,7 +51,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
     """Publish a checkpoint in `folder`, then drop all but the newest. One already there and whole stays."""
     target = folder / name_of(checkpoint.step)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if target.exists():
         try:
             _read(target)

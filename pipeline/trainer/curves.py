@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.artifacts import make_folder, sync
+
 COSINE_LINES = 20
 """About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""
 
@@ -16,9 +18,10 @@ class Curves:
     """The open log of one SAE, cut to `offset` bytes first: lines after the last checkpoint are written again."""
 
     def __init__(self, path: Path, offset: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._file = open(path, "ab")  # noqa: SIM115 - lives as long as this object
         self._file.truncate(offset)
+        sync(path.parent)  # a checkpoint that counts on this file must not outlive it in a power cut
 
     def write(self, line: dict[str, float | int | None]) -> None:
         """Add one line; what JSON cannot spell (NaN, infinity) becomes null."""
@@ -59,9 +62,12 @@ def batch_r2(x_BM: Tensor, xhat_BM: Tensor) -> float:
 def decoder_max_cosine_mean(W_dec: Tensor, tile_rows: int = 1024) -> float:
     """Mean over latents of the largest cosine of its decoder row with any other row, in tiles (never all pairs)."""
     unit_EM = torch.nn.functional.normalize(W_dec, dim=1)
-    total = torch.zeros((), dtype=torch.float64, device=W_dec.device)
+    largest_E = unit_EM.new_full((unit_EM.shape[0],), -1.0)
     for start in range(0, unit_EM.shape[0], tile_rows):
-        cosine_RE = unit_EM[start : start + tile_rows] @ unit_EM.T
-        cosine_RE.diagonal(offset=start).fill_(-1.0)
-        total += cosine_RE.amax(dim=1).double().sum()
-    return float(total / unit_EM.shape[0])
+        # Each pair once: a tile meets the rows from its own on, and tells both sides.
+        cosine_RE = unit_EM[start : start + tile_rows] @ unit_EM[start:].T
+        cosine_RE.diagonal().fill_(-1.0)
+        own_E, others_E = largest_E[start : start + tile_rows], largest_E[start:]
+        torch.maximum(own_E, cosine_RE.amax(dim=1), out=own_E)
+        torch.maximum(others_E, cosine_RE.amax(dim=0), out=others_E)
+    return float(largest_E.double().mean())

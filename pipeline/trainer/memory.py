@@ -1,17 +1,27 @@
-"""How much memory a group will take, told before it takes it."""
+"""What a group will take of memory and disk, told before it takes it."""
 
 from pipeline.config.training import TrainingSettings
+from pipeline.trainer.checkpoint import KEPT
 from pipeline.trainer.groups import Group
 
-COPIES = 4
-"""Parameters, gradients, and Adam's two memories."""
+IN_MEMORY = 4
+"""Copies of the parameters: themselves, gradients, and Adam's two memories."""
+ON_DISK = 3 * (KEPT + 1)
+"""Copies of the parameters: themselves and Adam's two memories, in each checkpoint kept and the one being written."""
 FLOAT_BYTES = 4
 
 
-def estimate_bytes(group: Group, training: TrainingSettings, *, d_model: int, row_bytes: int, n_rows: int) -> int:
+def memory_bytes(group: Group, training: TrainingSettings, *, d_model: int, row_bytes: int, n_rows: int) -> int:
     """Bytes of a group's parameters and optimiser, the pre-activations they share, and the two window buffers."""
-    widths = [job.variant.sae.d_sae for job in group.jobs]
-    parameters = sum(2 * d_sae * d_model + d_sae + d_model for d_sae in widths)
-    pre_activations = sum(group.batch_size * d_sae for d_sae in set(widths))
+    pre_activations = sum(group.batch_size * d_sae for d_sae in {job.variant.sae.d_sae for job in group.jobs})
     window = min(2 * min(training.window_rows, n_rows) * row_bytes, training.window_bytes)
-    return (COPIES * parameters + pre_activations) * FLOAT_BYTES + window
+    return (IN_MEMORY * _n_parameters(group, d_model) + pre_activations) * FLOAT_BYTES + window
+
+
+def checkpoint_bytes(group: Group, *, d_model: int) -> int:
+    """Most bytes that a group's checkpoints take while it trains."""
+    return ON_DISK * _n_parameters(group, d_model) * FLOAT_BYTES
+
+
+def _n_parameters(group: Group, d_model: int) -> int:
+    return sum(2 * job.variant.sae.d_sae * d_model + job.variant.sae.d_sae + d_model for job in group.jobs)

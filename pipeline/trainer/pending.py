@@ -1,7 +1,7 @@
 """What a group still has to train, once the finished is recognised and the changed refused."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.artifacts import RunFolder, VariantFolder
 from pipeline.config.training import TrainingSettings
@@ -19,6 +19,7 @@ class Pending:
     """A group's unfinished jobs, and how its rows are read and scaled."""
 
     group: Group
+    """Without the jobs that are finished."""
     jobs: list[tuple[Job, VariantFolder, Record]]
     filters: Filters
     input_scale: float
@@ -32,7 +33,7 @@ def pending(group: Group, store: ActivationStore, run: RunFolder, training: Trai
     if not 0 < mean_square < float("inf"):
         raise ConfigError(f"{group.site}: E||x||^2 of the training rows is {mean_square}; check training.filters")
     input_scale = mean_square**-0.5
-    jobs = []
+    unfinished: list[tuple[Job, VariantFolder, Record]] = []
     for job in group.jobs:
         folder = run.variant(job.name)
         record = record_of(
@@ -46,5 +47,6 @@ def pending(group: Group, store: ActivationStore, run: RunFolder, training: Trai
         if is_done(folder, record):
             log.info("%s: trained already, skipped", job.name)
         else:
-            jobs.append((job, folder, record))
-    return Pending(group=group, jobs=jobs, filters=filters, input_scale=input_scale)
+            unfinished.append((job, folder, record))
+    rest = replace(group, jobs=tuple(job for job, _, _ in unfinished))
+    return Pending(group=rest, jobs=unfinished, filters=filters, input_scale=input_scale)

@@ -9,7 +9,7 @@ from pipeline.config.loading import dump
 from pipeline.config.run import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.trainer.groups import describe, expand, group
-from pipeline.trainer.memory import estimate_bytes
+from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 from pipeline.trainer.one_pass import train_group
 from pipeline.trainer.pending import Pending, pending
 from pipeline.trainer.rows import choose_device
@@ -59,17 +59,14 @@ def _note_environment(run: RunFolder, device: torch.device) -> None:
 
 
 def _announce(todo: list[Pending], store: ActivationStore, config: RunConfig) -> None:
-    """What is about to be trained together, and the memory it takes."""
+    """What is about to be trained together, and what it takes."""
     for line in describe([part.group for part in todo]):
         log.info("%s", line)
-    largest = max(
-        estimate_bytes(
-            part.group,
-            config.training,
-            d_model=store.plan.sites[part.group.site],
-            row_bytes=store.plan.bytes_per_row(part.group.site),
-            n_rows=store.plan.n_rows,
-        )
-        for part in todo
-    )
-    log.info("memory: about %.1f GB", largest / 1e9)
+    memory = disk = 0
+    for part in todo:
+        site = part.group.site
+        d_model, row_bytes, n_rows = store.plan.sites[site], store.plan.bytes_per_row(site), store.plan.n_rows
+        needed = memory_bytes(part.group, config.training, d_model=d_model, row_bytes=row_bytes, n_rows=n_rows)
+        memory = max(memory, needed)
+        disk = max(disk, checkpoint_bytes(part.group, d_model=d_model))
+    log.info("needs about %.2f GB of memory, and %.2f GB of disk for checkpoints", memory / 1e9, disk / 1e9)

@@ -1,5 +1,6 @@
 """Stored rows equal a plain forward hook's output exactly, for every family, mode and encoding."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_rows_are_rounded_once_to_the_stored_type(dtype: str, encoding: str, tmp
 
 
 def test_a_sequential_document_is_stored_as_it_is_alone(tmp_path: Path) -> None:
-    config = extraction_config(tmp_path, corpus={"mode": "sequential", "n_tokens": 900, "context_length": 256})
+    config = extraction_config(tmp_path, corpus={"mode": "sequential", "n_tokens": 900, "context_length": 64})
     extract(config, progress=False)
     store = ActivationStore.open(config.store_path())
     plan = store.plan
@@ -111,7 +112,7 @@ def test_a_sequential_document_is_stored_as_it_is_alone(tmp_path: Path) -> None:
     starts = [*np.flatnonzero(store.token_map("position", 0, plan.n_rows) == 0).tolist(), plan.n_rows]
     tokens = torch.from_numpy(store.token_map("token_id", 0, plan.n_rows).astype(np.int64))
     lengths = set()
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in itertools.pairwise(starts):
         lengths.add(stop - start)
         alone = hooked_forward(config, plan.provenance["model"]["hooks"], tokens[None, start:stop])
         for site, values_BSM in alone.items():

@@ -105,6 +105,12 @@ def test_an_exhausted_corpus_is_an_error_before_the_model_loads(
     assert not list(tmp_path.glob(".*")), "nothing is left of the attempt"
 
 
+def test_a_context_longer_than_the_model_reads_is_refused(tmp_path: Path) -> None:
+    config = extraction_config(tmp_path, corpus={"context_length": 65, "n_tokens": 600})
+    with pytest.raises(ConfigError, match=r"context_length: 65 tokens, but the model was made for 64"):
+        extract(config, progress=False)
+
+
 def test_an_unknown_site_lists_the_sites_there_are(tmp_path: Path) -> None:
     config = extraction_config(tmp_path, store={"sites": ["blocks.1.hook_resid_pots"]})
     with pytest.raises(ConfigError, match=r"hook_resid_post"):

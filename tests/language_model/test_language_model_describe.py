@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.model_settings import ModelSettings
 from pipeline.language_model import describe, load, load_tokenizer
 from pipeline.language_model.identity import file_sha256
+from pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 FAMILIES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "opt"]
@@ -122,16 +122,23 @@ def test_importing_the_package_does_not_import_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_nothing_is_printed(settings_of: SettingsOf, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_or_logged(
+    settings_of: SettingsOf, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     from transformers.utils import logging
 
     settings = settings_of("gpt2")
     logging.set_verbosity_warning()
     logging.warning_once.cache_clear()
+    logging.add_handler(caplog.handler)  # its loggers do not propagate
     before = logging.WARNING, logging.is_progress_bar_enabled()
     capfd.readouterr()
-    describe(settings, SITES)
-    load(settings, SITES).forward(torch.zeros(2, 4, dtype=torch.long))
-    load_tokenizer(settings)
+    try:
+        describe(settings, SITES)
+        load(settings, SITES).forward(torch.zeros(2, 4, dtype=torch.long))
+        load_tokenizer(settings)
+    finally:
+        logging.remove_handler(caplog.handler)
     assert capfd.readouterr() == ("", "")
+    assert caplog.messages == []
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

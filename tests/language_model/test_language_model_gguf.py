@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model_settings import ModelSettings
 from pipeline.errors import ConfigError
 from pipeline.language_model import gguf, load_tokenizer
+from pipeline.model_settings import ModelSettings
 
 
 def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

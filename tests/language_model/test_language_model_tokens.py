@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.model_settings import ModelSettings
 from pipeline.language_model import load_tokenizer, token_texts
+from pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 

@@ -51,7 +51,7 @@ def test_sites_and_variants_are_in_the_order_of_the_config(run_folder):
 def test_a_variant_has_one_colour_everywhere(run_folder):
     source = write_report(run_folder).read_text(encoding="utf-8")
     for index, name in enumerate(VARIANTS):
-        marks = re.findall(rf'<span class="mark (c\d)"></span>{name}[<\n]', source)
+        marks = re.findall(rf'<span class="mark (c\d)"></span>{name}[ <\n]', source)
         assert len(marks) >= 5
         assert set(marks) == {f"c{index}"}
 
@@ -151,7 +151,7 @@ def test_one_site_one_variant(tmp_path):
         path.rmdir()
     text = Page(write_report(folder)).text
     assert "One sparse autoencoder was then trained at one site" in text
-    assert "all 1 finished" not in text
+    assert "it finished" in text
 
 
 def test_a_folder_without_saes_is_an_error(tmp_path):

@@ -1,7 +1,8 @@
 """Two real extractors race on one store and are killed (-9) at random, again and again, until it is finished.
 
 Usage: kill_extractors.py FOLDER N_KILLS [careless]. Prints one JSON line. Extractors are forked from this process, so a
-killed one is replaced in milliseconds. FOLDER/reference is an undisturbed run. `careless` publishes before it commits, as most writers do: the negative control.
+killed one is replaced in milliseconds. FOLDER/reference is an undisturbed run.
+`careless` publishes before it commits, as most writers do: the negative control.
 """
 
 import json

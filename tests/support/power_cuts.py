@@ -149,7 +149,8 @@ class Disk:
 
     def _rename(self, source: Path, target: Path) -> None:
         old, new = self._parent(source), self._parent(target)
-        assert old.entries is not None and new.entries is not None
+        assert old.entries is not None
+        assert new.entries is not None
         node = old.entries.pop(source.name)
         new.entries[target.name] = node
         self._pending.append(_Change(new, target.name, node, also=(old, source.name)))

@@ -1,12 +1,15 @@
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_run import run_data, store_for_training
+from small_run import ALL, run_data, store_for_training
+from trained_run import hashes
 
 from pipeline.config import RunConfig
+from pipeline.trainer.train import train
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +34,10 @@ def make_config(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return RunConfig.model_validate(run_data(store, variants, name, **training))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with contextlib.chdir(tmp_path_factory.mktemp("uninterrupted")):
+        train(RunConfig.model_validate(run_data(store, ALL)), report_progress=False)
+        return hashes()

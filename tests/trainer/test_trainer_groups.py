@@ -1,4 +1,5 @@
 from pipeline.trainer.groups import describe, expand, group
+from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 
 VARIANT = {"sae": {"architecture": "topk", "d_sae": 64, "k": 4}, "objective": {"reconstruction": {}}}
 
@@ -25,3 +26,12 @@ def test_own_settings_win_and_separate(make_config):
     assert [job.learning_rate for job in groups[0].jobs] == [0.003, 0.5, 0.003]
     assert (groups[1].seed, groups[2].batch_size) == (7, 32)
     assert describe(groups)[0] == "s: batches of 64 rows, seed 0, read once for a, rate, zero"
+
+
+def test_memory_and_disk_are_counted(make_config):
+    config = make_config({"a": VARIANT, "b": VARIANT}, window_rows=100)
+    (together,) = group(expand(config, ["s"]))
+    parameters = 2 * (2 * 64 * 16 + 64 + 16)
+    expected = 4 * parameters * 4 + 64 * 64 * 4 + 2 * 100 * 64
+    assert memory_bytes(together, config.training, d_model=16, row_bytes=64, n_rows=1000) == expected
+    assert checkpoint_bytes(together, d_model=16) == 9 * parameters * 4

@@ -17,7 +17,7 @@ from pipeline.artifacts import RunFolder
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {name: ALL[name] for name in ("topk", "batch")}
-LONGEST_LIFE_SECONDS = 0.6
+LONGEST_LIFE_SECONDS = 1.2
 
 
 class Trainings:
@@ -95,4 +95,4 @@ def test_killed_training_ends_with_the_same_bits_many_times(store: Path, tmp_pat
     runs, torn, resumes = survive(store, tmp_path, kills=kills, seed=1)
     print(f"{kills} kills in {runs} runs, {torn} in the midst of writing, {resumes} attempts resumed: one result")
     assert torn > 0
-    assert resumes > kills // 3
+    assert resumes > kills // 2
