@@ -90,6 +90,7 @@ class Batches:
 
     def close(self) -> None:
         """Stop the threads; what was served stays valid."""
+        self._filler.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> "Batches":

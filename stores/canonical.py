@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def parse_canonical(data: bytes, where: Path) -> dict[str, Any]:
     Raises: StoreError if it is not.
     """
     if len(data) > MAX_JSON_BYTES:
-        raise StoreError(f"{where}: {len(data)} bytes, more than the {MAX_JSON_BYTES} a store's JSON may have")
+        raise StoreError(f"{where}: more than the {MAX_JSON_BYTES} bytes a store's JSON may have")
     try:
         value = json.loads(data)
         same = isinstance(value, dict) and canonical_json(value) == data
@@ -36,10 +38,41 @@ def parse_canonical(data: bytes, where: Path) -> dict[str, Any]:
 def read_canonical(path: Path) -> dict[str, Any]:
     """Parse a canonical JSON file. Raises: StoreError if it is missing, too large or damaged."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        return parse_canonical(read_plain(path), path)
+    except FileNotFoundError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
-    return parse_canonical(data, path)
+
+
+def read_plain(path: Path) -> bytes:
+    """Bytes of a small plain file, and never more than a store's JSON may have: links, pipes and bombs are refused.
+
+    Raises: FileNotFoundError if there is none; StoreError if it is anything but a readable plain file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreError(f"{path}: not a plain file")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_JSON_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from None
+
+
+def is_file_records(value: Any) -> bool:
+    """Whether plain data is what a plan or commit says of its files: path -> {bytes, sha256}."""
+    return isinstance(value, dict) and all(
+        isinstance(record, dict)
+        and set(record) == {"bytes", "sha256"}
+        and type(record["bytes"]) is int
+        and record["bytes"] >= 0
+        and isinstance(record["sha256"], str)
+        for record in value.values()
+    )
 
 
 def sha256(data: bytes) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import file_sha256, parse_canonical, sha256
+from stores.canonical import file_sha256, parse_canonical, read_plain, sha256
 from stores.errors import StoreError
 from stores.finishing import FORMAT
 from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS, VERSION
@@ -23,7 +23,7 @@ def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
     """
     path = store / MANIFEST
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except FileNotFoundError:
         committed = sum(commit_path(store, unit).exists() for unit in range(plan.n_units))
         raise StoreError(

@@ -1,6 +1,7 @@
 """Every write of the project's stores goes through this class, so that tests can record it, cut it or make it fail."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -91,12 +92,10 @@ def remove_tree(files: FileSystem, folder: Path) -> None:
     """Remove a folder and what is in it; what another process removes meanwhile is no error."""
     if not folder.is_dir() or folder.is_symlink():
         return
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(files, Path(entry.path))
-        else:
-            files.unlink(Path(entry.path))
-    try:
+    with suppress(FileNotFoundError):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(files, Path(entry.path))
+            else:
+                files.unlink(Path(entry.path))
         files.remove_folder(folder)
-    except FileNotFoundError:
-        return

@@ -16,6 +16,7 @@ from stores.statistics import merge
 from stores.units import commit_path, publish, read_commit
 
 FORMAT = "strata store"
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
@@ -38,20 +39,24 @@ def next_unit(store: Path, plan: Plan, skip: set[int]) -> int | None:
 
 
 def finish(files: FileSystem, store: Path, plan: Plan) -> str:
-    """Write the statistics and the MANIFEST of a store whose units are all committed. Returns: the store id.
+    """Write the statistics and the MANIFEST of a store whose units are all committed; a finished store stays as it is.
+
+    Returns: the store id.
 
     Raises: StoreError if a unit is missing.
     """
     if missing := recover(files, store, plan):
         raise StoreError(f"{store}: {len(missing)} of {plan.n_units} units are missing; run extract again to fill them")
-    files.make_folder(store / STAGING)
-    with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
-        _write_statistics(files, store, plan, drafts)
-        commits = [f"{COMMITS}/{commit_path(store, unit).name}" for unit in range(plan.n_units)]
-        listed = [*commits, *(f"{STATISTICS}/{site}.json" for site in plan.sites)]
-        hashes = {name: file_sha256(store / name) for name in listed}
-        data = canonical_json({"format": FORMAT, "version": VERSION, "plan_id": plan.id, "files": hashes})
-        publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, data)
+    if not (store / MANIFEST).exists():
+        files.make_folder(store / STAGING)
+        with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
+            _write_statistics(files, store, plan, drafts)
+            commits = [f"{COMMITS}/{commit_path(store, unit).name}" for unit in range(plan.n_units)]
+            listed = [*commits, *(f"{STATISTICS}/{site}.json" for site in plan.sites)]
+            hashes = {name: file_sha256(store / name) for name in listed}
+            data = canonical_json({"format": FORMAT, "version": VERSION, "plan_id": plan.id, "files": hashes})
+            publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, data)
+    files.sync_folder(store)
     _forbid_writing(store)
     return file_sha256(store / MANIFEST)
 
@@ -70,8 +75,10 @@ def _write_statistics(files: FileSystem, store: Path, plan: Plan, drafts: Path) 
 
 
 def _forbid_writing(store: Path) -> None:
-    for folder, _, names in os.walk(store):
+    for folder, folders, names in os.walk(store):
+        folders[:] = [name for name in folders if name != STAGING]
         for name in names:
             path = Path(folder, name)
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and mode & _WRITABLE:
+                path.chmod(mode & ~_WRITABLE)

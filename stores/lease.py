@@ -6,6 +6,7 @@ Nothing depends on leases for correctness: whoever wins the exclusive commit rec
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stores.filesystem import FileSystem, remove_tree
@@ -19,9 +20,12 @@ class Lease:
     def __init__(self, files: FileSystem, folder: Path) -> None:
         self._files, self.folder = files, folder
         self._lock = folder.with_name(folder.name + _LOCK)
-        self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        _try_lock(self._descriptor)
-        files.make_folder(folder)
+        self._descriptor = _create_locked(self._lock)
+        try:
+            files.make_folder(folder)
+        except BaseException:
+            self.release()
+            raise
 
     def __enter__(self) -> Path:
         return self.folder
@@ -33,23 +37,31 @@ class Lease:
         """Remove the folder with whatever is left in it, and the lock; safe to call twice."""
         if self._descriptor < 0:
             return
-        remove_tree(self._files, self.folder)
-        self._lock.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        try:
+            remove_tree(self._files, self.folder)
+            self._lock.unlink(missing_ok=True)
+        finally:  # where that failed, the kernel drops the lock, and the next worker removes the rest
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def leased(parent: Path, prefix: str) -> set[str]:
     """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
-    return {lock.name.removesuffix(_LOCK) for lock in _locks(parent, prefix) if not _is_dead(lock)}
+    names = set()
+    for lock in _locks(parent, prefix):
+        with _if_dead(lock) as dead:
+            if not dead:
+                names.add(lock.name.removesuffix(_LOCK))
+    return names
 
 
 def remove_dead(files: FileSystem, parent: Path, prefix: str) -> None:
     """Remove the folders under `parent` that begin with `prefix` and whose owner died; living owners keep theirs."""
     for lock in _locks(parent, prefix):
-        if _is_dead(lock):
-            remove_tree(files, lock.with_name(lock.name.removesuffix(_LOCK)))
-            lock.unlink(missing_ok=True)
+        with _if_dead(lock) as dead:
+            if dead:
+                remove_tree(files, lock.with_name(lock.name.removesuffix(_LOCK)))
+                lock.unlink(missing_ok=True)
     # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
     for folder in [path for path in _entries(parent, prefix) if path.is_dir()]:
         if not folder.with_name(folder.name + _LOCK).exists():
@@ -64,20 +76,31 @@ def _locks(parent: Path, prefix: str) -> Iterator[Path]:
     return (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK))
 
 
-def _is_dead(lock: Path) -> bool:
+def _create_locked(lock: Path) -> int:
+    """Descriptor of a new lock file that we hold, whatever others made of it before we held it."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with suppress(OSError):  # a file system without locks: then nobody can take it from us either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # another worker found it unlocked and removed it
+
+
+@contextmanager
+def _if_dead(lock: Path) -> Iterator[bool]:
+    """Whether the owner of a lock is gone; if so nobody else can take the lock inside the block."""
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return True
+        yield True
+        return
     try:
-        return _try_lock(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            dead = True
+        except OSError:  # held by a living owner, or a file system without locks: either way not ours to take
+            dead = False
+        yield dead
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by a living owner, or a file system without locks: either way not ours to take
-        return False
-    return True

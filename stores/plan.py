@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import canonical_json, parse_canonical, sha256
+from stores.canonical import canonical_json, is_file_records, parse_canonical, read_plain, sha256
 from stores.encodings import CODECS, COMPRESSORS
 from stores.errors import StoreError
 from stores.format import PLAN, VERSION, VOCABULARY, ArraySpec, group_json, group_paths, site_specs, token_specs
@@ -30,6 +30,7 @@ _KEYS = frozenset(
 )
 MAX_ROWS = 2**48
 MAX_CHUNK_BYTES = 2**30
+MAX_UNITS = 2**19  # a MANIFEST that lists them still fits into a store's JSON
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ def read_plan(store: Path) -> Plan:
     """The plan of a store. Raises: StoreError if there is none, or it is damaged or not allowed."""
     path = store / PLAN
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{store}: not an activation store ({PLAN}: {error.strerror})") from None
+        data = read_plain(path)
+    except (FileNotFoundError, StoreError) as error:
+        raise StoreError(f"{store}: not an activation store ({error})") from None
     return parse_plan(data, path)
 
 
@@ -135,19 +136,25 @@ def parse_plan(data: bytes, where: Path) -> Plan:
         splits = {str(name): (int(start), int(stop)) for name, (start, stop) in value.pop("splits").items()}
         plan = Plan(splits=splits, **value)
         _check(plan)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        if plan.data != data:
+            raise ValueError("a number is written in another form")
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise StoreError(f"{where}: a field is not what a plan may hold ({error})") from None
     return plan
 
 
 def _check(plan: Plan) -> None:
     counts = (plan.n_rows, plan.n_documents, plan.rows_per_chunk, plan.rows_per_unit, *plan.sites.values())
-    if not all(isinstance(count, int) and 0 < count <= MAX_ROWS for count in counts):
-        raise ValueError("a count is not a positive integer")
+    if not all(type(count) is int and 0 < count <= MAX_ROWS for count in counts):
+        raise ValueError(f"a count is not an integer from 1 to {MAX_ROWS}")
     if plan.encoding not in CODECS or plan.compressor not in COMPRESSORS:
         raise ValueError(f"encoding {plan.encoding!r} or compressor {plan.compressor!r} is unknown")
     if plan.rows_per_unit % plan.rows_per_chunk:
         raise ValueError("rows_per_unit is not a multiple of rows_per_chunk")
+    if plan.n_units > MAX_UNITS:
+        raise ValueError(f"{plan.n_units} units, more than the {MAX_UNITS} a store may have")
+    if not is_file_records(plan.files) or not isinstance(plan.config, dict) or not isinstance(plan.provenance, dict):
+        raise ValueError("files, config or provenance is not the object it must be")
     if max(plan.sites.values()) * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
         raise ValueError(f"a chunk would exceed {MAX_CHUNK_BYTES} bytes")
     position = 0

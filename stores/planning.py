@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from stores.errors import StoreError
 from stores.filesystem import FileSystem, write_new
 from stores.format import COMMITS, PLAN, STATISTICS, TIMINGS, VOCABULARY, group_paths, token_specs
 from stores.lease import Lease, remove_dead
-from stores.plan import Plan, read_plan
+from stores.plan import Plan, parse_plan, read_plan
 from stores.shards import ShardWriter
 
 
@@ -80,6 +81,7 @@ def _fill(
     records = {VOCABULARY: {"bytes": len(words), "sha256": sha256(words)}}
     records |= _write_tokens(files, draft, blocks, n_rows)
     plan = Plan(n_rows=n_rows, files=records, **fields)
+    plan = parse_plan(plan.data, draft / PLAN)  # what could not be read back is not written
     for name, data in plan.metadata_files().items():
         write_new(files, draft / name, data)
     write_new(files, draft / PLAN, plan.data)
@@ -95,42 +97,43 @@ def _write_tokens(
     records: dict[str, dict[str, Any]] = {}
     writers: dict[str, ShardWriter] = {}
     shard = done = 0
-    for block in blocks:
-        n_block = len(next(iter(block.values())))
-        first = 0
-        while first < n_block:
-            if not writers:
-                writers = {
-                    field: ShardWriter(files, draft / spec.shard_path(shard), spec) for field, spec in specs.items()
-                }
-            rows_per_shard = next(iter(specs.values())).rows_per_shard
-            take = min(n_block - first, rows_per_shard - done % rows_per_shard)
-            for field, writer in writers.items():
-                writer.append(block[field][first : first + take])
-            first, done = first + take, done + take
-            if done % rows_per_shard == 0 or done == n_rows:
-                records |= {specs[field].shard_path(shard): writer.finish() for field, writer in writers.items()}
-                writers, shard = {}, shard + 1
+    with ExitStack() as opened:
+        for block in blocks:
+            n_block = len(next(iter(block.values())))
+            first = 0
+            while first < n_block:
+                if not writers:
+                    for field, spec in specs.items():
+                        writers[field] = ShardWriter(files, draft / spec.shard_path(shard), spec)
+                        opened.callback(writers[field].close)
+                rows_per_shard = next(iter(specs.values())).rows_per_shard
+                take = min(n_block - first, rows_per_shard - done % rows_per_shard)
+                for field, writer in writers.items():
+                    writer.append(block[field][first : first + take])
+                first, done = first + take, done + take
+                if done % rows_per_shard == 0 or done == n_rows:
+                    records |= {specs[field].shard_path(shard): writer.finish() for field, writer in writers.items()}
+                    writers, shard = {}, shard + 1
     assert done == n_rows, f"the token map has {done} rows, the plan {n_rows}"
     return records
 
 
 def _move(files: FileSystem, draft: Path, path: Path, plan: Plan) -> None:
-    if path.is_dir() and any(path.iterdir()):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         _expect_same(path, plan)
-        return
-    try:
-        files.rename(draft, path)
-    except OSError:
-        if not (path / PLAN).is_file():
-            raise
-        _expect_same(path, plan)
-    files.sync_folder(path.parent)
+    else:
+        try:
+            files.rename(draft, path)
+        except OSError:
+            if not (path / PLAN).is_file():
+                raise
+            _expect_same(path, plan)
+    files.sync_folder(path.parent)  # also where another worker moved it, who may have died before this step
 
 
 def _expect_same(path: Path, plan: Plan) -> None:
     if not (path / PLAN).is_file():
-        raise StoreError(f"{path}: the folder is not empty and holds no store; choose another store.path")
+        raise StoreError(f"{path}: is there, is no empty folder and holds no store; choose another store.path")
     found = read_plan(path)
     if found.id != plan.id:
         raise StoreError(

@@ -60,7 +60,11 @@ class ActivationStore:
     @cached_property
     def vocabulary(self) -> dict[int, str]:
         """Text of every token id that occurs."""
-        return {int(token): str(text) for token, text in read_canonical(self.path / VOCABULARY).items()}
+        path = self.path / VOCABULARY
+        try:
+            return {int(token): str(text) for token, text in read_canonical(path).items()}
+        except ValueError as error:
+            raise StoreError(f"{path}: a token id is not a number ({error})") from None
 
     def statistics(self, site: str) -> dict[str, Any]:
         """A site's statistics; see `stores.statistics.merge`."""
@@ -71,8 +75,8 @@ class ActivationStore:
         """The rows of a split that pass the filters."""
         if split not in self.plan.splits:
             raise StoreError(f"split {split!r} is unknown; this store has {', '.join(self.plan.splits)}")
-        median = self.statistics(site)["content"]["norm_quantiles"]["0.5"] if filters.max_norm_multiple else 0.0
-        norms = self._arrays(site)["norm"] if filters.max_norm_multiple else None
+        median = self._median_norm(site) if filters.max_norm_multiple is not None else 0.0
+        norms = self._arrays(site)["norm"] if filters.max_norm_multiple is not None else None
         return RowMask(self._tokens["flags"], norms, self.plan, self.plan.splits[split], filters, median)
 
     def mean_square_norm(self, site: str, split: str, filters: Filters) -> float:
@@ -148,6 +152,14 @@ class ActivationStore:
             "timing": timings.total(self.path),
             "statistics": {site: _scalars(self.statistics(site)) for site in plan.sites},
         }
+
+    def _median_norm(self, site: str) -> float:
+        try:
+            return float(self.statistics(site)["content"]["norm_quantiles"]["0.5"])
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(
+                f"{self.path}: site {site} has no median norm, because no row is free of flags; unset max_norm_multiple"
+            ) from None
 
     def _arrays(self, site: str) -> dict[str, MappedArray]:
         if site not in self._sites:

@@ -1,11 +1,10 @@
 """How long units took: beside the store's content and not part of its identity, since no two machines agree."""
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import canonical_json, parse_canonical, sha256
+from stores.canonical import canonical_json, read_canonical, sha256
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, write_new
 from stores.format import STAGING, TIMINGS
@@ -18,18 +17,22 @@ def write_timing(files: FileSystem, store: Path, unit: int, n_rows: int, seconds
     files.make_folder(store / STAGING)
     with Lease(files, store / STAGING / f"timing-{uuid.uuid4().hex[:12]}") as drafts:
         write_new(files, drafts / "timing", canonical_json(body | {"sha256": sha256(canonical_json(body))}))
-        files.rename(drafts / "timing", store / TIMINGS / f"{unit:06d}.json")
+        files.rename(drafts / "timing", store / TIMINGS / _name(unit))
 
 
 def read_timing(path: Path) -> dict[str, Any]:
     """One unit's timing. Raises: StoreError if it is damaged."""
     try:
-        record = parse_canonical(path.read_bytes(), path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
-    claimed = record.pop("sha256", None)
-    if claimed != sha256(canonical_json(record)) or set(record) != {"unit", "rows", "seconds"}:
-        raise StoreError(f"{path}: its own checksum differs; the record is damaged (delete it: it is not needed)")
+        record = read_canonical(path)
+        claimed = record.pop("sha256", None)
+        if claimed != sha256(canonical_json(record)):
+            raise StoreError(f"{path}: its own checksum differs")
+        if set(record) != {"unit", "rows", "seconds"} or path.name != _name(record["unit"]):
+            raise StoreError(f"{path}: it is the record of another unit")
+        if not all(type(record[key]) in (int, float) for key in ("rows", "seconds")):
+            raise StoreError(f"{path}: rows and seconds are numbers")
+    except StoreError as error:
+        raise StoreError(f"{error}; the record is damaged (delete it: it is not needed)") from None
     return record
 
 
@@ -37,8 +40,12 @@ def total(store: Path) -> dict[str, float] | None:
     """Rows and seconds of all timed units together, and their rate; None where nothing was timed."""
     try:
         records = [read_timing(path) for path in sorted((store / TIMINGS).glob("*.json"))]
-    except (StoreError, json.JSONDecodeError):
+    except StoreError:
         return None
     seconds = sum(record["seconds"] for record in records)
     rows = sum(record["rows"] for record in records)
     return {"rows": rows, "seconds": seconds, "rows_per_second": rows / seconds} if seconds > 0 else None
+
+
+def _name(unit: object) -> str:
+    return f"{unit:06d}.json" if type(unit) is int else ""

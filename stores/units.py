@@ -2,12 +2,13 @@
 
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stores.canonical import canonical_json, file_sha256, parse_canonical, sha256
+from stores.canonical import canonical_json, file_sha256, is_file_records, parse_canonical, read_plain, sha256
 from stores.encodings import to_float32
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive
@@ -31,11 +32,14 @@ class UnitWriter:
         self._flags_N = flags_N
         files.make_folder(store / STAGING)
         self._lease = Lease(files, store / STAGING / f"{unit:06d}-{uuid.uuid4().hex[:12]}")
-        self._writers = {
-            (site, name): ShardWriter(files, self._lease.folder / f"{site}.{name}", spec)
-            for site, specs in plan.site_specs.items()
-            for name, spec in specs.items()
-        }
+        self._writers: dict[tuple[str, str], ShardWriter] = {}
+        try:
+            for site, specs in plan.site_specs.items():
+                for name, spec in specs.items():
+                    self._writers[site, name] = ShardWriter(files, self._lease.folder / f"{site}.{name}", spec)
+        except BaseException:
+            self.close()
+            raise
         self._moments = {site: Moments(d_model) for site, d_model in plan.sites.items()}
         self._done = dict.fromkeys(plan.sites, 0)
 
@@ -113,7 +117,7 @@ def read_commit(store: Path, plan: Plan, unit: int) -> dict[str, Any] | None:
     """
     path = commit_path(store, unit)
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except FileNotFoundError:
         return None
     record = parse_canonical(data, path)
@@ -122,7 +126,10 @@ def read_commit(store: Path, plan: Plan, unit: int) -> dict[str, Any] | None:
         raise StoreError(f"{path}: its own checksum differs; the record is damaged, fetch it again")
     expected = (_FORMAT, plan.id, unit, list(plan.unit_rows(unit)), set(plan.unit_files(unit)), set(plan.sites))
     found = tuple(record.get(key) for key in ("format", "plan_id", "unit", "rows"))
-    if (*found, set(record.get("files", ())), set(record.get("statistics", ()))) != expected:
+    files, statistics = record.get("files"), record.get("statistics")
+    if not is_file_records(files) or not isinstance(statistics, dict):
+        raise StoreError(f"{path}: its files or statistics are not what a commit record holds")
+    if (*found, set(files), set(statistics)) != expected:
         raise StoreError(f"{path}: it is the record of another plan or unit")
     return record
 
@@ -136,18 +143,19 @@ def publish(files: FileSystem, store: Path, plan: Plan, unit: int) -> None:
     assert record is not None, "only a committed unit can be published"
     for path, expected in record["files"].items():
         final = store / path
-        if _has_size(final, expected["bytes"]):
-            continue
-        _make_folders(files, store, final.parent)
-        staged = _find_staged(store, plan, unit, path, expected)
-        try:
-            if staged is None:
-                raise FileNotFoundError
-            files.rename(staged, final)
-        except FileNotFoundError:  # another worker may have just published it
-            if not _has_size(final, expected["bytes"]):
-                raise StoreError(f"{final}: unit {unit} is committed but this file is gone; restore it") from None
-        files.sync_folder(final.parent)
+        if not _has_size(final, expected["bytes"]):
+            files.make_folder(final.parent)
+            staged = _find_staged(store, plan, unit, path, expected)
+            try:
+                if staged is None:
+                    raise FileNotFoundError
+                files.rename(staged, final)
+            except FileNotFoundError:  # another worker may have just published it
+                if not _has_size(final, expected["bytes"]):
+                    raise StoreError(f"{final}: unit {unit} is committed but this file is gone; restore it") from None
+    # Not only the names made here: whoever made the others may have died before this step.
+    for folder in sorted({store / COMMITS, *_folders_of(store, record["files"])}):
+        files.sync_folder(folder)
 
 
 def _has_size(path: Path, n_bytes: int) -> bool:
@@ -157,11 +165,10 @@ def _has_size(path: Path, n_bytes: int) -> bool:
         return False
 
 
-def _make_folders(files: FileSystem, store: Path, folder: Path) -> None:
-    missing = [parent for parent in (folder, *folder.parents) if store in parent.parents and not parent.is_dir()]
-    for parent in reversed(missing):
-        files.make_folder(parent)
-        files.sync_folder(parent.parent)
+def _folders_of(store: Path, paths: Iterable[str]) -> set[Path]:
+    """Folders that shard files lie in, and theirs: the plan step made everything above."""
+    parents = {(store / path).parent for path in paths}
+    return parents | {parent.parent for parent in parents}
 
 
 def _find_staged(store: Path, plan: Plan, unit: int, path: str, expected: dict[str, Any]) -> Path | None:

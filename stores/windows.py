@@ -1,7 +1,7 @@
 """Filling a window: blocks are read in turn and each row is put straight where the mix wants it."""
 
 import mmap
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,6 +26,11 @@ class WindowFiller:
 
     def __init__(self, values: MappedArray, mask: RowMask, pool: ThreadPoolExecutor, threads: int) -> None:
         self._values, self._mask, self._pool, self._threads = values, mask, pool, threads
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Give up what is being filled; its `fill` raises CancelledError."""
+        self._stopped = True
 
     def new_buffer(self, n_blocks: int) -> WindowBuffer:
         """Room for the rows of `n_blocks` blocks, in huge pages where the system has them."""
@@ -63,6 +68,8 @@ class WindowFiller:
     ) -> None:
         size = self._values.spec.rows_per_chunk
         for index in some:
+            if self._stopped:
+                raise CancelledError
             if index + _READ_AHEAD_BLOCKS < len(blocks):
                 self._values.will_need(int(blocks[index + _READ_AHEAD_BLOCKS]))
             block = int(blocks[index])

@@ -3,7 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from small_store import build_store
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no deadline")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pipeline.artifacts import (
     durable,
     environment,
     fingerprint,
+    only_writer,
     publish_folder,
     read_json,
     remove_folder,
@@ -142,3 +143,11 @@ def test_run_folder_lists_what_is_trained(tmp_path: Path):
 
 def _kind(descriptor: int) -> str:
     return "folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"
+
+
+def test_a_run_folder_has_one_writer_at_a_time(tmp_path):
+    refused = pytest.raises(CheckpointError, match="another process is writing this run")
+    with only_writer(tmp_path / "run"), refused, only_writer(tmp_path / "run"):
+        pass
+    with only_writer(tmp_path / "run"):
+        pass

@@ -12,6 +12,7 @@ from pipeline.artifacts.durable import (
 )
 from pipeline.artifacts.environment import environment
 from pipeline.artifacts.folders import RunFolder, VariantFolder
+from pipeline.artifacts.lock import only_writer
 from pipeline.artifacts.records import canonical_json, changed_keys, fingerprint, read_json, write_json
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "environment",
     "fingerprint",
     "make_folder",
+    "only_writer",
     "publish_folder",
     "read_json",
     "remove_folder",

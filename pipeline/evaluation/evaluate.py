@@ -9,11 +9,11 @@ import torch
 from pipeline.artifacts import RunFolder, fingerprint, read_json, write_bytes, write_json
 from pipeline.config.run import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.evaluation.density import density_histogram
 from pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
-from pipeline.evaluation.metrics import METRICS, DeadLatents, Metric
-from pipeline.evaluation.rows import count_documents, heldout_rows
-from pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.population import Population
+from pipeline.evaluation.rows import heldout_rows
+from pipeline.evaluation.scores import Scores, definition
 from pipeline.evaluation.trained import TrainedSAE, finished, load
 from pipeline.progress import Progress
 from stores import ActivationStore, Filters
@@ -22,40 +22,6 @@ log = logging.getLogger(__name__)
 
 STORE_RECORD = "store.json"
 SPLIT = "heldout"
-
-
-class Scores:
-    """Everything measured on one SAE."""
-
-    def __init__(self, trained: TrainedSAE) -> None:
-        self.trained = trained
-        self.max_cosine_E = decoder_max_cosine(trained.sae.W_dec)
-        self.metrics: dict[str, Metric] = {name: metric(self.max_cosine_E) for name, metric in METRICS.items()}
-        self.latents = DeadLatents(self.max_cosine_E)
-
-    def update(self, x_BM: torch.Tensor) -> None:
-        """Take one batch in."""
-        codes = self.trained.sae.encode_inference(x_BM)
-        rows = ScoredRows(x_BM, codes, self.trained.sae.decode(codes))
-        self.latents.update(rows)
-        for metric in self.metrics.values():
-            metric.update(rows)
-
-    def record(self, identity: dict[str, Any], n_documents: int) -> dict[str, Any]:
-        """metrics.json: every number with its unit and definition, and what it was measured on."""
-        measured = {
-            name: {"value": metric.value(), "unit": metric.unit, "definition": definition(type(metric))}
-            for name, metric in self.metrics.items()
-        }
-        histogram = density_histogram(self.latents.fired_E, self.latents.n_rows)
-        scored = {"n_rows": self.latents.n_rows, "n_documents": n_documents}
-        facts = {"metrics": measured, "density_histogram": histogram, **scored}
-        return {**identity, **facts, "fingerprint": fingerprint(identity)}
-
-
-def definition(metric: type[Metric]) -> str:
-    """A metric's definition: its docstring on one line."""
-    return " ".join((metric.__doc__ or "").split())
 
 
 def evaluate(config: RunConfig, *, progress: bool = False) -> None:
@@ -94,14 +60,13 @@ def _score_site(
         )
     n_rows = min(n_rows, settings.max_rows or n_rows)
     rows = (store, site, filters, settings.batch_size, settings.max_rows, device)
-    first = last = store.plan.splits[SPLIT][0]
+    population = Population(store)
     with Progress(f"{site}: scores", n_rows, "row", shown=progress) as bar:
         for x_BM, row_numbers_B in heldout_rows(*rows):
             for scores in todo:
                 scores.update(x_BM)
-            last = int(row_numbers_B[-1])
+            population.update(x_BM, row_numbers_B)
             bar.advance(len(x_BM))
-    n_documents = count_documents(store, first, last + 1)
     top = [_top_rows(scores, config, device) for scores in todo]
     if settings.example_latents:
         with Progress(f"{site}: examples", n_rows, "row", shown=progress) as bar:
@@ -110,13 +75,13 @@ def _score_site(
                     kept.update(scores.trained.sae.encode_inference(x_BM), row_numbers_B)
                 bar.advance(len(x_BM))
     for scores, kept in zip(todo, top, strict=True):
-        _write(scores, kept, n_documents, store, config)
+        _write(scores, kept, population.record(), store, config)
 
 
-def _write(scores: Scores, top: TopRows, n_documents: int, store: ActivationStore, config: RunConfig) -> None:
+def _write(scores: Scores, top: TopRows, population: dict[str, Any], store: ActivationStore, config: RunConfig) -> None:
     """The three files of one SAE; metrics.json last, so its presence means scored."""
     trained, settings = scores.trained, config.evaluation
-    record = scores.record(_identity(trained, store, config), n_documents)
+    record = scores.record(_identity(trained, store, config), population)
     density_E = scores.latents.fired_E.double() / scores.latents.n_rows
     features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
     write_bytes(trained.folder.features, safetensors.torch.save(features, {"fingerprint": record["fingerprint"]}))

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.rows import to_tensor
 from pipeline.kernels.codes import Codes
+from pipeline.rows import to_tensor
 from pipeline.saes.base import SAE
 from stores import ActivationStore, Filters
 

@@ -8,6 +8,8 @@ Facts = list[tuple[str, str]]
 
 UNKNOWN = "\N{EN DASH}"
 """Stands for a number that is not known."""
+UNEVEN = 0.3
+"""Share of the squared norm in 1 % of the rows from which the page warns."""
 
 
 def count(value: Any) -> str:
@@ -32,7 +34,7 @@ def store_facts(run: Run) -> Facts:
     facts = [
         ("Model", _model(store.get("model", {}))),
         ("Text", _text(store)),
-        ("Sites", ", ".join(f"{site} ({facts['d_model']} wide)" for site, facts in store.get("sites", {}).items())),
+        ("Sites", ", ".join(f"{site} ({store['sites'][site]['d_model']} wide)" for site in store_sites(run))),
         ("Documents", count(store.get("n_documents"))),
         ("Rows to train on", count(splits.get("train"))),
         ("Rows held out", count(splits.get("heldout"))),
@@ -104,9 +106,21 @@ def _encoding(store: dict[str, Any]) -> str | None:
     return f"{store['encoding']}, {'uncompressed' if compressor == 'none' else compressor}"
 
 
+def store_sites(run: Run) -> list[str]:
+    """The store's sites, those of the SAEs first and in their order."""
+    stored = run.store.get("sites", {})
+    return [site for site in run.sites if site in stored] + [site for site in stored if site not in run.sites]
+
+
+def uneven_sites(run: Run) -> dict[str, float]:
+    """Sites where 1 % of the scored rows carry at least UNEVEN of the squared norm, with that share."""
+    shares = {site: [sae.metrics.get("top_percent_square_share") or 0.0 for sae in run.at(site)] for site in run.sites}
+    return {site: max(found) for site, found in shares.items() if max(found) >= UNEVEN}
+
+
 def model_name(run: Run) -> str:
     """What the store calls the language model."""
-    return str(run.store.get("model", {}).get("model", "A language model"))
+    return str(run.store.get("model", {}).get("model", "of an unknown name"))
 
 
 def _model(model: dict[str, Any]) -> str:

@@ -108,13 +108,15 @@
     };
   }
 
-  // The range that shows the curves from 2 % of training on; a variant that diverged may leave it.
+  // The range that shows the curves from 5 % of training on; a variant that diverged, or an R² below 0, may leave it.
   function heights(usable, key, log) {
     const steady = usable.filter(([, sae]) => sae.diverged_at_step === null);
     const ends = (steady.length ? steady : usable)
-      .flatMap(([, { curves: { [key]: { step, value } } }]) => value.filter((_, index) => step[index] >= step[step.length - 1] / 50))
+      .flatMap(([, { curves: { [key]: { step, value } } }]) => value.filter((_, index) => step[index] >= step[step.length - 1] / 20))
       .filter((value) => !log || value > 0).map((value) => (log ? Math.log10(value) : value)).sort((a, b) => a - b);
-    return ends.length ? padded(ends[Math.floor(ends.length * 0.005)], ends[ends.length - 1], 0.06) : undefined;
+    if (!ends.length) return undefined;
+    const low = ends[Math.floor(ends.length * 0.005)];
+    return padded(key === "batch_r2" ? Math.max(low, 0) : low, ends[ends.length - 1], 0.06);
   }
 
   function dead(site) {

@@ -32,6 +32,7 @@ CURVE_DEFINITIONS = {
     "orthogonality/competing_pairs": "Pairs of latents that are on together often enough, in one training batch, "
     "for the orthogonality term to push them apart.",
 }
+DECIMALS = {"latents": 0, "latents per row": 1, "fraction of variance": 4, "cosine": 3, "ratio": 3}
 ONLY_IN_CSV = ("sse", "alive_latents")
 
 
@@ -47,7 +48,7 @@ def result_tables(run: Run) -> dict[str, Any]:
     units = {name: entry["unit"] for name, entry in definitions(run).items()}
     return {
         "columns": [{"label": LABELS.get(name, name), "unit": units[name], "name": name} for name in names],
-        "sites": {site: [_row(sae, names) for sae in run.at(site)] for site in run.sites},
+        "sites": {site: [_row(sae, names, units) for sae in run.at(site)] for site in run.sites},
     }
 
 
@@ -72,24 +73,24 @@ def pretty(definition: str) -> str:
     return re.sub(r"<([^<>]*)>", r"⟨\1⟩", text).replace(" - ", " \N{MINUS SIGN} ")
 
 
-def _row(sae: Trained, names: list[str]) -> dict[str, Any]:
+def _row(sae: Trained, names: list[str], units: dict[str, str]) -> dict[str, Any]:
     if sae.diverged:
         status = f"diverged at step {count(sae.training.get('diverged_at_step'))}"
     elif not sae.finished:
         status = "not finished"
     else:
         status = "" if sae.metrics else "not scored"
-    cells = [{"key": sae.value(name), "text": show(sae.value(name))} for name in names]
+    cells = [{"key": sae.value(name), "text": show(sae.value(name), units[name])} for name in names]
     return {"variant": sae.variant, "status": status, "cells": cells}
 
 
-def show(value: float | None) -> str:
-    """Three significant digits or more, whole numbers whole, a dash for what does not exist."""
+def show(value: float | None, unit: str) -> str:
+    """A number with as many digits as its unit is worth; a dash for what does not exist."""
     if value is None:
         return UNKNOWN
-    if float(value).is_integer() and abs(value) >= 1:
-        return count(value)
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"
+    if unit in DECIMALS:
+        return f"{value:.{DECIMALS[unit]}f}" if DECIMALS[unit] else count(value)
+    return f"{value:#.3g}" if abs(value) < 100 else count(value)
 
 
 def results_csv(run: Run) -> str:

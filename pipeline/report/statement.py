@@ -1,12 +1,14 @@
 """One plain paragraph: what was done, and what came out."""
 
-from pipeline.report.facts import count, model_name
+from pipeline.report.facts import count, model_name, uneven_sites
 from pipeline.report.run_data import Run
 
 
 def statement(run: Run) -> str:
     """What happened in this run, in sentences made from its records."""
-    return " ".join(sentence for sentence in (_extracted(run), _trained(run), _lost(run), _scored(run)) if sentence)
+    return " ".join(
+        sentence for sentence in (_extracted(run), _trained(run), _lost(run), _scored(run), _uneven(run)) if sentence
+    )
 
 
 def _extracted(run: Run) -> str:
@@ -14,7 +16,7 @@ def _extracted(run: Run) -> str:
         return "The record of the activation store is not in this run folder."
     sites = _number(len(run.store.get("sites", {})), "site")
     tokens = count(run.store["n_rows"])
-    return f"{model_name(run)} read {tokens} tokens once; its activations at {sites} were stored."
+    return f"The language model {model_name(run)} read {tokens} tokens once; its activations at {sites} were stored."
 
 
 def _trained(run: Run) -> str:
@@ -51,6 +53,11 @@ def _scored(run: Run) -> str:
     n_documents = max((sae.metrics.get("n_documents", 0) for sae in run.trained), default=0)
     unseen = _number(n_documents, "document") if n_documents else "documents"
     return f"On {unseen} that training never saw, the most variance was explained by {_list(best)}."
+
+
+def _uneven(run: Run) -> str:
+    sites = list(uneven_sites(run))
+    return f"Read R² at {_list(sites)} with care: a few very long rows decide it." if sites else ""
 
 
 def _number(n: int, noun: str) -> str:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
 from pipeline.progress import Progress
+from pipeline.rows import to_tensor
 from pipeline.saes.base import Workspace, initial_weights
 from pipeline.trainer.initialise import geometric_median, weight_generator
 from pipeline.trainer.pending import Pending
-from pipeline.trainer.rows import to_tensor
 from pipeline.trainer.session import Session
 from pipeline.trainer.trainee import Trainee
 from stores import ActivationStore, Batches

@@ -4,15 +4,15 @@ import logging
 
 import torch
 
-from pipeline.artifacts import RunFolder, changed_keys, environment, read_json, write_bytes, write_json
+from pipeline.artifacts import RunFolder, changed_keys, environment, only_writer, read_json, write_bytes, write_json
 from pipeline.config.loading import dump
 from pipeline.config.run import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.rows import choose_device
 from pipeline.trainer.groups import describe, expand, group
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 from pipeline.trainer.one_pass import train_group
 from pipeline.trainer.pending import Pending, pending
-from pipeline.trainer.rows import choose_device
 from stores import ActivationStore
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,14 @@ def train(config: RunConfig, *, report_progress: bool = True) -> None:
     run = RunFolder(config.run_path())
     device = choose_device(training.device)
     groups = group(expand(config, _sites(config, store)))
-    todo = [part for part in (pending(together, store, run, training) for together in groups) if part.jobs]
-    write_bytes(run.config, dump(config).encode("utf-8"))
-    if todo:
-        _note_environment(run, device)
-        _announce(todo, store, config)
-    for part in todo:
-        train_group(part, store, training, device, show_progress=report_progress)
+    with only_writer(run.path):
+        todo = [part for part in (pending(together, store, run, training) for together in groups) if part.jobs]
+        write_bytes(run.config, dump(config).encode("utf-8"))
+        if todo:
+            _note_environment(run, device)
+            _announce(todo, store, config)
+        for part in todo:
+            train_group(part, store, training, device, show_progress=report_progress)
 
 
 def _sites(config: RunConfig, store: ActivationStore) -> list[str]:

@@ -47,6 +47,9 @@ def test_scores_of_an_sae_that_is_the_identity(make_run):
     measured = record("identity")
     assert measured["n_rows"] == len(rows)
     assert measured["split"] == "heldout"
+    squares = np.sort((rows.astype(np.float64) ** 2).sum(axis=1))[::-1]
+    share = squares[: -(-len(rows) // 100)].sum() / squares.sum()
+    assert measured["top_percent_square_share"] == pytest.approx(share, rel=1e-6)
     assert measured["n_documents"] == len(set(store.token_map("document", *store.plan.splits["heldout"]).tolist()))
     assert measured["store_id"] == store.id
     assert measured["filters"]["drop_bos"] is True
@@ -161,6 +164,7 @@ def test_max_rows_scores_the_first_rows_of_the_split(make_run):
 def test_bos_rows_are_scored_only_when_not_filtered(make_run):
     config, store = make_run(filters={"drop_bos": False, "drop_special": False})
     evaluate(config)
+    assert record("identity")["top_percent_square_share"] > 0.3  # the long BOS rows
     assert record("identity")["n_rows"] == len(heldout(store)[0]) > len(heldout(store, drop_bos=True)[0])
 
 

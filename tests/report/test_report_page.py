@@ -14,6 +14,7 @@ from made_up_run import METRICS, SITES, VARIANTS, write_run
 from page_parser import Page
 
 from pipeline.errors import CheckpointError
+from pipeline.report.results import show
 from pipeline.report.write import write_report
 
 
@@ -23,13 +24,42 @@ def sha256(text: str) -> str:
 
 def test_the_statement_says_what_happened(run_folder):
     text = Page(write_report(run_folder, "A run")).text
-    assert "SmolLM2-135M-Instruct read 1 048 576 tokens once; its activations at two sites were stored." in " ".join(
-        text.replace("\N{NARROW NO-BREAK SPACE}", " ").split()
+    assert (
+        "The language model SmolLM2-135M-Instruct read 1 048 576 tokens once; its activations at two sites were stored."
+        in " ".join(text.replace("\N{NARROW NO-BREAK SPACE}", " ").split())
     )
     assert "10 of 12 finished" in text
     assert "Training diverged and was stopped for topk-hot" in text
     assert "441 documents that training never saw" in text
     assert "batch-topk at blocks.9.hook_resid_post (R² 0.882 with 32.4 active latents per row)" in text
+
+
+def test_a_site_that_a_few_rows_decide_has_a_warning(run_folder):
+    assert "of the squared norm" not in Page(write_report(run_folder)).text
+    for path in run_folder.glob("variants/*@blocks.20.hook_resid_post/metrics.json"):
+        record = json.loads(path.read_text(encoding="utf-8")) | {"top_percent_square_share": 0.99}
+        path.write_text(json.dumps(record), encoding="utf-8")
+    text = Page(write_report(run_folder)).text
+    assert text.count("1 % of the scored rows carry 99 % of the squared norm here") == 1
+    assert "Read R² at blocks.20.hook_resid_post with care" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (32.0, "latents per row", "32.0"),
+        (2.4876, "latents per row", "2.5"),
+        (0.99801, "fraction of variance", "0.9980"),
+        (1.0, "ratio", "1.000"),
+        (1970.0, "latents", "1\N{NARROW NO-BREAK SPACE}970"),
+        (0.0081234, "fraction of rows", "0.00812"),
+        (20.71, "squared model units", "20.7"),
+        (123456.7, "squared model units", "123\N{NARROW NO-BREAK SPACE}457"),
+        (None, "cosine", "\N{EN DASH}"),
+    ],
+)
+def test_numbers_have_the_digits_of_their_unit(value, unit, shown):
+    assert show(value, unit) == shown
 
 
 def test_every_metric_is_defined_on_the_page(run_folder):
@@ -173,6 +203,7 @@ import sys
 for name in {BLOCKED!r}:
     sys.modules[name] = None
 from pathlib import Path
+from pipeline.report.results import show
 from pipeline.report.write import write_report
 write_report(Path({str(run_folder)!r}))
 """

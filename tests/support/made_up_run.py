@@ -184,6 +184,7 @@ def write_variant(folder: Path, site: str, name: str, noise: random.Random, toke
         "split": "heldout",
         "n_rows": 103_212,
         "n_documents": 441,
+        "top_percent_square_share": 0.05,
         "fingerprint": fingerprint,
         "store_id": "5b" * 32,
     }

@@ -45,7 +45,7 @@ def plan_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = No
     sites = sites or {"blocks.1.hook_resid_post": 16}
     encoding = options.pop("encoding", "float32")
     sizes = layout(sites, encoding, options.pop("chunk_bytes", 2048), options.pop("shard_bytes", 16384))
-    heldout = max(n_rows // DOCUMENT_ROWS * 9 // 10, 1) * DOCUMENT_ROWS
+    heldout = min(max(n_rows // DOCUMENT_ROWS * 9 // 10, 1) * DOCUMENT_ROWS, n_rows)
     fields = token_map(n_rows)
     blocks = ({name: array[first : first + 300] for name, array in fields.items()} for first in range(0, n_rows, 300))
     return create_store(

@@ -9,7 +9,7 @@ from small_run import TOPK
 from small_store import build_store
 from trained_run import curves
 
-from pipeline.trainer.rows import choose_device, to_tensor
+from pipeline.rows import choose_device, to_tensor
 from pipeline.trainer.train import train
 from stores.encodings import to_float32
 

@@ -1,4 +1,4 @@
-"""Training as a whole: who shares a pass changes nothing, a divergence harms nobody else, the files say what is true."""
+"""Training as a whole: who shares a pass changes nothing, a divergence harms nobody else, the files are true."""
 
 import json
 import logging
