@@ -10,6 +10,7 @@ from typing import Any
 from stores.errors import StoreError
 
 MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_OBJECTS = 2**20
 
 
 def canonical_json(value: Any) -> bytes:
@@ -25,6 +26,8 @@ def parse_canonical(data: bytes, where: Path) -> dict[str, Any]:
     """
     if len(data) > MAX_JSON_BYTES:
         raise StoreError(f"{where}: more than the {MAX_JSON_BYTES} bytes a store's JSON may have")
+    if data.count(b"{") + data.count(b"[") > MAX_JSON_OBJECTS:
+        raise StoreError(f"{where}: more than the {MAX_JSON_OBJECTS} objects a store's JSON may have")
     try:
         value = json.loads(data)
         same = isinstance(value, dict) and canonical_json(value) == data

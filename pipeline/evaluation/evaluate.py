@@ -16,6 +16,7 @@ from pipeline.evaluation.rows import heldout_rows
 from pipeline.evaluation.scores import Scores, definition
 from pipeline.evaluation.trained import TrainedSAE, finished, load
 from pipeline.progress import Progress
+from pipeline.rows import choose_device
 from stores import ActivationStore, Filters
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
     """
     store = ActivationStore.open(config.store_path())
     run = RunFolder(config.run_path())
-    device = torch.device(_device(config.training.device))
+    device = choose_device(config.training.device)
     write_json(run.path / STORE_RECORD, store.summary())
     for site in config.training.sites or list(store.plan.sites):
         todo = []
@@ -133,7 +134,3 @@ def _is_scored(trained: TrainedSAE, identity: dict[str, Any]) -> bool:
 
 def _filters(config: RunConfig) -> Filters:
     return Filters(**config.training.filters.model_dump())
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -32,7 +32,7 @@ def model_folder(settings: ModelSettings) -> ModelFolder:
     Raises: ConfigError if there is no such model.
     """
     if settings.path == "demo":
-        return _from_gguf(demo_gguf(), "demo")
+        return _from_gguf(demo_gguf(), demo_gguf().stem)
     path = Path(settings.path).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():

@@ -53,7 +53,7 @@ def test_demo_loads_fast_from_the_cache(demo: Path, monkeypatch: pytest.MonkeyPa
     tokenizer = load_tokenizer(settings)
     assert time.perf_counter() - began < 4.0  # about 1.5 s; converting takes 20
     assert description.widths == {SITE: 576}
-    assert description.provenance["model"] == "demo"
+    assert description.provenance["model"] == "SmolLM2-135M-Instruct.Q4_1"
     assert len(description.provenance["gguf_sha256"]) == 64
     assert tokenizer.chat_template
     rows = capture.forward(torch.tensor([tokenizer.encode("The capital of France is")]))[SITE]
