@@ -14,6 +14,7 @@ from stores.windows import WindowBuffer, WindowFiller
 
 class _Epoch(NamedTuple):
     blocks: np.ndarray
+    counts: np.ndarray
     starts: np.ndarray
     """Rows served before each window of the epoch, and after the last."""
 
@@ -56,6 +57,7 @@ class Batches:
         self._buffers = [self._filler.new_buffer(self.blocks_per_window) for _ in range(2)]
         self._slots: list[tuple[int, int] | None] = [None, None]
         self._pending: list[Future[None] | None] = [None, None]
+        self._mixes: dict[tuple[int, int], Future[np.ndarray]] = {}
         self._epochs: dict[int, _Epoch] = {}
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,29 +66,21 @@ class Batches:
         Raises: StoreError if a chunk is damaged.
         """
         epoch, offset = divmod(step * self.batch_size, self.n_rows)
-        rows: list[np.ndarray] = []
-        numbers: list[np.ndarray] = []
-        wanted = self.batch_size
-        while wanted:
-            starts = self._epoch(epoch).starts
-            window = int(np.searchsorted(starts, offset, side="right")) - 1
-            buffer = self._window(epoch, window)
-            first = offset - int(starts[window])
-            take = min(wanted, int(starts[window + 1]) - offset)
-            # A piece that is joined with the next window's must be copied before that window may take its place.
-            whole = take == self.batch_size
-            rows.append(buffer.rows[first : first + take] if whole else buffer.rows[first : first + take].copy())
-            numbers.append(
-                buffer.numbers[first : first + take] if whole else buffer.numbers[first : first + take].copy()
-            )
-            wanted -= take
-            offset += take
-            if offset == self.n_rows:
-                epoch, offset = epoch + 1, 0
-        if len(rows) == 1:
-            rows[0].flags.writeable = numbers[0].flags.writeable = False
-            return rows[0], numbers[0]
-        return np.concatenate(rows), np.concatenate(numbers)
+        rows, numbers = self._piece(epoch, offset, self.batch_size)
+        if len(rows) == self.batch_size:
+            rows.flags.writeable = numbers.flags.writeable = False
+            return rows, numbers
+        joined = np.empty((self.batch_size, *rows.shape[1:]), rows.dtype), np.empty(self.batch_size, np.int64)
+        done = 0
+        while True:
+            # A piece is copied before the next one may take its place in memory.
+            joined[0][done : done + len(rows)], joined[1][done : done + len(rows)] = rows, numbers
+            done += len(rows)
+            if done == self.batch_size:
+                return joined
+            next_epoch, offset = divmod(offset + len(rows), self.n_rows)
+            epoch += next_epoch
+            rows, numbers = self._piece(epoch, offset, self.batch_size - done)
 
     def close(self) -> None:
         """Stop the threads; what was served stays valid."""
@@ -99,6 +93,15 @@ class Batches:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _piece(self, epoch: int, offset: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of up to `wanted` rows from `offset` of an epoch, all of one window, and their numbers."""
+        starts = self._epoch(epoch).starts
+        window = int(np.searchsorted(starts, offset, side="right")) - 1
+        buffer = self._window(epoch, window)
+        start = int(starts[window])
+        some = slice(offset - start, min(offset + wanted, int(starts[window + 1])) - start)
+        return buffer.rows[some], buffer.numbers[some]
+
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
             order = permutation([*self._key, "blocks", epoch], len(self._mask.blocks))
@@ -106,7 +109,7 @@ class Batches:
             ends = np.add.reduceat(counts, np.arange(0, len(counts), self.blocks_per_window)).cumsum()
             if len(self._epochs) > 1:
                 del self._epochs[max(self._epochs, key=lambda known: abs(known - epoch))]
-            self._epochs[epoch] = _Epoch(self._mask.blocks[order], np.concatenate([[0], ends]))
+            self._epochs[epoch] = _Epoch(self._mask.blocks[order], counts, np.concatenate([[0], ends]))
         return self._epochs[epoch]
 
     def _window(self, epoch: int, window: int) -> WindowBuffer:
@@ -116,19 +119,33 @@ class Batches:
         if pending is not None:
             pending.result()
             self._pending[slot] = None
-        last = window + 2 == len(self._epoch(epoch).starts)
-        following = (epoch + 1, 0) if last else (epoch, window + 1)
+        following = self._following(epoch, window)
         if following not in self._slots:
             self._start(*following, slot=1 - slot)
         return self._buffers[slot]
+
+    def _following(self, epoch: int, window: int) -> tuple[int, int]:
+        last = window + 2 == len(self._epoch(epoch).starts)
+        return (epoch + 1, 0) if last else (epoch, window + 1)
 
     def _start(self, epoch: int, window: int, slot: int) -> int:
         pending = self._pending[slot]
         if pending is not None:
             pending.result()
-        blocks = self._epoch(epoch).blocks
-        some = blocks[window * self.blocks_per_window : (window + 1) * self.blocks_per_window]
-        key = [*self._key, "rows", epoch, window]
+        mix = self._mix(epoch, window)
+        some = slice(window * self.blocks_per_window, (window + 1) * self.blocks_per_window)
+        blocks, counts, _ = self._epoch(epoch)
         self._slots[slot] = (epoch, window)
-        self._pending[slot] = self._pool.submit(self._filler.fill, self._buffers[slot], some, key)
+        self._pending[slot] = self._pool.submit(self._filler.fill, self._buffers[slot], blocks[some], counts[some], mix)
+        # The mix of the window after that is drawn meanwhile: it is the one part of a fill that is not shared out.
+        following = self._following(epoch, window)
+        self._mixes = {following: self._mix(*following)}
         return slot
+
+    def _mix(self, epoch: int, window: int) -> "Future[np.ndarray]":
+        """Where in its window each row goes, being drawn by a thread."""
+        if (epoch, window) in self._mixes:
+            return self._mixes[epoch, window]
+        starts = self._epoch(epoch).starts
+        n_rows = int(starts[window + 1] - starts[window])
+        return self._pool.submit(permutation, [*self._key, "rows", epoch, window], n_rows)

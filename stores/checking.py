@@ -27,7 +27,8 @@ def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
     except FileNotFoundError:
         committed = sum(commit_path(store, unit).exists() for unit in range(plan.n_units))
         raise StoreError(
-            f"{store}: unfinished (no {MANIFEST}), {committed} of {plan.n_units} units are there; run extract again to go on"
+            f"{store}: unfinished (no {MANIFEST}), {committed} of {plan.n_units} units are there; "
+            f"run extract again to fill the rest"
         ) from None
     value = parse_canonical(data, path)
     listed = {f"{COMMITS}/{commit_path(store, unit).name}" for unit in range(plan.n_units)}

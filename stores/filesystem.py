@@ -26,6 +26,14 @@ class FileSystem:
         """Make a file's bytes survive a power cut."""
         os.fsync(descriptor)
 
+    def sync_path(self, path: Path) -> None:
+        """Make the bytes of a file that somebody else wrote survive a power cut."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def close(self, descriptor: int) -> None:
         """Let go of a descriptor."""
         os.close(descriptor)

@@ -10,7 +10,7 @@ from stores.canonical import canonical_json, file_sha256
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive, write_new
 from stores.format import COMMITS, MANIFEST, STAGING, STATISTICS, VERSION
-from stores.lease import Lease, leased, remove_dead
+from stores.lease import Lease, abandoned, leased, remove_abandoned
 from stores.plan import Plan
 from stores.statistics import merge
 from stores.units import commit_path, publish, read_commit
@@ -21,13 +21,16 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
+    # Listed first: a worker that commits and dies after its unit was looked at keeps its files for the next recovery.
+    dead = abandoned(store / STAGING, "")
+    files.sync_folder(store / COMMITS)  # a record is certain before its files move, whoever wrote it and died
     missing = []
     for unit in range(plan.n_units):
         if read_commit(store, plan, unit) is None:
             missing.append(unit)
         else:
             publish(files, store, plan, unit)
-    remove_dead(files, store / STAGING, "")
+    remove_abandoned(files, dead)
     return missing
 
 

@@ -5,7 +5,7 @@ Nothing depends on leases for correctness: whoever wins the exclusive commit rec
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +33,12 @@ class Lease:
     def __exit__(self, *exception: object) -> None:
         self.release()
 
+    def abandon(self) -> None:
+        """Leave the folder to whoever recovers it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
     def release(self) -> None:
         """Remove the folder with whatever is left in it, and the lock; safe to call twice."""
         if self._descriptor < 0:
@@ -55,17 +61,26 @@ def leased(parent: Path, prefix: str) -> set[str]:
     return names
 
 
+def abandoned(parent: Path, prefix: str) -> list[Path]:
+    """The folders under `parent` that begin with `prefix` and whose owner died."""
+    # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
+    names = {path.name.removesuffix(_LOCK) for path in _entries(parent, prefix)}
+    return [parent / name for name in sorted(names - leased(parent, prefix))]
+
+
 def remove_dead(files: FileSystem, parent: Path, prefix: str) -> None:
     """Remove the folders under `parent` that begin with `prefix` and whose owner died; living owners keep theirs."""
-    for lock in _locks(parent, prefix):
+    remove_abandoned(files, abandoned(parent, prefix))
+
+
+def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
+    """Remove those of the folders whose owner died."""
+    for folder in folders:
+        lock = folder.with_name(folder.name + _LOCK)
         with _if_dead(lock) as dead:
             if dead:
-                remove_tree(files, lock.with_name(lock.name.removesuffix(_LOCK)))
+                remove_tree(files, folder)
                 lock.unlink(missing_ok=True)
-    # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
-    for folder in [path for path in _entries(parent, prefix) if path.is_dir()]:
-        if not folder.with_name(folder.name + _LOCK).exists():
-            remove_tree(files, folder)
 
 
 def _entries(parent: Path, prefix: str) -> list[Path]:

@@ -52,11 +52,10 @@ class MappedArray:
         offset, n_bytes = index[place].tolist()
         encoded = data[offset : offset + n_bytes]
         start, stop = self.chunk_rows(chunk)
-        where = self._store / self.spec.shard_path(shard)
         if not self._checked[chunk]:
             if not crc_matches(encoded):
                 raise StoreError(
-                    f"{where}: checksum differs in the chunk of rows {start}..{stop - 1} (byte {offset}); "
+                    f"{self._where(shard)}: checksum differs in the chunk of rows {start}..{stop - 1} (byte {offset}); "
                     f"the file is damaged, fetch it again"
                 )
             self._checked[chunk] = True
@@ -64,7 +63,7 @@ class MappedArray:
         try:
             rows = decode_chunk(encoded, self.spec.compressor, self.spec.dtype, shape)
         except StoreError as error:
-            raise StoreError(f"{where}: rows {start}..{stop - 1}: {error}") from None
+            raise StoreError(f"{self._where(shard)}: rows {start}..{stop - 1}: {error}") from None
         return rows[: stop - start]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
@@ -83,20 +82,30 @@ class MappedArray:
 
     def will_need(self, chunk: int) -> None:
         """Ask the kernel to read a chunk ahead."""
+        self._advise(chunk, mmap.MADV_WILLNEED)
+
+    def release(self, chunk: int) -> None:
+        """Let go of a chunk's pages: this process no longer holds them, the page cache still does."""
+        self._advise(chunk, mmap.MADV_DONTNEED)
+
+    def _advise(self, chunk: int, advice: int) -> None:
         shard, place = divmod(chunk, self.spec.chunks_per_shard)
         data, index = self._shard(shard)
         offset, n_bytes = index[place].tolist()
         first = offset - offset % mmap.PAGESIZE
         base = data.base
         if isinstance(base, mmap.mmap):
-            base.madvise(mmap.MADV_WILLNEED, first, offset + n_bytes - first)
+            base.madvise(advice, first, offset + n_bytes - first)
+
+    def _where(self, shard: int) -> Path:
+        return self._store / self.spec.shard_path(shard)
 
     def _shard(self, shard: int) -> _Shard:
         with self._lock:
             if shard in self._shards:
                 self._shards.move_to_end(shard)
                 return self._shards[shard]
-            path = self._store / self.spec.shard_path(shard)
+            path = self._where(shard)
             data = _map(path)
             self._shards[shard] = _Shard(data, read_index(data, self.spec, shard, path))
             if len(self._shards) > _MAPS_KEPT:

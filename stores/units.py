@@ -2,7 +2,6 @@
 
 import os
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ class UnitWriter:
         self._flags_N = flags_N
         files.make_folder(store / STAGING)
         self._lease = Lease(files, store / STAGING / f"{unit:06d}-{uuid.uuid4().hex[:12]}")
+        self._committing = False
         self._writers: dict[tuple[str, str], ShardWriter] = {}
         try:
             for site, specs in plan.site_specs.items():
@@ -53,7 +53,8 @@ class UnitWriter:
         for first in range(0, len(rows_NM), step):
             piece_NM = rows_NM[first : first + step]
             wide_NM = to_float32(piece_NM)
-            norms_N = np.sqrt(np.einsum("nm,nm->n", wide_NM, wide_NM, dtype=np.float64)).astype(np.float32)
+            with np.errstate(over="ignore"):  # a norm beyond float32 is refused in the next line
+                norms_N = np.sqrt(np.einsum("nm,nm->n", wide_NM, wide_NM, dtype=np.float64)).astype(np.float32)
             self._refuse_non_finite(site, norms_N, wide_NM, self._start + done + first)
             self._moments[site].add(wide_NM, norms_N, self._flags_N[done + first : done + first + len(piece_NM)])
             self._writers[site, "values"].append(piece_NM)
@@ -81,16 +82,21 @@ class UnitWriter:
         }
         data = canonical_json(body | {"sha256": sha256(canonical_json(body))})
         draft = self._lease.folder / "commit.json"
+        self._committing = True
         won = publish_exclusive(self._files, draft, commit_path(self._store, self._unit), data)
         publish(self._files, self._store, self._plan, self._unit)
+        self._committing = False
         self.close()
         return won
 
     def close(self) -> None:
-        """Remove what is staged and not published; safe at any time."""
+        """Remove what is staged, unless it may be committed and not yet published; safe at any time."""
         for writer in self._writers.values():
             writer.close()
-        self._lease.release()
+        if self._committing:
+            self._lease.abandon()
+        else:
+            self._lease.release()
 
     def _refuse_non_finite(self, site: str, norms_N: np.ndarray, wide_NM: np.ndarray, first_row: int) -> None:
         finite_N = np.isfinite(norms_N)
@@ -127,7 +133,7 @@ def read_commit(store: Path, plan: Plan, unit: int) -> dict[str, Any] | None:
     expected = (_FORMAT, plan.id, unit, list(plan.unit_rows(unit)), set(plan.unit_files(unit)), set(plan.sites))
     found = tuple(record.get(key) for key in ("format", "plan_id", "unit", "rows"))
     files, statistics = record.get("files"), record.get("statistics")
-    if not is_file_records(files) or not isinstance(statistics, dict):
+    if not isinstance(files, dict) or not is_file_records(files) or not isinstance(statistics, dict):
         raise StoreError(f"{path}: its files or statistics are not what a commit record holds")
     if (*found, set(files), set(statistics)) != expected:
         raise StoreError(f"{path}: it is the record of another plan or unit")
@@ -145,16 +151,18 @@ def publish(files: FileSystem, store: Path, plan: Plan, unit: int) -> None:
         final = store / path
         if not _has_size(final, expected["bytes"]):
             files.make_folder(final.parent)
+            files.sync_folder(final.parent.parent)
             staged = _find_staged(store, plan, unit, path, expected)
             try:
                 if staged is None:
                     raise FileNotFoundError
+                files.sync_path(staged)  # another attempt's file may have the right bytes in memory only
                 files.rename(staged, final)
             except FileNotFoundError:  # another worker may have just published it
                 if not _has_size(final, expected["bytes"]):
                     raise StoreError(f"{final}: unit {unit} is committed but this file is gone; restore it") from None
     # Not only the names made here: whoever made the others may have died before this step.
-    for folder in sorted({store / COMMITS, *_folders_of(store, record["files"])}):
+    for folder in sorted({(store / path).parent for path in record["files"]}):
         files.sync_folder(folder)
 
 
@@ -163,12 +171,6 @@ def _has_size(path: Path, n_bytes: int) -> bool:
         return os.stat(path).st_size == n_bytes
     except OSError:
         return False
-
-
-def _folders_of(store: Path, paths: Iterable[str]) -> set[Path]:
-    """Folders that shard files lie in, and theirs: the plan step made everything above."""
-    parents = {(store / path).parent for path in paths}
-    return parents | {parent.parent for parent in parents}
 
 
 def _find_staged(store: Path, plan: Plan, unit: int, path: str, expected: dict[str, Any]) -> Path | None:

@@ -1,24 +1,32 @@
 """Filling a window: blocks are read in turn and each row is put straight where the mix wants it."""
 
 import mmap
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from itertools import pairwise
+from collections import deque
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from stores.mapped import MappedArray
 from stores.masks import RowMask
-from stores.shuffling import permutation
 
 _READ_AHEAD_BLOCKS = 4
 
 
 class WindowBuffer(NamedTuple):
-    """Memory for one window, allocated once."""
+    """Memory for one window, allocated once. The last row is where rows that do not pass the filters end up."""
 
     rows: np.ndarray
     numbers: np.ndarray
+
+
+class _Piece(NamedTuple):
+    """A block of a window, and the part of the window's mix that its rows take."""
+
+    block: int
+    targets: slice
+    ahead: int | None
+    """Block to ask for meanwhile."""
 
 
 class WindowFiller:
@@ -35,7 +43,7 @@ class WindowFiller:
     def new_buffer(self, n_blocks: int) -> WindowBuffer:
         """Room for the rows of `n_blocks` blocks, in huge pages where the system has them."""
         spec = self._values.spec
-        n_rows = n_blocks * spec.rows_per_chunk
+        n_rows = n_blocks * spec.rows_per_chunk + 1
         shape = (n_rows, *spec.shape[1:])
         n_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
         memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -43,38 +51,46 @@ class WindowFiller:
             memory.madvise(mmap.MADV_HUGEPAGE)
         return WindowBuffer(np.frombuffer(memory, spec.dtype).reshape(shape), np.empty(n_rows, np.int64))
 
-    def fill(self, buffer: WindowBuffer, blocks: np.ndarray, key: object) -> None:
-        """Put the rows of `blocks` into the buffer, mixed by `key`. Raises: StoreError if a chunk is damaged."""
-        local = [self._mask.rows_in(block) for block in blocks.tolist()]
-        edges = np.concatenate([[0], np.cumsum([len(rows) for rows in local])])
-        targets = permutation(key, int(edges[-1]))
-        cuts = np.linspace(0, len(blocks), self._threads + 1).astype(int).tolist()
-        parts = [
-            self._pool.submit(self._copy, buffer, blocks, local, edges, targets, range(first, last))
-            for first, last in pairwise(cuts[1:])
-        ]
-        self._copy(buffer, blocks, local, edges, targets, range(cuts[0], cuts[1]))
+    def fill(self, buffer: WindowBuffer, blocks: np.ndarray, counts: np.ndarray, mix: "Future[np.ndarray]") -> None:
+        """Put the rows of `blocks` that pass, `counts` of each, into the buffer in the order `mix`.
+
+        Raises: StoreError if a chunk is damaged.
+        """
+        ends = np.cumsum(counts).tolist()
+        ahead = [*blocks.tolist()[_READ_AHEAD_BLOCKS:], *[None] * _READ_AHEAD_BLOCKS]
+        pieces = deque(map(_Piece, blocks.tolist(), map(slice, [0, *ends], ends), ahead))
+        targets = mix.result()
+        parts = [self._pool.submit(self._copy, buffer, targets, pieces) for _ in range(self._threads - 1)]
+        self._copy(buffer, targets, pieces)
         for part in parts:
             part.result()
 
-    def _copy(
-        self,
-        buffer: WindowBuffer,
-        blocks: np.ndarray,
-        local: list[np.ndarray],
-        edges: np.ndarray,
-        targets: np.ndarray,
-        some: range,
-    ) -> None:
-        size = self._values.spec.rows_per_chunk
-        for index in some:
+    def _copy(self, buffer: WindowBuffer, targets: np.ndarray, pieces: deque[_Piece]) -> None:
+        """Take pieces until none is left."""
+        slots = _whole_rows(buffer.rows)
+        while pieces:
             if self._stopped:
                 raise CancelledError
-            if index + _READ_AHEAD_BLOCKS < len(blocks):
-                self._values.will_need(int(blocks[index + _READ_AHEAD_BLOCKS]))
-            block = int(blocks[index])
+            try:
+                block, place, ahead = pieces.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            if ahead is not None:
+                self._values.will_need(ahead)
             rows = self._values.chunk(block)
-            kept = local[index]
-            target = targets[edges[index] : edges[index + 1]]
-            buffer.rows[target] = rows if len(kept) == len(rows) else rows[kept]
-            buffer.numbers[target] = kept + block * size
+            target = targets[place]
+            if len(target) < len(rows):
+                # Writing a dropped row over the spare one again and again costs less than gathering the others first.
+                kept, target = target, np.full(len(rows), len(slots) - 1)
+                target[self._mask.rows_in(block)] = kept
+            # A number of each row first: memory answers many such reads at once, and the copy then waits less for it.
+            _ = buffer.rows[target, 0]
+            slots[target] = _whole_rows(rows)
+            first = block * self._values.spec.rows_per_chunk
+            buffer.numbers[target] = np.arange(first, first + len(rows))
+            self._values.release(block)
+
+
+def _whole_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows [N, M] as N opaque items: numpy then copies a row at once, which is a fifth faster."""
+    return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]

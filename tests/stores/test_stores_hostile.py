@@ -181,7 +181,7 @@ COMMITS: dict[str, Edit] = {
     "files a list": lambda record: record.update(files=sorted(record["files"])),
     "files a list of lists": lambda record: record.update(files=[[1]]),
     "a file outside": lambda record: record["files"].update({"../x": {"bytes": 1, "sha256": ""}}),
-    "a record without a hash": lambda record: record["files"].update(dict.fromkeys(record["files"], {"bytes": 1})),
+    "a record without a hash": lambda record: record.update(files={name: {"bytes": 1} for name in record["files"]}),
     "statistics a number": lambda record: record.update(statistics=7),
     "another unit": lambda record: record.update(unit=1),
     "other rows": lambda record: record.update(rows=[0, 2**48]),

@@ -43,6 +43,10 @@ class RecordingFileSystem(FileSystem):
         if self._durable:
             self.steps.append(("sync", self._paths[descriptor]))
 
+    def sync_path(self, path: Path) -> None:
+        if self._durable:
+            self.steps.append(("sync", path))
+
     def sync_folder(self, path: Path) -> None:
         if self._durable:
             self.steps.append(("sync_folder", path))
