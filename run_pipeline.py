@@ -7,6 +7,7 @@ reads files and writes files, so any of them can be stopped, repeated, or run on
 import errno
 import json
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -218,6 +219,9 @@ def _shows_progress() -> bool:
 
 def main() -> None:
     """Run the command line. Exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    # Before torch is loaded: its threads spin while they wait for each other, and where another process has one of the
+    # cores every step then takes many times as long (measured: docs/log.md). Asleep they lose nothing worth measuring.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
 
 

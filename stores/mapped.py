@@ -18,6 +18,7 @@ _MAPS_KEPT = 256
 
 
 class _Shard(NamedTuple):
+    memory: mmap.mmap
     data: np.ndarray
     places: np.ndarray
 
@@ -29,6 +30,7 @@ class MappedArray:
         self.spec = spec
         self._store = store
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._held: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
         self._checked = np.zeros(-(-spec.shape[0] // spec.rows_per_chunk), bool)
 
@@ -48,7 +50,7 @@ class MappedArray:
         Raises: StoreError naming the file and the rows if the checksum differs.
         """
         shard, place = divmod(chunk, self.spec.chunks_per_shard)
-        data, index = self._shard(shard)
+        _, data, index = self._shard(shard)
         offset, n_bytes = index[place].tolist()
         encoded = data[offset : offset + n_bytes]
         start, stop = self.chunk_rows(chunk)
@@ -82,20 +84,27 @@ class MappedArray:
 
     def will_need(self, chunk: int) -> None:
         """Ask the kernel to read a chunk ahead."""
-        self._advise(chunk, mmap.MADV_WILLNEED)
+        if chunk not in self._held:
+            self._advise(chunk, mmap.MADV_WILLNEED)
 
-    def release(self, chunk: int) -> None:
-        """Let go of a chunk's pages: this process no longer holds them, the page cache still does."""
-        self._advise(chunk, mmap.MADV_DONTNEED)
+    def hold(self, chunk: int, at_most: int) -> None:
+        """Note that a chunk was read, and let go of the pages of the longest unread beyond `at_most` chunks.
+
+        Memory then does not grow with the file; what is let go stays in the page cache.
+        """
+        with self._lock:
+            self._held[chunk] = None
+            self._held.move_to_end(chunk)
+            gone = self._held.popitem(last=False)[0] if len(self._held) > at_most else None
+        if gone is not None:
+            self._advise(gone, mmap.MADV_DONTNEED)
 
     def _advise(self, chunk: int, advice: int) -> None:
         shard, place = divmod(chunk, self.spec.chunks_per_shard)
-        data, index = self._shard(shard)
+        memory, _, index = self._shard(shard)
         offset, n_bytes = index[place].tolist()
         first = offset - offset % mmap.PAGESIZE
-        base = data.base
-        if isinstance(base, mmap.mmap):
-            base.madvise(advice, first, offset + n_bytes - first)
+        memory.madvise(advice, first, offset + n_bytes - first)
 
     def _where(self, shard: int) -> Path:
         return self._store / self.spec.shard_path(shard)
@@ -106,22 +115,22 @@ class MappedArray:
                 self._shards.move_to_end(shard)
                 return self._shards[shard]
             path = self._where(shard)
-            data = _map(path)
-            self._shards[shard] = _Shard(data, read_index(data, self.spec, shard, path))
+            memory = _map(path)
+            data = np.frombuffer(memory, np.uint8)
+            self._shards[shard] = _Shard(memory, data, read_index(data, self.spec, shard, path))
             if len(self._shards) > _MAPS_KEPT:
                 self._shards.popitem(last=False)
             return self._shards[shard]
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(path: Path) -> mmap.mmap:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     except (ValueError, OSError) as error:
         raise StoreError(f"{path}: cannot be mapped ({error}); fetch the file again") from None
     finally:
         os.close(descriptor)
-    return np.frombuffer(mapped, np.uint8)

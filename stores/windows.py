@@ -88,7 +88,8 @@ class WindowFiller:
             slots[target] = _whole_rows(rows)
             first = block * self._values.spec.rows_per_chunk
             buffer.numbers[target] = np.arange(first, first + len(rows))
-            self._values.release(block)
+            # Pages of as many blocks as a window has stay: a store that fits into one is read without a page fault.
+            self._values.hold(block, at_most=len(slots) // self._values.spec.rows_per_chunk)
 
 
 def _whole_rows(rows: np.ndarray) -> np.ndarray:
