@@ -1,5 +1,6 @@
 """Stage 1: read the language model once, and leave a finished activation store."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from stores.format import MANIFEST
 from stores.plan import Plan
 from stores.sizes import unit_bytes
 
+log = logging.getLogger(__name__)
+
 
 def extract(config: RunConfig, *, progress: bool = True) -> None:
     """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
@@ -26,16 +29,17 @@ def extract(config: RunConfig, *, progress: bool = True) -> None:
     path = config.store_path()
     plan = planned(config, progress=progress)
     if (path / MANIFEST).is_file():
-        print(f"{path}: finished before, {plan.n_rows:,} rows, store {ActivationStore.open(path).id[:12]}", flush=True)
+        store_id = ActivationStore.open(path).id
+        log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
         return
     files = FileSystem()
     missing = recover(files, path, plan)
     if len(missing) < plan.n_units:
-        print(f"{path}: {plan.n_units - len(missing)} of {plan.n_units} units are there; going on", flush=True)
+        log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
     if missing:
         _check_space(path, plan, missing)
         _fill(config, files, path, plan, len(missing), progress)
-    print(f"{path}: finished, {plan.n_rows:,} rows, store {finish(files, path, plan)[:12]}", flush=True)
+    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
 
 
 def _fill(config: RunConfig, files: FileSystem, path: Path, plan: Plan, n_missing: int, progress: bool) -> None:

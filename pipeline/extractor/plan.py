@@ -1,5 +1,6 @@
 """The plan step: text is tokenised and every row of the store is fixed, before any weight of the model is read."""
 
+import logging
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from stores.mixing import documents_per_window, predicted_variance_ratio
 from stores.plan import Plan, read_plan
 from stores.planning import Layout, create_store, layout
 from stores.sizes import activation_bytes, token_map_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def planned(config: RunConfig, *, progress: bool) -> Plan:
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
     with _drafted(config, progress=progress) as draft:
-        print(describe_draft(config, draft), flush=True)
+        for line in describe_draft(config, draft).splitlines():
+            log.info("%s", line)
         _check_space(path, _plan_bytes(config, draft))
         return _write(path, config, draft)
 

@@ -31,19 +31,21 @@ def small(tmp_path: Path) -> RunConfig:
 
 
 def test_a_finished_store_is_recognised_without_loading_the_model(
-    small: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     extract(small, progress=False)
     before = snapshot(small.store_path())
     monkeypatch.setattr(stage, "load", lambda *_: pytest.fail("the model was loaded"))
     extract(small, progress=False)
-    assert "finished before" in capsys.readouterr().out
+    assert "finished before" in caplog.text
     assert snapshot(small.store_path()) == before
 
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(
-    small: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     asked = stage.next_unit
     seen: list[int] = []
 
@@ -61,7 +63,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
     with pytest.raises(StoreError, match="unfinished"):
         ActivationStore.open(small.store_path())
     extract(small, progress=False)
-    assert "going on" in capsys.readouterr().out
+    assert "going on" in caplog.text
     assert ActivationStore.open(small.store_path()).plan.n_rows == 600
 
 
