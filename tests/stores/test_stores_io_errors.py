@@ -196,8 +196,9 @@ def test_errors_that_are_swallowed_would_be_seen(folder: Path, reference: tuple[
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+    disk = Path(
+        tempfile.mkdtemp()
+    )  # not under tmp_path: a run that is killed here would leave pytest a mount to trip on
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a tmpfs cannot be mounted here (needs root): a really full disk is NOT tested")
@@ -221,4 +222,5 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         assert set(outcomes) <= {"full", "finished"}
         print(f"real full disk: {outcomes}, then byte-identical")
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        disk.rmdir()
