@@ -24,7 +24,7 @@ import stores.units as units
 from stores.filesystem import FileSystem
 
 N_WORKERS = 2
-LONGEST_LIFE_SECONDS = 1.5
+LONGEST_LIFE_SECONDS = 4.0
 
 
 class PausingFileSystem(FileSystem):
