@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.config import RunConfig
@@ -13,7 +14,8 @@ from pipeline.progress import Progress
 from stores import ActivationStore
 from stores.filesystem import FileSystem
 from stores.finishing import finish, next_unit, recover
-from stores.format import MANIFEST
+from stores.format import MANIFEST, STAGING
+from stores.lease import remove_dead
 from stores.plan import Plan
 from stores.sizes import unit_bytes
 
@@ -30,6 +32,8 @@ def extract(config: RunConfig, *, progress: bool = True) -> None:
     plan = planned(config, progress=progress)
     if (path / MANIFEST).is_file():
         store_id = ActivationStore.open(path).id
+        with suppress(OSError):  # outside the store's content, and a read-only store may keep it
+            remove_dead(FileSystem(), path / STAGING, "")
         log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
         return
     files = FileSystem()

@@ -13,18 +13,15 @@ from extraction import extraction_config
 
 from stores.canonical import file_sha256
 from stores.checking import verify
-from stores.format import STAGING, TIMINGS
+from stores.format import TIMINGS
 
 N_KILLS = int(os.environ.get("STRATA_EXTRACTOR_KILLS", "20"))
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Hash of every file of a store but the timings, and what a worker killed while another finished left staged.
-
-    Readers ignore `staging/` (docs/store.md); a finished store is not touched again, not even to sweep it.
-    """
-    files = (file for file in sorted(store.rglob("*")) if file.is_file() and not {TIMINGS, STAGING} & set(file.parts))
+    """Hash of every file of a store but the timings."""
+    files = (file for file in sorted(store.rglob("*")) if file.is_file() and TIMINGS not in file.parts)
     return {str(file.relative_to(store)): file_sha256(file) for file in files}
 
 
