@@ -30,8 +30,9 @@ from pipeline.extractor.sequences import batches, groups, packed_spans
 from pipeline.language_model import Capture, load
 from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, STAGING
-from stores.mapped import MappedArray
+from stores.places import LocalPlace
 from stores.plan import Plan
+from stores.stored import StoredArray
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
 N_TOKENS = 2**12
@@ -54,7 +55,7 @@ def config(path: Path, dtype: str) -> RunConfig:
 
 def forward_batches(path: Path, plan: Plan) -> list[torch.Tensor]:
     """The token batches that filling every unit runs."""
-    token_ids = MappedArray(path, plan.token_specs["token_id"])
+    token_ids = StoredArray(LocalPlace(path, mapped=True), plan.token_specs["token_id"])
     found = []
     context, batch_tokens = plan.config["corpus"]["context_length"], plan.config["model"]["batch_tokens"]
     for unit in range(plan.n_units):

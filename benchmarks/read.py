@@ -104,7 +104,7 @@ class Reader:
         for _ in range(self._steps):
             self._batches.batch(self._step)
             self._step += 1
-        for window in self._batches._pending:
+        for window in self._batches._windows._pending:
             if window is not None:
                 window.result()
 

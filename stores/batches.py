@@ -1,15 +1,21 @@
 """Mixed batches of rows: `batch(step)` is a pure function, so a resumed or added trainer sees the very same rows."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from stores.canonical import canonical_json, sha256
 from stores.errors import StoreError
 from stores.filters import Filters
+from stores.ranks import RankFiller, Share
 from stores.reader import ActivationStore
+from stores.shared_windows import SharedWindows
 from stores.shuffling import permutation
-from stores.windows import WindowBuffer, WindowFiller
+from stores.windows import PrivateWindows, WindowBuffer, WindowFiller, Windows
 
 
 class _Epoch(NamedTuple):
@@ -38,7 +44,17 @@ class Batches:
         batch_size: int = 2048,
         window_rows: int = 2**20,
         threads: int = 2,
+        shared: Path | None = None,
+        share: Share | None = None,
     ) -> None:
+        """Open a stream.
+
+        Args:
+            shared: a folder in memory (/dev/shm), or on a disk, where all who read the same stream share windows.
+            share: this process reads one part of each window, and gets the rest from the other ranks.
+        Raises: StoreError if the split has fewer rows than a batch, or if there is no room for shared windows.
+
+        """
         filters = filters or Filters()
         self._mask = store.mask(site, split, filters)
         self.n_rows = self._mask.n_rows
@@ -51,14 +67,20 @@ class Batches:
         self.batch_size = batch_size
         size = store.plan.rows_per_chunk
         self.blocks_per_window = max(1, min(window_rows // size, len(self._mask.blocks)))
-        self._key = [store.plan.id, split, filters.key(), seed, self.blocks_per_window]
+        self._key = [store.plan.order_id, split, filters.key(), seed, self.blocks_per_window]
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="strata-window")
-        self._filler = WindowFiller(store.values(site), self._mask, self._pool, threads)
-        self._buffers = [self._filler.new_buffer(self.blocks_per_window) for _ in range(2)]
-        self._slots: list[tuple[int, int] | None] = [None, None]
-        self._pending: list[Future[None] | None] = [None, None]
-        self._mixes: dict[tuple[int, int], Future[np.ndarray]] = {}
+        self._values = store.values(site)
+        if share is not None and shared is not None:
+            raise StoreError("windows are shared on one machine or split between ranks, not both")
+        if share is not None:
+            self._filler: WindowFiller = RankFiller(self._values, self._mask, self._pool, threads, share)
+        else:
+            self._filler = WindowFiller(self._values, self._mask, self._pool, threads)
+        self._windows_per_epoch = -(-len(self._mask.blocks) // self.blocks_per_window)
+        self._mixes: dict[int, Future[np.ndarray]] = {}
         self._epochs: dict[int, _Epoch] = {}
+        self._is_shared = shared is not None
+        self._windows = self._private_windows() if shared is None else self._shared_windows(shared, [store.id, site])
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows [B, M] as stored and their row numbers [B] (int64), read-only and valid until the next call.
@@ -70,7 +92,7 @@ class Batches:
         if len(rows) == self.batch_size:
             rows.flags.writeable = numbers.flags.writeable = False
             return rows, numbers
-        joined = np.empty((self.batch_size, *rows.shape[1:]), rows.dtype), np.empty(self.batch_size, np.int64)
+        joined = np.empty((self.batch_size, rows.shape[1]), rows.dtype), np.empty(self.batch_size, np.int64)
         done = 0
         while True:
             # A piece is copied before the next one may take its place in memory.
@@ -83,8 +105,9 @@ class Batches:
             rows, numbers = self._piece(epoch, offset, self.batch_size - done)
 
     def close(self) -> None:
-        """Stop the threads; what was served stays valid."""
+        """Stop the threads; what was served from shared windows is no longer valid."""
         self._filler.stop()
+        self._windows.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> "Batches":
@@ -93,14 +116,28 @@ class Batches:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _private_windows(self) -> Windows:
+        buffers = [self._filler.new_buffer(self.blocks_per_window) for _ in range(2)]
+        return PrivateWindows(buffers, self._filling, self._pool)
+
+    def _shared_windows(self, folder: Path, rows: list[str]) -> Windows:
+        """`rows`: what names the rows, beside the order."""
+        key = sha256(canonical_json([*rows, self._key, self._values.coded_dtype.str]))
+        n_blocks, filler = self.blocks_per_window, self._filler
+        n_bytes = filler.buffer_bytes(n_blocks)
+        return SharedWindows(
+            folder, key, n_bytes, partial(filler.buffer_in, n_blocks=n_blocks), self._filling, self._pool
+        )
+
     def _piece(self, epoch: int, offset: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """Views of up to `wanted` rows from `offset` of an epoch, all of one window, and their numbers."""
+        """Up to `wanted` rows from `offset` of an epoch, all of one window, and their numbers; views where possible."""
         starts = self._epoch(epoch).starts
         window = int(np.searchsorted(starts, offset, side="right")) - 1
         buffer = self._window(epoch, window)
         start = int(starts[window])
         some = slice(offset - start, min(offset + wanted, int(starts[window + 1])) - start)
-        return buffer.rows[some], buffer.numbers[some]
+        scales = None if buffer.scales is None else buffer.scales[some]
+        return self._values.decoded(buffer.rows[some], scales), buffer.numbers[some]
 
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
@@ -113,39 +150,27 @@ class Batches:
         return self._epochs[epoch]
 
     def _window(self, epoch: int, window: int) -> WindowBuffer:
-        """The filled buffer of a window; begins to fill the next one behind it."""
-        slot = self._slots.index((epoch, window)) if (epoch, window) in self._slots else self._start(epoch, window, 0)
-        pending = self._pending[slot]
-        if pending is not None:
-            pending.result()
-            self._pending[slot] = None
-        following = self._following(epoch, window)
-        if following not in self._slots:
-            self._start(*following, slot=1 - slot)
-        return self._buffers[slot]
+        return self._windows.get(epoch * self._windows_per_epoch + window)
 
-    def _following(self, epoch: int, window: int) -> tuple[int, int]:
-        last = window + 2 == len(self._epoch(epoch).starts)
-        return (epoch + 1, 0) if last else (epoch, window + 1)
-
-    def _start(self, epoch: int, window: int, slot: int) -> int:
-        pending = self._pending[slot]
-        if pending is not None:
-            pending.result()
-        mix = self._mix(epoch, window)
-        some = slice(window * self.blocks_per_window, (window + 1) * self.blocks_per_window)
+    def _filling(self, window: int) -> Callable[[WindowBuffer], None]:
+        """What fills a buffer with a window, counted over all epochs."""
+        epoch, index = divmod(window, self._windows_per_epoch)
+        some = slice(index * self.blocks_per_window, (index + 1) * self.blocks_per_window)
         blocks, counts, _ = self._epoch(epoch)
-        self._slots[slot] = (epoch, window)
-        self._pending[slot] = self._pool.submit(self._filler.fill, self._buffers[slot], blocks[some], counts[some], mix)
-        # The mix of the window after that is drawn meanwhile: it is the one part of a fill that is not shared out.
-        following = self._following(epoch, window)
-        self._mixes = {following: self._mix(*following)}
-        return slot
+        if self._is_shared:  # then nobody draws the mix of a window that another one fills
+            mix: Callable[[], np.ndarray] = partial(permutation, *self._mix(window))
+        else:
+            mix = self._drawn(window).result
+            # The next mix is drawn meanwhile: it is the one part of a fill that is not shared out between threads.
+            self._mixes = {window + 1: self._drawn(window + 1)}
+        return partial(self._filler.fill, blocks=blocks[some], counts=counts[some], mix=mix)
 
-    def _mix(self, epoch: int, window: int) -> "Future[np.ndarray]":
-        """Where in its window each row goes, being drawn by a thread."""
-        if (epoch, window) in self._mixes:
-            return self._mixes[epoch, window]
+    def _drawn(self, window: int) -> "Future[np.ndarray]":
+        """The mix of a window, being drawn by a thread."""
+        return self._mixes.get(window) or self._pool.submit(permutation, *self._mix(window))
+
+    def _mix(self, window: int) -> tuple[list[object], int]:
+        """Key and length of the order that a window's rows are put in."""
+        epoch, index = divmod(window, self._windows_per_epoch)
         starts = self._epoch(epoch).starts
-        n_rows = int(starts[window + 1] - starts[window])
-        return self._pool.submit(permutation, [*self._key, "rows", epoch, window], n_rows)
+        return [*self._key, "rows", epoch, index], int(starts[index + 1] - starts[index])

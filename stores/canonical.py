@@ -9,8 +9,12 @@ from typing import Any
 
 from stores.errors import StoreError
 
+# A store's JSON may have no more than these: a few bytes of it can take a hundred in memory.
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_OBJECTS = 2**20
+MAX_JSON_KEYS = 2**20
+MAX_JSON_VALUES = 2**22
+_MAX_DIGITS = 20
 
 
 def canonical_json(value: Any) -> bytes:
@@ -26,16 +30,27 @@ def parse_canonical(data: bytes, where: Path) -> dict[str, Any]:
     """
     if len(data) > MAX_JSON_BYTES:
         raise StoreError(f"{where}: more than the {MAX_JSON_BYTES} bytes a store's JSON may have")
-    if data.count(b"{") + data.count(b"[") > MAX_JSON_OBJECTS:
-        raise StoreError(f"{where}: more than the {MAX_JSON_OBJECTS} objects a store's JSON may have")
+    counts = {
+        f"{MAX_JSON_OBJECTS} objects": data.count(b"{") + data.count(b"[") > MAX_JSON_OBJECTS,
+        f"{MAX_JSON_KEYS} keys": data.count(b'":') > MAX_JSON_KEYS,
+        f"{MAX_JSON_VALUES} values": data.count(b",") > MAX_JSON_VALUES,
+    }
+    if too_many := [limit for limit, exceeded in counts.items() if exceeded]:
+        raise StoreError(f"{where}: more than the {too_many[0]} a store's JSON may have")
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_int=_integer)
         same = isinstance(value, dict) and canonical_json(value) == data
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where}: not readable as JSON ({error}); the file is damaged, fetch it again") from None
     if not same:
         raise StoreError(f"{where}: not in canonical form; the file is damaged or was edited, fetch it again")
     return dict(value)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:  # no float could hold it
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def read_canonical(path: Path) -> dict[str, Any]:

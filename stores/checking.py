@@ -2,18 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stores.canonical import file_sha256, parse_canonical, read_plain, sha256
+from stores.descriptions import read_vocabulary, statistics_problem
 from stores.errors import StoreError
 from stores.finishing import FORMAT
-from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS, VERSION
+from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS, VERSION, VOCABULARY
 from stores.plan import Plan, read_plan
+from stores.sizes import shard_bytes
 from stores.timings import read_timing
-from stores.units import commit_path, read_commit
+from stores.units import commit_path, keys, read_commit
 
 _SHOWN = 5
+_FRAME_BYTES = 2**16  # zstd's own bytes in a shard of data that it cannot shrink, beside an eighth of them
 
 
 def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
@@ -31,7 +35,7 @@ def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
             f"run extract again to fill the rest"
         ) from None
     value = parse_canonical(data, path)
-    listed = {f"{COMMITS}/{commit_path(store, unit).name}" for unit in range(plan.n_units)}
+    listed = {f"{COMMITS}/{commit_path(store, key).name}" for key in keys(plan)}
     listed |= {f"{STATISTICS}/{site}.json" for site in plan.sites}
     if (value.get("format"), value.get("version")) != (FORMAT, VERSION) or set(value) != {
         "files",
@@ -81,52 +85,86 @@ def _expected_sizes(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str
     sizes |= {name: int(record["bytes"]) for name, record in plan.files.items()}
     for name, expected in hashes.items():
         sizes[name] = None
-        if (store / name).is_file() and file_sha256(store / name) != expected:
-            raise StoreError(f"{store / name}: its sha256 is not the MANIFEST's; fetch the file again")
-    for unit in range(plan.n_units):
-        record = read_commit(store, plan, unit)
+        with suppress(FileNotFoundError):  # what is missing is reported together, below
+            if sha256(read_plain(store / name)) != expected:
+                raise StoreError(f"{store / name}: its sha256 is not the MANIFEST's; fetch the file again")
+    for key in keys(plan):
+        record = read_commit(store, plan, key)
         if record is None:
-            raise StoreError(f"{commit_path(store, unit)}: missing; fetch the file again")
+            raise StoreError(f"{commit_path(store, key)}: missing; fetch the file again")
         sizes |= {name: int(entry["bytes"]) for name, entry in record["files"].items()}
+    _check_claims(store, plan, sizes)
     return sizes
 
 
+def _check_claims(store: Path, plan: Plan, sizes: dict[str, int | None]) -> None:
+    """No shard is larger than its rows need: what a plan and its commits claim is bounded before it is believed."""
+    by_site = [plan.token_specs, *plan.site_specs.values(), *plan.column_specs.values()]
+    for spec in (spec for specs in by_site for spec in specs.values()):
+        for shard in range(spec.n_shards):
+            claimed, needed = sizes[spec.shard_path(shard)] or 0, shard_bytes(spec, shard)
+            if claimed != needed if spec.compressor == "none" else claimed > needed + needed // 8 + _FRAME_BYTES:
+                name = spec.shard_path(shard)
+                raise StoreError(f"{store}: {name} is said to have {claimed} bytes; its rows take {needed}")
+
+
 def _compare(store: Path, sizes: dict[str, int | None]) -> Iterator[str]:
-    found = dict(_walk(store, store))
+    folders = {str(folder) for name in sizes for folder in Path(name).parents}
+    found = dict(_walk(store, ".", folders | {TIMINGS}))
     for name in sorted(set(sizes) - set(found)):
         yield f"{name}: missing; fetch the file again"
+    timed = {f"{TIMINGS}/{commit_path(store, unit).name}" for unit in range(len(sizes))}
     for name, size in sorted(found.items()):
+        shown = name if name.isprintable() else ascii(name)  # a name can hold what a terminal obeys
         if size is None:
-            yield f"{name}: neither a plain file nor a folder; a store holds no links"
+            yield f"{shown}: neither a plain file nor a folder; a store holds no links"
         elif name not in sizes:
-            if not name.startswith(f"{TIMINGS}/"):
-                yield f"{name}: does not belong to this store; remove it"
+            if name not in timed:
+                yield f"{shown}: does not belong to this store; remove it"
         elif sizes[name] not in (None, size):
             yield f"{name}: {size} bytes instead of {sizes[name]}; fetch the file again"
 
 
-def _walk(store: Path, folder: Path) -> Iterator[tuple[str, int | None]]:
-    """(path, size) of all files but those being staged; size None for anything that is neither file nor folder."""
-    for entry in os.scandir(folder):
-        name = str(Path(entry.path).relative_to(store))
-        if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
-            yield name, None
-        elif entry.is_file():
-            yield name, entry.stat().st_size
-        elif name != STAGING:
-            yield from _walk(store, Path(entry.path))
+def _walk(store: Path, folder: str, expected: set[str]) -> Iterator[tuple[str, int | None]]:
+    """(path, size) of files and unexpected folders, but what is being staged; size None where it is neither."""
+    with os.scandir(store / folder) as entries:
+        for entry in entries:
+            name = entry.name if folder == "." else f"{folder}/{entry.name}"
+            if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
+                yield name, None
+            elif entry.is_file():
+                yield name, entry.stat().st_size
+            elif name in expected:
+                yield from _walk(store, name, expected)
+            elif name != STAGING:  # a folder of nobody's: what lies in it, and how deep, does not matter
+                yield name, 0
 
 
 def _hash_problems(store: Path, plan: Plan) -> Iterator[str]:
     expected: dict[str, dict[str, Any]] = dict(plan.files)
-    for unit in range(plan.n_units):
-        record = read_commit(store, plan, unit)
+    for key in keys(plan):
+        record = read_commit(store, plan, key)
         expected |= record["files"] if record is not None else {}
     for name, entry in sorted(expected.items()):
         if file_sha256(store / name) != entry["sha256"]:
             yield f"{name}: its sha256 is not the recorded one; the file is damaged, fetch it again"
+    yield from _description_problems(store, plan)
     for path in sorted((store / TIMINGS).glob("*")):
         try:
             read_timing(path)
         except StoreError as error:
             yield str(error)
+
+
+def _description_problems(store: Path, plan: Plan) -> Iterator[str]:
+    """What the vocabulary and the statistics say, beyond their hashes."""
+    try:
+        read_vocabulary(store / VOCABULARY)
+        units = [read_commit(store, plan, unit) for unit in range(plan.n_units)]
+        for site, d_model in plan.sites.items():
+            path = store / STATISTICS / f"{site}.json"
+            records = [record["statistics"][site] for record in units if record is not None]
+            if problem := statistics_problem(path, records, d_model):
+                yield f"{path.relative_to(store)}: {problem}"
+    except StoreError as error:
+        yield str(error)

@@ -18,7 +18,7 @@ TOKEN_ROWS_PER_CHUNK = 2**16
 TOKEN_ROWS_PER_SHARD = 2**24
 FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE = 1, 2, 4
 
-_ZARR_TYPES = {"<i4": "int32", "<i8": "int64", "|u1": "uint8", "<f4": "float32"}
+_ZARR_TYPES = {"<i4": "int32", "<i8": "int64", "|u1": "uint8", "|i1": "int8", "<f4": "float32"}
 
 
 class ArraySpec(NamedTuple):
@@ -62,7 +62,7 @@ class ArraySpec(NamedTuple):
         """Contents of the array's zarr.json."""
         little = {"name": "bytes", "configuration": {"endian": "little"}}
         body: list[dict[str, Any]] = [little]
-        if self.compressor == "zstd":
+        if self.compressor != "none":
             body.append({"name": "zstd", "configuration": {"level": 1, "checksum": True}})
         body.append({"name": "crc32c"})
         width = list(self.shape[1:])
@@ -112,7 +112,11 @@ def token_specs(n_rows: int) -> dict[str, ArraySpec]:
 def site_specs(
     site: str, n_rows: int, d_model: int, encoding: str, compressor: str, rows_per_chunk: int, rows_per_unit: int
 ) -> dict[str, ArraySpec]:
-    """A site's arrays: `values` [N, M] and `norm` [N], the Euclidean norm of each stored row."""
+    """A site's arrays by name.
+
+    `values` [N, M], or with byte planes `high` and `low` [N, M]; `scale` [N] for int8; `norm` [N], the Euclidean norm
+    of each row as it was captured.
+    """
     if not SITE_NAME.fullmatch(site) or set(site) == {"."}:
         raise StoreError(f"site name {site!r} is not allowed: letters, digits, '_', '.', '-', at most 128")
     codec = CODECS[encoding]
@@ -136,7 +140,32 @@ def site_specs(
         compressor="none",
         attributes={},
     )
+    if compressor == "planes":
+        plane = values._replace(dtype="|u1", zarr_type="uint8", fill_value=255)
+        high = plane._replace(path=f"{ARRAYS}/sites/{site}/high", compressor="zstd_literals")
+        low = plane._replace(path=f"{ARRAYS}/sites/{site}/low", compressor="none")
+        return {"high": high, "low": low, "norm": norm}
+    if encoding == "int8":
+        return {"values": values, "scale": norm._replace(path=f"{ARRAYS}/sites/{site}/scale"), "norm": norm}
     return {"values": values, "norm": norm}
+
+
+def column_specs(site: str, d_model: int) -> dict[str, ArraySpec]:
+    """What int8 keeps per column: value = (q * scale) * column_scale + column_offset."""
+    return {
+        name: ArraySpec(
+            path=f"{ARRAYS}/sites/{site}/{name}",
+            shape=(d_model,),
+            dtype="<f4",
+            zarr_type="float32",
+            fill_value="NaN",
+            rows_per_chunk=d_model,
+            rows_per_shard=d_model,
+            compressor="none",
+            attributes={},
+        )
+        for name in ("column_offset", "column_scale")
+    }
 
 
 def group_paths(sites: Iterator[str] | list[str]) -> list[str]:

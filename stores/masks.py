@@ -3,8 +3,8 @@
 import numpy as np
 
 from stores.filters import Filters
-from stores.mapped import MappedArray
 from stores.plan import Plan
+from stores.stored import StoredArray
 
 
 class RowMask:
@@ -12,8 +12,8 @@ class RowMask:
 
     def __init__(
         self,
-        flags: MappedArray,
-        norms: MappedArray | None,
+        flags: StoredArray,
+        norms: StoredArray | None,
         plan: Plan,
         rows: tuple[int, int],
         filters: Filters,

@@ -8,7 +8,18 @@ from typing import Any
 from stores.canonical import canonical_json, is_file_records, parse_canonical, read_plain, sha256
 from stores.encodings import CODECS, COMPRESSORS
 from stores.errors import StoreError
-from stores.format import PLAN, VERSION, VOCABULARY, ArraySpec, group_json, group_paths, site_specs, token_specs
+from stores.format import (
+    PLAN,
+    SITE_NAME,
+    VERSION,
+    VOCABULARY,
+    ArraySpec,
+    column_specs,
+    group_json,
+    group_paths,
+    site_specs,
+    token_specs,
+)
 
 _FORMAT = "strata plan"
 _KEYS = frozenset(
@@ -28,9 +39,16 @@ _KEYS = frozenset(
         "provenance",
     ]
 )
+_OPTIONAL = frozenset(["lineage", "calibration"])
+_LINEAGE = {"kind": str, "store_id": str, "plan_id": str, "order_id": str, "rows": list}
+KINDS = ("slice", "sibling", "shuffle")
 MAX_ROWS = 2**48
+MAX_SPANS = 4096
 MAX_CHUNK_BYTES = 2**30
 MAX_UNITS = 2**19  # a MANIFEST that lists them still fits into a store's JSON
+MAX_SITES = 4096
+MAX_WIDTHS = 2**19  # of all sites together: a commit record holds four numbers for each column
+MAX_SPLITS = 1024
 
 
 @dataclass(frozen=True)
@@ -53,17 +71,27 @@ class Plan:
     """Files written by the plan step: path -> {bytes, sha256}."""
     config: dict[str, Any]
     provenance: dict[str, Any]
+    lineage: dict[str, Any] | None = None
+    """Where a derived store comes from: {kind, store_id, plan_id, order_id, rows}. None: from a model."""
+    calibration: dict[str, Any] | None = None
+    """int8 only: {"rows": [[start, stop], ...]}, the rows whose columns the quantisation is calibrated on."""
 
     @cached_property
     def data(self) -> bytes:
         """The bytes of plan.json."""
         fields = {name: getattr(self, name) for name in _KEYS - {"format", "version"}}
+        fields |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
         return canonical_json({"format": _FORMAT, "version": VERSION, **fields})
 
     @cached_property
     def id(self) -> str:
         """sha256 of plan.json."""
         return sha256(self.data)
+
+    @property
+    def order_id(self) -> str:
+        """Names the order of batches: its own id, or that of the store whose very rows it holds."""
+        return str(self.lineage["order_id"]) if self.lineage and self.lineage["order_id"] else self.id
 
     @property
     def n_units(self) -> int:
@@ -99,16 +127,28 @@ class Plan:
     def metadata_files(self) -> dict[str, bytes]:
         """Path -> bytes of every zarr.json: all of zarr's metadata is a function of the plan."""
         files = {f"{path}/zarr.json": canonical_json(group_json()) for path in group_paths(list(self.sites))}
-        arrays = [*self.token_specs.values(), *(spec for site in self.site_specs.values() for spec in site.values())]
+        by_site = [*self.site_specs.values(), *self.column_specs.values()]
+        arrays = [*self.token_specs.values(), *(spec for site in by_site for spec in site.values())]
         return files | {f"{spec.path}/zarr.json": canonical_json(spec.zarr_json()) for spec in arrays}
 
     def unit_files(self, unit: int) -> list[str]:
         """Paths of the shard files of a unit."""
         return [spec.shard_path(unit) for site in self.site_specs.values() for spec in site.values()]
 
+    @cached_property
+    def column_specs(self) -> dict[str, dict[str, ArraySpec]]:
+        """Site -> array name -> spec of what int8 needs beside its units; empty in other encodings."""
+        if self.encoding != "int8":
+            return {}
+        return {site: column_specs(site, d_model) for site, d_model in self.sites.items()}
+
+    def calibration_files(self) -> list[str]:
+        """Paths of the shard files of the calibration."""
+        return [spec.shard_path(0) for site in self.column_specs.values() for spec in site.values()]
+
     def bytes_per_row(self, site: str) -> int:
         """Bytes of one row's values before compression."""
-        return self.sites[site] * int(CODECS[self.encoding].dtype[-1])
+        return self.sites[site] * int(CODECS[self.encoding].dtype[-1]) + 4 * (self.encoding == "int8")
 
 
 def read_plan(store: Path) -> Plan:
@@ -129,8 +169,9 @@ def parse_plan(data: bytes, where: Path) -> Plan:
             f"{where}: format {value.get('format')!r} version {value.get('version')!r}; "
             f"this program reads {_FORMAT!r} version {VERSION}"
         )
-    if set(value) != _KEYS:
-        raise StoreError(f"{where}: keys {sorted(set(value) ^ _KEYS)} are missing or unknown")
+    if not _KEYS <= set(value) <= _KEYS | _OPTIONAL:
+        odd = sorted(_KEYS - set(value) | set(value) - _KEYS - _OPTIONAL)
+        raise StoreError(f"{where}: keys {odd} are missing or unknown")
     del value["format"], value["version"]
     try:
         splits = {str(name): (int(start), int(stop)) for name, (start, stop) in value.pop("splits").items()}
@@ -149,6 +190,14 @@ def _check(plan: Plan) -> None:
         raise ValueError(f"a count is not an integer from 1 to {MAX_ROWS}")
     if plan.encoding not in CODECS or plan.compressor not in COMPRESSORS:
         raise ValueError(f"encoding {plan.encoding!r} or compressor {plan.compressor!r} is unknown")
+    if plan.compressor == "planes" and plan.encoding != "bfloat16":
+        raise ValueError(f"compressor 'planes' splits bfloat16, not {plan.encoding}")
+    if len(plan.sites) > MAX_SITES or sum(plan.sites.values()) > MAX_WIDTHS:
+        raise ValueError(f"more than {MAX_SITES} sites, or than {MAX_WIDTHS} columns of all sites together")
+    for name in plan.sites:
+        if not SITE_NAME.fullmatch(name) or set(name) == {"."}:
+            raise ValueError(f"site name {name[:40]!r} is not allowed: letters, digits, '_', '.', '-', at most 128")
+    _check_optional(plan)
     if plan.rows_per_unit % plan.rows_per_chunk:
         raise ValueError("rows_per_unit is not a multiple of rows_per_chunk")
     if plan.n_units > MAX_UNITS:
@@ -157,6 +206,8 @@ def _check(plan: Plan) -> None:
         raise ValueError("files, config or provenance is not the object it must be")
     if max(plan.sites.values()) * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
         raise ValueError(f"a chunk would exceed {MAX_CHUNK_BYTES} bytes")
+    if len(plan.splits) > MAX_SPLITS or not all(SITE_NAME.fullmatch(name) for name in plan.splits):
+        raise ValueError(f"more than {MAX_SPLITS} splits, or a name of one that is not allowed")
     position = 0
     for start, stop in sorted(plan.splits.values()):
         if start != position or stop < start:
@@ -171,3 +222,22 @@ def _check(plan: Plan) -> None:
     if set(plan.files) != expected | {VOCABULARY}:
         raise ValueError("the token map's files are not those of this many rows")
     assert plan.site_specs is not None  # builds, and so checks, every site name
+
+
+def _check_optional(plan: Plan) -> None:
+    if (plan.calibration is not None) != (plan.encoding == "int8"):
+        raise ValueError("calibration belongs to int8, and to int8 alone")
+    if plan.calibration is not None:
+        spans = plan.calibration["rows"]
+        inside = all(_is_rows(span) and span[0] < span[1] <= plan.n_rows for span in spans)
+        if set(plan.calibration) != {"rows"} or not 0 < len(spans) <= MAX_SPANS or not inside:
+            raise ValueError("calibration is not a list of row ranges of this plan")
+    if plan.lineage is not None:
+        types = {key: type(value) for key, value in plan.lineage.items()}
+        if types != _LINEAGE or plan.lineage["kind"] not in KINDS or not _is_rows(plan.lineage["rows"]):
+            raise ValueError("lineage is not the object it must be")
+
+
+def _is_rows(span: Any) -> bool:
+    numbers = isinstance(span, list) and all(type(row) is int and 0 <= row <= MAX_ROWS for row in span)
+    return numbers and len(span) == 2

@@ -13,7 +13,17 @@ from stores.canonical import canonical_json, sha256
 from stores.encodings import CODECS
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, write_new
-from stores.format import COMMITS, PLAN, STATISTICS, TIMINGS, VOCABULARY, group_paths, token_specs
+from stores.format import (
+    COMMITS,
+    PLAN,
+    STATISTICS,
+    TIMINGS,
+    VOCABULARY,
+    column_specs,
+    group_paths,
+    site_specs,
+    token_specs,
+)
 from stores.lease import Lease, remove_dead
 from stores.plan import Plan, parse_plan, read_plan
 from stores.shards import ShardWriter
@@ -73,7 +83,7 @@ def _fill(
     folders = [*group_paths(list(fields["sites"])), COMMITS, STATISTICS, TIMINGS]
     specs = token_specs(n_rows)
     arrays = [spec.path for spec in specs.values()]
-    arrays += [f"{group}/{name}" for group in group_paths(list(fields["sites"]))[3:] for name in ("values", "norm")]
+    arrays += _site_arrays(fields)
     for folder in [*folders, *arrays, *(f"{array}/c" for array in arrays)]:
         files.make_folder(draft / folder)
     words = canonical_json({str(token): text for token, text in vocabulary.items()})
@@ -88,6 +98,16 @@ def _fill(
     for folder in [*reversed([*folders, *arrays, *(f"{array}/c" for array in arrays)]), "."]:
         files.sync_folder(draft / folder)
     return plan
+
+
+def _site_arrays(fields: dict[str, Any]) -> list[str]:
+    """Folders of all arrays of all sites."""
+    arrays = []
+    for site, d_model in fields["sites"].items():
+        specs = site_specs(site, 1, d_model, fields["encoding"], fields["compressor"], 1, 1)
+        columns = column_specs(site, d_model) if fields["encoding"] == "int8" else {}
+        arrays += [spec.path for spec in [*specs.values(), *columns.values()]]
+    return arrays
 
 
 def _write_tokens(

@@ -9,49 +9,73 @@ import numpy as np
 
 from stores import timings
 from stores.canonical import read_canonical
-from stores.checking import check_opened
 from stores.encodings import to_float32
 from stores.errors import StoreError
 from stores.filters import Filters
 from stores.format import STATISTICS, VOCABULARY
-from stores.mapped import MappedArray
 from stores.masks import RowMask
-from stores.plan import Plan, read_plan
+from stores.opening import Opened, open_at, opened_sites
+from stores.quantisation import Columns
+from stores.site_rows import SiteRows
+from stores.stored import StoredArray
 from stores.units import read_commit
 
 
 class ActivationStore:
     """A finished, immutable store of activations."""
 
-    def __init__(self, path: Path, plan: Plan, store_id: str) -> None:
-        self.path, self.plan, self.id = path, plan, store_id
-        self._tokens = {field: MappedArray(path, spec) for field, spec in plan.token_specs.items()}
-        self._sites = {
-            site: {name: MappedArray(path, spec) for name, spec in specs.items()}
-            for site, specs in plan.site_specs.items()
-        }
+    def __init__(self, opened: Opened) -> None:
+        self.path, self.plan, self.id = opened.folder, opened.plan, opened.store_id
+        self._tokens = {field: StoredArray(opened.place, spec) for field, spec in self.plan.token_specs.items()}
+        self._sites = opened_sites(opened)
 
     @classmethod
-    def open(cls, path: Path | str) -> "ActivationStore":
-        """Check the manifest and the size of every file, then map them.
+    def open(
+        cls, where: Path | str, *, io: str = "auto", stage: Path | None = None, stage_sites: list[str] | None = None
+    ) -> "ActivationStore":
+        """Check the manifest and the size of every file; rows are then mapped, read or fetched as they are needed.
 
+        Args:
+            where: a folder, or a URL (s3://, http://, https://, hf://): what is read from there is kept in the cache.
+            io: `mmap`, `pread`, or `auto`: `pread` where a map may kill the process, that is on network file systems.
+            stage: a folder on a nearer disk, to which the files of `stage_sites` are copied first.
         Raises: StoreError if the store is missing, unfinished or not what its manifest says.
-        """
-        path = Path(path)
-        plan = read_plan(path)
-        return cls(path, plan, check_opened(path, plan))
 
-    def values(self, site: str) -> MappedArray:
+        """
+        return cls(open_at(where, io, stage, stage_sites))
+
+    def values(self, site: str) -> SiteRows:
         """A site's rows [N, M]. Raises: StoreError naming the sites there are."""
-        return self._arrays(site)["values"]
+        return self._site(site)[0]
 
     def rows(self, site: str, start: int, stop: int) -> np.ndarray:
-        """Rows [n, M] in the stored type: float32, float16, or uint16 holding the bits of bfloat16."""
-        return self.values(site).rows(start, stop)
+        """Rows [n, M]: float32 (from int8 too), float16, or uint16 holding the bits of bfloat16."""
+        values = self.values(site)
+        pieces = []
+        for chunk, some in self._site(site)[1].pieces(start, stop):
+            coded, scales = values.coded(chunk)
+            pieces.append(values.decoded(coded[some], None if scales is None else scales[some]))
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty((0, values.shape[1]), np.float32)
+
+    def coded_rows(self, site: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows [n, M] as they are moved about (int8 where it is stored), and int8's scales [n]."""
+        values = self.values(site)
+        pieces = [(values.coded(chunk), some) for chunk, some in self._site(site)[1].pieces(start, stop)]
+        rows = np.concatenate([coded[some] for (coded, _), some in pieces])
+        if not values.has_scales:
+            return rows, None
+        return rows, np.concatenate([scales[some] for (_, scales), some in pieces if scales is not None])
+
+    def columns(self, site: str) -> Columns | None:
+        """int8 only: what the site's columns are shifted and divided by."""
+        values = self.values(site)
+        return values.columns
 
     def norms(self, site: str, start: int, stop: int) -> np.ndarray:
-        """Euclidean norms [n] of the stored rows, float32."""
-        return self._arrays(site)["norm"].rows(start, stop)
+        """Euclidean norms [n] of the rows as they were captured, float32."""
+        return self._site(site)[1].rows(start, stop)
 
     def token_map(self, field: str, start: int, stop: int) -> np.ndarray:
         """`token_id`, `document`, `position` or `flags` of rows [start, stop)."""
@@ -68,7 +92,7 @@ class ActivationStore:
 
     def statistics(self, site: str) -> dict[str, Any]:
         """A site's statistics; see `stores.statistics.merge`."""
-        self._arrays(site)
+        self._site(site)
         return read_canonical(self.path / STATISTICS / f"{site}.json")
 
     def mask(self, site: str, split: str, filters: Filters) -> RowMask:
@@ -76,7 +100,7 @@ class ActivationStore:
         if split not in self.plan.splits:
             raise StoreError(f"split {split!r} is unknown; this store has {', '.join(self.plan.splits)}")
         median = self._median_norm(site) if filters.max_norm_multiple is not None else 0.0
-        norms = self._arrays(site)["norm"] if filters.max_norm_multiple is not None else None
+        norms = self._site(site)[1] if filters.max_norm_multiple is not None else None
         return RowMask(self._tokens["flags"], norms, self.plan, self.plan.splits[split], filters, median)
 
     def mean_square_norm(self, site: str, split: str, filters: Filters) -> float:
@@ -85,7 +109,7 @@ class ActivationStore:
         Raises: StoreError if no row passes.
         """
         mask = self.mask(site, split, filters)
-        norms = self._arrays(site)["norm"]
+        norms = self._site(site)[1]
         total = 0.0
         for block in mask.blocks.tolist():
             total += float(np.square(norms.chunk(block)[mask.rows_in(block)].astype(np.float64)).sum())
@@ -96,14 +120,15 @@ class ActivationStore:
     def in_order(
         self, site: str, split: str, filters: Filters, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of a split in plan order, every row that passes once: (rows [n, M] as stored, row numbers [n])."""
+        """Batches of a split in plan order, every row that passes once: rows as `rows` gives them, and numbers."""
         mask, values = self.mask(site, split, filters), self.values(site)
         rows: list[np.ndarray] = []
         numbers: list[np.ndarray] = []
         held = 0
         for block in mask.blocks.tolist():
             local = mask.rows_in(block)
-            rows.append(values.chunk(block)[local])
+            coded, scales = values.coded(block)
+            rows.append(values.decoded(coded[local], None if scales is None else scales[local]))
             numbers.append(local + block * self.plan.rows_per_chunk)
             held += len(local)
             while held >= batch_size:
@@ -161,7 +186,7 @@ class ActivationStore:
                 f"{self.path}: site {site} has no median norm, because no row is free of flags; unset max_norm_multiple"
             ) from None
 
-    def _arrays(self, site: str) -> dict[str, MappedArray]:
+    def _site(self, site: str) -> tuple[SiteRows, StoredArray]:
         if site not in self._sites:
             raise StoreError(f"{self.path}: has no site {site!r}; it holds {', '.join(self._sites)}")
         return self._sites[site]

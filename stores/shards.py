@@ -75,19 +75,25 @@ def _fill(spec: ArraySpec) -> float | int:
     return float("nan") if spec.fill_value == "NaN" else int(spec.fill_value)
 
 
-def read_index(data: np.ndarray, spec: ArraySpec, shard: int, where: Path) -> np.ndarray:
-    """Places of a shard's chunks from its bytes (uint8), checked: int64 [chunks, 2] of offset and size in bytes.
+def index_bytes(spec: ArraySpec) -> int:
+    """Size of the index at the end of a shard file."""
+    return spec.chunks_per_shard * _ENTRY_BYTES + CRC_BYTES
+
+
+def read_index(tail: np.ndarray, file_bytes: int, spec: ArraySpec, shard: int, where: str) -> np.ndarray:
+    """Places of a shard's chunks from the end of its file (uint8), checked: int64 [chunks, 2] of offset and size.
 
     Raises: StoreError if the index is damaged, leaves the file, or lacks a chunk that holds rows.
     """
-    n_bytes = spec.chunks_per_shard * _ENTRY_BYTES
-    if len(data) < n_bytes + CRC_BYTES:
-        raise StoreError(f"{where}: {len(data)} bytes, too short for its index; fetch the file again")
-    tail = data[-n_bytes - CRC_BYTES :]
+    if len(tail) < index_bytes(spec):
+        raise StoreError(f"{where}: {file_bytes} bytes, too short for its index; fetch the file again")
     if google_crc32c.value(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:].tobytes(), "little"):
         raise StoreError(f"{where}: the checksum of its index differs; the file is damaged, fetch it again")
     index = tail[:-CRC_BYTES].view("<u8").reshape(-1, 2)[: spec.shard_chunks(shard)]
-    limit = len(data) - len(tail)
+    limit = file_bytes - len(tail)
     if (index > limit).any() or (index.sum(axis=1) > limit).any() or (index[:, 1] < CRC_BYTES).any():
         raise StoreError(f"{where}: its index points outside the file or to a missing chunk; fetch the file again")
+    ends = index[:, 1].cumsum()
+    if (index[:, 0] != ends - index[:, 1]).any() or ends[-1] != limit:
+        raise StoreError(f"{where}: its chunks overlap, or leave gaps; fetch the file again")
     return index.astype(np.int64)

@@ -7,6 +7,12 @@ import numpy as np
 from stores.canonical import canonical_json
 
 
+def random_words(key: object, n: int) -> np.ndarray:
+    """Random numbers, uint64, named by `key` (plain data)."""
+    digest = hashlib.sha256(canonical_json(key)).digest()
+    return np.asarray(np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n))
+
+
 def permutation(key: object, n: int) -> np.ndarray:
     """A random order of 0..n-1, int64, named by `key` (plain data).
 
@@ -14,8 +20,7 @@ def permutation(key: object, n: int) -> np.ndarray:
     """
     if n <= 1:
         return np.zeros(n, np.int64)
-    digest = hashlib.sha256(canonical_json(key)).digest()
-    raw = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
+    raw = random_words(key, n)
     bits = np.uint64(max(n - 1, 1).bit_length())
     # Random upper bits, the index below: keys are unique, so every sorting algorithm gives the same order.
     keys = (raw >> bits << bits) | np.arange(n, dtype=np.uint64)

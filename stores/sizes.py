@@ -22,7 +22,8 @@ def unit_bytes(plan: Plan, unit: int) -> int:
 
 def activation_bytes(plan: Plan) -> int:
     """Size of the shard files of all sites; exact without compression."""
-    return sum(unit_bytes(plan, unit) for unit in range(plan.n_units))
+    columns = sum(shard_bytes(spec, 0) for specs in plan.column_specs.values() for spec in specs.values())
+    return columns + sum(unit_bytes(plan, unit) for unit in range(plan.n_units))
 
 
 def token_map_bytes(plan: Plan) -> int:

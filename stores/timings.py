@@ -29,8 +29,8 @@ def read_timing(path: Path) -> dict[str, Any]:
             raise StoreError(f"{path}: its own checksum differs")
         if set(record) != {"unit", "rows", "seconds"} or path.name != _name(record["unit"]):
             raise StoreError(f"{path}: it is the record of another unit")
-        if not all(type(record[key]) in (int, float) for key in ("rows", "seconds")):
-            raise StoreError(f"{path}: rows and seconds are numbers")
+        if not all(type(record[key]) in (int, float) and 0 <= record[key] <= 2**53 for key in ("rows", "seconds")):
+            raise StoreError(f"{path}: rows and seconds are not what can be counted")
     except StoreError as error:
         raise StoreError(f"{error}; the record is damaged (delete it: it is not needed)") from None
     return record

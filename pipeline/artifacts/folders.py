@@ -92,6 +92,10 @@ class RunFolder:
         """The table."""
         return self.path / "results.csv"
 
+    def loader(self, site: str) -> Path:
+        """How reading batches of a site went, by the clock; no part of any identity."""
+        return self.path / "loader" / f"{site}.jsonl"
+
     def variant(self, name: str) -> VariantFolder:
         """Folder of one SAE, by `<variant>@<site>`."""
         return VariantFolder(self.path / "variants" / name)

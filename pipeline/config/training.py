@@ -29,7 +29,7 @@ class TrainingSettings(Settings):
     """The one loop that steps every variant."""
 
     sites: list[str] | None = None
-    """Sites to train on; null: every site of the store."""
+    """Sites to train on; null: those of `store.sites`."""
     batch_size: int = Field(default=2048, gt=0)
     """Rows per step (count)."""
     n_steps: int = Field(gt=0)

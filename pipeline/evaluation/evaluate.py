@@ -8,6 +8,7 @@ import torch
 
 from pipeline.artifacts import RunFolder, fingerprint, read_json, write_bytes, write_json
 from pipeline.config.run import RunConfig
+from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
 from pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
 from pipeline.evaluation.metrics import METRICS
@@ -30,11 +31,12 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
 
     Raises: StoreError, ConfigError, CheckpointError.
     """
-    store = ActivationStore.open(config.store_path())
+    stores = open_store(config)
     run = RunFolder(config.run_path())
     device = choose_device(config.training.device)
-    write_json(run.path / STORE_RECORD, store.summary())
-    for site in config.training.sites or list(store.plan.sites):
+    write_json(run.path / STORE_RECORD, stores.summary())
+    for site in config.training.sites or config.store.sites:
+        store = stores.at(site)
         todo = []
         for folder in finished(run, site, store.id):
             trained = load(folder, device)
@@ -56,7 +58,7 @@ def _score_site(
     n_rows = store.mask(site, SPLIT, filters).n_rows
     if n_rows == 0:
         raise ConfigError(
-            f"corpus.heldout_fraction: {config.store_path()} holds no held-out row that passes training.filters; "
+            f"corpus.heldout_fraction: {store.path} holds no held-out row that passes training.filters; "
             "extract with a larger fraction, or filter less"
         )
     n_rows = min(n_rows, settings.max_rows or n_rows)

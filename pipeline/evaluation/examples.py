@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,24 +59,29 @@ class TopRows:
 def context(
     store: ActivationStore, site: str, sae: SAE, filters: Filters, latent: int, row: int, n_around: int
 ) -> dict[str, Any]:
-    """A row's token and its neighbours in the same document, with the latent's value on each.
+    """A row's token and those around it in its document and in the store, with the latent's value on each.
 
     Values are null on tokens that the filters leave out for what they are (BOS, special, template).
     """
-    start, stop = max(0, row - n_around), min(store.plan.n_rows, row + n_around + 1)
-    documents = store.token_map("document", start, stop).tolist()
-    while documents[0] != documents[row - start]:
-        start, documents = start + 1, documents[1:]
-    while documents[-1] != documents[row - start]:
-        stop, documents = stop - 1, documents[:-1]
+    start, stop = _text_around(store, row, n_around)
     x_BM = to_tensor(store.rows(site, start, stop), sae.W_dec.device)
     values = sae.encode_inference(x_BM).to_dense()[:, latent].tolist()
     left_out = (store.token_map("flags", start, stop) & filters.flag_mask()).tolist()
     return {
         "row": row,
-        "document": documents[0],
+        "document": int(store.token_map("document", row, row + 1)[0]),
         "position": int(store.token_map("position", row, row + 1)[0]),
         "index": row - start,
         "tokens": [store.vocabulary[token] for token in store.token_map("token_id", start, stop).tolist()],
         "values": [None if flags else value for flags, value in zip(left_out, values, strict=True)],
     }
+
+
+def _text_around(store: ActivationStore, row: int, n_around: int) -> tuple[int, int]:
+    """Rows [start, stop) around a row that are one stretch of its document; in a shuffled store, mostly it alone."""
+    start, stop = max(0, row - n_around), min(store.plan.n_rows, row + n_around + 1)
+    document_N = store.token_map("document", start, stop)
+    offset_N = store.token_map("position", start, stop) - np.arange(start, stop)
+    other_N = (document_N != document_N[row - start]) | (offset_N != offset_N[row - start])
+    before, after = np.flatnonzero(other_N[: row - start]), np.flatnonzero(other_N[row - start :])
+    return start + (int(before[-1]) + 1 if len(before) else 0), row + int(after[0]) if len(after) else stop

@@ -16,16 +16,14 @@ class Population:
     def __init__(self, store: ActivationStore) -> None:
         self.store = store
         self.n_rows = 0
-        self.n_documents = 0
-        self._last_document: int | None = None
+        self._documents: set[int] = set()
         self._squares: list[Tensor] = []
 
     def update(self, x_BM: Tensor, row_numbers_B: Tensor) -> None:
-        """Take one batch in; batches come in plan order, where a document's rows lie together."""
+        """Take one batch in; batches come in plan order."""
         numbers = row_numbers_B.cpu().numpy()
         document_B = self.store.token_map("document", int(numbers[0]), int(numbers[-1]) + 1)[numbers - numbers[0]]
-        self.n_documents += int((np.diff(document_B) != 0).sum()) + int(document_B[0] != self._last_document)
-        self._last_document = int(document_B[-1])
+        self._documents.update(np.unique(document_B).tolist())
         self.n_rows += len(x_BM)
         self._squares.append(x_BM.double().square().sum(dim=1).float().cpu())
 
@@ -36,4 +34,4 @@ class Population:
         squares_N = torch.cat(self._squares).double().sort(descending=True).values
         top, total = float(squares_N[: math.ceil(0.01 * self.n_rows)].sum()), float(squares_N.sum())
         share = top / total if total > 0.0 else None
-        return {"n_rows": self.n_rows, "n_documents": self.n_documents, "top_percent_square_share": share}
+        return {"n_rows": self.n_rows, "n_documents": len(self._documents), "top_percent_square_share": share}

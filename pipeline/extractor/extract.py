@@ -9,7 +9,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.extractor.filling import UnitFiller
 from pipeline.extractor.plan import planned
-from pipeline.language_model import load
+from pipeline.extractor.reuse import reusable
+from pipeline.language_model import check_isolation, load
+from pipeline.model_settings import ModelSettings
 from pipeline.progress import Progress
 from stores import ActivationStore
 from stores.filesystem import FileSystem
@@ -25,30 +27,50 @@ log = logging.getLogger(__name__)
 def extract(config: RunConfig, *, progress: bool = True) -> None:
     """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
 
+    Where a finished store beside it already holds what the config asks for, that one is used and nothing is done.
     Any number of processes may run this on one store; what each commits, all see.
     Raises: ConfigError, or StoreError if the store is damaged or the disk is too small.
     """
+    plan = to_fill(config, progress=progress)
+    if plan is not None:
+        fill_and_finish(config.model, config.store_path(), plan, progress=progress)
+
+
+def to_fill(config: RunConfig, *, progress: bool) -> Plan | None:
+    """The plan of the run's store, made if there is none; None where a finished store holds what the run asks for."""
+    found, reason = reusable(config)
+    if reason:
+        log.info("%s", reason)
+    if found:
+        return None
     path = config.store_path()
     plan = planned(config, progress=progress)
-    if (path / MANIFEST).is_file():
-        store_id = ActivationStore.open(path).id
-        with suppress(OSError):  # outside the store's content, and a read-only store may keep it
-            remove_dead(FileSystem(), path / STAGING, "")
-        log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
-        return
+    if not (path / MANIFEST).is_file():
+        return plan
+    store_id = ActivationStore.open(path).id
+    with suppress(OSError):  # outside the store's content, and a read-only store may keep it
+        remove_dead(FileSystem(), path / STAGING, "")
+    log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
+    return None
+
+
+def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:
+    """Run the model over the units that are missing, and finish the store."""
     files = FileSystem()
     missing = recover(files, path, plan)
     if len(missing) < plan.n_units:
         log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
     if missing:
         _check_space(path, plan, missing)
-        _fill(config, files, path, plan, len(missing), progress)
+        _fill(settings, files, path, plan, len(missing), progress)
     log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
 
 
-def _fill(config: RunConfig, files: FileSystem, path: Path, plan: Plan, n_missing: int, progress: bool) -> None:
+def _fill(settings: ModelSettings, files: FileSystem, path: Path, plan: Plan, n_missing: int, progress: bool) -> None:
     rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
-    capture = load(config.model, config.store.sites)
+    capture = load(settings, list(plan.sites))
+    if plan.config["corpus"].get("isolate_documents", False):
+        check_isolation(capture)
     with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=progress) as bar:
         filler = UnitFiller(files, path, plan, capture, bar.advance)
         taken: set[int] = set()

@@ -11,15 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.extractor.sequences import Span, batches, document_spans, groups, packed_spans
+from pipeline.extractor.forward import Inputs, unit_spans
+from pipeline.extractor.sequences import Span, batches, groups
 from pipeline.language_model import Capture
+from stores.calibration import commit_calibration, committed_columns, is_calibrated
 from stores.filesystem import FileSystem
-from stores.mapped import MappedArray
+from stores.places import LocalPlace
 from stores.plan import Plan
+from stores.stored import StoredArray
 from stores.timings import write_timing
 from stores.units import UnitWriter
 
-_TORCH_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
+"""What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""
 
 
 class UnitFiller:
@@ -31,8 +35,12 @@ class UnitFiller:
         """`advance` is told how many rows have been written."""
         self._files, self._store, self._plan, self._capture = files, store, plan, capture
         self._advance = advance
-        self._tokens = {field: MappedArray(store, spec) for field, spec in plan.token_specs.items()}
+        place = LocalPlace(store, mapped=True)
+        self._tokens = {field: StoredArray(place, spec) for field, spec in plan.token_specs.items()}
         self._batch_tokens: int = plan.config["model"]["batch_tokens"]
+        if not is_calibrated(store, plan):
+            commit_calibration(files, store, plan, self._calibration_rows())
+        self._columns = committed_columns(store, plan)
         # Two groups wait at most, so a slow disk slows the model down instead of filling the memory.
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
@@ -43,9 +51,11 @@ class UnitFiller:
         """Run the model over a unit and hand its rows to the writer, which commits it when it is complete."""
         began = time.monotonic()
         start, stop = rows = self._plan.unit_rows(unit)
-        writer = UnitWriter(self._files, self._store, self._plan, unit, self._tokens["flags"].rows(start, stop))
+        writer = UnitWriter(
+            self._files, self._store, self._plan, unit, self._tokens["flags"].rows(start, stop), self._columns
+        )
         try:
-            for group in groups(self._spans(rows), self._batch_tokens):
+            for group in groups(unit_spans(self._plan, self._token_map, rows), self._batch_tokens):
                 self._put(partial(self._write, writer, self._run(group, rows)))
             self._put(partial(self._commit, writer, unit, began))
         except BaseException:
@@ -59,28 +69,27 @@ class UnitFiller:
         self._thread.join()
         self._raise_failure()
 
-    def _spans(self, rows: tuple[int, int]) -> list[Span]:
-        corpus = self._plan.config["corpus"]
-        if corpus["mode"] == "packed":
-            return packed_spans(self._plan.splits, corpus["context_length"], rows)
-        position = self._tokens["position"]
-        first = rows[0] - int(position.rows(rows[0], rows[0] + 1)[0])
-        last = min(rows[1] + corpus["context_length"], self._plan.n_rows)
-        beyond = np.flatnonzero(position.rows(rows[1], last) == 0)
-        end = rows[1] + int(beyond[0]) if len(beyond) else last
-        return document_spans(position.rows(first, end), first, rows)
+    def _token_map(self, field: str, start: int, stop: int) -> np.ndarray:
+        return self._tokens[field].rows(start, stop)
+
+    def _calibration_rows(self) -> dict[str, np.ndarray]:
+        """The rows that an int8 plan calibrates its columns on, [N, M] float32 by site."""
+        assert self._plan.calibration is not None
+        pieces: dict[str, list[np.ndarray]] = {site: [] for site in self._plan.sites}
+        for start, stop in self._plan.calibration["rows"]:
+            for group in groups(unit_spans(self._plan, self._token_map, (start, stop)), self._batch_tokens):
+                for site, rows_NM in self._run(group, (start, stop)).items():
+                    pieces[site].append(rows_NM)
+        return {site: np.concatenate(parts) for site, parts in pieces.items()}
 
     def _run(self, group: list[Span], rows: tuple[int, int]) -> dict[str, np.ndarray]:
         """Rows of a group of sequences, as stored, in plan order, those outside the unit left out."""
         first, last = group[0].start, group[-1].stop
-        token_ids_N = torch.from_numpy(self._tokens["token_id"].rows(first, last).astype(np.int64))
+        inputs = Inputs(self._plan, self._token_map, group)
         stored_type = _TORCH_TYPES[self._plan.encoding]
         out = {site: torch.empty((last - first, width), dtype=stored_type) for site, width in self._plan.sites.items()}
         for batch in batches(group, self._batch_tokens):
-            ids_BS = torch.zeros((len(batch), batch[0].length), dtype=torch.int64)
-            for row, span in enumerate(batch):
-                ids_BS[row, : span.length] = token_ids_N[span.start - first : span.stop - first]
-            for site, values_BSM in self._capture.forward(ids_BS).items():
+            for site, values_BSM in self._capture.forward(*inputs.batch(batch)).items():
                 values_BSM = values_BSM.to(stored_type).cpu()
                 for row, span in enumerate(batch):
                     out[site][span.start - first : span.stop - first] = values_BSM[row, : span.length]

@@ -11,10 +11,14 @@ import numpy as np
 
 from pipeline.artifacts import changed_keys
 from pipeline.config import RunConfig
+from pipeline.config.corpus import CorpusSettings
+from pipeline.config.recorded import differences, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
+from pipeline.extractor.reuse import reusable
 from pipeline.extractor.spool import spool_documents
-from pipeline.language_model import Description, describe, load_tokenizer, token_texts
+from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_texts
+from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
 from stores.lease import Lease, remove_dead
@@ -56,6 +60,9 @@ def planned(config: RunConfig, *, progress: bool) -> Plan:
 
 def describe_plan(config: RunConfig, *, progress: bool) -> str:
     """What the store would hold and cost, in words; writes nothing that stays."""
+    found, reason = reusable(config)
+    if found:
+        return reason
     path = config.store_path()
     if (path / PLAN).is_file():
         plan = _existing(path, config)
@@ -74,6 +81,7 @@ class _drafted:
         config = self._config
         description = describe(config.model, config.store.sites)
         _check_context(config, description)
+        _check_isolation(config, description)
         tokenizer = load_tokenizer(config.model)
         path = config.store_path()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +111,18 @@ def _check_context(config: RunConfig, description: Description) -> None:
         )
 
 
+def _check_isolation(config: RunConfig, description: Description) -> None:
+    if config.corpus.isolate_documents and not description.isolates:
+        architecture, attention = (description.provenance[key] for key in ("architecture", "attention"))
+        raise ConfigError(
+            f"corpus.isolate_documents: true is not supported by {architecture} with {attention} attention (it is by "
+            f"{', '.join(sorted(FAMILIES))} with sdpa or eager); set it to false, or use mode: sequential"
+        )
+
+
 def _existing(path: Path, config: RunConfig) -> Plan:
     plan = read_plan(path)
-    if changed := changed_keys(plan.config, config.extraction()):
+    if changed := differences(plan.config, config.extraction()):
         raise ConfigError(
             f"{path}: this store was made from another config: {'; '.join(changed)}. "
             f"Give the run another name (or store.path), put the old values back, or delete that folder"
@@ -149,9 +166,17 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
         "compressor": config.store.compressor,
         "rows_per_chunk": draft.sizes.rows_per_chunk,
         "rows_per_unit": draft.sizes.rows_per_unit,
-        "config": config.extraction(),
+        "calibration": _calibration(config, arrangement),
+        "config": recorded(config.extraction()),
         "provenance": {"model": draft.description.provenance, "corpus": arrangement.spool.provenance},
     }
+
+
+def _calibration(config: RunConfig, arrangement: Arrangement) -> dict[str, Any] | None:
+    """Which rows int8's columns are calibrated on: whole sequences of the training split, spread evenly."""
+    if config.store.encoding != "int8":
+        return None
+    return {"rows": sample_spans(arrangement.splits["train"], config.corpus.context_length)}
 
 
 def _plan_bytes(config: RunConfig, draft: Draft) -> int:
@@ -189,8 +214,16 @@ def describe_draft(config: RunConfig, draft: Draft) -> str:
         ),
         f"store      {activation_bytes(plan):,} {exact}, and a token map of at most {token_map_bytes(plan):,}; "
         f"{n_files:,} data files",
+        f"sequences  {_sequences(config.corpus)}",
         f"units      {plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows",
         f"mixing     a window of {min(training.window_rows, train_rows):,} rows spans {documents:,.0f} documents; "
         f"variance of a batch mean {ratio:.2f} x a perfect shuffle's",
     ]
     return "\n".join(lines)
+
+
+def _sequences(corpus: CorpusSettings) -> str:
+    if corpus.mode == "sequential":
+        return f"documents alone, the first {corpus.context_length} tokens of each"
+    isolated = ", none of which sees another" if corpus.isolate_documents else " as one text"
+    return f"{corpus.context_length} tokens of joined documents{isolated}"

@@ -6,7 +6,20 @@
 
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.description import Description, describe
+from pipeline.language_model.isolation import SAME_ROW, check_isolation, restarted_positions
 from pipeline.language_model.loading import load, load_tokenizer
+from pipeline.language_model.sites import FAMILIES
 from pipeline.language_model.tokens_text import token_texts
 
-__all__ = ["Capture", "Description", "describe", "load", "load_tokenizer", "token_texts"]
+__all__ = [
+    "FAMILIES",
+    "SAME_ROW",
+    "Capture",
+    "Description",
+    "check_isolation",
+    "describe",
+    "load",
+    "load_tokenizer",
+    "restarted_positions",
+    "token_texts",
+]

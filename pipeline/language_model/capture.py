@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.language_model.isolation import isolating_arguments
 from pipeline.language_model.sites import Site
 
 
@@ -101,20 +102,28 @@ class Capture:
         if site == self._deepest:
             raise _DeepestSiteReached
 
-    def forward(self, token_ids_BS: Tensor) -> dict[str, Tensor]:
+    def forward(self, token_ids_BS: Tensor, position_ids_BS: Tensor | None = None) -> dict[str, Tensor]:
         """One forward pass, all sites.
 
         Sequences shorter than S are padded on the right with any token id, and no attention mask is passed: in a
         causal model position s sees positions 0 to s only, so what follows a sequence cannot change its rows. The
         rows of the padding itself mean nothing. (On the left, padding would be seen, and would shift positions.)
 
+        Args:
+            token_ids_BS: the tokens.
+            position_ids_BS: places of the tokens in their documents; where they start again at 0, a document begins
+                that sees nothing before it. None: every sequence is one document.
+
         Returns: {site: activations [B, S, M] in the model's dtype}.
         """
         self._token_ids_BS = token_ids_BS.to(self.device)
+        isolating = {}
+        if position_ids_BS is not None:
+            isolating = isolating_arguments(self._model, position_ids_BS.to(self.device))
         self._captured = {}
         try:
             with torch.inference_mode():
-                self._model(input_ids=self._token_ids_BS, use_cache=False)
+                self._model(input_ids=self._token_ids_BS, use_cache=False, **isolating)
         except _DeepestSiteReached:
             captured, self._captured = self._captured, {}
             return captured

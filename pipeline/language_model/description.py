@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import software, tokenizer_identity, weights_identity
+from pipeline.language_model.isolation import isolates
 from pipeline.language_model.loading import config_from, tokenizer_from
 from pipeline.language_model.quiet import quiet
 from pipeline.language_model.survey import survey
@@ -21,6 +22,8 @@ class Description:
     """Goes into plan.json and is hashed: no paths, user names, tokens, times."""
     max_positions: int | None
     """Longest sequence the model was made for (tokens); null where its config does not say."""
+    isolates: bool
+    """Whether documents packed into one sequence can be kept from seeing each other."""
 
 
 def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
@@ -49,4 +52,5 @@ def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
         widths={name: found.widths[name] for name in sites},
         provenance=provenance,
         max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        isolates=isolates(config.model_type, found.attention),
     )

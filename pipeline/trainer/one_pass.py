@@ -7,15 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artifacts import RunFolder
 from pipeline.config.training import TrainingSettings
 from pipeline.progress import Progress
 from pipeline.rows import to_tensor
 from pipeline.saes.base import Workspace, initial_weights
+from pipeline.trainer.curves import is_logged
 from pipeline.trainer.initialise import geometric_median, weight_generator
+from pipeline.trainer.loader_log import LoaderLog
 from pipeline.trainer.pending import Pending
 from pipeline.trainer.session import Session
 from pipeline.trainer.trainee import Trainee
 from stores import ActivationStore, Batches
+from stores.diagnostics import BatchMixing, batch_mixing
 
 
 def train_group(
@@ -25,26 +29,38 @@ def train_group(
     group = pending.group
     with ExitStack() as stack:
         batches = stack.enter_context(_batches(pending, store, training))
+        mixing = batch_mixing(store, group.site, "train", pending.filters, group.batch_size)
+        loader = LoaderLog(_run(pending).loader(group.site), group, batches, mixing)
 
-        def rows_of(step: int) -> Tensor:
-            return to_tensor(batches.batch(step)[0], device) * pending.input_scale
+        def batch_of(step: int) -> tuple[Tensor, np.ndarray]:
+            rows, numbers = batches.batch(step)
+            return to_tensor(rows, device) * pending.input_scale, numbers
 
         sessions = _sessions(pending, store.plan.sites[group.site], training, device, stack)
-        _start_at_the_median([session for session in sessions if session.fresh], rows_of)
+        _start_at_the_median([session for session in sessions if session.fresh], lambda: batch_of(0)[0])
         start = min(session.trainee.step for session in sessions)
         title = f"{group.site}: train"
         progress = stack.enter_context(Progress(title, training.n_steps, "step", start=start, shown=show_progress))
         for step in range(start, training.n_steps):
             due = [session for session in sessions if session.trainee.is_due(step)]
             if due:
-                x_BM = rows_of(step)
+                x_BM, numbers = batch_of(step)
+                mixed = _mixed(mixing, numbers, step + 1, training)
                 for session in due:
-                    session.advance(x_BM)
+                    session.advance(x_BM, mixed)
+                loader.step()
+            if (step + 1) % training.checkpoint_every_steps == 0:
+                loader.write()
             progress.advance(1)
+        loader.write()
         calibration = _calibration(batches, pending, training, device)
         for session in sessions:
             if session.trainee.diverged is None:
                 session.finish(calibration)
+
+
+def _run(pending: Pending) -> RunFolder:
+    return RunFolder(pending.jobs[0][1].path.parents[1])
 
 
 def _batches(pending: Pending, store: ActivationStore, training: TrainingSettings) -> Batches:
@@ -74,10 +90,17 @@ def _sessions(
     return sessions
 
 
-def _start_at_the_median(fresh: list[Session], rows_of: Callable[[int], Tensor]) -> None:
+def _mixed(mixing: BatchMixing | None, numbers: np.ndarray, step: int, training: TrainingSettings) -> dict[str, float]:
+    """How well a batch is mixed, for the curves; nothing where no line is written."""
+    if mixing is None or not is_logged(step, training.log_every_steps, training.n_steps):
+        return {}
+    return {f"mixing/{name}": value for name, value in mixing.measure(numbers).items()}
+
+
+def _start_at_the_median(fresh: list[Session], first_batch: Callable[[], Tensor]) -> None:
     """Put the decoder bias of new SAEs at the geometric median of the first batch."""
     if fresh:
-        median_M = geometric_median(rows_of(0))
+        median_M = geometric_median(first_batch())
         for session in fresh:
             session.trainee.sae.b_dec.copy_(median_M)
 

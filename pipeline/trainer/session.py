@@ -49,8 +49,8 @@ class Session:
         self.fresh = saved is None
         self.curves = Curves(folder.curves, 0 if saved is None else saved.curves_bytes)
 
-    def advance(self, x_BM: Tensor) -> None:
-        """Learn from one batch of scaled rows; log, save, or freeze for good."""
+    def advance(self, x_BM: Tensor, mixed: dict[str, float]) -> None:
+        """Learn from one batch of scaled rows; log, together with how well the batch was `mixed`, save, or freeze."""
         update = self.trainee.update(x_BM)
         if update is None:
             log.warning("%s: diverged at step %d: %s", self.folder.name, self.trainee.step, self.trainee.diverged)
@@ -58,7 +58,7 @@ class Session:
             return
         step, training = self.trainee.step, self.training
         if is_logged(step, training.log_every_steps, training.n_steps):
-            self.curves.write(self._line(x_BM, update))
+            self.curves.write(self._line(x_BM, update) | mixed)
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
             self._save()
 

@@ -168,8 +168,8 @@ def test_an_activation_that_is_no_number_names_its_row(
         capture = loaded(*arguments)
         forward = capture.forward
 
-        def poisoned(token_ids_BS: torch.Tensor) -> dict[str, torch.Tensor]:
-            values = {site: value.clone() for site, value in forward(token_ids_BS).items()}
+        def poisoned(token_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor | None) -> dict[str, torch.Tensor]:
+            values = {site: value.clone() for site, value in forward(token_ids_BS, position_ids_BS).items()}
             values["blocks.1.mlp.hook_post"][0, 5, 3] = bad
             return values
 

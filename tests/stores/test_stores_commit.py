@@ -93,7 +93,7 @@ def test_a_zombie_that_commits_after_the_end_changes_nothing(store: Path, plan: 
 
 def test_a_zombie_whose_staging_was_taken_away_fails_cleanly(store: Path, plan: Plan) -> None:
     zombie = filled_writer(store, plan, 0, change=1.0)
-    shutil.rmtree(zombie._lease.folder)
+    shutil.rmtree(zombie._commit._lease.folder)
     fill_all(store, plan)
     with pytest.raises(FileNotFoundError):
         zombie.commit()
@@ -223,9 +223,9 @@ def test_an_error_between_commit_and_publish_keeps_the_files(store: Path, plan: 
 
 def test_a_committed_unit_is_published_from_another_attempt_with_equal_bytes(store: Path, plan: Plan) -> None:
     other = filled_writer(store, plan, 0)
-    for writer in other._writers.values():
+    for writer in other._commit._writers.values():
         writer.finish()
-    shutil.rmtree(commit_without_publishing(store, plan, 0)._lease.folder)
+    shutil.rmtree(commit_without_publishing(store, plan, 0)._commit._lease.folder)
     assert 0 not in recover(FILES, store, plan)
     other.close()
     fill_all(store, plan)
@@ -235,9 +235,9 @@ def test_a_committed_unit_is_published_from_another_attempt_with_equal_bytes(sto
 
 def test_a_staged_file_with_other_bytes_is_never_published(store: Path, plan: Plan) -> None:
     other = filled_writer(store, plan, 0, change=1.0)
-    for writer in other._writers.values():
+    for writer in other._commit._writers.values():
         writer.finish()
-    shutil.rmtree(commit_without_publishing(store, plan, 0)._lease.folder)
+    shutil.rmtree(commit_without_publishing(store, plan, 0)._commit._lease.folder)
     with pytest.raises(StoreError, match="committed but this file is gone"):
         recover(FILES, store, plan)
     assert not any((store / name).exists() for name in plan.unit_files(0))

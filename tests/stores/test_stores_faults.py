@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from stores import ActivationStore, Batches, Filters, StoreError, checking, mapped, verify
+from stores import ActivationStore, Batches, Filters, StoreError, checking, stored, verify
 from stores.filesystem import FileSystem
 from stores.format import TIMINGS
 from stores.plan import read_plan
@@ -239,7 +239,7 @@ def test_without_crc_training_would_read_wrong_rows(tmp_path: Path, monkeypatch:
     shutil.copytree(path, tmp_path / "original")
     for file in files_of(path):
         file.chmod(0o644)
-    monkeypatch.setattr(mapped, "crc_matches", lambda encoded: True)
+    monkeypatch.setattr(stored, "crc_matches", lambda encoded: True)
     wrong = []
     for _, file in flips(path, 200, {"shard data"}):
         if f"{SITE}/values" in str(file):

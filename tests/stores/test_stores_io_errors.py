@@ -133,7 +133,7 @@ def assert_nothing_wrong(path: Path) -> None:
         assert all((path / name).stat().st_size for name in plan.unit_files(unit))
 
 
-@pytest.mark.parametrize(("error", "lasts"), [(errno.ENOSPC, True), (errno.EIO, False), (errno.EIO, True)])
+@pytest.mark.parametrize(("error", "lasts"), [(errno.ENOSPC, True), (errno.EIO, False), (errno.EDQUOT, True)])
 def test_every_step_may_fail(
     folder: Path, reference: tuple[dict[str, str], list[str]], error: int, lasts: bool
 ) -> None:

@@ -65,7 +65,7 @@ def commit_carelessly(writer: units.UnitWriter) -> bool:
         final = writer._store / writer._plan.site_specs[site][name].shard_path(writer._unit)
         final.parent.mkdir(exist_ok=True)
         time.sleep(random.random() * 0.01)
-        os.replace(writer._lease.folder / f"{site}.{name}", final)
+        os.replace(writer._commit._lease.folder / f"{site}.{name}", final)
     units.commit_path(writer._store, writer._unit).write_text("{}")
     writer.close()
     return True

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from stores.calibration import commit_calibration, committed_columns, is_calibrated, sample_spans
+from stores.encodings import to_float32
 from stores.filesystem import FileSystem
 from stores.finishing import finish, next_unit
 from stores.plan import Plan
@@ -37,7 +39,7 @@ def stored_rows(site: str, n_rows: int, d_model: int, encoding: str = "float32")
     rows_NM = (rows_NM * np.where(np.arange(n_rows) % DOCUMENT_ROWS == 0, 50, 1)[:, None]).astype(np.float32)
     if encoding == "bfloat16":
         return np.asarray((rows_NM.view(np.uint32) >> 16).astype(np.uint16))
-    return rows_NM.astype(np.float16 if encoding == "float16" else np.float32)
+    return rows_NM.astype(np.float16 if encoding == "float16" else np.float32)  # the writer makes int8 of float32
 
 
 def plan_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = None, **options: Any) -> Plan:
@@ -62,6 +64,7 @@ def plan_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = No
         rows_per_unit=sizes.rows_per_unit,
         config=options.pop("config", {}),
         provenance=options.pop("provenance", {}),
+        calibration={"rows": sample_spans((0, heldout), 16)} if encoding == "int8" else None,
         **options,
     )
 
@@ -69,7 +72,12 @@ def plan_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = No
 def fill_unit(files: FileSystem, path: Path, plan: Plan, unit: int, rows: dict[str, np.ndarray]) -> bool:
     """Fill and commit one unit from whole-store arrays, in uneven pieces. Returns whether this attempt won."""
     start, stop = plan.unit_rows(unit)
-    writer = UnitWriter(files, path, plan, unit, token_map(plan.n_rows)["flags"][start:stop])
+    if not is_calibrated(path, plan):
+        spans = plan.calibration["rows"]
+        sample = {site: [to_float32(rows_NM[a:b]) for a, b in spans] for site, rows_NM in rows.items()}
+        commit_calibration(files, path, plan, {site: np.concatenate(parts) for site, parts in sample.items()})
+    flags_N = token_map(plan.n_rows)["flags"][start:stop]
+    writer = UnitWriter(files, path, plan, unit, flags_N, committed_columns(path, plan))
     for site, rows_NM in rows.items():
         for first in range(start, stop, 50):
             writer.append(site, rows_NM[first : min(first + 50, stop)])

@@ -1,0 +1,238 @@
+"""How fast mixed batches reach a trainer: Strata against SAELens's cache, with the same rows and the same window.
+
+    make peers && .venv-peers/bin/python benchmarks/loaders.py
+
+Every measurement has a process of its own, forked before anything is mapped or computed, and serves float32 tensors
+[4096, 768] of which the receiver reads a few columns. `first` is from opening the reader until as many rows were served
+as there are (ours: with checksums and fresh memory), `second` is the epoch after that, `cold` is `first` after the
+files were dropped from the page cache; `read` is what then came from disk. SAELens mixes contexts that it reads in
+order; it adds 4096 tokens to its buffer at a time by default, or, the best there is for it, half a buffer. `distinct`:
+how many of the rows served first were not the same row. Sides take turns; ratios are of medians, with the range.
+"""
+
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+N_ROWS = int(os.environ.get("STRATA_LOADERS_ROWS", 2**18))
+D_MODEL = 768
+BATCH = 4096
+CONTEXT = 128
+ROUNDS = {2**13: 2, 2**16: 3, 2**18: 1}
+"""Rounds for each window. A wide one takes SAELens minutes."""
+COLUMNS = 32
+SITE = "blocks.8.hook_resid_post"
+TARGET = 10
+
+
+class Measured(NamedTuple):
+    """Tokens a second, and MiB."""
+
+    first: float
+    second: float
+    anonymous_mebibytes: float
+    disk_mebibytes: float
+    distinct: int
+
+
+def strata(path: Path, window: int) -> Iterator[Any]:
+    from pipeline.iterators import activation_batches
+    from stores import ActivationStore
+
+    return activation_batches(ActivationStore.open(path), SITE, batch_size=BATCH, window_rows=window)
+
+
+def saelens(path: Path, window: int, slice_tokens: int = BATCH) -> Iterator[Any]:
+    import torch
+    from sae_lens.training.activations_store import ActivationsStore
+
+    return ActivationsStore(
+        model=None,
+        dataset=None,
+        streaming=False,
+        hook_name=SITE,
+        hook_head_index=None,
+        context_size=CONTEXT,
+        d_in=D_MODEL,
+        n_batches_in_buffer=window // CONTEXT,
+        total_training_tokens=N_ROWS,
+        store_batch_size_prompts=slice_tokens // CONTEXT,
+        train_batch_size_tokens=BATCH,
+        prepend_bos=False,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+        cached_activations_path=str(path),
+    )
+
+
+def make_stores(folder: Path) -> None:
+    """The same rows as two stores and as a SAELens cache, laid out as its CacheActivationsRunner leaves one."""
+    from datasets import Array2D, Dataset, Features, Sequence, Value, disable_progress_bars
+    from read import make_store
+    from sae_lens.cache_activations_runner import CacheActivationsRunner
+
+    disable_progress_bars()
+    make_store(folder / "bfloat16", N_ROWS, D_MODEL, "bfloat16")
+    _, plain = make_store(folder / "float32", N_ROWS, D_MODEL, "float32")
+    columns = {SITE: Array2D((CONTEXT, D_MODEL), "float32"), "token_ids": Sequence(Value("int32"), length=CONTEXT)}
+    (folder / "saelens").mkdir()
+    shard_rows = 2**15
+    for number, first in enumerate(range(0, N_ROWS, shard_rows)):
+        rows = np.asarray(plain[first : first + shard_rows]).reshape(-1, CONTEXT, D_MODEL)
+        tokens = np.zeros(rows.shape[:2], np.int32)
+        shard = Dataset.from_dict({SITE: rows, "token_ids": tokens}, features=Features(columns))
+        shard.save_to_disk(folder / "shards" / f"shard_{number:05d}", num_shards=1)
+    CacheActivationsRunner._consolidate_shards(folder / "shards", folder / "saelens", copy_files=False)
+    for file in folder.glob("*.bin"):
+        file.unlink()
+
+
+def drop_from_page_cache(folder: Path) -> None:
+    """Works because this process maps none of the files, and no other one is alive that does."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def warm(folder: Path) -> None:
+    for file in filter(Path.is_file, folder.rglob("*")):
+        with file.open("rb") as opened:
+            while opened.read(2**24):
+                pass
+
+
+def in_a_process(job: Callable[..., Any], *arguments: Any) -> Any:
+    """What `job` returns in a forked process. This process must not have used torch's threads."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(job(*arguments)))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        process.join()
+
+
+def field(file: str, key: str) -> int:
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def measure(reader: Callable[[], Iterator[Any]], epochs: int) -> Measured:
+    steps = N_ROWS // BATCH
+    before, peak, done = field("/proc/self/status", "RssAnon"), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, field("/proc/self/status", "RssAnon"))
+
+    threading.Thread(target=sample, daemon=True).start()
+    disk, marks, parts = field("/proc/self/io", "read_bytes"), [time.perf_counter()], []
+    batches = reader()
+    for epoch in range(epochs):
+        for x_BM in islice(batches, steps):
+            assert x_BM.shape == (BATCH, D_MODEL)
+            some = x_BM[:, :COLUMNS].numpy().copy()
+            if epoch == 0:
+                parts.append(some)
+        marks.append(time.perf_counter())
+    done.set()
+    speeds = [N_ROWS / (end - start) for start, end in pairwise(marks)]
+    return Measured(
+        speeds[0],
+        speeds[-1],
+        (peak - before) / 2**10,
+        (field("/proc/self/io", "read_bytes") - disk) / 2**20,
+        len(np.unique(np.concatenate(parts).view((np.void, 4 * COLUMNS)))),
+    )
+
+
+def compare(folder: Path, window: int) -> None:
+    sides: dict[str, tuple[Path, Callable[[], Iterator[Any]]]] = {
+        "strata float32": (folder / "float32", lambda: strata(folder / "float32", window)),
+        "strata bfloat16": (folder / "bfloat16", lambda: strata(folder / "bfloat16", window)),
+        "saelens": (folder / "saelens", lambda: saelens(folder / "saelens", window)),
+        "saelens, half-buffer slices": (folder / "saelens", lambda: saelens(folder / "saelens", window, window // 2)),
+    }
+    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    cold: dict[str, list[Measured]] = {name: [] for name in sides}
+    for _ in range(ROUNDS[window]):
+        for name, (path, reader) in sides.items():
+            warm(path)
+            found[name].append(in_a_process(measure, reader, 2))
+    for _ in range(min(2, ROUNDS[window])):
+        for name, (path, reader) in sides.items():
+            drop_from_page_cache(path)
+            cold[name].append(in_a_process(measure, reader, 1))
+    rivals = [name for name in sides if name.startswith("saelens")]
+    for name in sides:
+        speeds = [statistics.median(getattr(one, epoch) for one in found[name]) for epoch in ("first", "second")]
+        speeds.append(statistics.median(one.first for one in cold[name]))
+        memory, disk = (
+            max(one.anonymous_mebibytes for one in found[name]),
+            min(one.disk_mebibytes for one in cold[name]),
+        )
+        print(
+            f"{window:7d} {name:28s} "
+            + " ".join(f"{speed:10,.0f}" for speed in speeds)
+            + f" {memory:7.0f} {disk:7.0f} {min(one.distinct for one in found[name]):9,.0f}",
+            flush=True,
+        )
+    for name in [name for name in sides if name not in rivals]:
+        for rival in rivals:
+            ratios = [
+                ratio(found[name], found[rival], "first"),
+                ratio(found[name], found[rival], "second"),
+                ratio(cold[name], cold[rival], "first"),
+            ]
+            print(
+                f"{window:7d}   {name} / {rival}: first {ratios[0]}, second {ratios[1]}, cold {ratios[2]}", flush=True
+            )
+
+
+def ratio(ours: list[Measured], theirs: list[Measured], what: str) -> str:
+    a, b = ([getattr(one, what) for one in side] for side in (ours, theirs))
+    rounds = [x / y for x, y in zip(a, b, strict=True)]
+    return f"{statistics.median(a) / statistics.median(b):.1f} ({min(rounds):.1f}..{max(rounds):.1f})"
+
+
+def main() -> None:
+    if find_spec("sae_lens") is None:
+        print(
+            "skipped: sae_lens is not installed here; run: make peers && .venv-peers/bin/python benchmarks/loaders.py"
+        )
+        return
+    import sae_lens.training.activations_store  # noqa: F401  (once, for every process forked from this one)
+
+    import pipeline.iterators  # noqa: F401
+
+    with tempfile.TemporaryDirectory(prefix="strata-loaders-") as name:
+        folder = Path(name)
+        in_a_process(make_stores, folder)
+        print(f"tokens a second; {N_ROWS} rows of {D_MODEL}; target: {TARGET} times SAELens at a window of {2**16}")
+        heads = ("window", "reader", "first", "second", "cold", "MiB", "read", "distinct")
+        print("{:>7} {:28s} {:>10} {:>10} {:>10} {:>7} {:>7} {:>9}".format(*heads), flush=True)
+        for window in ROUNDS:
+            compare(folder, window)
+
+
+if __name__ == "__main__":
+    main()

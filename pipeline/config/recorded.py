@@ -1,0 +1,52 @@
+"""The config as a plan records it: what decides the rows, and nothing that says whose machine it was."""
+
+import hashlib
+from pathlib import PurePath
+from typing import Any
+
+from pipeline.artifacts import changed_keys
+from pipeline.config.corpus import CorpusSettings, StoreSettings
+from pipeline.model_settings import ModelSettings
+
+_SECTIONS = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}
+
+
+def recorded(extraction: dict[str, Any]) -> dict[str, Any]:
+    """`RunConfig.extraction()` with every path that starts at the root or at a named home as `<name>#<hash>`.
+
+    Stores are shared, and such paths hold user names. The hash is of the path as it was given, so that another path
+    still counts as another config. Done to what is recorded already, it changes nothing.
+    """
+    model, corpus = extraction["model"], extraction["corpus"]
+    return {
+        **extraction,
+        "model": model | {"path": impersonal(model["path"])},
+        "corpus": corpus | {"sources": [_source(source) for source in corpus["sources"]]},
+    }
+
+
+def differences(plan_config: dict[str, Any], extraction: dict[str, Any]) -> list[str]:
+    """What differs between the config of a plan and that of a run, a line each.
+
+    A setting that did not exist when the plan was made had its default value.
+    """
+    filled = dict(plan_config)
+    for section, settings in _SECTIONS.items():
+        fields = settings.model_fields.items()
+        defaults = {name: field.default for name, field in fields if not field.is_required() and name != "path"}
+        if isinstance(plan_config.get(section), dict):
+            filled[section] = defaults | plan_config[section]
+    return changed_keys(recorded(filled) if _SECTIONS.keys() <= filled.keys() else filled, recorded(extraction))
+
+
+def impersonal(path: str) -> str:
+    """`<name>#<hash>` of a path that leads from the root or a named home; any other path, hub id or word as it is."""
+    if not PurePath(path).is_absolute() and not (path.startswith("~") and not path.startswith("~/")):
+        return path
+    return f"{PurePath(path).name}#{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+
+
+def _source(source: dict[str, Any]) -> dict[str, Any]:
+    if "paths" in source:
+        return source | {"paths": [impersonal(path) for path in source["paths"]]}
+    return source | {"path": impersonal(source["path"])} if "path" in source else source

@@ -1,0 +1,104 @@
+"""Which stores a run reads: its own, or a finished one that holds what it asks for."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config.recorded import differences
+from pipeline.config.run import RunConfig
+from stores.canonical import file_sha256
+from stores.checking import check_opened
+from stores.errors import StoreError
+from stores.format import MANIFEST, PLAN
+from stores.plan import Plan, read_plan
+from stores.together import Together, aligned
+
+_MAY_DIFFER = ("sites", "shard_bytes", "compressor")
+"""Keys of `store` that are compared with the plan itself (sites, compressor), or change no row and no batch."""
+
+
+def find_store(config: RunConfig) -> Path:
+    """The store of a run: its own folder if a plan is there or `store.path` names it, else a finished store beside it
+    that satisfies the config, else its own folder.
+
+    A store that SAEs of this run were trained on comes first, then the first by name.
+    """
+    own = config.store_path()
+    if config.store.path is not None or (own / PLAN).is_file():
+        return own
+    satisfying = [(path, plan) for path, plan in _finished(own.parent) if satisfies(plan, config)]
+    whole = [path for path, plan in satisfying if _is_whole(path, plan)]
+    trained_on = _trained_on(config)
+    return min(whole, key=lambda path: (_store_id(path) not in trained_on, path.name), default=own)
+
+
+def find_siblings(config: RunConfig, store: Path) -> list[Path]:
+    """Finished stores beside `store`, of the same rows, that hold the sites of the config that it lacks.
+
+    By name, each only if it adds a site; empty if there is nothing to add.
+    """
+    if not (store / MANIFEST).is_file():
+        return []
+    base = read_plan(store)
+    missing = {site for site in [*config.store.sites, *(config.training.sites or [])] if site not in base.sites}
+    found = []
+    for path, plan in _finished(store.parent) if missing else ():
+        if missing & plan.sites.keys() and not aligned(base, plan) and _is_whole(path, plan):
+            found.append(path)
+            missing -= plan.sites.keys()
+    return found
+
+
+def open_store(config: RunConfig) -> Together:
+    """The store of a run, and the siblings that hold the sites it lacks. Raises: StoreError."""
+    path = find_store(config)
+    return Together.open([path, *find_siblings(config, path)])
+
+
+def satisfies(plan: Plan, config: RunConfig) -> bool:
+    """Whether a store of this plan holds what the config would extract: all of its rows, in the same blocks.
+
+    Not a slice of some rows, a shuffle, or another number format than the one that was captured: those are used by
+    naming them in `store.path`.
+    """
+    store = config.store
+    if plan.lineage is not None and not plan.lineage["order_id"]:
+        return False
+    if (plan.encoding, plan.compressor) != (store.encoding, store.compressor):
+        return False
+    if not set(store.sites) <= plan.sites.keys() or not isinstance(plan.config.get("store"), dict):
+        return False
+    asked = config.extraction()
+    asked["store"] |= {key: value for key, value in plan.config["store"].items() if key in _MAY_DIFFER}
+    return not differences(plan.config, asked)
+
+
+def _finished(root: Path) -> Iterator[tuple[Path, Plan]]:
+    for manifest in sorted(root.glob(f"*/{MANIFEST}")):
+        try:
+            yield manifest.parent, read_plan(manifest.parent)
+        except StoreError:
+            continue
+
+
+def _is_whole(path: Path, plan: Plan) -> bool:
+    try:
+        check_opened(path, plan)
+    except (StoreError, OSError):
+        return False
+    return True
+
+
+def _store_id(path: Path) -> str:
+    return file_sha256(path / MANIFEST)
+
+
+def _trained_on(config: RunConfig) -> set[str]:
+    """Ids of the stores that SAEs of this run were trained on."""
+    ids = set()
+    for record in config.run_path().glob("variants/*/config.json"):
+        try:
+            ids.add(str(json.loads(record.read_text(encoding="utf-8"))["store_id"]))
+        except (OSError, ValueError, KeyError, TypeError):  # not ours to judge: training says what is wrong with it
+            continue
+    return ids

@@ -1,0 +1,78 @@
+"""A sibling of a store: other sites of the same model at the same rows, so that the two can be read as one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import ConfigError
+from pipeline.extractor.extract import fill_and_finish
+from pipeline.extractor.reuse import model_changes
+from pipeline.language_model import Description, describe
+from pipeline.model_settings import ModelSettings
+from stores import ActivationStore, StoreError
+from stores.deriving import lineage, planned, token_map_of
+from stores.filesystem import FileSystem
+from stores.format import MANIFEST
+from stores.plan import Plan
+from stores.together import aligned
+
+
+def add_sites(
+    store: Path, sites: Sequence[str], out: Path, *, model: ModelSettings | None = None, progress: bool = True
+) -> ActivationStore:
+    """Extract `sites` for the rows of a finished store into a store of their own at `out`, which names the first.
+
+    Args:
+        model: where the model is now; null: where the store's config says, which works for hub ids and relative paths.
+    Raises: ConfigError if the model is not the one the store was made with; StoreError if the store's rows are not
+        whole texts any more, or `out` holds something else.
+
+    """
+    base = ActivationStore.open(store)
+    if base.plan.lineage is not None and not base.plan.lineage["order_id"]:
+        raise StoreError(
+            f"{store}: a {base.plan.lineage['kind']} without the whole texts its rows come from; "
+            f"add sites to the store it was made from ({base.plan.lineage['store_id'][:12]})"
+        )
+    settings = model or _settings_of(base)
+    description = describe(settings, sites)
+    if changed := model_changes(base.plan.provenance["model"], description.provenance):
+        raise ConfigError(
+            f"{store}: the model or its software is not what this store was made with: {'; '.join(changed)}. "
+            f"Go back to what it was; rows of two models do not belong together"
+        )
+    n_rows = base.plan.n_rows
+    plan = planned(FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows))
+    _check_tokens(base, plan, out)
+    if not (out / MANIFEST).is_file():
+        fill_and_finish(settings, out, plan, progress=progress)
+    return ActivationStore.open(out)
+
+
+def _settings_of(base: ActivationStore) -> ModelSettings:
+    try:
+        return ModelSettings.model_validate(base.plan.config["model"])
+    except (KeyError, ValidationError) as error:
+        raise ConfigError(f"{base.path}: its config does not say which model it was made with ({error})") from None
+
+
+def _fields(base: ActivationStore, description: Description) -> dict[str, Any]:
+    plan = base.plan
+    kept = ("splits", "encoding", "compressor", "rows_per_chunk", "rows_per_unit", "calibration")
+    return {name: getattr(plan, name) for name in kept} | {
+        "sites": description.widths,
+        "config": plan.config | {"store": plan.config["store"] | {"sites": list(description.widths)}},
+        "provenance": plan.provenance | {"model": description.provenance},
+        "lineage": lineage("sibling", base, (0, plan.n_rows), plan.order_id),
+    }
+
+
+def _check_tokens(base: ActivationStore, plan: Plan, out: Path) -> None:
+    """Equal bytes, not only equal tokens: whoever opens the two together compares hashes."""
+    if reason := aligned(base.plan, plan):
+        raise StoreError(
+            f"{out}: was planned from the tokens of {base.path}, but {reason}; "
+            f"use the version of numcodecs that wrote those, and delete {out}"
+        )

@@ -1,0 +1,107 @@
+"""Opening a store wherever it lies: here, by way of a nearer disk, or behind a URL."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from stores.cached_rows import CachedRows
+from stores.checking import check_opened
+from stores.chunk_cache import ChunkCache, cache_root
+from stores.errors import StoreError
+from stores.format import ARRAYS
+from stores.places import LocalPlace, Place, is_safe_to_map
+from stores.plan import Plan, read_plan
+from stores.remote import is_url, open_head
+from stores.site_rows import SiteRows, site_rows
+from stores.staged import Expected, StagedPlace, files_to_stage
+from stores.stored import StoredArray
+from stores.units import keys, read_commit
+
+IO = ("auto", "mmap", "pread")
+_CACHE_BYTES = 50 * 2**30
+_KEPT_WHOLE = ("norm", "scale", "column_offset", "column_scale")
+
+
+class Opened(NamedTuple):
+    """A store that was checked, and how its files are reached."""
+
+    folder: Path
+    """Local folder with all but, perhaps, the arrays."""
+    plan: Plan
+    store_id: str
+    place: Place
+    cache: ChunkCache | None
+
+
+def open_at(where: Path | str, io: str, stage: Path | None, stage_sites: list[str] | None) -> Opened:
+    """Check a store and find its bytes. Raises: StoreError."""
+    if io not in IO:
+        raise StoreError(f"io: {io!r} is not one of {', '.join(IO)}")
+    if is_url(str(where)):
+        opened = _remote(str(where))
+    else:
+        folder = Path(where)
+        plan = read_plan(folder)
+        mapped = io == "mmap" or (io == "auto" and is_safe_to_map(folder))
+        opened = Opened(folder, plan, check_opened(folder, plan), LocalPlace(folder, mapped=mapped), _local_cache(plan))
+    if stage is None:
+        return opened
+    wanted = files_to_stage(opened.folder, opened.plan, stage_sites or list(opened.plan.sites), (0, opened.plan.n_rows))
+    place = StagedPlace(opened.place, stage, wanted)
+    for _ in place.stage(wanted):
+        pass
+    return opened._replace(place=place, cache=None)
+
+
+def opened_sites(opened: Opened) -> dict[str, tuple[SiteRows, StoredArray]]:
+    """Rows and norms of every site, the rows by way of the cache where there is one."""
+    found = site_rows(opened.place, opened.plan)
+    if opened.cache is None:
+        return found
+    records = file_records(opened.folder, opened.plan)
+    return {
+        site: (CachedRows(rows, opened.cache, _Hashes(opened.plan, site, records)), norms)
+        for site, (rows, norms) in found.items()
+    }
+
+
+def file_records(folder: Path, plan: Plan) -> dict[str, Expected]:
+    """Bytes and sha256 of every shard file of a finished store, by path."""
+    records = dict(plan.files)
+    for key in keys(plan):
+        record = read_commit(folder, plan, key)
+        records |= record["files"] if record is not None else {}
+    return {path: Expected(record["bytes"], record["sha256"]) for path, record in records.items()}
+
+
+class _Hashes:
+    """The sha256 of the file that holds a chunk of a site's rows."""
+
+    def __init__(self, plan: Plan, site: str, records: dict[str, Expected]) -> None:
+        specs = plan.site_specs[site]
+        self._spec, self._records = specs.get("values") or specs["high"], records
+
+    def __call__(self, chunk: int) -> str:
+        return self._records[self._spec.shard_path(chunk // self._spec.chunks_per_shard)].sha256
+
+
+def _remote(url: str) -> Opened:
+    root = cache_root()
+    head = open_head(url, root)
+    # What every epoch reads in full is small, and kept whole; of the rows, only the chunks that are read are fetched.
+    kept = {
+        path: record
+        for path, record in file_records(head.folder, head.plan).items()
+        if path.startswith(f"{ARRAYS}/tokens/") or (path.split("/")[3:4] and path.split("/")[3] in _KEPT_WHOLE)
+    }
+    place = StagedPlace(head.place, root / "files", kept)
+    return Opened(head.folder, head.plan, head.store_id, place, _cache())
+
+
+def _local_cache(plan: Plan) -> ChunkCache | None:
+    """Chunks of a local store are cached where that was asked for, and only if decoding them is slow."""
+    return _cache() if plan.compressor == "zstd" and "STRATA_CACHE" in os.environ else None
+
+
+def _cache() -> ChunkCache:
+    return ChunkCache(cache_root() / "chunks", int(os.environ.get("STRATA_CACHE_BYTES", _CACHE_BYTES)))

@@ -1,0 +1,181 @@
+"""The head of a remote store: everything but its rows. A few small files that say what all the others must be."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from stores.canonical import MAX_JSON_BYTES, is_file_records, parse_canonical, read_plain, sha256
+from stores.checking import read_manifest
+from stores.errors import StoreError
+from stores.filesystem import FileSystem, remove_tree
+from stores.format import COMMITS, MANIFEST, PLAN, VOCABULARY
+from stores.lease import Lease, remove_dead
+from stores.plan import Plan, parse_plan, read_plan
+from stores.remote.fetching import Fetcher, Landing, Wanted
+from stores.remote.patience import Patience
+from stores.remote.place import RemotePlace
+from stores.remote.threads import in_threads
+from stores.remote.transports import open_source
+from stores.sizes import shard_bytes
+
+_HEADS = "heads"
+_FRAME_BYTES = 2**16
+_HEX = frozenset("0123456789abcdef")
+
+
+class Head(NamedTuple):
+    """A remote store, opened."""
+
+    folder: Path
+    """Local folder with plan, MANIFEST, commit records, statistics, vocabulary and zarr's metadata."""
+    plan: Plan
+    store_id: str
+    sizes: dict[str, int]
+    """Bytes of every data file by path; they lie in `place`."""
+    place: RemotePlace
+
+
+def open_head(
+    url: str | Path, cache: Path, *, expected_id: str | None = None, patience: Patience | None = None
+) -> Head:
+    """Open a remote store: fetch its head into `cache`, unless it is there, and know the place of its rows.
+
+    Raises: StoreError if there is no finished store, it is damaged, or its id is not `expected_id`.
+    """
+    patience = patience or Patience()
+    source = open_source(url, patience)
+    fetcher = Fetcher(source, patience)
+    manifest = fetch_manifest(fetcher, expected_id)
+    store_id = sha256(manifest)
+    heads, files = cache / _HEADS, FileSystem()
+    heads.mkdir(parents=True, exist_ok=True)
+    folder = heads / store_id
+    try:
+        plan, records = _read_head(folder, store_id)
+    except StoreError:
+        _fill(files, fetcher, manifest, folder)
+        plan, records = _read_head(folder, store_id)
+    sizes = {path: int(record["bytes"]) for path, record in records.items()}
+    return Head(folder, plan, store_id, sizes, RemotePlace(fetcher, sizes))
+
+
+def fetch_manifest(fetcher: Fetcher, expected_id: str | None) -> bytes:
+    """The MANIFEST's bytes; their hash is the store id. Raises: StoreError if it is not `expected_id`."""
+    if expected_id is not None and (len(expected_id) != 64 or not set(expected_id) <= _HEX):
+        raise StoreError(f"expected store id {expected_id!r}: a store id is 64 hex digits (see `store info`)")
+    try:
+        data = fetcher.get(MANIFEST)
+    except StoreError as error:
+        raise StoreError(f"{fetcher.url}: no finished store can be read there ({error})") from None
+    if expected_id is not None and sha256(data) != expected_id:
+        raise StoreError(f"{fetcher.url}: holds the store {sha256(data)}, not the expected {expected_id}")
+    return data
+
+
+def fetch_head(fetcher: Fetcher, manifest: bytes, landing: Landing) -> tuple[Plan, dict[str, dict[str, Any]]]:
+    """Bring the head into the landing, each file checked by one that was checked before it.
+
+    Returns: the plan, and bytes and sha256 of every data file by path.
+
+    Raises: StoreError if the store is damaged, or announces what no store may hold.
+    """
+    listed = parse_canonical(manifest, _named(fetcher, MANIFEST))
+    plan_id = listed.get("plan_id")
+    if not isinstance(plan_id, str):
+        raise StoreError(f"{fetcher.url}/{MANIFEST}: not a MANIFEST; the file is damaged")
+    _fetch_missing(fetcher, landing, [Wanted(PLAN, plan_id, None)])
+    plan = parse_plan(read_plain(landing.store / PLAN), _named(fetcher, PLAN))
+    landing.put(MANIFEST, manifest)
+    _, hashes = read_manifest(landing.store, plan)
+    if not all(isinstance(hash_, str) for hash_ in hashes.values()):
+        raise StoreError(f"{fetcher.url}/{MANIFEST}: a hash is not text; the file is damaged")
+    _fetch_missing(fetcher, landing, [Wanted(name, hash_, None) for name, hash_ in hashes.items()])
+    records = data_files(landing.store, plan, hashes)
+    _fetch_missing(fetcher, landing, [Wanted(VOCABULARY, records[VOCABULARY]["sha256"], records[VOCABULARY]["bytes"])])
+    for name, data in plan.metadata_files().items():
+        if not landing.has(Wanted(name, sha256(data), len(data))):
+            landing.put(name, data)
+    return plan, records
+
+
+def data_files(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Bytes and sha256 of every data file by path, from the plan and the commit records.
+
+    Raises: StoreError if a record is not the MANIFEST's, the files are not the plan's, or one is larger than its rows
+        can make it.
+    """
+    records = dict(plan.files)
+    for name, hash_ in hashes.items():
+        data = read_plain(store / name)
+        if sha256(data) != hash_:
+            raise StoreError(f"{store / name}: its sha256 is not the MANIFEST's; fetch the file again")
+        if name.startswith(f"{COMMITS}/"):
+            record = parse_canonical(data, store / name)
+            files = record.get("files")
+            if not isinstance(files, dict) or not is_file_records(files) or record.get("plan_id") != plan.id:
+                raise StoreError(f"{store / name}: not a commit record of this plan")
+            records |= files
+    limits = _largest(plan)
+    if set(records) != set(limits):
+        raise StoreError(f"{store}: the commit records do not list the files of this plan")
+    for path, record in records.items():
+        if record["bytes"] > limits[path]:
+            raise StoreError(
+                f"{store}: {path} is said to have {record['bytes']} bytes, but its rows can make {limits[path]} at most"
+            )
+    return records
+
+
+def _largest(plan: Plan) -> dict[str, int]:
+    """What every data file can have at most: zstd adds a little to what it cannot shrink."""
+    by_site = [*plan.site_specs.values(), *plan.column_specs.values()]
+    specs = [*plan.token_specs.values(), *(spec for site in by_site for spec in site.values())]
+    limits = {VOCABULARY: MAX_JSON_BYTES}
+    for spec in specs:
+        for shard in range(spec.n_shards):
+            n_bytes = shard_bytes(spec, shard)
+            limits[spec.shard_path(shard)] = n_bytes + n_bytes // 8 + _FRAME_BYTES
+    return limits
+
+
+def _read_head(folder: Path, store_id: str) -> tuple[Plan, dict[str, dict[str, Any]]]:
+    """A head that was fetched before, every file of it hashed again. Raises: StoreError if it is not whole."""
+    plan = read_plan(folder)
+    found_id, hashes = read_manifest(folder, plan)
+    expected = {name: sha256(data) for name, data in plan.metadata_files().items()}
+    expected[VOCABULARY] = plan.files[VOCABULARY]["sha256"]
+    try:
+        records = data_files(folder, plan, hashes)
+        wrong = [name for name, hash_ in expected.items() if sha256(read_plain(folder / name)) != hash_]
+    except FileNotFoundError as error:
+        raise StoreError(f"{error.filename}: missing; fetch the file again") from None
+    if wrong or found_id != store_id:
+        raise StoreError(f"{folder}: {wrong[:1] or found_id} is not what the store's id stands for")
+    return plan, records
+
+
+def _fill(files: FileSystem, fetcher: Fetcher, manifest: bytes, folder: Path) -> None:
+    prefix = f".{folder.name}-"
+    remove_dead(files, folder.parent, prefix)
+    with Lease(files, folder.with_name(prefix + uuid.uuid4().hex[:12])) as work:
+        landing = Landing(files, work)
+        fetch_head(fetcher, manifest, landing)
+        if folder.exists():  # damaged, or another process was quicker
+            files.rename(folder, work / "replaced")
+        try:
+            files.rename(landing.store, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        files.sync_folder(folder.parent)
+        remove_tree(files, work / "replaced")
+
+
+def _fetch_missing(fetcher: Fetcher, landing: Landing, wanted: list[Wanted]) -> None:
+    fetch: Callable[[Wanted], None] = lambda file: landing.fetch(fetcher, file, lambda n_bytes: None)  # noqa: E731
+    in_threads(fetch, [file for file in wanted if not landing.has(file)], fetcher.stop)
+
+
+def _named(fetcher: Fetcher, name: str) -> Path:
+    return cast(Path, f"{fetcher.url}/{name}")  # only ever printed

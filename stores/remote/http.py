@@ -1,0 +1,141 @@
+"""Reading from a web server: standard library only, with resuming, and never a byte that was not asked for."""
+
+import http.client
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from stores.errors import StoreError
+from stores.remote.patience import Absent, NoRanges, Patience, Unavailable
+
+_PIECE_BYTES = 2**20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
+_PASSING = frozenset([408, 425, 429, 500, 502, 503, 504])
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to web servers only, never from https to http; secrets stay with the server they are for."""
+
+    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, target: str) -> Any:
+        old, new = urlsplit(request.full_url), urlsplit(target)
+        if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
+            raise StoreError(f"{old.netloc}: redirects from {old.scheme} to {new.scheme}://{new.hostname}; refused")
+        following = super().redirect_request(request, file, code, message, headers, target)
+        if following is not None and (old.scheme, old.netloc) == (new.scheme, new.netloc):
+            for name, value in request.unredirected_hdrs.items():
+                following.add_unredirected_header(name, value)
+        return following
+
+
+class HttpSource:
+    """A folder of a web server."""
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self.url = url
+        self._patience = patience
+        self._opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            _Redirects(),
+        ):
+            self._opener.add_handler(handler)
+
+    def address(self, path: str) -> str:
+        """Where a file lies."""
+        return f"{self.url}/{quote(path)}"
+
+    def secrets(self) -> dict[str, str]:
+        """Headers for this server alone."""
+        return {}
+
+    def stream(self, path: str, start: int) -> Iterator[bytes | memoryview]:
+        """See `Source.stream`."""
+        with self._request(path, f"bytes={start}-" if start else None) as response:
+            if start:
+                _check_range(response, path, start, None)
+            length = response.headers.get("Content-Length", "")
+            missing = int(length) if length.isascii() and length.isdigit() else None
+            while piece := self._read(response, path):
+                missing = None if missing is None else missing - len(piece)
+                yield piece
+            if missing:
+                raise Unavailable(f"the connection broke {missing} bytes before the end")
+
+    def get_range(self, path: str, offset: int, n_bytes: int) -> bytes:
+        """See `Source.get_range`."""
+        data = bytearray()
+        with self._request(path, f"bytes={offset}-{offset + n_bytes - 1}") as response:
+            _check_range(response, path, offset, n_bytes)
+            while len(data) <= n_bytes and (piece := self._read(response, path)):
+                data += piece
+        if len(data) < n_bytes:
+            raise Unavailable(f"the connection broke {n_bytes - len(data)} bytes before the end")
+        if len(data) > n_bytes:
+            raise NoRanges(f"the server sent more than the {n_bytes} bytes from {offset} that were asked for")
+        return bytes(data)
+
+    def _request(self, path: str, range_: str | None) -> Any:
+        request = urllib.request.Request(self.address(path), headers={"Accept-Encoding": "identity"})
+        request.add_header("User-Agent", "strata")
+        if range_ is not None:
+            request.add_header("Range", range_)
+        for name, value in self.secrets().items():
+            request.add_unredirected_header(name, value)
+        try:
+            response = self._opener.open(request, timeout=self._patience.stall_seconds)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _meaning(error, path) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _broken(error, self.url) from None
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            response.close()
+            raise StoreError(f"{self.address(path)}: the server changes files as it sends them (Content-Encoding)")
+        return response
+
+    def _read(self, response: Any, path: str) -> bytes:
+        try:
+            piece: bytes = response.read1(_PIECE_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise _broken(error, f"{self.url}/{path}") from None
+        return piece
+
+
+def _check_range(response: Any, path: str, start: int, n_bytes: int | None) -> None:
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status != 206 or found is None:
+        raise NoRanges(
+            f"{path}: asked for bytes from {start}, the server answers {response.status} without saying which it sends"
+        )
+    first, last = int(found[1]), int(found[2])
+    if first != start or (n_bytes is not None and last != start + n_bytes - 1):
+        raise NoRanges(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
+
+
+def _meaning(error: urllib.error.HTTPError, path: str) -> Exception:
+    if error.code in (404, 410):
+        return Absent(f"the server answers {error.code}")
+    if error.code in _PASSING:
+        after = error.headers.get("Retry-After", "")
+        return Unavailable(f"the server answers {error.code}", float(after) if after.isdigit() else 0.0)
+    if error.code == 416:
+        return NoRanges(f"{path}: is shorter than the bytes that were asked for (416)")
+    hint = "; log in, or ask for access" if error.code in (401, 403) else ""
+    return StoreError(f"{urlsplit(error.url).hostname}: {path}: the server answers {error.code}{hint}")
+
+
+def _broken(error: Exception, where: str) -> Exception:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return StoreError(f"{where}: its certificate is not valid ({reason.verify_message})")
+    if isinstance(reason, TimeoutError):
+        return Unavailable("no byte came in time")
+    return Unavailable(f"{type(reason).__name__}: {reason}")

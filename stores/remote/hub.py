@@ -1,0 +1,142 @@
+"""A dataset repository of the Hugging Face hub. The token comes from where the hub's own tools keep it."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from stores.errors import StoreError
+from stores.remote.http import HttpSource
+from stores.remote.patience import Patience
+from stores.remote.transports import Advance, Entry, require
+
+_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
+_CARD = "README.md"
+
+
+class HubRepository(HttpSource):
+    """A folder of a dataset repository, `hf://datasets/<user>/<repo>[@revision][/<folder>]`.
+
+    What is read is one commit: the revision is looked up once.
+    """
+
+    own_files = frozenset([_CARD, ".gitattributes", ".gitignore"])
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise StoreError(f"{url}: write hf://datasets/<user>/<repository>[@revision][/<folder>]")
+        super().__init__(url, patience)
+        self._hub = require("huggingface_hub", url)
+        self._errors_known = require("huggingface_hub.errors", url)
+        constants = require("huggingface_hub.constants", url)
+        self._repo = found[1]
+        self._revision = unquote(found[2]) if found[2] else "main"
+        self._folder = f"{found[3]}/" if found[3] else ""
+        self._endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+        self._api = self._hub.HfApi(endpoint=self._endpoint)
+        self._about = {"repo_id": self._repo, "repo_type": "dataset"}
+        self._last_commit: str | None = None
+        if constants.HF_HUB_OFFLINE:
+            raise StoreError(f"{url}: HF_HUB_OFFLINE is set; unset it, or open a pulled copy of the store")
+
+    @cached_property
+    def _commit(self) -> str:
+        with self._errors():
+            return str(self._api.repo_info(**self._about, revision=self._revision).sha)
+
+    def address(self, path: str) -> str:
+        """See `HttpSource.address`."""
+        return f"{self._endpoint}/datasets/{self._repo}/resolve/{self._commit}/{quote(self._folder + path)}"
+
+    def secrets(self) -> dict[str, str]:
+        """See `HttpSource.secrets`."""
+        token = self._hub.get_token()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def entries(self) -> dict[str, Entry]:
+        """See `Target.entries`; makes the repository, private, if there is none."""
+        with self._errors():
+            self._api.create_repo(**self._about, exist_ok=True, private=True)
+            if self._revision != "main":
+                self._api.create_branch(**self._about, branch=self._revision, exist_ok=True)
+            self.__dict__.pop("_commit", None)  # as it is now
+            self._last_commit = self._commit
+            return {
+                item.path.removeprefix(self._folder): Entry(item.size, item.lfs.sha256 if item.lfs else None)
+                for item in self._api.list_repo_tree(**self._about, recursive=True, revision=self._commit)
+                if hasattr(item, "size") and item.path.startswith(self._folder)
+            }
+
+    def send(self, files: list[tuple[str, Path]], advance: Advance) -> None:
+        """See `Target.send`; one commit, so at most 99 files."""
+        self._upload({path: str(local) for path, local in files}, f"Add {len(files)} files of the store", None)
+        advance(sum(local.stat().st_size for _, local in files))
+
+    def send_new(self, path: str, data: bytes) -> bool:
+        """See `Target.send_new`: fails if anybody else has committed since we looked."""
+        if path in self.entries():
+            return False
+        self._upload({path: data}, f"Add {path}", self._last_commit)
+        return True
+
+    def describe(self, card: str) -> None:
+        """Write the dataset card, unless the repository has one."""
+        with self._errors():
+            if self._api.file_exists(**self._about, filename=_CARD, revision=self._revision):
+                return
+        folder, self._folder = self._folder, ""
+        try:
+            self._upload({_CARD: card.encode()}, "Add a dataset card", None)
+        finally:
+            self._folder = folder
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _upload(self, files: dict[str, Any], message: str, parent: str | None) -> None:
+        operations = [self._hub.CommitOperationAdd(self._folder + path, data) for path, data in files.items()]
+        with self._errors(), _no_bars(require("huggingface_hub.utils", self.url)):
+            done = self._api.create_commit(
+                **self._about,
+                operations=operations,
+                commit_message=message,
+                revision=self._revision,
+                parent_commit=parent,
+            )
+        self._last_commit = done.oid
+        self.__dict__["_commit"] = done.oid
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        errors = self._errors_known
+        try:
+            yield
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.GatedRepoError):
+            raise StoreError(
+                f"{self.url}: there is no such repository or revision, or this account may not see it; "
+                f"`hf auth login`, or set HF_TOKEN"
+            ) from None
+        except (errors.HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            code = getattr(getattr(error, "response", None), "status_code", None)
+            hint = "; somebody else changed the repository, push again" if code in (409, 412) else ""
+            hint = "; `hf auth login`, or set HF_TOKEN" if code in (401, 403) else hint
+            raise StoreError(f"{self.url}: the hub refuses ({lines[0][:300]}){hint}") from None
+
+
+@contextmanager
+def _no_bars(utils: Any) -> Iterator[None]:
+    """The caller shows the progress."""
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()

@@ -1,0 +1,70 @@
+"""How long to wait for a server, how often to ask again, and when to give up."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from stores.errors import StoreError
+
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Absent(Exception):
+    """The server says that it has no such file."""
+
+
+class Unavailable(Exception):
+    """It did not work now and may work later: a timeout, a broken connection, an overloaded server."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoRanges(Exception):
+    """The server sent something else than the bytes that were asked for."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Limits of one request. A file may take `grace_seconds` and the time its bytes need at the slowest rate."""
+
+    stall_seconds: float = 60.0
+    """Without a byte for so long, the connection is given up and made anew."""
+    attempts: int = 6
+    """In a row, without a byte in between."""
+    pause_seconds: float = 0.5
+    """Before the second attempt; it doubles with each further one."""
+    grace_seconds: float = 300.0
+    slowest_bytes_per_second: float = 32_768.0
+
+
+class Trying:
+    """The attempts of one request, of which at least `n_bytes` are expected."""
+
+    def __init__(self, patience: Patience, where: str, n_bytes: int, stop: threading.Event) -> None:
+        self._patience, self._where, self._stop = patience, where, stop
+        self._failures = 0
+        self._seconds = patience.grace_seconds + n_bytes / patience.slowest_bytes_per_second
+        self._deadline = time.monotonic() + self._seconds
+
+    def progressed(self) -> None:
+        """Bytes arrived. Raises: StoreError if they come too slowly altogether, or nobody wants them any more."""
+        self._failures = 0
+        self._check(f"came at less than {self._patience.slowest_bytes_per_second:.0f} bytes a second")
+
+    def failed(self, error: Exception) -> None:
+        """Pause before the next attempt. Raises: StoreError if it is not worth another one."""
+        self._failures += 1
+        if self._failures >= self._patience.attempts:
+            raise StoreError(f"{self._where}: {error} ({self._failures} attempts); try again later") from None
+        pause = self._patience.pause_seconds * 2 ** (self._failures - 1)
+        pause = min(max(pause, getattr(error, "retry_after", 0.0)), _LONGEST_PAUSE_SECONDS)
+        self._stop.wait(max(0.0, min(pause, self._deadline - time.monotonic())))
+        self._check(str(error))
+
+    def _check(self, reason: str) -> None:
+        if self._stop.is_set():
+            raise StoreError(f"{self._where}: given up, because another file failed")
+        if time.monotonic() > self._deadline:
+            raise StoreError(f"{self._where}: {reason}; given up after {self._seconds:.0f} seconds, try again later")

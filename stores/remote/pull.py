@@ -1,0 +1,140 @@
+"""Fetching a whole store: what arrives is checked byte by byte, and appears whole under its name or not at all."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stores.canonical import read_plain, sha256
+from stores.checking import check_opened
+from stores.errors import StoreError
+from stores.filesystem import FileSystem, remove_tree
+from stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
+from stores.plan import read_plan
+from stores.remote.fetching import Fetcher, Landing, Wanted
+from stores.remote.head import fetch_head, fetch_manifest
+from stores.remote.patience import Patience
+from stores.remote.threads import in_threads
+from stores.remote.transports import Advance, open_source
+
+
+def pull(
+    url: str | Path,
+    out: Path,
+    *,
+    expected_id: str | None = None,
+    patience: Patience | None = None,
+    announce: Callable[[int], None] = lambda n_bytes: None,
+    advance: Advance = lambda n_bytes: None,
+    files: FileSystem | None = None,
+) -> str:
+    """Fetch the store at `url` into the new folder `out`. Returns: the store id.
+
+    An interrupted pull goes on where it was, from `.<name>.pulling` beside `out`.
+
+    Args:
+        expected_id: store id from a source that is trusted; without it only damage is found, no forgery.
+        announce: told once how many bytes the data files have.
+        advance: told of bytes as they come (negative: those of a wrong copy, taken back). Called by several threads.
+    Raises: StoreError if the store is not there, damaged, too large for the disk, or another one than expected.
+
+    """
+    files, patience = files or FileSystem(), patience or Patience()
+    out = out.absolute()
+    fetcher = Fetcher(open_source(url, patience), patience)
+    manifest = fetch_manifest(fetcher, expected_id)
+    if _is_there(out, manifest):
+        return sha256(manifest)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.pulling")
+    with _alone(work):
+        _drop_another(files, work, manifest)
+        landing = Landing(files, work)
+        _, records = fetch_head(fetcher, manifest, landing)
+        wanted = [Wanted(path, record["sha256"], record["bytes"]) for path, record in records.items()]
+        announce(sum(file.n_bytes or 0 for file in wanted))
+        _fetch_data(fetcher, landing, wanted, advance)
+        _finish(files, landing, out, manifest)
+        remove_tree(files, work)
+        files.sync_folder(out.parent)
+    return sha256(manifest)
+
+
+def _fetch_data(fetcher: Fetcher, landing: Landing, wanted: list[Wanted], advance: Advance) -> None:
+    missing: list[Wanted] = []
+
+    def look(file: Wanted) -> None:
+        if landing.has(file):
+            advance(file.n_bytes or 0)
+        else:
+            missing.append(file)
+
+    in_threads(look, wanted, fetcher.stop)
+    needed, free = sum(file.n_bytes or 0 for file in missing), shutil.disk_usage(landing.store).free
+    if needed > free:
+        raise StoreError(f"{landing.store}: {needed:,} bytes are still to come, but only {free:,} are free there")
+    in_threads(lambda file: landing.fetch(fetcher, file, advance), sorted(missing), fetcher.stop)
+
+
+def _finish(files: FileSystem, landing: Landing, out: Path, manifest: bytes) -> None:
+    for folder in (COMMITS, STATISTICS, TIMINGS):
+        files.make_folder(landing.store / folder)
+    if check_opened(landing.store, read_plan(landing.store)) != sha256(manifest):
+        raise StoreError(f"{landing.store}: its MANIFEST changed while it was fetched; pull again")
+    for folder, _, _ in os.walk(landing.store, topdown=False):
+        files.sync_folder(Path(folder))
+    try:
+        files.rename(landing.store, out)
+    except OSError as error:
+        raise StoreError(f"{out}: cannot be made ({error.strerror}); the whole store is in {landing.store}") from None
+
+
+def _is_there(out: Path, manifest: bytes) -> bool:
+    """Whether `out` is this very store. Raises: StoreError if it is anything else but an empty folder."""
+    if not out.exists() and not out.is_symlink():
+        return False
+    if out.is_dir() and not any(out.iterdir()):
+        return False
+    try:
+        if read_plain(out / MANIFEST) != manifest:
+            raise StoreError(f"{out}: is another store; choose another folder")
+    except FileNotFoundError:
+        raise StoreError(f"{out}: is there, is no empty folder and holds no store; choose another folder") from None
+    check_opened(out, read_plan(out))
+    return True
+
+
+def _drop_another(files: FileSystem, work: Path, manifest: bytes) -> None:
+    """Remove what an earlier pull of another store has left under this name."""
+    try:
+        same = read_plain(work / "store" / MANIFEST) == manifest
+    except (FileNotFoundError, StoreError):
+        same = False
+    remove_tree(files, work / "partial")
+    if not same:
+        remove_tree(files, work / "store")
+        remove_tree(files, work / "quarantine")
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the one pull into a folder. Raises: StoreError if another process is at it."""
+    if work.is_symlink():
+        raise StoreError(f"{work}: is a link; remove it")
+    lock = work.with_name(work.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"{work}: another process is pulling into it; wait for it, or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""Sending a finished store: its identity first, then its data, and last the MANIFEST: nobody sees half a store."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from stores.canonical import file_sha256
+from stores.checking import check_opened, read_manifest
+from stores.errors import StoreError
+from stores.format import MANIFEST, PLAN, STAGING, TIMINGS
+from stores.plan import Plan, read_plan
+from stores.remote.card import dataset_card
+from stores.remote.fetching import Fetcher, Wanted
+from stores.remote.head import data_files
+from stores.remote.patience import Patience
+from stores.remote.threads import in_threads
+from stores.remote.transports import Advance, Entry, Target, open_target
+
+_BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**30
+
+
+def push(
+    store: Path,
+    url: str | Path,
+    *,
+    patience: Patience | None = None,
+    announce: Callable[[int], None] = lambda n_bytes: None,
+    advance: Advance = lambda n_bytes: None,
+) -> str:
+    """Send a finished store to `url`. Returns: the store id.
+
+    Files that are there with the right size are not sent again, so an interrupted push goes on where it was.
+
+    Args:
+        announce: told once how many bytes all files have.
+        advance: told of bytes as they are sent, or found to be there. Called by several threads.
+    Raises: StoreError if the store is unfinished or damaged, or something else is at `url`.
+
+    """
+    patience = patience or Patience()
+    plan = read_plan(store)
+    store_id = check_opened(store, plan)
+    identity, data = _files(store, plan)
+    n_bytes = sum(file.n_bytes or 0 for file in [*identity, *data])
+    announce(n_bytes)
+    target = open_target(url, patience)
+    try:
+        there = target.entries()
+        _refuse_another(target, Fetcher(target, patience), store, there, identity, data)
+        if PLAN not in there and not target.send_new(PLAN, plan.data):
+            raise StoreError(f"{target.url}: somebody else began to push there; push again when they are done")
+        there.setdefault(PLAN, Entry(len(plan.data), None))
+        for files in (identity, data):
+            _send(target, store, files, there, advance)
+        _refuse_losses(target, [*identity, *data])
+        target.describe(dataset_card(plan, store_id, str(url), n_bytes))
+        manifest = (store / MANIFEST).read_bytes()
+        if not target.send_new(MANIFEST, manifest) and Fetcher(target, patience).get(MANIFEST) != manifest:
+            raise StoreError(f"{target.url}: somebody else pushed another store there meanwhile; choose another place")
+    finally:
+        target.close()
+    return store_id
+
+
+def _files(store: Path, plan: Plan) -> tuple[list[Wanted], list[Wanted]]:
+    """What names the store (plan, commit records, statistics), and the rest but for the MANIFEST."""
+    _, hashes = read_manifest(store, plan)
+    small = {PLAN: plan.id, **hashes}
+    identity = [Wanted(name, hash_, (store / name).stat().st_size) for name, hash_ in small.items()]
+    records = data_files(store, plan, hashes)
+    data = [Wanted(name, record["sha256"], record["bytes"]) for name, record in records.items()]
+    for name in plan.metadata_files():  # compared with the plan when the store was opened
+        data.append(Wanted(name, file_sha256(store / name), (store / name).stat().st_size))
+    return identity, data
+
+
+def _refuse_another(
+    target: Target, fetcher: Fetcher, store: Path, there: dict[str, Entry], identity: list[Wanted], data: list[Wanted]
+) -> None:
+    """Raises: StoreError if the target holds anything but a part of this very store."""
+    ours = {file.path for file in [*identity, *data]} | {MANIFEST}
+    foreign = sorted(name for name in set(there) - ours - target.own_files if not name.startswith(_IGNORED))
+
+    def compare(name: str) -> None:
+        if there[name].n_bytes != (store / name).stat().st_size or fetcher.get(name) != (store / name).read_bytes():
+            raise StoreError(f"{target.url}: holds another store (its {name} differs); choose another place")
+
+    in_threads(compare, [name for name in [*(file.path for file in identity), MANIFEST] if name in there], fetcher.stop)
+    if foreign:
+        raise StoreError(f"{target.url}: holds other files ({foreign[0]}); choose an empty place")
+
+
+_IGNORED = (f"{STAGING}/", f"{TIMINGS}/")
+
+
+def _refuse_losses(target: Target, files: list[Wanted]) -> None:
+    """Raises: StoreError if something that was sent is not there now: ignored, removed, cut."""
+    there = target.entries()
+    for file in files:
+        if not _is_same(there.get(file.path), file):
+            raise StoreError(f"{target.url}: did not keep {file.path} as it was sent; push again")
+
+
+def _is_same(entry: Entry | None, file: Wanted) -> bool:
+    return entry is not None and entry.n_bytes == file.n_bytes and entry.sha256 in (None, file.sha256)
+
+
+def _send(target: Target, store: Path, files: list[Wanted], there: dict[str, Entry], advance: Advance) -> None:
+    missing = [file for file in files if not _is_same(there.get(file.path), file)]
+    advance(sum(file.n_bytes or 0 for file in files) - sum(file.n_bytes or 0 for file in missing))
+    for batch in _batches(missing):
+        in_threads(lambda file: _check(store, file), batch, threading.Event())
+        target.send([(file.path, store / file.path) for file in batch], advance)
+
+
+def _check(store: Path, file: Wanted) -> None:
+    if file_sha256(store / file.path) != file.sha256:
+        raise StoreError(
+            f"{store / file.path}: its sha256 is not the recorded one; the store is damaged, nothing was made visible"
+        )
+
+
+def _batches(files: list[Wanted]) -> Iterator[list[Wanted]]:
+    batch: list[Wanted] = []
+    for file in files:
+        if batch and (len(batch) == _BATCH_FILES or sum(f.n_bytes or 0 for f in [*batch, file]) > _BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch

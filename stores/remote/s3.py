@@ -1,0 +1,168 @@
+"""S3 and whatever speaks its protocol. Who we are, and where the servers are, only the environment says (AWS_*)."""
+
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from stores.errors import StoreError
+from stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
+from stores.remote.threads import in_threads
+from stores.remote.transports import Advance, Entry, require, split_url
+
+_PIECE_BYTES = 4 * 2**20
+_PART_BYTES = 16 * 2**20
+_PARTS_AT_ONCE = 2
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_NO_KEY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true for a public bucket)"
+
+
+class Bucket:
+    """A prefix of a bucket."""
+
+    own_files: frozenset[str] = frozenset()
+
+    def __init__(self, url: str, patience: Patience) -> None:
+        self.url = url
+        self._patience = patience
+        self._obstore = require("obstore", url)
+        parts = split_url(url)
+        if not parts.netloc:
+            raise StoreError(f"{url}: has no bucket; write s3://bucket/prefix")
+        stall = timedelta(seconds=patience.stall_seconds)
+        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        options = {"timeout": stall, "connect_timeout": stall, "allow_http": endpoint.startswith("http://")}
+        try:
+            self._store = require("obstore.store", url).S3Store(
+                parts.netloc,
+                prefix=parts.path.strip("/") or None,
+                client_options=options,
+                retry_config={"max_retries": 0, "retry_timeout": stall},  # `Trying` does it, for every place alike
+                **_credentials(url),
+                **({"endpoint": endpoint} if endpoint else {}),
+            )
+        except self._obstore.exceptions.BaseError as error:
+            raise StoreError(f"{url}: {_first_line(error)}") from None
+
+    def stream(self, path: str, start: int) -> Iterator[memoryview]:
+        """See `Source.stream`."""
+        size = start + 1
+        while start < size:
+            with self._errors(path):
+                result = self._obstore.get(self._store, path, options={"range": (start, start + _PIECE_BYTES)})
+                size = int(result.meta["size"])
+                data = memoryview(result.bytes())
+            if tuple(result.range) != (start, start + len(data)) or not data:
+                raise NoRanges(f"{path}: asked for bytes from {start}, the server answers {tuple(result.range)}")
+            start += len(data)
+            yield data
+
+    def get_range(self, path: str, offset: int, n_bytes: int) -> memoryview:
+        """See `Source.get_range`."""
+        with self._errors(path):
+            data = memoryview(self._obstore.get_range(self._store, path, start=offset, length=n_bytes))
+        if len(data) != n_bytes:
+            raise NoRanges(f"{path}: the server sends {len(data)} bytes instead of the {n_bytes} from {offset}")
+        return data
+
+    def entries(self) -> dict[str, Entry]:
+        """See `Target.entries`."""
+        trying = Trying(self._patience, self.url, 0, threading.Event())
+        while True:
+            try:
+                with self._errors("its list of files"):
+                    pages = self._obstore.list(self._store)
+                    return {item["path"]: Entry(int(item["size"]), None) for page in pages for item in page}
+            except Unavailable as error:
+                trying.failed(error)
+
+    def send(self, files: list[tuple[str, Path]], advance: Advance) -> None:
+        """See `Target.send`."""
+        stop = threading.Event()
+
+        def send_one(file: tuple[str, Path]) -> None:
+            path, local = file
+            n_bytes = local.stat().st_size
+            self._put(path, local, n_bytes, stop, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+            advance(n_bytes)
+
+        in_threads(send_one, files, stop)
+
+    def send_new(self, path: str, data: bytes) -> bool:
+        """See `Target.send_new`; where the server knows no conditional writes, the look beforehand has to do."""
+        try:
+            self._put(path, data, len(data), threading.Event(), mode="create")
+        except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError):
+            return False
+        except self._obstore.exceptions.NotSupportedError:
+            self._put(path, data, len(data), threading.Event())
+        return True
+
+    def describe(self, card: str) -> None:
+        """A bucket has no page."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _put(self, path: str, data: Path | bytes, n_bytes: int, stop: threading.Event, **options: Any) -> None:
+        trying = Trying(self._patience, f"{self.url}/{path}", n_bytes, stop)
+        while True:
+            try:
+                with self._errors(path):
+                    self._obstore.put(self._store, path, data, **options)
+                return
+            except Unavailable as error:
+                trying.failed(error)
+            except Absent:
+                raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
+
+    def _errors(self, path: str) -> "_Errors":
+        return _Errors(self._obstore.exceptions, f"{self.url}/{path}")
+
+
+class _Errors:
+    """Turns obstore's exceptions into ours; those that `send_new` looks at pass."""
+
+    def __init__(self, known: Any, where: str) -> None:
+        self._known, self._where = known, where
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        known = self._known
+        if error is None or isinstance(
+            error, known.AlreadyExistsError | known.PreconditionError | known.NotSupportedError
+        ):
+            return
+        if isinstance(error, FileNotFoundError | known.NotFoundError):
+            raise Absent("there is no such file") from None
+        if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
+            raise StoreError(
+                f"{self._where}: not allowed with the credentials of this environment; {_NO_KEY}"
+            ) from None
+        if isinstance(error, known.BaseError | OSError):
+            raise Unavailable(_first_line(error)) from None
+
+
+def _credentials(url: str) -> dict[str, Any]:
+    """A named profile needs boto3, which knows all that a profile can say; everything else obstore reads itself."""
+    profile = os.environ.get("AWS_PROFILE")
+    if not profile or os.environ.get("AWS_ACCESS_KEY_ID"):
+        return {}
+    try:
+        session = import_module("boto3.session").Session()
+        return {"credential_provider": import_module("obstore.auth.boto3").Boto3CredentialProvider(session)}
+    except ImportError:
+        raise StoreError(
+            f"{url}: AWS_PROFILE needs boto3 (pip install boto3); or set the keys themselves: "
+            f'eval "$(aws configure export-credentials --profile {profile} --format env)"'
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,114 @@
+"""Where stores are shared: one small protocol, and the kinds of URL that speak it."""
+
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+from stores.errors import StoreError
+from stores.remote.patience import Patience
+
+Advance = Callable[[int], None]
+INSTALL = "pip install 'strata-sae[remote]'"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+TRANSPORTS = {
+    "file": ("stores.remote.folder", "Folder"),
+    "http": ("stores.remote.http", "HttpSource"),
+    "https": ("stores.remote.http", "HttpSource"),
+    "s3": ("stores.remote.s3", "Bucket"),
+    "hf": ("stores.remote.hub", "HubRepository"),
+}
+
+
+class Source(Protocol):
+    """Files by path relative to a store. Raises: Absent, Unavailable (worth another attempt), StoreError (not)."""
+
+    url: str
+
+    def stream(self, path: str, start: int) -> Iterator[bytes | memoryview]:
+        """The bytes of a file from `start` to its end. Raises: NoRanges if the server cannot begin in the middle."""
+
+    def get_range(self, path: str, offset: int, n_bytes: int) -> bytes | memoryview:
+        """Exactly these bytes. Raises: NoRanges if the server sends others."""
+
+
+class Entry(NamedTuple):
+    """What a target tells of a file without sending it."""
+
+    n_bytes: int
+    sha256: str | None
+
+
+class Target(Source, Protocol):
+    """A place that takes files too."""
+
+    own_files: frozenset[str]
+    """Files that the place itself puts there, and that no store may have."""
+
+    def entries(self) -> dict[str, Entry]:
+        """What is there, by path."""
+
+    def send(self, files: list[tuple[str, Path]], advance: Advance) -> None:
+        """Put files there, in any order; those that are there are replaced."""
+
+    def send_new(self, path: str, data: bytes) -> bool:
+        """Make a file appear whole, after all that was sent before, unless it is there. Returns whether it was not."""
+
+    def describe(self, card: str) -> None:
+        """Show a page about the store, where the place has one."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+def is_url(text: object) -> bool:
+    """Whether this names a place by URL, not by a path of this machine."""
+    return isinstance(text, str) and _SCHEME.match(text) is not None
+
+
+def open_source(url: str | Path, patience: Patience) -> Source:
+    """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
+    source: Source = _transport(url, patience)
+    return source
+
+
+def open_target(url: str | Path, patience: Patience) -> Target:
+    """A place to write to. Raises: StoreError if it cannot be written to, or a package is missing."""
+    target = _transport(url, patience)
+    if not hasattr(target, "send"):
+        raise StoreError(f"{url}: can only be read from; push to s3://, hf:// or a folder")
+    result: Target = target
+    return result
+
+
+def _transport(url: str | Path, patience: Patience):  # type: ignore[no-untyped-def]  # whichever the URL names
+    if not is_url(url):
+        url = Path(url).absolute().as_uri()
+    parts = split_url(str(url))
+    if parts.scheme not in TRANSPORTS:
+        raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
+    module, name = TRANSPORTS[parts.scheme]
+    return getattr(import_module(module), name)(str(url).rstrip("/"), patience)
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL. Raises: StoreError if it carries a secret, or what no store's URL has."""
+    parts = urlsplit(url)
+    if parts.username is not None or (parts.scheme != "hf" and "@" in parts.netloc):
+        raise StoreError(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}: user names and passwords do not belong into a URL, "
+            f"because URLs are written into configs and logs; set them in the environment"
+        )
+    if parts.query or parts.fragment:
+        raise StoreError(f"{parts.scheme}://{parts.netloc}{parts.path}: a store's URL has no '?' and no '#'")
+    return parts
+
+
+def require(package: str, url: str):  # type: ignore[no-untyped-def]  # a module of a package without types
+    """An optional package. Raises: StoreError with the line that installs it."""
+    try:
+        return import_module(package)
+    except ImportError:
+        raise StoreError(f"{url}: needs {package.partition('.')[0]}, which is not installed; {INSTALL}") from None

@@ -1,0 +1,273 @@
+"""Windows in memory that several trainers on a machine share: each is decoded once, by whoever needs it first."""
+
+import fcntl
+import mmap
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from stores.errors import StoreError
+from stores.windows import Filling, WindowBuffer, own_memory
+
+_HEADER_BYTES = mmap.PAGESIZE
+_POLL_SECONDS = 0.01
+_ABANDONED_SECONDS = 1.0
+_FILL_SECONDS = 600.0
+_NOTHING = -1
+
+
+class _Slot:
+    """A file with room for one window: a header that names it, then its buffer.
+
+    Who serves from it holds a shared lock on it, who fills it an exclusive one. The locks belong to this object's open
+    file, so that two of one process do not mix, and the kernel drops them when the process dies.
+    """
+
+    def __init__(self, path: Path, n_bytes: int, buffer_in: Callable[[np.ndarray], WindowBuffer]) -> None:
+        size = _HEADER_BYTES + n_bytes
+        self._descriptor = _open(path)
+        try:
+            if os.fstat(self._descriptor).st_size < size:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                # All of it now: a page for which there is no room later kills the process that touches it.
+                os.posix_fallocate(self._descriptor, 0, size)
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            memory = mmap.mmap(self._descriptor, size)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        data = np.frombuffer(memory, np.uint8)
+        self._header = data[:16].view(np.int64)
+        self.buffer = buffer_in(data[_HEADER_BYTES:])
+
+    @property
+    def holds(self) -> int:
+        """The window that is here, whole, or `_NOTHING`. Certain only under a lock."""
+        return int(self._header[0]) - 1
+
+    @property
+    def gets(self) -> int:
+        """The window that was last begun here."""
+        return int(self._header[1]) - 1
+
+    def lock(self, how: int) -> bool:
+        """Take a shared or exclusive lock, or turn one into the other, if that is possible at once."""
+        try:
+            fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Let go of the lock, if we have it."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def fill(self, window: int, fill: Callable[[WindowBuffer], None]) -> None:
+        """Put a window here; needs the exclusive lock. Whoever finds it unfinished begins again."""
+        self._header[:] = 0, window + 1
+        fill(self.buffer)
+        self._header[0] = window + 1
+
+    def close(self) -> None:
+        """Close the file, and with it drop the lock; what was served stays in memory."""
+        self.unlock()
+        os.close(self._descriptor)
+
+
+class _Claim:
+    """A slot being taken for a window by a thread."""
+
+    future: "Future[bool]"
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.wanted_since: float | None = None
+        self.cancelled = threading.Event()
+
+
+class SharedWindows:
+    """Two slots for any number of trainers with one `key`: even windows in one, odd ones in the other.
+
+    A trainer holds the window it serves and the next one. When all have left a window, the first to need the one after
+    next fills its slot. Who has waited `patience_seconds` for the others to leave fills memory of its own instead, with
+    the same rows; so does who needs a window older than one in use. Nothing is served that was not filled whole.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        n_bytes: int,
+        buffer_in: Callable[[np.ndarray], WindowBuffer],
+        filling: Filling,
+        pool: Executor,
+        patience_seconds: float = 60.0,
+    ) -> None:
+        """`buffer_in` makes a buffer in memory of `n_bytes`.
+
+        Raises: StoreError if there is no room for two windows in the folder.
+        """
+        self._n_bytes, self._buffer_in, self._filling, self._pool = n_bytes, buffer_in, filling, pool
+        self._patience_seconds = patience_seconds
+        self._own: WindowBuffer | None = None
+        self._serving = _NOTHING
+        self._buffer: WindowBuffer | None = None
+        self._ahead: _Claim | None = None
+        self._gave_up_on = [_NOTHING, _NOTHING]
+        """What each slot held when our patience with those who use it ended."""
+        paths = [folder / f"{key}.{parity}" for parity in range(2)]
+        self._presence = _Presence(folder / f"{key}.present", paths)
+        self._slots: list[_Slot] = []
+        try:
+            for path in paths:
+                self._slots.append(_Slot(path, n_bytes, buffer_in))
+        except OSError as error:
+            self.close()
+            raise StoreError(
+                f"{folder}: no room for two shared windows of {n_bytes} bytes, {shutil.disk_usage(folder).free} are "
+                f"free ({error.strerror}); name another folder, or make training.window_rows smaller"
+            ) from None
+
+    def get(self, window: int) -> WindowBuffer:
+        """See `Windows.get`. Raises: StoreError if a chunk is damaged."""
+        if window != self._serving or self._buffer is None:
+            self._leave()
+            if self._ahead is not None and self._ahead.window != window:
+                self._cancel()
+            claim = self._ahead or self._claim(window)
+            self._ahead = None
+            claim.wanted_since = time.monotonic()
+            if claim.future.result():
+                self._buffer = self._slots[window % 2].buffer
+            else:
+                self._own = self._own or self._buffer_in(own_memory(self._n_bytes))
+                self._filling(window)(self._own)
+                self._buffer = self._own
+            self._serving = window
+            self._ahead = self._claim(window + 1)
+        return self._buffer
+
+    def close(self) -> None:
+        """Let go of every window. The last one to leave removes the files."""
+        if self._ahead is not None:
+            self._cancel()
+        for slot in self._slots:
+            slot.close()
+        self._slots = []
+        self._presence.leave()
+
+    def _leave(self) -> None:
+        """Let go of the window that is served: whoever waits for its slot may have it."""
+        if self._buffer is not None and self._buffer is not self._own:
+            self._slots[self._serving % 2].unlock()
+        self._buffer = None
+
+    def _cancel(self) -> None:
+        assert self._ahead is not None
+        self._ahead.cancelled.set()
+        with suppress(StoreError, CancelledError):
+            if self._ahead.future.result():
+                self._slots[self._ahead.window % 2].unlock()
+        self._ahead = None
+
+    def _claim(self, window: int) -> _Claim:
+        claim = _Claim(window)
+        claim.future = self._pool.submit(self._take, claim, self._filling(window))
+        return claim
+
+    def _take(self, claim: _Claim, fill: Callable[[WindowBuffer], None]) -> bool:
+        """Lock the slot that holds a window, filled by us if nobody else does it. Returns: whether we have it."""
+        slot, window = self._slots[claim.window % 2], claim.window
+        free_since: float | None = None
+        while not claim.cancelled.is_set():
+            if slot.holds == window and slot.lock(fcntl.LOCK_SH):
+                if slot.holds == window:
+                    return True
+                slot.unlock()
+            if slot.lock(fcntl.LOCK_EX):
+                free_since = free_since or time.monotonic()
+                # A later window is wanted by those who are ahead of us, unless it was left by somebody who died.
+                if slot.holds < window or time.monotonic() - free_since > _ABANDONED_SECONDS:
+                    try:
+                        slot.fill(window, fill)
+                    except BaseException:
+                        slot.unlock()
+                        raise
+                    continue  # and turn our lock into a shared one, if nobody comes in between
+                slot.unlock()
+            else:
+                free_since = None
+            if claim.wanted_since is not None and self._is_hopeless(claim, slot, free_since is None):
+                return False
+            claim.cancelled.wait(_POLL_SECONDS)
+        slot.unlock()
+        return False
+
+    def _is_hopeless(self, claim: _Claim, slot: _Slot, in_use: bool) -> bool:
+        """Whether to stop waiting for a slot and fill memory of our own."""
+        held, parity = slot.holds, claim.window % 2
+        if not in_use or held == claim.window:
+            return False
+        if held > claim.window or held == self._gave_up_on[parity] != _NOTHING:
+            return True
+        being_filled = held == _NOTHING and slot.gets == claim.window
+        assert claim.wanted_since is not None
+        waited = time.monotonic() - claim.wanted_since
+        if waited < (max(_FILL_SECONDS, self._patience_seconds) if being_filled else self._patience_seconds):
+            return False
+        self._gave_up_on[parity] = held
+        return True
+
+
+class _Presence:
+    """A lock file that everyone who shares some slots holds: the first to come and the last to go remove the slots."""
+
+    def __init__(self, path: Path, slots: list[Path]) -> None:
+        self._path, self._slots = path, slots
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            self._descriptor = _open(path)
+            with suppress(BlockingIOError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._remove_slots()  # left by the dead
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            if os.fstat(self._descriptor).st_nlink:
+                return
+            os.close(self._descriptor)  # the last one removed it before we had the lock
+
+    def leave(self) -> None:
+        """Safe to call twice."""
+        if self._descriptor < 0:
+            return
+        with suppress(BlockingIOError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_slots()
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _remove_slots(self) -> None:
+        for slot in self._slots:
+            slot.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> int:
+    """Descriptor of a file that is ours alone, made if need be."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened for shared windows ({error.strerror})") from None
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise StoreError(f"{path}: belongs to another user; name another folder for shared windows")
+    return descriptor

@@ -1,0 +1,141 @@
+"""What is stored already is not extracted again, and nothing but the very same is taken for it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extraction import SITES, extraction_config
+
+import pipeline.extractor.extract as stage
+from pipeline.config import RunConfig
+from pipeline.config.stored import find_store, open_store
+from pipeline.extractor.extract import extract
+from pipeline.extractor.plan import describe_plan
+from pipeline.trainer.train import train
+from stores import ActivationStore
+from stores.deriving import slice_store
+from stores.shuffled import shuffle_store
+
+SITE = SITES[0]
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Builds the config of a run whose store has no path of its own."""
+    monkeypatch.setenv("STRATA_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str, store: dict[str, Any] | None = None, seed: int = 0, **changes: Any) -> RunConfig:
+        changes["corpus"] = {"n_tokens": 600} | changes.get("corpus", {})
+        config = extraction_config(tmp_path, store={"path": None} | (store or {}), **changes)
+        return config.model_copy(update={"name": name, "seed": seed})
+
+    return make
+
+
+@pytest.fixture
+def first(run: Make) -> RunConfig:
+    config = run("first")
+    extract(config, progress=False)
+    return config
+
+
+def test_a_store_that_holds_the_same_is_used(
+    run: Make, first: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(stage, "load", lambda *_: pytest.fail("the model was loaded"))
+    fewer = run("second", {"sites": [SITE], "shard_bytes": 32768})
+    assert "nothing is extracted" in describe_plan(fewer, progress=False)
+    extract(fewer, progress=False)
+    assert "first: finished, and holds all that this run asks for" in caplog.text
+    assert not fewer.store_path().exists()
+    assert find_store(fewer) == first.store_path()
+
+
+def test_a_run_trains_on_its_own_sites_of_a_larger_store(run: Make, first: RunConfig) -> None:
+    fewer = run("second", {"sites": [SITE]})
+    train(fewer, report_progress=False)
+    (record,) = Path("runs/second/variants").glob("*/config.json")
+    found = json.loads(record.read_text())
+    assert (found["site"], found["store_id"]) == (SITE, ActivationStore.open(first.store_path()).id)
+
+
+@pytest.mark.parametrize(
+    ("store", "changes"),
+    [
+        ({}, {"seed": 1}),
+        ({}, {"corpus": {"n_tokens": 599}}),
+        ({}, {"corpus": {"heldout_fraction": 0.2}}),
+        ({}, {"model": {"batch_tokens": 64}}),
+        ({"encoding": "bfloat16"}, {}),
+        ({"compressor": "zstd"}, {}),
+        ({"chunk_bytes": 8192}, {}),
+        ({"sites": [*SITES, "blocks.1.hook_resid_post"]}, {}),
+        ({"path": "elsewhere"}, {}),
+    ],
+    ids=str,
+)
+def test_a_store_of_anything_else_is_not_used(
+    run: Make, first: RunConfig, store: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    other = run("second", store, **changes)
+    assert find_store(other) == other.store_path()
+    assert find_store(run("second")) == first.store_path(), "control: unchanged, it is"
+
+
+@pytest.mark.parametrize("damage", ["unfinished", "truncated", "plan", "rows", "shuffle", "slice of another encoding"])
+def test_a_store_that_is_not_whole_is_not_used(run: Make, first: RunConfig, tmp_path: Path, damage: str) -> None:
+    path, config = first.store_path(), run("second")
+    assert find_store(config) == path
+    if damage in ("rows", "shuffle", "slice of another encoding"):
+        parent = ActivationStore.open(path)
+        if damage == "rows":
+            slice_store(parent, path.with_name("part"), rows=(0, 300))
+        elif damage == "shuffle":
+            shuffle_store(parent, path.with_name("part"), seed=0)
+        else:
+            config = run("second", {"encoding": "bfloat16"})
+            slice_store(parent, path.with_name("part"), encoding="bfloat16")
+        path.rename(tmp_path / "away")
+    elif damage == "unfinished":
+        (path / "MANIFEST.json").unlink()
+    else:
+        files = sorted(file for file in path.rglob("c/*/0") if file.is_file())
+        file = path / "plan.json" if damage == "plan" else files[0]
+        file.chmod(0o644)
+        file.write_bytes(file.read_bytes()[:-1])
+    assert find_store(config) == config.store_path()
+
+
+def test_a_whole_slice_is_as_good(run: Make, first: RunConfig, tmp_path: Path) -> None:
+    parent = ActivationStore.open(first.store_path())
+    copy = slice_store(parent, first.store_path().with_name("copy"), compressor="zstd")
+    first.store_path().rename(tmp_path / "away")
+    assert find_store(run("second", {"compressor": "zstd"})) == copy.path
+    assert find_store(run("second")) != copy.path
+
+
+def test_its_own_store_comes_first_and_then_the_one_it_trained_on(run: Make, first: RunConfig) -> None:
+    second = run("second")
+    train(second, report_progress=False)
+    earlier = slice_store(ActivationStore.open(first.store_path()), first.store_path().with_name("a copy"))
+    assert find_store(second) == first.store_path(), "a store that came later does not take over"
+    assert find_store(run("third")) == earlier.path, "control: a run that has not begun takes the first by name"
+    assert find_store(first) == first.store_path()
+
+
+def test_a_model_that_changed_since_is_extracted_again(
+    run: Make, first: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config_json = Path(first.model.path) / "config.json"
+    config_json.write_text(json.dumps(json.loads(config_json.read_text()) | {"rms_norm_eps": 1e-3}))
+    second = run("second")
+    extract(second, progress=False)
+    assert "with another model: config_sha256" in caplog.text
+    assert find_store(second) == second.store_path()
+    assert open_store(second).path == second.store_path()

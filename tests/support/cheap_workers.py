@@ -1,0 +1,38 @@
+"""Stands in for what workers do, without a model. As a program: two workers that never end. Usage: cheap_workers.py STORE."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from small_store import fill_unit, stored_rows
+
+import pipeline.extractor.workers as workers
+from pipeline.model_settings import ModelSettings
+from stores import Plan, StoreError, read_plan
+from stores.filesystem import FileSystem
+
+
+def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:
+    """One unit, then an error that people can act on."""
+    rows = {site: stored_rows(site, plan.n_rows, d_model, plan.encoding) for site, d_model in plan.sites.items()}
+    fill_unit(FileSystem(), path, plan, 0, rows)
+    raise StoreError("the model is gone")
+
+
+def never_end(settings: ModelSettings, path: Path, plan: Plan, **named: Any) -> None:
+    """Work until somebody ends it."""
+    (path / f"working-{os.getpid()}").touch()
+    time.sleep(600)
+
+
+def main() -> None:
+    """Run two workers that never end."""
+    store = Path(sys.argv[1])
+    workers.fill_and_finish = never_end
+    workers._run(ModelSettings(path="none"), store, read_plan(store), 2, progress=False)
+
+
+if __name__ == "__main__":
+    main()

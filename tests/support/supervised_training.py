@@ -1,0 +1,48 @@
+"""Training under `supervise`, or without; a shard that training maps is cut short after the first checkpoint.
+
+python supervised_training.py STORE [cut] [alone]: trains in the working folder.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.supervised import supervise
+
+
+def first_shard(store: Path) -> Path:
+    return next(store.glob("activations.zarr/sites/*/values/c/0/0"))
+
+
+def explain() -> str | None:
+    from stores import verify
+
+    return "\n".join(verify(Path(sys.argv[1]))) or None
+
+
+def main(store: Path, options: set[str]) -> None:
+    if "alone" not in options:
+        supervise(explain)
+    import torch
+    from small_run import ALL, run_data
+
+    from pipeline.config import RunConfig
+    from pipeline.trainer import session
+    from pipeline.trainer.train import train
+
+    torch.set_num_threads(1)
+    real = session.Session._save
+
+    def cutting(self: session.Session, *arguments: Any) -> Any:
+        result = real(self, *arguments)
+        os.truncate(first_shard(store), 0)
+        return result
+
+    if "cut" in options:
+        session.Session._save = cutting  # type: ignore[method-assign]
+    train(RunConfig.model_validate(run_data(store, {"topk": ALL["topk"]})), report_progress=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), set(sys.argv[2:]))

@@ -1,0 +1,215 @@
+"""D5: a file cut under a memory map ends in a message with its name; everything else is as without the watcher."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import store_for_training
+
+ROOT = Path(__file__).parents[1]
+SUPPORT = ROOT / "tests" / "support"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]), "OMP_NUM_THREADS": "1"}
+WATCHED = """\
+import os, signal, sys, time
+from pipeline.supervised import supervise
+print("before", end=" ")
+supervise(lambda: None)
+"""
+
+
+def command(body: str, watched: str = WATCHED) -> list[str]:
+    return [sys.executable, "-c", watched + body]
+
+
+def run(body: str, watched: str = WATCHED) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(body, watched), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130])
+def test_exit_codes_and_output_are_those_of_the_program(code: int) -> None:
+    done = run(f"print('after'); print('to stderr', file=sys.stderr); sys.exit({code})")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "before after\n", "to stderr\n")
+
+
+def test_a_traceback_is_printed_once() -> None:
+    done = run("raise ValueError('once')")
+    assert done.returncode == 1
+    assert done.stderr.count("ValueError: once") == 1
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+def test_another_deadly_signal_is_named(name: str) -> None:
+    done = run(f"os.kill(os.getpid(), signal.{name})")
+    assert done.returncode == 1
+    assert f"killed by {name}" in done.stderr
+    assert ("memory" in done.stderr) == (name == "SIGKILL")
+
+
+CUT = """\
+import mmap
+with open(sys.argv[1], "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    file.truncate(0)
+try:
+    memory[0]
+except BaseException:
+    print("caught")
+"""
+
+
+def test_a_bus_error_is_explained_and_without_the_watcher_nobody_says_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    outcomes = []
+    explained = WATCHED.replace("lambda: None", "lambda: 'which: ' + sys.argv[1]")
+    failing = WATCHED.replace("lambda: None", "lambda: 1 / 0")
+    for watched in (explained, WATCHED, failing, "import sys\n"):
+        file.write_bytes(b"x" * 10_000)
+        done = subprocess.run(
+            [*command(CUT, watched), str(file)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+        )
+        outcomes.append((done.returncode, done.stderr))
+        assert "caught" not in done.stdout
+    named, unnamed, failed, control = outcomes
+    assert named[0] == unnamed[0] == failed[0] == 1
+    assert f"which: {file}" in named[1]
+    assert "store.io" in named[1]
+    assert "every file has its size" in unnamed[1]
+    assert "division by zero" in failed[1]
+    assert control == (-signal.SIGBUS, "")
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def started(body: str) -> "tuple[subprocess.Popen[str], int]":
+    """A watched program whose body says its process id, and that id."""
+    program = subprocess.Popen(
+        command(body),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert program.stdout is not None
+    return program, int(program.stdout.readline().split()[-1])
+
+
+def test_killing_the_watcher_leaves_no_orphan() -> None:
+    program, child = started("print(os.getpid(), flush=True)\ntime.sleep(60)")
+    assert child != program.pid
+    assert alive(child)
+    program.kill()
+    program.communicate()
+    deadline = time.monotonic() + 5
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(child)
+
+
+def test_a_plain_child_would_outlive_its_parent() -> None:
+    fork = "import os, sys, time\nif os.fork():\n    time.sleep(60)\n"
+    program = subprocess.Popen(
+        command("print(os.getpid(), flush=True)\ntime.sleep(2)", fork), stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    child = int(program.stdout.readline())
+    program.kill()
+    program.wait()
+    time.sleep(0.3)
+    assert alive(child)
+    program.communicate()
+
+
+INTERRUPTED = """\
+try:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    time.sleep(0.3)  # a second one would end this
+    print("in peace")
+    sys.exit(130)
+"""
+
+
+def test_an_interrupt_for_the_watcher_reaches_the_program_once() -> None:
+    program, _ = started(INTERRUPTED)
+    program.send_signal(signal.SIGINT)
+    out, error = program.communicate(timeout=30)
+    assert (program.returncode, out, error) == (130, "interrupted\nin peace\n", "")
+
+
+def test_control_c_in_a_terminal_reaches_the_program_once() -> None:
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        arguments = command(INTERRUPTED)
+        os.execve(arguments[0], arguments, ENVIRONMENT)
+    seen = b""
+    while b"\n" not in seen:
+        seen += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(process, 0)
+    seen += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert seen.count(b"interrupted") == seen.count(b"in peace") == 1
+
+
+def test_sigterm_ends_both_as_it_ends_one() -> None:
+    program, child = started("print(os.getpid(), flush=True)\ntime.sleep(60)")
+    program.terminate()
+    out, error = program.communicate(timeout=30)
+    assert (program.returncode, out, error) == (-signal.SIGTERM, "", "")
+    assert not alive(child)
+
+
+# ---- Training over a store that is cut meanwhile
+
+
+def train(folder: Path, store: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    folder.mkdir(exist_ok=True)
+    script = SUPPORT / "supervised_training.py"
+    return subprocess.run(
+        [sys.executable, str(script), str(store), *options],
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def result(folder: Path) -> dict[str, Any]:
+    (state,) = folder.glob("runs/run/variants/*/training.json")
+    return dict(json.loads(state.read_text())["sha256"])
+
+
+def test_a_store_cut_under_training_is_named_and_training_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    store = store_for_training(tmp_path / "store")
+    shard = next(store.glob("activations.zarr/sites/*/values/c/0/0"))
+    shutil.copy(shard, tmp_path / "shard")
+    n_bytes = shard.stat().st_size
+    shard.chmod(0o644)
+    undisturbed = train(tmp_path / "undisturbed", store)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    control = train(tmp_path / "alone", store, "cut", "alone")
+    assert (control.returncode, control.stderr) == (-signal.SIGBUS, "")
+    shutil.copy(tmp_path / "shard", shard)
+
+    cut = train(tmp_path / "cut", store, "cut")
+    assert cut.returncode == 1, cut.stderr
+    assert "SIGBUS" in cut.stderr
+    assert f"{shard.relative_to(store)}: 0 bytes instead of {n_bytes}" in cut.stderr
+    assert list((tmp_path / "cut").glob("runs/run/variants/*/checkpoints/step_*"))
+
+    shutil.copy(tmp_path / "shard", shard)
+    again = train(tmp_path / "cut", store)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert result(tmp_path / "cut") == result(tmp_path / "undisturbed")
