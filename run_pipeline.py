@@ -5,11 +5,12 @@ reads files and writes files, so any of them can be stopped, repeated, or run on
 """
 
 import errno
-import json
 import logging
 import os
 import sys
 import traceback
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,8 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.store_commands import store_app
+from pipeline.supervised import supervise
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -39,11 +42,11 @@ def extract_activations(config: "RunConfig") -> None:
     extract(config, progress=_shows_progress())
 
 
-def train_saes(config: "RunConfig") -> None:
+def train_saes(config: "RunConfig", stage: Path | None = None) -> None:
     """Stage 2: store -> one SAE per variant and site."""
     from pipeline.trainer.train import train
 
-    train(config, report_progress=_shows_progress())
+    train(config, stage=stage, report_progress=_shows_progress())
 
 
 def evaluate_saes(config: "RunConfig") -> None:
@@ -99,7 +102,6 @@ def _explained(error: Exception) -> tuple[str | None, int]:
 
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/demo.yaml.")]
-StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of an activation store.")]
 Overrides = Annotated[
     list[str],
     typer.Option(
@@ -119,7 +121,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-store_app = typer.Typer(help="Look at an activation store, or check it.", rich_markup_mode=None)
 app.add_typer(store_app, name="store")
 
 
@@ -168,9 +169,15 @@ def extract(
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides) -> None:
+def train(
+    config: ConfigFile,
+    overrides: Overrides,
+    stage: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy what is read to this nearer disk first; jobs share it.")
+    ] = None,
+) -> None:
     """Stage 2: store to trained SAEs, without the model."""
-    train_saes(_load(config, overrides))
+    train_saes(_load(config, overrides), stage)
 
 
 @app.command()
@@ -183,28 +190,6 @@ def evaluate(config: ConfigFile, overrides: Overrides) -> None:
 def report(config: ConfigFile, overrides: Overrides) -> None:
     """Stage 4: one HTML page and one CSV table."""
     write_report(_load(config, overrides))
-
-
-@store_app.command()
-def info(store: StoreFolder) -> None:
-    """What a store holds."""
-    from stores import ActivationStore
-
-    typer.echo(json.dumps(ActivationStore.open(store).summary(), indent=2))
-
-
-@store_app.command()
-def verify(
-    store: StoreFolder,
-    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and compare its hash.")] = False,
-) -> None:
-    """Check that a store is complete and undamaged."""
-    from stores import StoreError, verify
-
-    problems = verify(store, deep=deep)
-    if problems:
-        raise StoreError("\n".join(problems))
-    typer.echo(f"{store}: no problem found{'' if deep else '; --deep also reads every byte'}")
 
 
 def _load(path: Path, overrides: list[str]) -> "RunConfig":
@@ -222,7 +207,21 @@ def main() -> None:
     # Before torch is loaded: its threads spin while they wait for each other, and where another process has one of the
     # cores every step then takes many times as long (measured: docs/log.md). Asleep they lose nothing worth measuring.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if not {"run", "train", "evaluate"}.isdisjoint(sys.argv[1:]) or not sys.argv[1:]:
+        supervise(partial(_damaged_files, sys.argv[1:]))
     app()
+
+
+def _damaged_files(arguments: list[str]) -> str | None:
+    """Which files of the store that a command reads are not what they should be; None if all are."""
+    from pipeline.config import load
+    from pipeline.config.stored import find_store
+    from stores import verify
+
+    configs = [Path(argument) for argument in arguments if argument.endswith((".yaml", ".yml"))]
+    overrides = [value for flag, value in pairwise(arguments) if flag == "--set"]
+    config = load(configs[0] if configs else Path("configs/demo.yaml"), overrides)
+    return "\n".join(verify(find_store(config))) or None
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/encodings.py [STORE] [--train]
 
-STORE: a finished bfloat16 store (default: data/demo, which `make demo` leaves). With --train, TopK SAEs of configs/demo.yaml
+STORE: a finished bfloat16 store (default: data/demo, which `make demo` leaves). With --train, the TopK SAEs of the demo
 are trained from the bfloat16 rows and from int8 ones, three seeds each, on the same rows in the same order.
 """
 
@@ -38,7 +38,7 @@ def decode_seconds(store: ActivationStore, site: str) -> float:
     for _ in range(ROUNDS):
         began = time.process_time()
         for chunk in range(n_chunks):
-            values.coded(chunk)
+            values.decoded(*values.coded(chunk))
         seconds.append(time.process_time() - began)
     return min(seconds)
 

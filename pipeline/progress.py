@@ -22,6 +22,10 @@ class Progress:
         self._start = self.done = start
         self._began = self._told = time.monotonic()
 
+    def expect(self, total: int) -> None:
+        """How many there are, where that is known only now."""
+        self._total = self._bar.total = total
+
     def advance(self, n: int) -> None:
         """`n` more are done."""
         self.done += n

@@ -46,7 +46,8 @@ def open_at(where: Path | str, io: str, stage: Path | None, stage_sites: list[st
         opened = Opened(folder, plan, check_opened(folder, plan), LocalPlace(folder, mapped=mapped), _local_cache(plan))
     if stage is None:
         return opened
-    wanted = files_to_stage(opened.folder, opened.plan, stage_sites or list(opened.plan.sites), (0, opened.plan.n_rows))
+    sites = [site for site in stage_sites or opened.plan.sites if site in opened.plan.sites]
+    wanted = files_to_stage(opened.folder, opened.plan, sites, (0, opened.plan.n_rows))
     place = StagedPlace(opened.place, stage, wanted)
     for _ in place.stage(wanted):
         pass
@@ -75,14 +76,15 @@ def file_records(folder: Path, plan: Plan) -> dict[str, Expected]:
 
 
 class _Hashes:
-    """The sha256 of the file that holds a chunk of a site's rows."""
+    """The sha256 of all the files that hold a chunk of a site's rows: one of two planes may be that of another store."""
 
     def __init__(self, plan: Plan, site: str, records: dict[str, Expected]) -> None:
-        specs = plan.site_specs[site]
-        self._spec, self._records = specs.get("values") or specs["high"], records
+        self._specs = [spec for name, spec in sorted(plan.site_specs[site].items()) if name != "norm"]
+        self._records = records
 
     def __call__(self, chunk: int) -> str:
-        return self._records[self._spec.shard_path(chunk // self._spec.chunks_per_shard)].sha256
+        paths = [spec.shard_path(chunk // spec.chunks_per_shard) for spec in self._specs]
+        return " ".join(self._records[path].sha256 for path in paths)
 
 
 def _remote(url: str) -> Opened:

@@ -134,6 +134,9 @@ class StoreSettings(Settings):
     shard_bytes: int = Field(default=256 * 2**20, ge=4096)
     """Largest size of one site's shard file (bytes before compression). A unit of work is one shard of every site."""
 
+    io: Literal["auto", "mmap", "pread"] = "auto"
+    """How files are read: `mmap`; `pread`, safe where others may cut them; `auto`: `pread` on network file systems."""
+
     @model_validator(mode="after")
     def _planes_split_bfloat16(self) -> "StoreSettings":
         if self.compressor == "planes" and self.encoding != "bfloat16":

@@ -7,8 +7,9 @@ from typing import Any
 from pipeline.artifacts import changed_keys
 from pipeline.config.corpus import CorpusSettings, StoreSettings
 from pipeline.model_settings import ModelSettings
+from pipeline.settings import Settings
 
-_SECTIONS = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}
+_SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}
 
 
 def recorded(extraction: dict[str, Any]) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def differences(plan_config: dict[str, Any], extraction: dict[str, Any]) -> list
     """
     filled = dict(plan_config)
     for section, settings in _SECTIONS.items():
-        fields = settings.model_fields.items()
-        defaults = {name: field.default for name, field in fields if not field.is_required() and name != "path"}
+        fields = settings.model_fields
+        defaults = {name: fields[name].default for name in extraction[section] if not fields[name].is_required()}
         if isinstance(plan_config.get(section), dict):
             filled[section] = defaults | plan_config[section]
     return changed_keys(recorded(filled) if _SECTIONS.keys() <= filled.keys() else filled, recorded(extraction))

@@ -58,5 +58,5 @@ class RunConfig(Settings):
             "seed": self.seed,
             "model": self.model.model_dump(mode="json"),
             "corpus": self.corpus.model_dump(mode="json"),
-            "store": self.store.model_dump(mode="json", exclude={"path"}),
+            "store": self.store.model_dump(mode="json", exclude={"path", "io"}),
         }

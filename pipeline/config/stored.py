@@ -11,6 +11,8 @@ from stores.checking import check_opened
 from stores.errors import StoreError
 from stores.format import MANIFEST, PLAN
 from stores.plan import Plan, read_plan
+from stores.reader import ActivationStore
+from stores.remote import is_url
 from stores.together import Together, aligned
 
 _MAY_DIFFER = ("sites", "shard_bytes", "compressor")
@@ -49,10 +51,19 @@ def find_siblings(config: RunConfig, store: Path) -> list[Path]:
     return found
 
 
-def open_store(config: RunConfig) -> Together:
-    """The store of a run, and the siblings that hold the sites it lacks. Raises: StoreError."""
+def open_store(config: RunConfig, stage: Path | None = None) -> Together:
+    """The store of a run, and the siblings that hold the sites it lacks.
+
+    Args:
+        stage: a folder on a near disk, to which the files of the sites to train on are copied first.
+    Raises: StoreError.
+
+    """
+    sites = config.training.sites or config.store.sites
+    url = config.store.path if is_url(config.store.path or "") else None
     path = find_store(config)
-    return Together.open([path, *find_siblings(config, path)])
+    paths: list[str | Path] = [url] if url is not None else [path, *find_siblings(config, path)]
+    return Together([ActivationStore.open(p, io=config.store.io, stage=stage, stage_sites=sites) for p in paths])
 
 
 def satisfies(plan: Plan, config: RunConfig) -> bool:

@@ -64,6 +64,8 @@ class TrainingSettings(Settings):
     """Steps between lines of curves.jsonl."""
     checkpoint_every_steps: int = Field(default=500, gt=0)
     """Steps between resumable checkpoints."""
+    shared_windows: str | None = None
+    """A folder in memory (/dev/shm/strata) that trainers on this machine share windows in. null: each has its own."""
     device: str = "auto"
     """`auto` (cuda where there is one), `cpu`, `cuda`."""
 

@@ -39,8 +39,8 @@ def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
 def model_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two models' provenance, a line each; hooks only at sites that both have."""
     both = recorded.get("hooks", {}).keys() & now["hooks"].keys()
-    parts = [record | {"hooks": {site: record["hooks"][site] for site in both}} for record in (recorded, now)]
-    return changed_keys(*parts)
+    then, today = (record | {"hooks": {site: record["hooks"][site] for site in both}} for record in (recorded, now))
+    return changed_keys(then, today)
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -81,7 +81,10 @@ class _Worker:
         self._theirs = reasons
         self.number = number
         self.process: BaseProcess = context.Process(
-            target=_work, args=(fill_and_finish, settings, path, n_threads, reasons), name=f"strata-worker-{number}", daemon=True
+            target=_work,
+            args=(fill_and_finish, settings, path, n_threads, reasons),
+            name=f"strata-worker-{number}",
+            daemon=True,
         )
 
     def reason(self) -> str:
@@ -95,9 +98,7 @@ class _Worker:
         return f"worker {self.number}: {why}"
 
 
-def _work(
-    fill: Callable[..., None], settings: ModelSettings, path: Path, n_threads: int, reasons: Connection
-) -> None:
+def _work(fill: Callable[..., None], settings: ModelSettings, path: Path, n_threads: int, reasons: Connection) -> None:
     """What a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the first one decides
     threading.Thread(target=_end_with_parent, daemon=True).start()

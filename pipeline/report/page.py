@@ -11,6 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
+from pipeline.report.mixing import HEADS, mixing_table
 from pipeline.report.results import curve_definitions, definitions, pretty, result_tables
 from pipeline.report.run_data import Run, Trained
 from pipeline.report.statement import statement
@@ -46,6 +47,8 @@ def render(run: Run, title: str | None) -> str:
         statement=statement(run),
         run_facts=run_facts(run),
         store_facts=store_facts(run),
+        mixing_heads=HEADS,
+        mixing_table=mixing_table(run),
         uneven=uneven_sites(run),
         tables=result_tables(run),
         definitions=definitions(run),

@@ -1,6 +1,7 @@
 """What a run folder holds, as plain data. A file that is missing or damaged becomes a line in `missing`."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Run:
     store: dict[str, Any]
     trained: list[Trained]
     missing: list[str] = field(default_factory=list)
+    loader: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Site -> lines of its loader's log. It may be absent, and a kill may have torn a line."""
 
     @property
     def sites(self) -> list[str]:
@@ -94,7 +97,16 @@ def read_run(path: Path) -> Run:
         store=_record(path / STORE_RECORD, missing),
         trained=[_trained(variant, missing) for variant in variants],
         missing=missing,
+        loader={log.stem: _whole_lines(log) for log in sorted(path.glob("loader/*.jsonl"))},
     )
+
+
+def _whole_lines(log: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in _text(log, []).splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def _ordered(present: set[str], known: list[str]) -> list[str]:

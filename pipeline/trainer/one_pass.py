@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ def _batches(pending: Pending, store: ActivationStore, training: TrainingSetting
         filters=pending.filters,
         seed=group.seed,
         batch_size=group.batch_size,
+        shared=None if training.shared_windows is None else Path(training.shared_windows),
         window_rows=min(training.window_rows, max(training.window_bytes // (2 * row_bytes), group.batch_size)),
     )
 

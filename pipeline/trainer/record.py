@@ -9,7 +9,7 @@ from pipeline.trainer.groups import Job
 
 Record = dict[str, Any]
 
-NOT_IDENTITY = ("checkpoint_every_steps", "sites")
+NOT_IDENTITY = ("checkpoint_every_steps", "sites", "shared_windows")
 """Training settings that cannot change the result of a job; all others may not change once it has begun."""
 INHERITED = ("learning_rate", "batch_size")
 """Training settings that a variant may override; their resolved values stand beside the job's seed."""

@@ -1,6 +1,7 @@
 """Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -19,13 +20,16 @@ from stores.together import Together
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, *, report_progress: bool = True) -> None:
+def train(config: RunConfig, *, stage: Path | None = None, report_progress: bool = True) -> None:
     """Train every variant at every site; what is finished is skipped, what was interrupted goes on.
 
+    Args:
+        stage: a folder on a near disk, to which what is read of the store is copied first.
     Raises: StoreError, ConfigError, CheckpointError.
+
     """
     training = config.training
-    store = open_store(config)
+    store = open_store(config, stage)
     run = RunFolder(config.run_path())
     device = choose_device(training.device)
     groups = group(expand(config, _sites(config, store)))

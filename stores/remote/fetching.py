@@ -4,6 +4,7 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,9 +170,26 @@ class Landing:
 
     def _land(self, draft: Path, path: str) -> None:
         final = self.store / path
-        final.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folders(final.parent)
         draft.chmod(_READ_ONLY)
         self._files.rename(draft, final)
+
+    def _make_folders(self, folder: Path) -> None:
+        if not folder.is_dir():
+            self._make_folders(folder.parent)
+            self._files.make_folder(folder)
+
+
+@contextmanager
+def local_errors(where: Path) -> Iterator[None]:
+    """A full or failing disk here is told from what servers do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or where}: cannot be written ({error.strerror}); once that is put right, "
+            f"the same command goes on from what was fetched"
+        ) from None
 
 
 class _Counted:

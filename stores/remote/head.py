@@ -12,7 +12,7 @@ from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, MANIFEST, PLAN, VOCABULARY
 from stores.lease import Lease, remove_dead
 from stores.plan import Plan, parse_plan, read_plan
-from stores.remote.fetching import Fetcher, Landing, Wanted
+from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
 from stores.remote.patience import Patience
 from stores.remote.place import RemotePlace
 from stores.remote.threads import in_threads
@@ -48,13 +48,13 @@ def open_head(
     fetcher = Fetcher(source, patience)
     manifest = fetch_manifest(fetcher, expected_id)
     store_id = sha256(manifest)
-    heads, files = cache / _HEADS, FileSystem()
-    heads.mkdir(parents=True, exist_ok=True)
-    folder = heads / store_id
+    folder = cache / _HEADS / store_id
     try:
         plan, records = _read_head(folder, store_id)
     except StoreError:
-        _fill(files, fetcher, manifest, folder)
+        with local_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _fill(FileSystem(), fetcher, manifest, folder)
         plan, records = _read_head(folder, store_id)
     sizes = {path: int(record["bytes"]) for path, record in records.items()}
     return Head(folder, plan, store_id, sizes, RemotePlace(fetcher, sizes))

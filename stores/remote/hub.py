@@ -33,6 +33,7 @@ class HubRepository(HttpSource):
         super().__init__(url, patience)
         self._hub = require("huggingface_hub", url)
         self._errors_known = require("huggingface_hub.errors", url)
+        self._httpx_error = getattr(self._errors_known, "HTTPError", OSError)  # what connections break with
         constants = require("huggingface_hub.constants", url)
         self._repo = found[1]
         self._revision = unquote(found[2]) if found[2] else "main"
@@ -121,7 +122,7 @@ class HubRepository(HttpSource):
                 f"{self.url}: there is no such repository or revision, or this account may not see it; "
                 f"`hf auth login`, or set HF_TOKEN"
             ) from None
-        except (errors.HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        except (errors.HfHubHTTPError, self._httpx_error, OSError, ValueError, RuntimeError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             code = getattr(getattr(error, "response", None), "status_code", None)
             hint = "; somebody else changed the repository, push again" if code in (409, 412) else ""

@@ -13,7 +13,7 @@ from stores.errors import StoreError
 from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
 from stores.plan import read_plan
-from stores.remote.fetching import Fetcher, Landing, Wanted
+from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
 from stores.remote.head import fetch_head, fetch_manifest
 from stores.remote.patience import Patience
 from stores.remote.threads import in_threads
@@ -49,7 +49,7 @@ def pull(
         return sha256(manifest)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.pulling")
-    with _alone(work):
+    with _alone(work), local_errors(work):
         _drop_another(files, work, manifest)
         landing = Landing(files, work)
         _, records = fetch_head(fetcher, manifest, landing)

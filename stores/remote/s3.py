@@ -78,6 +78,8 @@ class Bucket:
                     return {item["path"]: Entry(int(item["size"]), None) for page in pages for item in page}
             except Unavailable as error:
                 trying.failed(error)
+            except Absent:
+                raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
 
     def send(self, files: list[tuple[str, Path]], advance: Advance) -> None:
         """See `Target.send`."""

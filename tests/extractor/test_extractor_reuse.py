@@ -1,7 +1,10 @@
 """What is stored already is not extracted again, and nothing but the very same is taken for it."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ import pytest
 from extraction import SITES, extraction_config
 
 import pipeline.extractor.extract as stage
+import pipeline.extractor.reuse as reuse
 from pipeline.config import RunConfig
 from pipeline.config.stored import find_store, open_store
 from pipeline.extractor.extract import extract
 from pipeline.extractor.plan import describe_plan
+from pipeline.language_model import Description, describe
 from pipeline.trainer.train import train
 from stores import ActivationStore
 from stores.deriving import slice_store
@@ -22,25 +27,36 @@ SITE = SITES[0]
 Make = Callable[..., RunConfig]
 
 
+def config_in(folder: Path, name: str, store: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+    """A run whose store has no path of its own, of the model and text in `folder`."""
+    seed = changes.pop("seed", 0)
+    changes["corpus"] = {"n_tokens": 600} | changes.get("corpus", {})
+    config = extraction_config(folder, store={"path": None} | (store or {}), **changes)
+    return config.model_copy(update={"name": name, "seed": seed})
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a model, text, and the store of the run `first`, extracted once."""
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STRATA_DATA", str(folder / "data"))
+        extract(config_in(folder, "first"), progress=False)
+        yield folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Builds the config of a run whose store has no path of its own."""
+def run(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Builds configs whose stores lie in the test's own folder, beside a copy of that store."""
+    shutil.copytree(shared / "data", tmp_path / "data")
     monkeypatch.setenv("STRATA_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-
-    def make(name: str, store: dict[str, Any] | None = None, seed: int = 0, **changes: Any) -> RunConfig:
-        changes["corpus"] = {"n_tokens": 600} | changes.get("corpus", {})
-        config = extraction_config(tmp_path, store={"path": None} | (store or {}), **changes)
-        return config.model_copy(update={"name": name, "seed": seed})
-
-    return make
+    return partial(config_in, shared)
 
 
 @pytest.fixture
 def first(run: Make) -> RunConfig:
-    config = run("first")
-    extract(config, progress=False)
-    return config
+    return run("first")
 
 
 def test_a_store_that_holds_the_same_is_used(
@@ -129,13 +145,17 @@ def test_its_own_store_comes_first_and_then_the_one_it_trained_on(run: Make, fir
 
 
 def test_a_model_that_changed_since_is_extracted_again(
-    run: Make, first: RunConfig, caplog: pytest.LogCaptureFixture
+    run: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    config_json = Path(first.model.path) / "config.json"
-    config_json.write_text(json.dumps(json.loads(config_json.read_text()) | {"rms_norm_eps": 1e-3}))
+    monkeypatch.setattr(reuse, "describe", another_model)
     second = run("second")
     extract(second, progress=False)
     assert "with another model: config_sha256" in caplog.text
     assert find_store(second) == second.store_path()
     assert open_store(second).path == second.store_path()
+
+
+def another_model(*arguments: Any) -> Description:
+    now = describe(*arguments)
+    return replace(now, provenance=now.provenance | {"config_sha256": "0" * 64})

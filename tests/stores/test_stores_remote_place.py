@@ -139,11 +139,11 @@ def test_reading_outside_a_file_is_refused(server: LyingServer, tmp_path: Path) 
 def test_every_encoding_travels(
     make_store: Callable[..., Path], tmp_path: Path, encoding: str, compressor: str
 ) -> None:
-    store = make_store(sites=SITES, encoding=encoding, compressor=compressor)
+    store = make_store(n_rows=300, sites={SITE: 16}, encoding=encoding, compressor=compressor)
     assert pull(store, tmp_path / "out") == ActivationStore.open(store).id
     assert verify(tmp_path / "out", deep=True) == []
     remote = opened(store, tmp_path / "cache")
-    np.testing.assert_array_equal(remote.rows(SITE, 90, 900), ActivationStore.open(store).rows(SITE, 90, 900))
+    np.testing.assert_array_equal(remote.rows(SITE, 90, 290), ActivationStore.open(store).rows(SITE, 90, 290))
 
 
 Edit = Callable[[dict[str, Any]], Any]

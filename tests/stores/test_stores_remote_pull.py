@@ -1,5 +1,6 @@
 """S7, D3: whatever a server does, a pulled store is the very store, or there is none and the reason is named."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from lying_server import LyingServer, serving
 from small_store import build_store
 
 from stores import ActivationStore, StoreError, verify
+from stores.filesystem import FileSystem
 from stores.remote import Patience, pull
 from stores.remote.fetching import Fetcher
 from stores.remote.http import HttpSource
@@ -123,6 +125,78 @@ def test_a_file_that_cannot_be_had_is_an_error_never_zeros(
     with pytest.raises(StoreError, match=words):
         pull(server.url, tmp_path / "out", patience=HASTY)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lie", [*LIES, "500"])
+def test_passing_lies_of_an_object_store_are_outlived(
+    server: LyingServer, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"ENDPOINT_URL": server.url, "SKIP_SIGNATURE": "true", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server.root = honest.parent.parent
+    path = f"{honest.parent.name}/honest/{SHARD}"
+    server.lie(path, lie, lie)
+    pull(f"s3://{honest.parent.name}/honest", tmp_path / "out", patience=HASTY)
+    assert files_of(tmp_path / "out") == files_of(honest)
+    assert not server.lies[path]
+    server.lie(path, *["404"] * 9)
+    with pytest.raises(StoreError, match="not there"):
+        pull(f"s3://{honest.parent.name}/honest", tmp_path / "other", patience=HASTY)
+
+
+class FullDisk(FileSystem):
+    """Has no room for the step `at`, and a count of all."""
+
+    def __init__(self, at: int) -> None:
+        self.steps, self._at = 0, at
+
+    def _step(self, *_: object) -> None:
+        self.steps += 1
+        if self.steps == self._at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def create(self, path: Path) -> int:
+        self._step()
+        return super().create(path)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+        self._step()
+        super().write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        self._step()
+        super().sync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step()
+        super().rename(source, target)
+
+    def make_folder(self, path: Path) -> None:
+        self._step()
+        super().make_folder(path)
+
+
+def test_a_full_disk_is_said_and_the_pull_goes_on(honest: Path, tmp_path: Path) -> None:
+    counting = FullDisk(0)
+    pull(honest, tmp_path / "all", files=counting)
+    for at in range(1, counting.steps + 1, 13):
+        out = tmp_path / str(at)
+        with pytest.raises(StoreError, match="No space left|space"):
+            pull(honest, out, files=FullDisk(at))
+        assert not out.exists()
+        pull(honest, out)
+        assert files_of(out) == files_of(honest)
+
+
+def test_more_than_the_disk_holds_is_not_begun(
+    server: LyingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(StoreError, match="only 1,000 are free"):
+        pull(server.url, tmp_path / "out", patience=HASTY)
+    assert SHARD not in server.requests
 
 
 def test_control_a_client_that_does_not_check_accepts_the_lies(server: LyingServer, honest: Path) -> None:

@@ -235,6 +235,22 @@ def test_the_first_manifest_stays(place: str) -> None:
     target.close()
 
 
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_a_bucket_that_is_not_there_is_named(place: str, honest: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such bucket"):
+        push(honest, "s3://nobody/here", patience=HASTY)
+    with pytest.raises(StoreError, match="no finished store"):
+        pull("s3://nobody/here", tmp_path / "out", patience=HASTY)
+
+
+def test_a_profile_without_boto3_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(StoreError, match="export-credentials --profile work"):
+        open_source("s3://bucket/x", HASTY)
+
+
 def test_hub_commits_card_and_privacy(hub: FakeHub, honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     monkeypatch.setattr(sys.modules["stores.remote.push"], "_BATCH_FILES", 7)
@@ -261,6 +277,9 @@ def test_a_hub_that_drops_files_gets_no_manifest(hub: FakeHub, honest: Path, mon
 def test_hub_errors_say_what_to_do(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with pytest.raises(StoreError, match="no such repository"):
+        pull("hf://datasets/me/nothing", tmp_path / "out", patience=HASTY)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="no finished store"):
         pull("hf://datasets/me/nothing", tmp_path / "out", patience=HASTY)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(StoreError, match="HF_HUB_OFFLINE"):

@@ -65,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         if lie == "flipped byte":
             body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
         body = {"shorter": body[:-1], "longer": body + b"x"}.get(lie, body)
+        self.send_header("Last-Modified", "Thu, 01 Jan 1970 00:00:00 GMT")  # clients of S3 want one
+        self.send_header("ETag", '"0"')
         self.send_header("Content-Length", str(2**60 if lie == "endless" else len(body)))
         self.end_headers()
         while lie == "endless":

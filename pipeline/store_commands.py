@@ -1,0 +1,183 @@
+"""The commands of `store`: an activation store as a thing to look at, to trust, to cut and to share."""
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.progress import Progress
+
+store_app = typer.Typer(help="Look at an activation store, check, cut or share it.", rich_markup_mode=None)
+
+StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of an activation store.")]
+StoreAnywhere = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL (s3://, https://, hf://datasets/).")]
+NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new store.")]
+Sites = Annotated[
+    list[str], typer.Option("--site", default_factory=list, show_default=False, help="Repeat for several.")
+]
+Rows = Annotated[str | None, typer.Option("--rows", metavar="START:STOP", help="Rows to keep; all if not given.")]
+
+
+@store_app.command("list")
+def list_(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that stores lie in.")] = Path("data"),
+) -> None:
+    """The stores in a folder: model, sites, rows, encoding, bytes, id, age."""
+    from stores.listing import list_stores, table
+
+    typer.echo(table(list_stores(root)))
+
+
+@store_app.command()
+def info(
+    store: StoreAnywhere, as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False
+) -> None:
+    """What a store holds."""
+    from stores import ActivationStore
+    from stores.listing import describe
+
+    summary = ActivationStore.open(store).summary()
+    typer.echo(json.dumps(summary, indent=2) if as_json else describe(summary))
+
+
+@store_app.command()
+def verify(
+    store: StoreFolder,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and compare its hash.")] = False,
+) -> None:
+    """Check that a store is complete and undamaged."""
+    from stores import StoreError, verify
+
+    problems = verify(store, deep=deep)
+    if problems:
+        raise StoreError("\n".join(problems))
+    typer.echo(f"{store}: no problem found{'' if deep else '; --deep also reads every byte'}")
+
+
+@store_app.command("spot-check")
+def spot_check(
+    store: StoreFolder,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Names the choice of rows.")] = 0,
+) -> None:
+    """Run the model again on random rows and compare: what no checksum finds."""
+    from pipeline.extractor.spot_check import spot_check
+
+    typer.echo(spot_check(store, n_rows=rows, seed=seed))
+
+
+@store_app.command("slice")
+def slice_(
+    store: StoreAnywhere,
+    out: NewFolder,
+    site: Sites,
+    rows: Rows = None,
+    encoding: Annotated[str | None, typer.Option(help="bfloat16, int8, float32 or float16.")] = None,
+    compressor: Annotated[str | None, typer.Option(help="none, planes or zstd.")] = None,
+) -> None:
+    """A smaller store: some sites, a range of rows, another encoding."""
+    from stores import ActivationStore
+    from stores.deriving import slice_store
+
+    source = ActivationStore.open(store)
+    sites = site or list(source.plan.sites)
+    first, last = _row_range(rows) or (0, source.plan.n_rows)
+    with _progress("slice", max(0, last - first) * len(sites), "row") as bar:
+        made = slice_store(
+            source,
+            out,
+            sites=site or None,
+            rows=_row_range(rows),
+            encoding=encoding,
+            compressor=compressor,
+            advance=bar.advance,
+        )
+    typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
+
+
+@store_app.command()
+def shuffle(
+    store: StoreAnywhere, out: NewFolder, seed: Annotated[int, typer.Option(min=0, help="Names the order.")] = 0
+) -> None:
+    """The same rows in random order within each split, for disks and trainers that read in sequence."""
+    from stores import ActivationStore
+    from stores.shuffled import shuffle_store
+
+    source = ActivationStore.open(store)
+    with _progress("shuffle", source.plan.n_rows, "row") as bar:
+        made = shuffle_store(source, out, seed=seed, advance=bar.advance)
+    typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
+
+
+@store_app.command("add-sites")
+def add_sites(
+    store: StoreFolder,
+    out: NewFolder,
+    site: Sites,
+    config: Annotated[Path | None, typer.Option(help="YAML whose `model` says where the model is now.")] = None,
+) -> None:
+    """New sites of the same model, row by row beside a store's, as a store of their own."""
+    from pipeline.config import load
+    from pipeline.extractor.add_sites import add_sites
+
+    if not site:
+        raise ConfigError("--site: name at least one, for example --site blocks.4.hook_resid_post")
+    made = add_sites(store, site, out, model=load(config, []).model if config else None, progress=_shown())
+    typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
+
+
+@store_app.command()
+def push(
+    store: StoreFolder, url: Annotated[str, typer.Argument(metavar="URL", help="s3://, hf://datasets/ or a folder.")]
+) -> None:
+    """Copy a store to where others can pull it; goes on where it stopped."""
+    from stores.remote import push
+
+    with _progress("push", None, "byte") as bar:
+        store_id = push(store, url, announce=bar.expect, advance=bar.advance)
+    typer.echo(f"{url}: complete, store {store_id}")
+
+
+@store_app.command()
+def pull(
+    url: Annotated[str, typer.Argument(metavar="URL", help="s3://, https://, hf://datasets/ or a folder.")],
+    out: NewFolder,
+    site: Sites,
+    rows: Rows = None,
+    expect: Annotated[str | None, typer.Option(metavar="ID", help="The store id you were given.")] = None,
+) -> None:
+    """Fetch a store, every file checked; with --site or --rows, a store of only these."""
+    if site or rows:
+        if expect is not None:
+            raise ConfigError("--expect names a whole store; open the part's parent id with store info instead")
+        slice_(url, out, site, rows)
+        return
+    from stores.remote import pull
+
+    with _progress("pull", None, "byte") as bar:
+        store_id = pull(url, out, expected_id=expect, announce=bar.expect, advance=bar.advance)
+    typer.echo(f"{out}: complete, store {store_id}")
+
+
+def _row_range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isascii() and start.isdigit() and stop.isascii() and stop.isdigit()):
+        raise ConfigError(f"--rows: {text!r} is no range of rows; write START:STOP, for example 0:65536")
+    return int(start), int(stop)
+
+
+def _progress(title: str, total: int | None, unit: str) -> "Progress":
+    from pipeline.progress import Progress
+
+    return Progress(title, total, unit, shown=_shown())
+
+
+def _shown() -> bool:
+    return logging.getLogger("pipeline").isEnabledFor(logging.INFO)
