@@ -16,6 +16,7 @@ _NETWORK_TYPES = frozenset(
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs"}
 )
 _OPEN_FILES = 256
+_MOUNTS = Path("/proc/self/mounts")
 
 
 class FileBytes(Protocol):
@@ -62,7 +63,7 @@ class LocalPlace:
 def is_safe_to_map(folder: Path) -> bool:
     """Whether a folder lies on a local file system, by its type in the mount table (unknown: yes)."""
     try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return True
     where = os.path.realpath(folder)
@@ -120,9 +121,10 @@ class _ReadFile:
             except OSError as error:
                 raise StoreError(f"{self._path}: cannot be read at byte {offset + len(data)} ({error})") from None
             if not piece:
+                size = os.fstat(self._descriptor).st_size
                 raise StoreError(
-                    f"{self._path}: ends at byte {offset + len(data)}, {n_bytes - len(data)} bytes too soon; "
-                    f"the file was cut, fetch it again"
+                    f"{self._path}: has {size} bytes instead of {self.n_bytes}; it was cut while it was read, "
+                    f"fetch it again"
                 )
             data += piece
         rows = np.frombuffer(data, np.uint8)

@@ -17,7 +17,7 @@ from stores.errors import StoreError
 from stores.windows import Filling, WindowBuffer, own_memory
 
 _HEADER_BYTES = mmap.PAGESIZE
-_POLL_SECONDS = 0.01
+_POLL_SECONDS, _POLL_AHEAD_SECONDS = 0.01, 0.1
 _ABANDONED_SECONDS = 1.0
 _FILL_SECONDS = 600.0
 _NOTHING = -1
@@ -92,7 +92,8 @@ class _Claim:
     def __init__(self, window: int) -> None:
         self.window = window
         self.wanted_since: float | None = None
-        self.cancelled = threading.Event()
+        self.cancelled = False
+        self.nudged = threading.Event()
 
 
 class SharedWindows:
@@ -147,6 +148,7 @@ class SharedWindows:
             claim = self._ahead or self._claim(window)
             self._ahead = None
             claim.wanted_since = time.monotonic()
+            claim.nudged.set()
             if claim.future.result():
                 self._buffer = self._slots[window % 2].buffer
             else:
@@ -174,7 +176,8 @@ class SharedWindows:
 
     def _cancel(self) -> None:
         assert self._ahead is not None
-        self._ahead.cancelled.set()
+        self._ahead.cancelled = True
+        self._ahead.nudged.set()
         with suppress(StoreError, CancelledError):
             if self._ahead.future.result():
                 self._slots[self._ahead.window % 2].unlock()
@@ -189,7 +192,8 @@ class SharedWindows:
         """Lock the slot that holds a window, filled by us if nobody else does it. Returns: whether we have it."""
         slot, window = self._slots[claim.window % 2], claim.window
         free_since: float | None = None
-        while not claim.cancelled.is_set():
+        pause = 0.001
+        while not claim.cancelled:
             if slot.holds == window and slot.lock(fcntl.LOCK_SH):
                 if slot.holds == window:
                     return True
@@ -209,7 +213,10 @@ class SharedWindows:
                 free_since = None
             if claim.wanted_since is not None and self._is_hopeless(claim, slot, free_since is None):
                 return False
-            claim.cancelled.wait(_POLL_SECONDS)
+            # Before it is wanted, a window may take its time; the first looks are quick in case the others are, too.
+            pause = min(2 * pause, _POLL_AHEAD_SECONDS if claim.wanted_since is None else _POLL_SECONDS)
+            claim.nudged.wait(pause)
+            claim.nudged.clear()
         slot.unlock()
         return False
 

@@ -3,7 +3,7 @@
 import mmap
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
@@ -155,7 +155,8 @@ class PrivateWindows:
                 self._wait(slot)
 
     def _start(self, window: int, slot: int) -> int:
-        self._wait(slot)
+        # One fill at a time, after a jump too: ranks that fill together must begin their windows in the same order.
+        wait([pending for pending in self._pending if pending is not None])
         self._holds[slot] = window
         self._pending[slot] = self._pool.submit(self._filling(window), self._buffers[slot])
         return slot

@@ -41,7 +41,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Replaces the stages by notes of (stage, config)."""
     notes: list[tuple[str, Any]] = []
     for stage in STAGES.values():
-        monkeypatch.setattr(run_pipeline, stage, lambda config, stage=stage: notes.append((stage, config)))
+        monkeypatch.setattr(run_pipeline, stage, lambda config, folder=None, *, stage=stage: notes.append((stage, config)))
     monkeypatch.chdir(ROOT)
     return notes
 
@@ -159,7 +159,7 @@ def test_quiet_and_log_level(
     called: list[Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], level: str, shows: bool
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(run_pipeline, "train_saes", lambda config: seen.append(run_pipeline._shows_progress()))
+    monkeypatch.setattr(run_pipeline, "train_saes", lambda config, stage: seen.append(run_pipeline._shows_progress()))
     assert strata(*arguments, "train", "configs/demo.yaml").exit_code == 0
     assert seen == [shows]
     assert logging.getLogger("pipeline").level == logging.getLevelName(level)
@@ -174,9 +174,10 @@ def test_a_dry_run_prints_the_plan_only(
     assert (result.stdout, called) == ("plan of demo\n", [])
 
 
-def test_store_info_is_json(make_store: Callable[..., Path]) -> None:
+def test_store_info_is_text_or_json(make_store: Callable[..., Path]) -> None:
     store = make_store()
-    assert json.loads(strata("store", "info", str(store)).stdout)["n_rows"] == 1000
+    assert json.loads(strata("store", "info", str(store), "--json").stdout)["n_rows"] == 1000
+    assert "1,000 of" in strata("store", "info", str(store)).stdout
     result = strata("store", "info", str(store / "nowhere"))
     assert result.exit_code == 1
     assert "nowhere" in result.stderr
@@ -199,7 +200,29 @@ def test_store_verify_finds_a_flipped_byte_when_deep(make_store: Callable[..., P
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:
-    def stage(config: Any) -> None:
+    def stage(config: Any, folder: object = None) -> None:
         raise error
 
     return stage
+
+
+def test_the_store_commands_make_list_and_share_stores(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    store, cut, sent, back = make_store(), tmp_path / "cut", tmp_path / "sent", tmp_path / "back"
+    assert strata("store", "slice", str(store), str(cut), "--rows", "0:500", "--encoding", "int8").exit_code == 0
+    assert strata("store", "shuffle", str(store), str(tmp_path / "mixed"), "--seed", "3").exit_code == 0
+    pushed = strata("store", "push", str(cut), str(sent))
+    pulled = strata("store", "pull", str(sent), str(back), "--expect", pushed.stdout.split()[-1])
+    assert (pushed.exit_code, pulled.exit_code) == (0, 0)
+    assert strata("store", "verify", "--deep", str(back)).exit_code == 0
+    listed = strata("store", "list", str(tmp_path)).stdout
+    assert all(name in listed for name in ("cut", "mixed", "sent", "back", "int8"))
+    wrong = strata("store", "pull", str(sent), str(tmp_path / "other"), "--expect", "0" * 64)
+    assert wrong.exit_code == 1
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("rows", ["5", "a:b", "-1:5", "1:²"])
+def test_a_row_range_that_is_none_is_bad_input(make_store: Callable[..., Path], tmp_path: Path, rows: str) -> None:
+    result = strata("store", "slice", str(make_store()), str(tmp_path / "out"), f"--rows={rows}")
+    assert result.exit_code == 2
+    assert "START:STOP" in result.stderr

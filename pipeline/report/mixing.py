@@ -1,4 +1,4 @@
-"""How well the batches of each site were mixed, and whether reading them kept up: a table from curves and loader logs."""
+"""How well the batches of each site were mixed, and whether reading them kept up: from curves and loader logs."""
 
 from statistics import fmean
 from typing import Any

@@ -1,6 +1,7 @@
 """S3 and whatever speaks its protocol. Who we are, and where the servers are, only the environment says (AWS_*)."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,6 +18,7 @@ _PIECE_BYTES = 4 * 2**20
 _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 2
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_STATUS = re.compile(r"status code: (\d{3})")
 _NO_KEY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true for a public bucket)"
 
 
@@ -147,7 +149,19 @@ class _Errors:
                 f"{self._where}: not allowed with the credentials of this environment; {_NO_KEY}"
             ) from None
         if isinstance(error, known.BaseError | OSError):
-            raise Unavailable(_first_line(error)) from None
+            raise self._by_status(error) from None
+
+    def _by_status(self, error: BaseException) -> Exception:
+        """What a server answered: obstore has no class of its own for most answers of a server."""
+        found = _STATUS.search(str(error))
+        status = int(found[1]) if found else 0
+        if status == 404:
+            return Absent("there is no such file or bucket")
+        if status == 416:
+            return NoRanges("is shorter than the bytes that were asked for (416)")
+        if 400 <= status < 500 and status not in (408, 409, 425, 429):
+            return StoreError(f"{self._where}: refused ({_first_line(error)})")
+        return Unavailable(_first_line(error))
 
 
 def _credentials(url: str) -> dict[str, Any]:
@@ -163,6 +177,8 @@ def _credentials(url: str) -> dict[str, Any]:
             f"{url}: AWS_PROFILE needs boto3 (pip install boto3); or set the keys themselves: "
             f'eval "$(aws configure export-credentials --profile {profile} --format env)"'
         ) from None
+    except Exception as error:  # boto3's own have no common class: an unknown profile, an expired login
+        raise StoreError(f"{url}: AWS_PROFILE {profile!r} cannot be used ({_first_line(error)})") from None
 
 
 def _first_line(error: BaseException) -> str:

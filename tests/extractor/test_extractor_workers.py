@@ -65,14 +65,14 @@ def test_workers_leave_the_bytes_of_one_process_though_one_of_them_dies(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    alone = extraction_config(tmp_path, store={"path": str(tmp_path / "alone"), "shard_bytes": 16384})
-    together = extraction_config(tmp_path, store={"path": str(tmp_path / "together"), "shard_bytes": 16384})
+    alone = extraction_config(tmp_path, store={"path": str(tmp_path / "alone"), "shard_bytes": 65536})
+    together = extraction_config(tmp_path, store={"path": str(tmp_path / "together"), "shard_bytes": 65536})
     extract(alone, progress=False)
     killer = kill_workers(1)
     extract_with_workers(together, 3, progress=False)
     killer.join()
     assert "has died; 2 are left" in caplog.text
-    assert ActivationStore.open(together.store_path()).plan.n_units > 10
+    assert ActivationStore.open(together.store_path()).plan.n_units > 8
     assert contents(together.store_path()) == contents(alone.store_path())
     assert verify(together.store_path(), deep=True) == []
     extract_with_workers(together, 3, progress=False)

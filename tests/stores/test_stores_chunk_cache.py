@@ -18,7 +18,7 @@ from small_store import build_store, fill_unit, plan_store, stored_rows
 
 from stores import ActivationStore
 from stores.cached_rows import CachedRows
-from stores.chunk_cache import ChunkCache, chunk_key, cache_root
+from stores.chunk_cache import ChunkCache, cache_root, chunk_key
 from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.opening import Opened, opened_sites

@@ -18,7 +18,7 @@ from stores.together import aligned
 SITES = {"blocks.0.hook_resid_post": 16, "blocks.1.mlp.hook_post": 8}
 SITE, OTHER = SITES
 N_ROWS = 1500
-N_KILLS = int(os.environ.get("STRATA_DERIVING_KILLS", "12"))
+N_KILLS = int(os.environ.get("STRATA_DERIVING_KILLS", "6"))
 
 
 @pytest.fixture

@@ -181,9 +181,9 @@ class FullDisk(FileSystem):
 def test_a_full_disk_is_said_and_the_pull_goes_on(honest: Path, tmp_path: Path) -> None:
     counting = FullDisk(0)
     pull(honest, tmp_path / "all", files=counting)
-    for at in range(1, counting.steps + 1, 13):
+    for at in range(1, counting.steps + 1, 23):
         out = tmp_path / str(at)
-        with pytest.raises(StoreError, match="No space left|space"):
+        with pytest.raises(StoreError, match="No space left"):
             pull(honest, out, files=FullDisk(at))
         assert not out.exists()
         pull(honest, out)
@@ -279,8 +279,10 @@ print(pull(sys.argv[1], Path(sys.argv[2]), patience=Patience(pause_seconds=0.01)
 
 
 def test_kills_lose_nothing_that_was_verified(tmp_path: Path) -> None:
-    n_kills = int(os.environ.get("STRATA_PULL_KILLS", "4"))
-    honest = build_store(tmp_path / "served" / "honest", 3000, {SITE: 64, "blocks.2.hook_resid_post": 64})
+    n_kills = int(os.environ.get("STRATA_PULL_KILLS", "3"))
+    honest = build_store(
+        tmp_path / "served" / "honest", 3000, {SITE: 64, "blocks.2.hook_resid_post": 64}, shard_bytes=2**15
+    )
     with serving(LyingServer(honest)) as server:
         server.bytes_per_second = 5e6
         kills, out = 0, tmp_path / "out"
@@ -293,7 +295,7 @@ def test_kills_lose_nothing_that_was_verified(tmp_path: Path) -> None:
                     child.send_signal(signal.SIGKILL)
                     kills += 1
                     break
-                time.sleep(0.002)
+                time.sleep(0.01)
             printed, _ = child.communicate(timeout=60)
             assert not out.exists() or verify(out, deep=True) == []
             if child.returncode == 0:

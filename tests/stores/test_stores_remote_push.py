@@ -246,7 +246,7 @@ def test_a_bucket_that_is_not_there_is_named(place: str, honest: Path, tmp_path:
 def test_a_profile_without_boto3_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "work")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
-    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "boto3.session", None)
     with pytest.raises(StoreError, match="export-credentials --profile work"):
         open_source("s3://bucket/x", HASTY)
 

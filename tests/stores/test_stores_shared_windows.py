@@ -132,7 +132,9 @@ class Trainer:
     def start(self) -> None:
         self._starts += 1
         seed = sum(self.log.name.encode()) + self._starts
-        self.process = subprocess.Popen([*self._arguments, str(seed), str(N_KILL_STEPS)], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*self._arguments, str(seed), str(N_KILL_STEPS)], stderr=subprocess.PIPE, text=True
+        )
 
     def kill(self) -> None:
         self.process.kill()
@@ -145,9 +147,7 @@ class Trainer:
 
 
 @pytest.mark.parametrize("path", ["float32"], indirect=True)
-def test_kills_of_random_trainers_change_no_row(
-    path: Path, folder: Path, reference: list[str], tmp_path: Path
-) -> None:
+def test_kills_of_random_trainers_change_no_row(path: Path, folder: Path, reference: list[str], tmp_path: Path) -> None:
     trainers = [Trainer(path, folder, tmp_path / f"{number}.log") for number in range(4)]
     for trainer in trainers:
         trainer.start()

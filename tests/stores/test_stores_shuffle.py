@@ -18,7 +18,7 @@ from stores.shuffled import shuffle_store
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.mlp.hook_post": 4}
 N_ROWS = 12000
 BUCKET_ROWS = 1024
-N_KILLS = int(os.environ.get("STRATA_DERIVING_KILLS", "8"))
+N_KILLS = int(os.environ.get("STRATA_DERIVING_KILLS", "5"))
 
 
 @pytest.fixture

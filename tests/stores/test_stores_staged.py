@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from threading import Timer
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -206,6 +206,7 @@ def test_who_comes_second_waits_for_the_first(store: ActivationStore, tmp_path: 
     descriptor = os.open(tmp_path / "near" / f"{expected.sha256}.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     copying = place.stage([path])
+
     def first_is_done() -> None:
         (tmp_path / "near" / expected.sha256).write_bytes((store.path / path).read_bytes())
         os.close(descriptor)

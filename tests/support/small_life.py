@@ -1,0 +1,52 @@
+"""A store, a config and a record, whatever language the machine speaks; prints what must not depend on it.
+
+python small_life.py FOLDER CONFIG
+"""
+
+import hashlib
+import json
+import locale
+import sys
+from pathlib import Path
+from typing import Any
+
+from small_store import build_store
+
+from pipeline.artifacts import read_json, write_json
+from pipeline.config import load
+from stores import ActivationStore, Batches, StoreError, verify
+
+WORDS = {0: "é", 1: "ıİ", 2: "日本", 3: "😀", 4: "\u202e", 5: "ß"}
+
+
+def live(folder: Path, config_file: Path) -> dict[str, Any]:
+    path = build_store(folder / "store", 300, provenance={"corpus": {"words": list(WORDS.values())}})
+    store = ActivationStore.open(path)
+    with Batches(store, "blocks.1.hook_resid_post", batch_size=32, threads=1) as batches:
+        served = hashlib.sha256(b"".join(batches.batch(step)[0].tobytes() for step in range(10))).hexdigest()
+    (folder / "config.yaml").write_bytes(config_file.read_bytes() + "# é ıİ 日本\n".encode())
+    config = load(folder / "config.yaml", [])
+    write_json(folder / "record.json", {"é": 0.1, "I": "ß"})
+    (path / "plan.json").chmod(0o644)
+    (path / "plan.json").write_bytes(b"\xff")
+    try:
+        ActivationStore.open(path)
+    except StoreError as error:
+        message = ascii(str(error).replace(str(folder), ""))
+    return {
+        "store": store.id,
+        "served": served,
+        "summary": store.summary()["corpus"],
+        "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        "record": [
+            read_json(folder / "record.json"),
+            hashlib.sha256((folder / "record.json").read_bytes()).hexdigest(),
+        ],
+        "message": message,
+        "problems": len(verify(path)),
+    }
+
+
+if __name__ == "__main__":
+    found = live(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps({"preferred": locale.getpreferredencoding(False), "found": found}))
