@@ -35,11 +35,16 @@ def run_stages(config: "RunConfig") -> None:
     write_report(config)
 
 
-def extract_activations(config: "RunConfig") -> None:
+def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     """Stage 1: corpus and language model -> activation store. The only stage that loads a language model."""
-    from pipeline.extractor.extract import extract
+    if "://" in (config.store.path or ""):
+        logging.getLogger("pipeline").info(
+            "%s: a store that is read where it lies; nothing to extract", config.store.path
+        )
+        return
+    from pipeline.extractor.workers import extract_with_workers
 
-    extract(config, progress=_shows_progress())
+    extract_with_workers(config, n_workers, progress=_shows_progress())
 
 
 def train_saes(config: "RunConfig", stage: Path | None = None) -> None:
@@ -160,12 +165,15 @@ def extract(
     config: ConfigFile,
     overrides: Overrides,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as the command plan.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes on this machine that share the work.")
+    ] = 1,
 ) -> None:
     """Stage 1: corpus and language model to store."""
     if dry_run:
         plan(config, overrides)
     else:
-        extract_activations(_load(config, overrides))
+        extract_activations(_load(config, overrides), workers)
 
 
 @app.command()

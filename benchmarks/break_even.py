@@ -6,7 +6,8 @@ Prints the tables of docs/break_even.md, which explains the formulas and holds t
 measured here: what was is quoted from docs/log.md, everything else is a price or a rate to replace by your own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import floor, inf
 
 
@@ -91,6 +92,7 @@ class Case:
 
     @property
     def model_seconds(self) -> float:
+        """The same in seconds of a GPU: 2 FLOP for each parameter and token; attention's own products left out."""
         return 2 * self.parameters * self.share * self.tokens / number("model_rate")
 
     @property
@@ -101,6 +103,7 @@ class Case:
 
     @property
     def keeping(self) -> float:
+        """Storage for `months`."""
         return self.n_bytes / 1e9 * number(self.storage) * self.months
 
     @property
@@ -147,19 +150,12 @@ def assumptions() -> str:
 def passes_table() -> str:
     heads = ["model", "sites", "tokens", "a pass of the model", "bf16", "int8", "scratch", "own", "own, int8", "object"]
     rows = []
-    for name, (parameters, d_model) in MODELS.items():
-        for sites, share in SITES.items():
-            for tokens in (1e8, 1e9):
-
-                def case(encoding: str, storage: str, t: float = tokens, s: int = sites, h: float = share) -> Case:
-                    months = number("months")
-                    return Case(parameters, d_model, t, s, h, encoding, storage, months)  # noqa: B023 - called here
-
-                plain = case("bf16", "own")
-                rows.append([name, str(sites), f"{tokens / 1e6:,.0f} M", money(plain.model), size(plain.n_bytes)])
-                rows[-1] += [size(case("int8", "own").n_bytes)]
-                choices = [("bf16", "scratch"), ("bf16", "own"), ("int8", "own"), ("bf16", "object")]
-                rows[-1] += [times(case(*choice).passes()) for choice in choices]
+    for (name, (parameters, d_model)), (sites, share), tokens in product(MODELS.items(), SITES.items(), (1e8, 1e9)):
+        plain = Case(parameters, d_model, tokens, sites, share, months=number("months"))
+        coded = replace(plain, encoding="int8")
+        cells = [name, str(sites), f"{tokens:.0e}".replace("e+0", "e"), money(plain.model), size(plain.n_bytes)]
+        choices = [replace(plain, storage="scratch"), plain, coded, replace(plain, storage="object")]
+        rows.append([*cells, size(coded.n_bytes), *(times(choice.passes()) for choice in choices)])
     return table(heads, rows)
 
 
@@ -170,12 +166,12 @@ def exceptions() -> str:
     p70, d70 = MODELS["70B"]
     small, narrow = MODELS["135M"]
     cases = {
-        "2B, one site, 1 G tokens, own disks (for comparison)": Case(p2, d2, 1e9, 1, 0.5),
+        "2B, one site, 1e9 tokens, own disks (for comparison)": Case(p2, d2, 1e9, 1, 0.5),
         "the same, kept 12 months": Case(p2, d2, 1e9, 1, 0.5, months=12),
-        "the same, read from another cloud each time": Case(p2, d2, 1e9, 1, 0.5, storage="object", egress=True),
+        "the same, in an object store of another cloud": Case(p2, d2, 1e9, 1, 0.5, storage="object", egress=True),
         "135M, one small SAE at a time": Case(small, narrow, 1e9, 1, 0.5, storage="scratch"),
         "135M, six SAEs in one pass": Case(small, narrow, 1e9, 1, 0.5, storage="scratch", together=6),
-        "135M, six SAEs in one pass, 10 M tokens": Case(small, narrow, 1e7, 1, 0.5, storage="scratch", together=6),
+        "135M, six SAEs in one pass, 1e7 tokens": Case(small, narrow, 1e7, 1, 0.5, storage="scratch", together=6),
         "70B, a site in layer 2 of 80": Case(p70, d70, 1e9, 1, 0.025),
         "70B, a site in the middle": Case(p70, d70, 1e9, 1, 0.5),
         "8B, one site, object store": Case(p8, d8, 1e9, 1, 0.5, storage="object"),

@@ -1,9 +1,9 @@
-"""Memory that extracting takes beyond the model: Strata against SAELens's CacheActivationsRunner, same model and tokens.
+"""Memory that extracting takes beyond the model: Strata against SAELens's CacheActivationsRunner on the same tokens.
 
     make peers && .venv-peers/bin/python benchmarks/extraction_memory_peers.py
 
 The model is a GPT-2 of one layer with random weights, from a folder; a shard (our unit, SAELens's buffer) has the same
-number of bytes on both sides, and four are written. `anonymous` is how far the process's own memory exceeds what it was
+number of bytes on both sides, and two are written. `anonymous` is how far the process's own memory exceeds what it was
 once the model was loaded and had run, sampled every 5 ms; `resident` is the kernel's own peak, mapped files included.
 """
 
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ D_MODEL = 512
 CONTEXT = 128
 BATCH = 8
 N_WORDS = 128
-N_SHARDS = 4
+N_SHARDS = 2
 SHARD_BYTES = (2**25, 2**27)
 CHUNK_BYTES = 2**21
 SITE = "blocks.0.hook_resid_post"
@@ -40,7 +41,9 @@ def make_model(folder: Path) -> None:
 
     words = Tokenizer(WordLevel({str(word): word for word in range(N_WORDS)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=words, bos_token="0", eos_token="0").save_pretrained(folder)
-    shape = GPT2Config(vocab_size=N_WORDS, n_positions=CONTEXT, n_embd=D_MODEL, n_layer=1, n_head=4)
+    shape = GPT2Config(
+        vocab_size=N_WORDS, n_positions=CONTEXT, n_embd=D_MODEL, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0
+    )
     GPT2LMHeadModel(shape).save_pretrained(folder)
 
 
@@ -73,7 +76,7 @@ def saelens(folder: Path, shard_bytes: int) -> Callable[[], None]:
     return lambda: written(runner.run(), n_rows)
 
 
-def written(dataset, n_rows: int) -> None:  # noqa: ANN001
+def written(dataset: Any, n_rows: int) -> None:
     assert len(dataset) * CONTEXT == n_rows
 
 

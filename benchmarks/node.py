@@ -2,9 +2,9 @@
 
     python benchmarks/node.py
 
-Trainers are processes that pull batches and multiply each by a small matrix, as fast as they can. Decode work is the CPU
-time of the threads that fill windows, and the chunks they decode; window memory is the sum over the processes of the
-PSS of their windows' mappings, so that what is shared counts once. The store is compressed; it lies in the page cache.
+Trainers are processes that pull batches and multiply each by a small matrix, as fast as they can. Decode work is the
+CPU time of the threads that fill windows, and the chunks they decode; window memory is the sum over the processes of
+the PSS of their windows' mappings, so that what is shared counts once. The store is compressed, and in the page cache.
 """
 
 import json
@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any

@@ -157,6 +157,7 @@ class ActivationStore:
         return {
             "store_id": self.id,
             "plan_id": plan.id,
+            "lineage": plan.lineage,
             "model": plan.provenance.get("model", {}),
             "corpus": plan.provenance.get("corpus", {}),
             "config": plan.config,

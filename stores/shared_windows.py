@@ -21,6 +21,7 @@ _POLL_SECONDS, _POLL_AHEAD_SECONDS = 0.01, 0.1
 _ABANDONED_SECONDS = 1.0
 _FILL_SECONDS = 600.0
 _NOTHING = -1
+_PRESENT = ".present"
 
 
 class _Slot:
@@ -126,11 +127,11 @@ class SharedWindows:
         self._ahead: _Claim | None = None
         self._gave_up_on = [_NOTHING, _NOTHING]
         """What each slot held when our patience with those who use it ended."""
-        paths = [folder / f"{key}.{parity}" for parity in range(2)]
-        self._presence = _Presence(folder / f"{key}.present", paths)
+        present = folder / f"{key}{_PRESENT}"
+        self._presence = _Presence(present)
         self._slots: list[_Slot] = []
         try:
-            for path in paths:
+            for path in _slot_paths(present):
                 self._slots.append(_Slot(path, n_bytes, buffer_in))
         except OSError as error:
             self.close()
@@ -163,6 +164,7 @@ class SharedWindows:
         """Let go of every window. The last one to leave removes the files."""
         if self._ahead is not None:
             self._cancel()
+        self._buffer = None
         for slot in self._slots:
             slot.close()
         self._slots = []
@@ -237,35 +239,48 @@ class SharedWindows:
 
 
 class _Presence:
-    """A lock file that everyone who shares some slots holds: the first to come and the last to go remove the slots."""
+    """A lock file that everyone who shares some slots holds; the last to go removes the slots, which are large."""
 
-    def __init__(self, path: Path, slots: list[Path]) -> None:
-        self._path, self._slots = path, slots
+    def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"*{_PRESENT}"):
+            _remove_if_left(left)  # all who shared them may have been killed
         while True:
             self._descriptor = _open(path)
-            with suppress(BlockingIOError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._remove_slots()  # left by the dead
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             if os.fstat(self._descriptor).st_nlink:
                 return
-            os.close(self._descriptor)  # the last one removed it before we had the lock
+            os.close(self._descriptor)  # somebody removed it before we had the lock
 
     def leave(self) -> None:
         """Safe to call twice."""
-        if self._descriptor < 0:
-            return
-        with suppress(BlockingIOError):
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._remove_slots()
-            self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            _remove_if_left(self._path)
 
-    def _remove_slots(self) -> None:
-        for slot in self._slots:
-            slot.unlink(missing_ok=True)
+
+def _remove_if_left(present: Path) -> None:
+    """Remove a lock file and its slots if nobody holds it."""
+    try:
+        descriptor = os.open(present, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # gone, or another user's
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:  # or else this name is a newcomer's by now
+            for slot in _slot_paths(present):
+                slot.unlink(missing_ok=True)
+            present.unlink()
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _slot_paths(present: Path) -> list[Path]:
+    return [present.with_suffix(f".{parity}") for parity in range(2)]
 
 
 def _open(path: Path) -> int:

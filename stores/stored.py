@@ -12,6 +12,7 @@ from stores.places import FileBytes, OpenFiles, Place
 from stores.shards import index_bytes, read_index
 
 _INDICES_KEPT = 4096
+_READS = 3
 
 
 class StoredArray:
@@ -45,6 +46,10 @@ class StoredArray:
         encoded = file.read(offset, n_bytes)
         start, stop = self.chunk_rows(chunk)
         if not self._checked[chunk]:
+            for _ in range(_READS - 1):  # what a network garbled comes whole the next time
+                if crc_matches(encoded):
+                    break
+                encoded = file.read(offset, n_bytes)
             if not crc_matches(encoded):
                 raise StoreError(
                     f"{self._where(chunk)}: checksum differs in the chunk of rows {start}..{stop - 1} (byte {offset}); "

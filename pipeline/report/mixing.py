@@ -57,7 +57,7 @@ def _speed(log: list[dict[str, Any]]) -> list[str]:
     return [
         f"{count(_sum(log, 'n_bytes') / fill / 1e6)} MB/s" if fill > 0 else UNKNOWN,
         _percent(_sum(log, "decode_seconds") / threads) if threads > 0 else UNKNOWN,
-        f"{waited:.1f} of {count(seconds)} s in {waits} stalls" if fill > 0 else UNKNOWN,
+        f"{waited:.1f} of {count(seconds)} s (stalls: {waits})" if fill > 0 else UNKNOWN,
     ]
 
 

@@ -49,7 +49,7 @@ def test_the_page_says_how_batches_were_mixed_and_read(run_folder: Path) -> None
     assert "How its rows were served" in text
     assert f"{FIRST}2 048 rows, seed 0900 (100 % of a perfect shuffle; first batch 50 %)" in text
     assert "511 (100 % of a perfect shuffle; first batch 100 %)" in text
-    assert "1.17 predicted, 1.21 measured500 MB/s25 %0.5 of 40 s in 2 stalls" in text
+    assert "1.17 predicted, 1.21 measured500 MB/s25 %0.5 of 40 s (stalls: 2)" in text
 
 
 def test_a_bad_window_shows_beside_a_good_one(run_folder: Path) -> None:

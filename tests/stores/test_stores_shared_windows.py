@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ N_ROWS = 3000
 OPTIONS: dict[str, Any] = {"filters": Filters(drop_bos=True), "batch_size": 50, "window_rows": 200, "seed": 3}
 N_STEPS = 120
 N_KILL_STEPS = 60
+KILLS_A_ROUND = 5
 N_KILLS = int(os.environ.get("STRATA_SHARED_KILLS", "5"))
 
 
@@ -147,12 +149,15 @@ class Trainer:
 
 
 @pytest.mark.parametrize("path", ["float32"], indirect=True)
-def test_kills_of_random_trainers_change_no_row(path: Path, folder: Path, reference: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(-(-N_KILLS // KILLS_A_ROUND)))
+def test_kills_of_random_trainers_change_no_row(
+    path: Path, folder: Path, reference: list[str], tmp_path: Path, seed: int
+) -> None:
     trainers = [Trainer(path, folder, tmp_path / f"{number}.log") for number in range(4)]
     for trainer in trainers:
         trainer.start()
-    rng = random.Random(N_KILLS)
-    for kill in range(N_KILLS):
+    rng = random.Random(seed)
+    for kill in range(KILLS_A_ROUND):
         time.sleep(rng.random() * 0.4)
         victim = trainers[kill % 3]  # the last one lives, whatever happens to the others
         if victim.process.poll() is None:
@@ -277,6 +282,14 @@ def test_leavings_of_a_machine_that_was_cut_off_are_removed(path: Path, folder: 
             file.write((1).to_bytes(8, "little"))  # claims to hold window 0
     with opened(path, folder) as batches:
         assert digest(batches, 0) == reference[0]
+        batches.close()
+        with pytest.raises((RuntimeError, CancelledError)):
+            batches.batch(0)
+        assert list(folder.iterdir()) == []
+    for name in ("ab.present", "ab.0", "ab.1"):  # another stream's, all of whose trainers were killed
+        (folder / name).write_bytes(b"x")
+    with opened(path, folder) as batches:
+        assert not list(folder.glob("ab.*"))
 
 
 def test_a_damaged_chunk_is_everybodys_error(path: Path, folder: Path, reference: list[str]) -> None:
