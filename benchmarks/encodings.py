@@ -60,7 +60,8 @@ def table(source: ActivationStore, folder: Path) -> dict[str, Path]:
     """Slice the store into every format and print what that costs."""
     made = {}
     print(
-        f"{'format':<18}{'site':<28}{'bytes/value':>12}{'/ bf16':>8}{'encode':>8}{'decode':>8}{'noise/var':>11}{'ordinary':>10}"
+        f"{'format':<18}{'site':<28}{'bytes/value':>12}{'/ bf16':>8}{'encode':>8}{'decode':>8}"
+        f"{'noise/var':>11}{'ordinary':>10}"
     )
     for encoding, compressor in FORMATS:
         name = f"{encoding}-{compressor}"
@@ -79,9 +80,7 @@ def table(source: ActivationStore, folder: Path) -> dict[str, Path]:
                 f"{everything:>11.1e}{ordinary:>10.1e}",
                 flush=True,
             )
-    print(
-        "rates in GB of bfloat16 per CPU second of one core; encoding includes reading, checksums, hashes and statistics"
-    )
+    print("rates: GB of bfloat16 per CPU second; encoding includes reading, checksums, hashes and statistics")
     return made
 
 
@@ -120,7 +119,7 @@ def compare(made: dict[str, Path], folder: Path) -> None:
             coded = results["int8-none"][site][metric]
             print(
                 f"{site} {metric}: bfloat16 {np.mean(exact):.5g}, int8 {np.mean(coded):.5g}, mean difference "
-                f"{np.mean(coded) - np.mean(exact):+.2g}, largest of a seed {np.abs(np.subtract(coded, exact)).max():.2g}, "
+                f"{np.mean(coded) - np.mean(exact):+.2g}, largest {np.abs(np.subtract(coded, exact)).max():.2g}, "
                 f"spread of seeds {np.ptp(exact):.2g}",
                 flush=True,
             )

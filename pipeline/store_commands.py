@@ -64,11 +64,12 @@ def spot_check(
     store: StoreFolder,
     rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Names the choice of rows.")] = 0,
+    model: Annotated[str | None, typer.Option(help="Where the model is now, if not where the store says.")] = None,
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from pipeline.extractor.spot_check import spot_check
 
-    typer.echo(spot_check(store, n_rows=rows, seed=seed))
+    typer.echo("\n".join(spot_check(store, n_rows=rows, seed=seed, model_path=model)))
 
 
 @store_app.command("slice")

@@ -76,7 +76,7 @@ def file_records(folder: Path, plan: Plan) -> dict[str, Expected]:
 
 
 class _Hashes:
-    """The sha256 of all the files that hold a chunk of a site's rows: one of two planes may be that of another store."""
+    """The sha256 of the files that hold a chunk of a site's rows: one of two planes may be that of another store."""
 
     def __init__(self, plan: Plan, site: str, records: dict[str, Expected]) -> None:
         self._specs = [spec for name, spec in sorted(plan.site_specs[site].items()) if name != "norm"]

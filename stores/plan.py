@@ -47,7 +47,7 @@ MAX_SPANS = 4096
 MAX_CHUNK_BYTES = 2**30
 MAX_UNITS = 2**19  # a MANIFEST that lists them still fits into a store's JSON
 MAX_SITES = 4096
-MAX_WIDTHS = 2**19  # of all sites together: a commit record holds four numbers for each column
+MAX_WIDTHS = 800_000  # of all sites together: a commit record holds four numbers of each column, in 64 MiB
 MAX_SPLITS = 1024
 
 

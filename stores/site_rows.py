@@ -20,6 +20,7 @@ class SiteRows(Protocol):
     rows_per_chunk: int
     coded_dtype: np.dtype
     """Type of coded rows."""
+
     @property
     def columns(self) -> Columns | None:
         """What columns are shifted and divided by; int8 only."""
@@ -115,7 +116,8 @@ class QuantisedRows:
 
     def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
         """See `SiteRows.decoded`."""
-        assert scales is not None and self.columns is not None
+        assert scales is not None
+        assert self.columns is not None
         return dequantise(coded, scales, self.columns)
 
     def will_need(self, chunk: int) -> None:

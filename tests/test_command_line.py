@@ -41,7 +41,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Replaces the stages by notes of (stage, config)."""
     notes: list[tuple[str, Any]] = []
     for stage in STAGES.values():
-        monkeypatch.setattr(run_pipeline, stage, lambda config, folder=None, *, stage=stage: notes.append((stage, config)))
+        monkeypatch.setattr(run_pipeline, stage, lambda config, _=None, *, stage=stage: notes.append((stage, config)))
     monkeypatch.chdir(ROOT)
     return notes
 

@@ -115,6 +115,7 @@ class Capture:
                 that sees nothing before it. None: every sequence is one document.
 
         Returns: {site: activations [B, S, M] in the model's dtype}.
+
         """
         self._token_ids_BS = token_ids_BS.to(self.device)
         isolating = {}

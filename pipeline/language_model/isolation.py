@@ -65,5 +65,5 @@ def check_isolation(capture: "Capture") -> None:
         if not error <= allowed:
             raise ConfigError(
                 f"corpus.isolate_documents: this model lets packed documents see each other: a probe's rows at {site} "
-                f"are off by {error:.2g} of their length ({allowed} is allowed); set it to false, or use mode: sequential"
+                f"are off by {error:.2g} of their length ({allowed} allowed); set it to false, or use mode: sequential"
             )

@@ -58,7 +58,7 @@ class Session:
             return
         step, training = self.trainee.step, self.training
         if is_logged(step, training.log_every_steps, training.n_steps):
-            self.curves.write(self._line(x_BM, update) | mixed)
+            self.curves.write({**self._line(x_BM, update), **mixed})
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
             self._save()
 

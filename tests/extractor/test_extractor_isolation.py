@@ -1,5 +1,6 @@
 """A store of isolated documents: packed as ever, and every document's rows are those of the document alone."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def pieces(store: ActivationStore, context_length: int) -> list[tuple[int, int]]
     starts = np.flatnonzero(store.token_map("position", 0, store.plan.n_rows) == 0).tolist()
     spans = packed_spans(store.plan.splits, context_length, (0, store.plan.n_rows))
     edges = sorted({*starts, *(span.start for span in spans), store.plan.n_rows})
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def test_every_piece_of_a_document_is_stored_as_it_is_alone(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from extraction import extraction_config
 
+from pipeline.config.recorded import differences, impersonal, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.extract import extract
-from pipeline.config.recorded import differences, impersonal, recorded
 from stores import ActivationStore
 
 SECRET, USER = "hf_qOvSecretTokenOfSomebody", "jane.q.researcher"

@@ -9,9 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+import cheap_workers
 import pytest
 import torch
-import cheap_workers
 from extraction import extraction_config
 from small_store import plan_store
 
@@ -26,6 +26,7 @@ from stores.checking import verify
 from stores.format import TIMINGS
 
 SUPPORT = Path(__file__).parents[1] / "support"
+
 
 def contents(store: Path) -> dict[str, str]:
     files = (file for file in sorted(store.rglob("*")) if file.is_file() and TIMINGS not in file.parts)

@@ -69,7 +69,7 @@ def test_hostile_stores_are_refused(honest: Path, tmp_path: Path, group: str) ->
     for number, outcome, message, seconds, n_bytes in read_all(paths):
         slowest, largest = max(slowest, seconds), max(largest, n_bytes)
         fine = outcome == "refused" and message.isprintable() | ("\n" in message)
-        if not fine or n_bytes > MAX_MEMORY_BYTES or "\x1b" in message or "/" not in message:
+        if not fine or seconds > MAX_SECONDS or n_bytes > MAX_MEMORY_BYTES or "\x1b" in message or "/" not in message:
             wrong.append(f"{names[int(number)]}: {outcome}, {message!r}, {n_bytes >> 20} MiB, {seconds:.1f} s")
     assert not wrong, "\n" + "\n".join(wrong)
     assert not (tmp_path / "canary").exists()

@@ -1,4 +1,4 @@
-"""Stands in for what workers do, without a model. As a program: two workers that never end. Usage: cheap_workers.py STORE."""
+"""Stands in for workers, without a model. As a program: two workers that never end. Usage: cheap_workers.py STORE."""
 
 import os
 import sys

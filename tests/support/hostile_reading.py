@@ -1,7 +1,7 @@
 """Reads stores one after another as a user would, with little memory, and says what became of each.
 
 python hostile_reading.py: paths on stdin, one a line; prints one JSON line for each. A store that takes longer than
-MAX_SECONDS ends the process without a line.
+HANGS_SECONDS ends the process without a line.
 """
 
 import json
@@ -15,6 +15,8 @@ from pathlib import Path
 from stores import ActivationStore, Batches, Filters, StoreError, verify
 
 MAX_SECONDS = 10
+"""Of the processor; the clock on the wall is another's where many share a machine."""
+HANGS_SECONDS = 60
 MAX_BYTES = 2 * 2**30
 
 
@@ -51,8 +53,8 @@ def main() -> None:
     for line in sys.stdin:
         path = Path(line.rstrip("\n"))
         forget()
-        began = time.monotonic()
-        signal.alarm(MAX_SECONDS)
+        began = time.process_time()
+        signal.alarm(HANGS_SECONDS)
         message = ""
         try:
             use(path)
@@ -62,7 +64,7 @@ def main() -> None:
         except BaseException as error:
             outcome = repr(error)[:2000]
         signal.alarm(0)
-        seconds = time.monotonic() - began
+        seconds = time.process_time() - began
         print(json.dumps([path.name, outcome, message[:4000], seconds, highest_bytes()]), flush=True)
     os._exit(0)
 

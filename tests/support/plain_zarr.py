@@ -8,10 +8,8 @@ import numpy as np
 def plain_rows(group: Any, site: str) -> np.ndarray:
     """Rows [N, M] of a site: float32, or float16 where that is stored."""
     arrays = group[f"sites/{site}"]
-    if "high" in arrays:
-        bits = arrays["high"][:].astype(np.uint16) << 8 | arrays["low"][:]
-    else:
-        bits = arrays["values"][:]
+    planes = "high" in arrays
+    bits = arrays["high"][:].astype(np.uint16) << 8 | arrays["low"][:] if planes else arrays["values"][:]
     if "scale" in arrays:
         return (
             bits.astype(np.float32) * arrays["scale"][:][:, None] * arrays["column_scale"][:]
