@@ -10,7 +10,7 @@ import numpy as np
 
 from stores.filters import Filters
 from stores.mixing import variance_ratio
-from stores.origins import Runs, Tally, passing_rows, read_runs
+from stores.origins import Runs, Tally, counted, passing_rows, read_runs
 from stores.reader import ActivationStore
 
 
@@ -48,7 +48,7 @@ class BatchMixing:
             begins = np.flatnonzero(np.concatenate([[True], (np.diff(block) != 0) | (np.diff(piece.documents) != 0)]))
             counts = np.diff(np.append(begins, len(block)))
             documents.add(piece.documents[begins], counts)
-            positions.add(*np.unique(piece.positions, return_counts=True))
+            positions.add(*counted(piece.positions))
             self._within_blocks += _sum_of_squares(block[begins], piece.documents[begins], counts)
             blocks += len(np.unique(block[begins]))
         self._runs, self._blocks, self._batch_size = runs, blocks, batch_size

@@ -39,6 +39,15 @@ class Tally:
         return merged, sums
 
 
+def counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values that occur, rising, and how often each; values are positions, small as a rule."""
+    if values.min() < 0 or values.max() > 4 * _ROWS_PER_PIECE:
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values)  # ten times faster than sorting
+    found = np.flatnonzero(counts)
+    return found, counts[found]
+
+
 class Piece(NamedTuple):
     """Rows that pass the filters, out of one stretch of a split."""
 

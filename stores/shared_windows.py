@@ -143,14 +143,21 @@ class SharedWindows:
     def get(self, window: int) -> WindowBuffer:
         """See `Windows.get`. Raises: StoreError if a chunk is damaged."""
         if window != self._serving or self._buffer is None:
-            self._leave()
             if self._ahead is not None and self._ahead.window != window:
                 self._cancel()
+            if window % 2 == self._serving % 2:
+                self._leave()
             claim = self._ahead or self._claim(window)
             self._ahead = None
             claim.wanted_since = time.monotonic()
             claim.nudged.set()
-            if claim.future.result():
+            # Until we have the next window we keep this one, and with it everybody else from going on without us. None
+            # waits in a circle: who is behind never waits for who is ahead.
+            try:
+                have_slot = claim.future.result()
+            finally:
+                self._leave()
+            if have_slot:
                 self._buffer = self._slots[window % 2].buffer
             else:
                 self._own = self._own or self._buffer_in(own_memory(self._n_bytes))

@@ -97,7 +97,7 @@ def test_another_models_files_are_reported_beside_the_rows(tmp_path: Path, caplo
     other = save_tiny_model(tmp_path / "other" / "model-llama", "mistral")
     with pytest.raises(StoreError, match="architecture: was") as error:
         spot_check(config.store_path(), model_path=str(other))
-    assert "weights_sha256: was" in str(error.value)
+    assert "config_sha256: was" in str(error.value)
     assert "the model is not the recorded one" in caplog.text
 
 

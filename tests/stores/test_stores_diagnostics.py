@@ -14,7 +14,7 @@ from small_store import build_store
 
 from stores import ActivationStore, Batches, Filters, origins
 from stores.diagnostics import BatchMixing, LoaderClock, LoaderTotals, batch_mixing, expected_distinct
-from stores.origins import Tally, read_runs
+from stores.origins import Tally, counted, read_runs
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "mixing.py"))
 SITE = BENCHMARK["SITE"]
@@ -65,6 +65,12 @@ def test_a_tally_is_a_sum(pairs: list[tuple[int, int]]) -> None:
     values, counts = tally.result()
     expected = {value: sum(c for v, c in pairs if v == value) for value, _ in pairs}
     assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("values", [[3, 1, 3], [0], [2**31 - 1, 7, 7], [-1, 5]])
+def test_positions_are_counted_however_large(values: list[int]) -> None:
+    found, counts = counted(np.array(values, np.int32))
+    assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == {v: values.count(v) for v in values}
 
 
 @pytest.mark.parametrize("filters", [Filters(), Filters(max_norm_multiple=1.3), ALL_ROWS], ids=["bos", "norms", "all"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers  # noqa: F401  forked workers inherit the import
+from careless import commit_carelessly
 from extraction import extraction_config
 
 import pipeline.extractor.extract as stage
@@ -56,19 +57,6 @@ def any_missing_unit(path: Path, plan: Any, skip: set[int]) -> int | None:
     """One of the first missing units, whoever may be filling it: racing is what is tested."""
     missing = [u for u in range(plan.n_units) if u not in skip and not units.commit_path(path, u).exists()]
     return random.choice(missing[:2]) if missing else None
-
-
-def commit_carelessly(writer: units.UnitWriter) -> bool:
-    """What a writer without a protocol does: final names first, no agreement on who has won."""
-    for (site, name), shard in writer._writers.items():
-        shard.finish()
-        final = writer._store / writer._plan.site_specs[site][name].shard_path(writer._unit)
-        final.parent.mkdir(exist_ok=True)
-        time.sleep(random.random() * 0.01)
-        os.replace(writer._commit._lease.folder / f"{site}.{name}", final)
-    units.commit_path(writer._store, writer._unit).write_text("{}")
-    writer.close()
-    return True
 
 
 def fork_worker(folder: Path, store: Path) -> int:
