@@ -23,16 +23,16 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from extract import SITES, config, empty
+from extract import SITES, config, empty  # noqa: E402
 
-from pipeline.extractor.filling import UnitFiller
-from pipeline.extractor.plan import planned
-from pipeline.language_model import load
-from stores import ActivationStore, Plan, verify
-from stores.filesystem import FileSystem
-from stores.finishing import finish
-from stores.planning import create_store, layout
-from stores.units import UnitWriter
+from pipeline.extractor.filling import UnitFiller  # noqa: E402
+from pipeline.extractor.plan import planned  # noqa: E402
+from pipeline.language_model import load  # noqa: E402
+from stores import ActivationStore, Plan, verify  # noqa: E402
+from stores.filesystem import FileSystem  # noqa: E402
+from stores.finishing import finish  # noqa: E402
+from stores.planning import create_store, layout  # noqa: E402
+from stores.units import UnitWriter  # noqa: E402
 
 N_ROUNDS = 5
 N_FILES = 10_000
@@ -62,7 +62,7 @@ def no_checksums() -> Iterator[None]:
         mock.patch("stores.shards.hashlib", SimpleNamespace(sha256=lambda: digest)),
         mock.patch("stores.shards.google_crc32c", crc),
         mock.patch("stores.encodings.google_crc32c", crc),
-        mock.patch("stores.units.file_sha256", lambda path: "0" * 64),
+        mock.patch("stores.units.file_sha256", lambda path: "0" * 64),  # noqa: PT008
     ):
         yield
 
