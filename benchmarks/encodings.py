@@ -16,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "--train" not in sys.argv else "2")
+from stores import ActivationStore
+from stores.deriving import slice_store
+from stores.encodings import to_float32
 
-from stores import ActivationStore  # noqa: E402
-from stores.deriving import slice_store  # noqa: E402
-from stores.encodings import to_float32  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 FORMATS = [("bfloat16", "none"), ("bfloat16", "zstd"), ("bfloat16", "planes"), ("int8", "none"), ("int8", "zstd")]
 ROUNDS = 5

@@ -10,7 +10,6 @@ verify: a store in the page cache, beside a bare sha256 of the same files.
 import contextlib
 import hashlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,19 +19,16 @@ from unittest import mock
 
 import numpy as np
 import torch
+from extract import SITES, config, empty
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-
-from extract import SITES, config, empty  # noqa: E402
-
-from pipeline.extractor.filling import UnitFiller  # noqa: E402
-from pipeline.extractor.plan import planned  # noqa: E402
-from pipeline.language_model import load  # noqa: E402
-from stores import ActivationStore, Plan, verify  # noqa: E402
-from stores.filesystem import FileSystem  # noqa: E402
-from stores.finishing import finish  # noqa: E402
-from stores.planning import create_store, layout  # noqa: E402
-from stores.units import UnitWriter  # noqa: E402
+from pipeline.extractor.filling import UnitFiller
+from pipeline.extractor.plan import planned
+from pipeline.language_model import load
+from stores import ActivationStore, Plan, verify
+from stores.filesystem import FileSystem
+from stores.finishing import finish
+from stores.planning import create_store, layout
+from stores.units import UnitWriter
 
 N_ROUNDS = 5
 N_FILES = 10_000
@@ -62,7 +58,7 @@ def no_checksums() -> Iterator[None]:
         mock.patch("stores.shards.hashlib", SimpleNamespace(sha256=lambda: digest)),
         mock.patch("stores.shards.google_crc32c", crc),
         mock.patch("stores.encodings.google_crc32c", crc),
-        mock.patch("stores.units.file_sha256", lambda path: "0" * 64),  # noqa: PT008
+        mock.patch("stores.units.file_sha256", return_value="0" * 64),
     ):
         yield
 
