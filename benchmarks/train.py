@@ -25,7 +25,8 @@ from pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from pipeline.objective import Objective
 from pipeline.objective.orthogonality import Orthogonality
 from pipeline.objective.reconstruction import Reconstruction
-from pipeline.saes.base import SAE, Workspace, initial_weights
+from pipeline.saes import initial_weights
+from pipeline.saes.base import SAE, Workspace
 from pipeline.saes.topk import TopK
 from pipeline.trainer.optimiser import (
     Adam,

@@ -48,13 +48,16 @@ class Objective:
         progress: float = 1.0,
         workspace: Workspace | None = None,
         encoding: Encoding | None = None,
+        target_BM: Tensor | None = None,
     ) -> StepResult:
         """Loss and gradients of a batch at `progress` (share of the run done); dead_E (bool) feeds AuxK.
 
         `encoding`: of this batch at this progress, where the caller has it already (to count who fired before AuxK).
+        `target_BM`: what is to be reconstructed, where that is not x_BM.
         """
         encoding = encoding or self.sae.encode(x_BM, progress=progress, workspace=workspace)
-        step = Step(self.sae, x_BM, encoding, self.sae.decode(encoding.codes), dead_E, progress)
+        target_BM = x_BM if target_BM is None else target_BM
+        step = Step(self.sae, target_BM, encoding, self.sae.decode(encoding.codes), dead_E, progress)
         losses: dict[str, Tensor] = {}
         owners: list[str] = []
         for name, term in self.terms.items():
@@ -91,22 +94,20 @@ def check_terms(term_settings: Mapping[str, TermSettings], sae_settings: SAESett
 
 def _backward(step: Step) -> dict[str, Tensor]:
     """From dloss/dxhat, dloss/dvalues and the direct gradients to the gradients of all parameters."""
-    sae, codes, encoding = step.sae, step.codes, step.encoding
+    sae, codes = step.sae, step.codes
     shared: dict[str, Tensor] = {}
     if step.error_gradient_BM is not None:
         step.add_values_gradient(codes.dots(step.error_gradient_BM, sae.W_dec))
         shared["W_dec"] = codes.transposed_times(step.error_gradient_BM)
         shared["b_dec"] = step.error_gradient_BM.sum(0)
-    if step.values_gradient is not None:
-        pre_gradient = step.values_gradient * (codes.values > 0)
-        shared["W_enc"] = codes.transposed_times(encoding.x0_BM, pre_gradient)
-        shared["b_enc"] = codes.latent_sums(pre_gradient)
+    shared |= sae.backward(step.encoding, step.values_gradient, step.penalty_gradient)
     gradients = {
         name: _total(parameter, shared.get(name), [(d, rows) for owner, d, rows in step.direct if owner == name])
         for name, parameter in sae.parameters().items()
     }
-    # x0 = x - b_dec: what every pre-activation passes on to b_dec is the sum over rows first, then one mat-vec.
-    gradients["b_dec"] = gradients["b_dec"] - gradients["b_enc"] @ sae.W_enc
+    if sae.settings.pre_bias:
+        # x0 = x - b_dec: what every pre-activation passes on to b_dec is the sum over rows first, then one mat-vec.
+        gradients["b_dec"] = gradients["b_dec"] - sae.input_gradient(gradients)
     return gradients
 
 

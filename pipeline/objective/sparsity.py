@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.objective.term import Step, Term, TermSettings
+from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAESettings
 from pipeline.schedules import Value, value_at
 
@@ -26,15 +27,16 @@ class L1(Term):
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Only relu: elsewhere k already fixes how many latents are on."""
-        if sae_settings.architecture != "relu":
+        """Only where the number of latents on is learnt: elsewhere k already fixes it."""
+        if not ARCHITECTURES[sae_settings.architecture].learns_l0:
+            fitting = ", ".join(name for name, sae in ARCHITECTURES.items() if sae.learns_l0)
             raise ValueError(
-                f"term 'l1' fits architecture 'relu', got {sae_settings.architecture!r}, whose k already fixes the "
-                "number of latents on; remove the term or change the architecture"
+                f"term {settings.term!r} fits architectures that learn how many latents are on ({fitting}), got "
+                f"{sae_settings.architecture!r}, whose k already fixes it; remove the term or change the architecture"
             )
 
     def add(self, step: Step) -> Tensor:
         """The penalty, and weight / B for every value that is on."""
         weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
-        step.add_values_gradient(torch.full_like(step.codes.values, weight))
-        return weight * step.codes.values.sum()
+        step.add_penalty_gradient(torch.full_like(step.encoding.penalised, weight))
+        return weight * step.encoding.penalised.sum()

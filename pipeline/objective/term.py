@@ -26,6 +26,7 @@ class Step:
 
     sae: SAE
     x_BM: Tensor
+    """What is to be reconstructed: the rows, or for a transcoder its target's."""
     encoding: Encoding
     xhat_BM: Tensor
     dead_E: Tensor | None
@@ -37,6 +38,8 @@ class Step:
     """dloss/dxhat, summed over terms."""
     values_gradient: Tensor | None = None
     """dloss/dvalues beyond what follows from dloss/dxhat, in the layout of codes.values; ignored where a value is 0."""
+    penalty_gradient: Tensor | None = None
+    """dloss/d(encoding.penalised), in its layout."""
     direct: list[tuple[str, Tensor, Tensor | None]] = field(default_factory=list)
     """Gradients of parameters: name, gradient, and the rows it covers (None: all)."""
     monitors: dict[str, Tensor | float] = field(default_factory=dict)
@@ -57,8 +60,13 @@ class Step:
         so_far = self.values_gradient
         self.values_gradient = gradient if so_far is None else so_far + gradient
 
+    def add_penalty_gradient(self, gradient: Tensor) -> None:
+        """Add to dloss/d(encoding.penalised); the architecture carries it to the encoder."""
+        so_far = self.penalty_gradient
+        self.penalty_gradient = gradient if so_far is None else so_far + gradient
+
     def add_gradient(self, name: str, gradient: Tensor, rows: Tensor | None = None) -> None:
-        """Add to a parameter's gradient, on some rows (distinct) or on all; b_enc's share reaches b_dec by itself."""
+        """Add to a parameter's gradient, on some (distinct) rows or all; encoder biases' share reaches b_dec by itself."""
         self.direct.append((name, gradient, rows))
 
 

@@ -1,6 +1,6 @@
 """ReLU: every latent with a positive pre-activation is on; how many is up to the objective's sparsity term."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -17,6 +17,8 @@ class ReLU(SAE):
 
         architecture: Literal["relu"] = "relu"
         """Name in ARCHITECTURES."""
+
+    learns_l0: ClassVar[bool] = True
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """Every positive pre-activation."""

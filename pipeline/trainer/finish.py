@@ -1,6 +1,7 @@
 """From a trainee to its final files: raw units, checksums, and training.json last."""
 
 import shutil
+from collections.abc import Collection
 
 import safetensors.torch
 import torch
@@ -12,13 +13,12 @@ from pipeline.trainer.record import Record
 from pipeline.trainer.trainee import Trainee
 
 
-def in_raw_units(weights: Tensors, input_scale: float) -> Tensors:
+def in_raw_units(weights: Tensors, input_scale: float, scales_with_x: Collection[str]) -> Tensors:
     """Weights for rows x, made from weights for scaled rows s * x: activations come out divided by s.
 
     Exact but for rounding: relu(W (s x - b_dec) + b_enc) = s relu(W (x - b_dec / s) + b_enc / s), and a cut scales too.
     """
-    scaled = ("b_enc", "b_dec", "threshold")
-    return {name: tensor / input_scale if name in scaled else tensor for name, tensor in weights.items()}
+    return {name: tensor / input_scale if name in scales_with_x else tensor for name, tensor in weights.items()}
 
 
 def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: float | None) -> None:
@@ -31,7 +31,7 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
     if trainee.sae.target_l0(1.0) is not None:
         weights["threshold"] = torch.tensor(running if calibrated is None else calibrated, dtype=torch.float64)
     scale = record["input_scale"]
-    write_bytes(folder.weights, safetensors.torch.save(in_raw_units(weights, scale)))
+    write_bytes(folder.weights, safetensors.torch.save(in_raw_units(weights, scale, trainee.sae.scales_with_x)))
     finished = trainee.diverged is None
     last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
     ending = {

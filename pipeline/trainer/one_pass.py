@@ -12,7 +12,8 @@ from pipeline.artifacts import RunFolder
 from pipeline.config.training import TrainingSettings
 from pipeline.progress import Progress
 from pipeline.rows import to_tensor
-from pipeline.saes.base import Workspace, initial_weights
+from pipeline.saes import initial_weights
+from pipeline.saes.base import Workspace
 from pipeline.trainer.curves import is_logged
 from pipeline.trainer.initialise import geometric_median, weight_generator
 from pipeline.trainer.loader_log import LoaderLog

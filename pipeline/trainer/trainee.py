@@ -62,7 +62,8 @@ class Trainee:
         encoding = self.sae.encode(x_BM, progress=progress, workspace=self.workspace)
         dead_E = self.dead_clock.update(encoding.codes)
         result = self.objective.forward_backward(x_BM, dead_E, progress, encoding=encoding)
-        project_decoder_gradient(result.gradients["W_dec"], parameters["W_dec"])
+        if self.sae.settings.decoder == "unit":
+            project_decoder_gradient(result.gradients["W_dec"], parameters["W_dec"])
         loss, norm = torch.stack([result.loss, gradient_norm(result.gradients)]).tolist()
         self.diverged = _why_diverged(loss, norm)
         if self.diverged is not None:
@@ -71,7 +72,8 @@ class Trainee:
         rate = learning_rate(self.job.learning_rate, self.training, self.step)
         coefficient = clip_coefficient(norm, self.training.clip_norm)
         self.adam.update(parameters, result.gradients, step=self.step, rate=rate, coefficient=coefficient)
-        renormalise_decoder(parameters["W_dec"])
+        if self.sae.settings.decoder == "unit":
+            renormalise_decoder(parameters["W_dec"])
         self.step += 1
         return Update(result=result, learning_rate=rate, gradient_norm=norm)
 

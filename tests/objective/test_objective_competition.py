@@ -7,8 +7,8 @@ from torch import Tensor
 from pipeline.kernels.codes import DenseCodes, SparseCodes
 from pipeline.objective import TERMS, Objective, competition
 from pipeline.objective.competition import NORMALISATIONS, SHAPES, co_active, competing
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE, initial_weights
+from pipeline.saes import ARCHITECTURES, initial_weights
+from pipeline.saes.base import SAE
 from pipeline.schedules import Schedule
 
 B, E = 20, 15

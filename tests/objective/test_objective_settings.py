@@ -6,8 +6,7 @@ from pydantic import ValidationError
 
 from pipeline.objective import TERMS, Objective, check_terms
 from pipeline.objective.prefix_reconstruction import prefix_ends
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import initial_weights
+from pipeline.saes import ARCHITECTURES, initial_weights
 from pipeline.schedules import SCHEDULES, Schedule, value_at
 
 TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
@@ -47,7 +46,11 @@ def test_default_prefixes():
 @pytest.mark.parametrize(
     ("knobs", "sae_settings", "message"),
     [
-        ({"reconstruction": {}, "l1": {"weight": 0.1}}, TOPK, "term 'l1' fits architecture 'relu', got 'topk'"),
+        (
+            {"reconstruction": {}, "l1": {"weight": 0.1}},
+            TOPK,
+            r"term 'l1' fits .* \(relu.*\), got 'topk'",
+        ),
         ({"reconstruction": {}, "aux_k": {}}, RELU, "term 'aux_k' .* got 'relu'"),
         ({"reconstruction": {}, "orthogonality": {"weight": 0.1}}, RELU, "term 'orthogonality' .* got 'relu'"),
         ({"l1": {"weight": 0.1}}, RELU, r"exactly one .* \(reconstruction, prefix_reconstruction\), got none"),

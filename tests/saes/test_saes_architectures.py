@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE, Workspace, initial_weights
+from pipeline.saes import ARCHITECTURES, initial_weights
+from pipeline.saes.base import SAE, Workspace
 from pipeline.schedules import Schedule
 
 D_MODEL, D_SAE, K = 10, 64, 4

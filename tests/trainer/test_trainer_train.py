@@ -14,6 +14,7 @@ from trained_run import RUN, curves, folder_of, hashes, train_until, weights
 
 from pipeline.artifacts import RunFolder
 from pipeline.saes import ARCHITECTURES
+from pipeline.saes.base import SAE
 from pipeline.trainer import one_pass
 from pipeline.trainer.finish import in_raw_units
 from pipeline.trainer.train import train
@@ -112,7 +113,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     assert ending["reason"] == ("loss is nan" if poison == "loss" else "gradient norm is nan")
     assert curves("topk")[-1]["step"] == 30
     scale = json.loads(folder.config.read_text())["input_scale"]
-    last_good = in_raw_units(at[33], scale)
+    last_good = in_raw_units(at[33], scale, SAE.scales_with_x)
     assert all(torch.equal(weights("topk")[name], tensor) for name, tensor in last_good.items())
     found = hashes()
     assert {name: found[name] for name in ("batch", "relu")} == {n: uninterrupted[n] for n in ("batch", "relu")}
