@@ -66,7 +66,7 @@ class Step:
         self.penalty_gradient = gradient if so_far is None else so_far + gradient
 
     def add_gradient(self, name: str, gradient: Tensor, rows: Tensor | None = None) -> None:
-        """Add to a parameter's gradient, on some (distinct) rows or all; encoder biases' share reaches b_dec by itself."""
+        """Add to a parameter's gradient, on some (distinct) rows or all; b_dec gets its share of an encoder bias."""
         self.direct.append((name, gradient, rows))
 
 
