@@ -23,7 +23,7 @@ def canonical_json(value: Any) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def parse_canonical(data: bytes, where: Path) -> dict[str, Any]:
+def parse_canonical(data: bytes, where: Path | str) -> dict[str, Any]:
     """The object in `data`, which must be exactly what `canonical_json` writes: no byte is left unaccounted for.
 
     Raises: StoreError if it is not.

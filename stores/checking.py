@@ -12,12 +12,11 @@ from stores.errors import StoreError
 from stores.finishing import FORMAT
 from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS, VERSION, VOCABULARY
 from stores.plan import Plan, read_plan
-from stores.sizes import shard_bytes
+from stores.sizes import largest_shard_bytes, shard_bytes
 from stores.timings import read_timing
 from stores.units import commit_path, keys, read_commit
 
 _SHOWN = 5
-_FRAME_BYTES = 2**16  # zstd's own bytes in a shard of data that it cannot shrink, beside an eighth of them
 
 
 def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
@@ -103,7 +102,7 @@ def _check_claims(store: Path, plan: Plan, sizes: dict[str, int | None]) -> None
     for spec in (spec for specs in by_site for spec in specs.values()):
         for shard in range(spec.n_shards):
             claimed, needed = sizes[spec.shard_path(shard)] or 0, shard_bytes(spec, shard)
-            if claimed != needed if spec.compressor == "none" else claimed > needed + needed // 8 + _FRAME_BYTES:
+            if claimed > largest_shard_bytes(spec, shard) or (claimed < needed and spec.compressor == "none"):
                 name = spec.shard_path(shard)
                 raise StoreError(f"{store}: {name} is said to have {claimed} bytes; its rows take {needed}")
 

@@ -161,7 +161,7 @@ def read_plan(store: Path) -> Plan:
     return parse_plan(data, path)
 
 
-def parse_plan(data: bytes, where: Path) -> Plan:
+def parse_plan(data: bytes, where: Path | str) -> Plan:
     """A plan from the bytes of plan.json, every field checked before anything is made of it."""
     value = parse_canonical(data, where)
     if value.get("format") != _FORMAT or value.get("version") != VERSION:

@@ -1,8 +1,6 @@
 """Windows in memory that several trainers on a machine share: each is decoded once, by whoever needs it first."""
 
 import fcntl
-import mmap
-import os
 import shutil
 import threading
 import time
@@ -14,75 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import StoreError
+from stores.presence import PRESENT, Presence, slot_paths
+from stores.shared_slot import NOTHING, Slot
 from stores.windows import Filling, WindowBuffer, own_memory
 
-_HEADER_BYTES = mmap.PAGESIZE
 _POLL_SECONDS, _POLL_AHEAD_SECONDS = 0.01, 0.1
 _ABANDONED_SECONDS = 1.0
 _FILL_SECONDS = 600.0
-_NOTHING = -1
-_PRESENT = ".present"
-
-
-class _Slot:
-    """A file with room for one window: a header that names it, then its buffer.
-
-    Who serves from it holds a shared lock on it, who fills it an exclusive one. The locks belong to this object's open
-    file, so that two of one process do not mix, and the kernel drops them when the process dies.
-    """
-
-    def __init__(self, path: Path, n_bytes: int, buffer_in: Callable[[np.ndarray], WindowBuffer]) -> None:
-        size = _HEADER_BYTES + n_bytes
-        self._descriptor = _open(path)
-        try:
-            if os.fstat(self._descriptor).st_size < size:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                # All of it now: a page for which there is no room later kills the process that touches it.
-                os.posix_fallocate(self._descriptor, 0, size)
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            memory = mmap.mmap(self._descriptor, size)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):
-                memory.madvise(mmap.MADV_HUGEPAGE)
-        data = np.frombuffer(memory, np.uint8)
-        self._header = data[:16].view(np.int64)
-        self.buffer = buffer_in(data[_HEADER_BYTES:])
-
-    @property
-    def holds(self) -> int:
-        """The window that is here, whole, or `_NOTHING`. Certain only under a lock."""
-        return int(self._header[0]) - 1
-
-    @property
-    def gets(self) -> int:
-        """The window that was last begun here."""
-        return int(self._header[1]) - 1
-
-    def lock(self, how: int) -> bool:
-        """Take a shared or exclusive lock, or turn one into the other, if that is possible at once."""
-        try:
-            fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def unlock(self) -> None:
-        """Let go of the lock, if we have it."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def fill(self, window: int, fill: Callable[[WindowBuffer], None]) -> None:
-        """Put a window here; needs the exclusive lock. Whoever finds it unfinished begins again."""
-        self._header[:] = 0, window + 1
-        fill(self.buffer)
-        self._header[0] = window + 1
-
-    def close(self) -> None:
-        """Close the file, and with it drop the lock; what was served stays in memory."""
-        self.unlock()
-        os.close(self._descriptor)
 
 
 class _Claim:
@@ -122,17 +58,17 @@ class SharedWindows:
         self._n_bytes, self._buffer_in, self._filling, self._pool = n_bytes, buffer_in, filling, pool
         self._patience_seconds = patience_seconds
         self._own: WindowBuffer | None = None
-        self._serving = _NOTHING
+        self._serving = NOTHING
         self._buffer: WindowBuffer | None = None
         self._ahead: _Claim | None = None
-        self._gave_up_on = [_NOTHING, _NOTHING]
+        self._gave_up_on = [NOTHING, NOTHING]
         """What each slot held when our patience with those who use it ended."""
-        present = folder / f"{key}{_PRESENT}"
-        self._presence = _Presence(present)
-        self._slots: list[_Slot] = []
+        present = folder / f"{key}{PRESENT}"
+        self._presence = Presence(present)
+        self._slots: list[Slot] = []
         try:
-            for path in _slot_paths(present):
-                self._slots.append(_Slot(path, n_bytes, buffer_in))
+            for path in slot_paths(present):
+                self._slots.append(Slot(path, n_bytes, buffer_in))
         except OSError as error:
             self.close()
             raise StoreError(
@@ -229,74 +165,17 @@ class SharedWindows:
         slot.unlock()
         return False
 
-    def _is_hopeless(self, claim: _Claim, slot: _Slot, in_use: bool) -> bool:
+    def _is_hopeless(self, claim: _Claim, slot: Slot, in_use: bool) -> bool:
         """Whether to stop waiting for a slot and fill memory of our own."""
         held, parity = slot.holds, claim.window % 2
         if not in_use or held == claim.window:
             return False
-        if held > claim.window or held == self._gave_up_on[parity] != _NOTHING:
+        if held > claim.window or held == self._gave_up_on[parity] != NOTHING:
             return True
-        being_filled = held == _NOTHING and slot.gets == claim.window
+        being_filled = held == NOTHING and slot.gets == claim.window
         assert claim.wanted_since is not None
         waited = time.monotonic() - claim.wanted_since
         if waited < (max(_FILL_SECONDS, self._patience_seconds) if being_filled else self._patience_seconds):
             return False
         self._gave_up_on[parity] = held
         return True
-
-
-class _Presence:
-    """A lock file that everyone who shares some slots holds; the last to go removes the slots, which are large."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"*{_PRESENT}"):
-            _remove_if_left(left)  # all who shared them may have been killed
-        while True:
-            self._descriptor = _open(path)
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-            if os.fstat(self._descriptor).st_nlink:
-                return
-            os.close(self._descriptor)  # somebody removed it before we had the lock
-
-    def leave(self) -> None:
-        """Safe to call twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            _remove_if_left(self._path)
-
-
-def _remove_if_left(present: Path) -> None:
-    """Remove a lock file and its slots if nobody holds it."""
-    try:
-        descriptor = os.open(present, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:  # gone, or another user's
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:  # or else this name is a newcomer's by now
-            for slot in _slot_paths(present):
-                slot.unlink(missing_ok=True)
-            present.unlink()
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def _slot_paths(present: Path) -> list[Path]:
-    return [present.with_suffix(f".{parity}") for parity in range(2)]
-
-
-def _open(path: Path) -> int:
-    """Descriptor of a file that is ours alone, made if need be."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened for shared windows ({error.strerror})") from None
-    if os.fstat(descriptor).st_uid != os.geteuid():
-        os.close(descriptor)
-        raise StoreError(f"{path}: belongs to another user; name another folder for shared windows")
-    return descriptor

@@ -7,12 +7,19 @@ from stores.format import ArraySpec
 from stores.plan import Plan
 
 _INDEX_ENTRY_BYTES = 16
+_FRAME_BYTES = 2**16
 
 
 def shard_bytes(spec: ArraySpec, shard: int) -> int:
     """Size of a shard file: exact without compression, and a bound with it for anything zstd can shrink at all."""
     chunk = int(np.prod((spec.rows_per_chunk, *spec.shape[1:]))) * np.dtype(spec.dtype).itemsize + CRC_BYTES
     return spec.shard_chunks(shard) * chunk + spec.chunks_per_shard * _INDEX_ENTRY_BYTES + CRC_BYTES
+
+
+def largest_shard_bytes(spec: ArraySpec, shard: int) -> int:
+    """What a shard file can have at most: zstd adds to what it cannot shrink, an eighth and its own frames at worst."""
+    n_bytes = shard_bytes(spec, shard)
+    return n_bytes if spec.compressor == "none" else n_bytes + n_bytes // 8 + _FRAME_BYTES
 
 
 def unit_bytes(plan: Plan, unit: int) -> int:

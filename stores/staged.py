@@ -18,6 +18,7 @@ from stores.plan import Plan
 from stores.units import keys, read_commit
 
 _PIECE_BYTES = 4 * 2**20
+_ATTEMPTS = 3
 _LOCK, _UNFINISHED = ".lock", ".tmp"
 
 
@@ -89,9 +90,8 @@ class StagedPlace:
         try:
             with _locked(copy.with_name(copy.name + _LOCK)):
                 if not self._is_there(path):
-                    draft.unlink(missing_ok=True)  # of somebody who died: we hold the lock
                     try:
-                        self._copy_verified(path, draft)
+                        self._copy_with_patience(path, draft)
                         self._files.rename(draft, copy)
                         self._files.sync_folder(self._folder)
                     finally:
@@ -102,6 +102,16 @@ class StagedPlace:
                 f"{self._folder}: staging {path} needs {self._expected[path].n_bytes} bytes and {free} are free "
                 f"({error.strerror}); name another folder"
             ) from None
+
+    def _copy_with_patience(self, path: str, draft: Path) -> None:
+        """What came wrong is read again: over a network it may have been right where it lies."""
+        for left in reversed(range(_ATTEMPTS)):
+            draft.unlink(missing_ok=True)  # of somebody who died, for we hold the lock; or of the attempt before
+            try:
+                return self._copy_verified(path, draft)
+            except StoreError:
+                if left == 0:
+                    raise
 
     def _copy_verified(self, path: str, draft: Path) -> None:
         n_bytes, sha256 = self._expected[path]

@@ -1,9 +1,8 @@
 """The head of a remote store: everything but its rows. A few small files that say what all the others must be."""
 
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from stores.canonical import MAX_JSON_BYTES, is_file_records, parse_canonical, read_plain, sha256
 from stores.checking import read_manifest
@@ -17,10 +16,9 @@ from stores.remote.patience import Patience
 from stores.remote.place import RemotePlace
 from stores.remote.threads import in_threads
 from stores.remote.transports import open_source
-from stores.sizes import shard_bytes
+from stores.sizes import largest_shard_bytes
 
 _HEADS = "heads"
-_FRAME_BYTES = 2**16
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -80,12 +78,12 @@ def fetch_head(fetcher: Fetcher, manifest: bytes, landing: Landing) -> tuple[Pla
 
     Raises: StoreError if the store is damaged, or announces what no store may hold.
     """
-    listed = parse_canonical(manifest, _named(fetcher, MANIFEST))
+    listed = parse_canonical(manifest, f"{fetcher.url}/{MANIFEST}")
     plan_id = listed.get("plan_id")
     if not isinstance(plan_id, str):
         raise StoreError(f"{fetcher.url}/{MANIFEST}: not a MANIFEST; the file is damaged")
     _fetch_missing(fetcher, landing, [Wanted(PLAN, plan_id, None)])
-    plan = parse_plan(read_plain(landing.store / PLAN), _named(fetcher, PLAN))
+    plan = parse_plan(read_plain(landing.store / PLAN), f"{fetcher.url}/{PLAN}")
     landing.put(MANIFEST, manifest)
     _, hashes = read_manifest(landing.store, plan)
     if not all(isinstance(hash_, str) for hash_ in hashes.values()):
@@ -128,14 +126,13 @@ def data_files(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, dic
 
 
 def _largest(plan: Plan) -> dict[str, int]:
-    """What every data file can have at most: zstd adds a little to what it cannot shrink."""
+    """What every data file can have at most."""
     by_site = [*plan.site_specs.values(), *plan.column_specs.values()]
     specs = [*plan.token_specs.values(), *(spec for site in by_site for spec in site.values())]
     limits = {VOCABULARY: MAX_JSON_BYTES}
     for spec in specs:
         for shard in range(spec.n_shards):
-            n_bytes = shard_bytes(spec, shard)
-            limits[spec.shard_path(shard)] = n_bytes + n_bytes // 8 + _FRAME_BYTES
+            limits[spec.shard_path(shard)] = largest_shard_bytes(spec, shard)
     return limits
 
 
@@ -173,9 +170,7 @@ def _fill(files: FileSystem, fetcher: Fetcher, manifest: bytes, folder: Path) ->
 
 
 def _fetch_missing(fetcher: Fetcher, landing: Landing, wanted: list[Wanted]) -> None:
-    fetch: Callable[[Wanted], None] = lambda file: landing.fetch(fetcher, file, lambda n_bytes: None)  # noqa: E731
+    def fetch(file: Wanted) -> None:
+        landing.fetch(fetcher, file, lambda n_bytes: None)
+
     in_threads(fetch, [file for file in wanted if not landing.has(file)], fetcher.stop)
-
-
-def _named(fetcher: Fetcher, name: str) -> Path:
-    return cast(Path, f"{fetcher.url}/{name}")  # only ever printed

@@ -182,11 +182,11 @@ def dying(*arguments):
     put(*arguments)
 batches._filler._put = dying
 if sys.argv[4] == "control":  # the header says too soon that all is there
-    from stores import shared_windows
+    from stores import shared_slot
     def early(self, window, fill):
         self._header[:] = window + 1
         fill(self.buffer)
-    shared_windows._Slot.fill = early
+    shared_slot.Slot.fill = early
 batches.batch(0)
 """
 

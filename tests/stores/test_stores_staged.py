@@ -93,6 +93,26 @@ def test_wrong_source_bytes_are_refused(store: ActivationStore, tmp_path: Path, 
     assert copies(tmp_path / "near") == []
 
 
+class TwiceWrong(LocalPlace):
+    """A network that mixes up bytes on the way, twice."""
+
+    n_opened = 0
+
+    def open(self, path: str) -> Any:
+        self.n_opened += 1
+        return super().open(path if self.n_opened > 2 else self.other)
+
+
+def test_what_came_wrong_is_read_again(store: ActivationStore, tmp_path: Path) -> None:
+    path, other = list(wanted(store))[:2]
+    expected = wanted(store)[path]
+    network = TwiceWrong(store.path, mapped=True)
+    network.other = other
+    place = StagedPlace(network, tmp_path / "near", wanted(store))
+    assert place.open(path).read(0, expected.n_bytes).tobytes() == (store.path / path).read_bytes()
+    assert network.n_opened == 3
+
+
 def test_control_another_hash_would_let_the_bytes_in(store: ActivationStore, tmp_path: Path) -> None:
     path, expected = next(iter(wanted(store).items()))
     data = (store.path / path).read_bytes()
