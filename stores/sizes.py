@@ -1,5 +1,7 @@
 """How large a store will be, before a byte of it is written."""
 
+import math
+
 import numpy as np
 
 from stores.encodings import CRC_BYTES
@@ -12,7 +14,7 @@ _FRAME_BYTES = 2**16
 
 def shard_bytes(spec: ArraySpec, shard: int) -> int:
     """Size of a shard file: exact without compression, and a bound with it for anything zstd can shrink at all."""
-    chunk = int(np.prod((spec.rows_per_chunk, *spec.shape[1:]))) * np.dtype(spec.dtype).itemsize + CRC_BYTES
+    chunk = spec.rows_per_chunk * math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize + CRC_BYTES
     return spec.shard_chunks(shard) * chunk + spec.chunks_per_shard * _INDEX_ENTRY_BYTES + CRC_BYTES
 
 

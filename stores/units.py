@@ -181,6 +181,11 @@ def read_commit(store: Path, plan: Plan, key: int | str) -> dict[str, Any] | Non
         data = read_plain(path)
     except FileNotFoundError:
         return None
+    return parse_commit(data, path, plan, key)
+
+
+def parse_commit(data: bytes, path: Path, plan: Plan, key: int | str) -> dict[str, Any]:
+    """A commit record from its bytes. Raises: StoreError as `read_commit`."""
     record = parse_canonical(data, path)
     claimed = record.pop("sha256", None)
     if claimed != sha256(canonical_json(record)):
