@@ -10,7 +10,7 @@ from stores.canonical import canonical_json, file_sha256
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive, write_new
 from stores.format import COMMITS, MANIFEST, STAGING, STATISTICS, VERSION
-from stores.lease import Lease, abandoned, leased, remove_abandoned
+from stores.lease import Lease, abandoned, leased, planning_prefix, remove_abandoned
 from stores.plan import Plan
 from stores.statistics import merge
 from stores.units import commit_path, keys, publish, read_commit
@@ -22,7 +22,7 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
     # Listed first: a worker that commits and dies after its unit was looked at keeps its files for the next recovery.
-    dead = abandoned(store / STAGING, "")
+    dead = abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store))
     files.sync_folder(store / COMMITS)  # a record is certain before its files move, whoever wrote it and died
     missing = []
     for key in keys(plan):

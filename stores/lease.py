@@ -51,6 +51,11 @@ class Lease:
             self._descriptor = -1
 
 
+def planning_prefix(store: Path) -> str:
+    """How the folders beside a store begin in which its plan is made."""
+    return f".{store.name}.planning-"
+
+
 def leased(parent: Path, prefix: str) -> set[str]:
     """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
     names = set()

@@ -24,7 +24,7 @@ from stores.format import (
     site_specs,
     token_specs,
 )
-from stores.lease import Lease, remove_dead
+from stores.lease import Lease, planning_prefix, remove_dead
 from stores.plan import Plan, parse_plan, read_plan
 from stores.shards import ShardWriter
 
@@ -64,7 +64,7 @@ def create_store(
     """
     files = files or FileSystem()
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.planning-"
+    prefix = planning_prefix(path)
     remove_dead(files, path.parent, prefix)
     with Lease(files, path.with_name(prefix + uuid.uuid4().hex[:12])) as draft:
         plan = _fill(files, draft, blocks, vocabulary, n_rows, fields)
