@@ -14,7 +14,7 @@ from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS,
 from stores.plan import Plan, read_plan
 from stores.sizes import largest_shard_bytes, shard_bytes
 from stores.timings import read_timing
-from stores.units import commit_path, keys, parse_commit, read_commit
+from stores.units import commit_name, commit_path, keys, parse_commit, read_commit
 
 _SHOWN = 5
 
@@ -34,7 +34,7 @@ def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
             f"run extract again to fill the rest"
         ) from None
     value = parse_canonical(data, path)
-    listed = {f"{COMMITS}/{commit_path(store, key).name}" for key in keys(plan)}
+    listed = {commit_name(key) for key in keys(plan)}
     listed |= {f"{STATISTICS}/{site}.json" for site in plan.sites}
     if (value.get("format"), value.get("version")) != (FORMAT, VERSION) or set(value) != {
         "files",
@@ -90,7 +90,7 @@ def _expected_sizes(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str
     for key in keys(plan):
         path = commit_path(store, key)
         try:
-            data = _read_listed(path, hashes[f"{COMMITS}/{path.name}"])
+            data = _read_listed(path, hashes[commit_name(key)])
         except FileNotFoundError:
             raise StoreError(f"{path}: missing; fetch the file again") from None
         record = parse_commit(data, path, plan, key)
@@ -123,7 +123,7 @@ def _compare(store: Path, sizes: dict[str, int | None]) -> Iterator[str]:
     found = dict(_walk(store, ".", folders | {TIMINGS}))
     for name in sorted(set(sizes) - set(found)):
         yield f"{name}: missing; fetch the file again"
-    timed = {f"{TIMINGS}/{commit_path(store, unit).name}" for unit in range(len(sizes))}
+    timed = {f"{TIMINGS}/{Path(name).name}" for name in sizes if name.startswith(f"{COMMITS}/")}
     for name, size in sorted(found.items()):
         shown = name if name.isprintable() else ascii(name)  # a name can hold what a terminal obeys
         if size is None:

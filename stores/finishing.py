@@ -13,7 +13,7 @@ from stores.format import COMMITS, MANIFEST, STAGING, STATISTICS, VERSION
 from stores.lease import Lease, abandoned, leased, planning_prefix, remove_abandoned
 from stores.plan import Plan
 from stores.statistics import merge
-from stores.units import commit_path, keys, publish, read_commit
+from stores.units import commit_name, commit_path, keys, publish, read_commit
 
 FORMAT = "strata store"
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -54,7 +54,7 @@ def finish(files: FileSystem, store: Path, plan: Plan) -> str:
         files.make_folder(store / STAGING)
         with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
             _write_statistics(files, store, plan, drafts)
-            commits = [f"{COMMITS}/{commit_path(store, key).name}" for key in keys(plan)]
+            commits = [commit_name(key) for key in keys(plan)]
             listed = [*commits, *(f"{STATISTICS}/{site}.json" for site in plan.sites)]
             hashes = {name: file_sha256(store / name) for name in listed}
             data = canonical_json({"format": FORMAT, "version": VERSION, "plan_id": plan.id, "files": hashes})

@@ -154,9 +154,14 @@ def keys(plan: Plan) -> list[int | str]:
     return [*([CALIBRATION] if plan.column_specs else []), *range(plan.n_units)]
 
 
+def commit_name(key: int | str) -> str:
+    """Path of the commit record of a unit, or of the calibration, within its store."""
+    return f"{COMMITS}/{key_name(key)}.json"
+
+
 def commit_path(store: Path, key: int | str) -> Path:
-    """Where the commit record of a unit, or of the calibration, lies."""
-    return store / COMMITS / f"{key_name(key)}.json"
+    """Where that record lies."""
+    return store / commit_name(key)
 
 
 def _shard(key: int | str) -> int:
@@ -181,15 +186,18 @@ def read_commit(store: Path, plan: Plan, key: int | str) -> dict[str, Any] | Non
         data = read_plain(path)
     except FileNotFoundError:
         return None
-    return parse_commit(data, path, plan, key)
+    record = parse_commit(data, path, plan, key)
+    if record.pop("sha256", None) != sha256(canonical_json(record)):
+        raise StoreError(f"{path}: its own checksum differs; the record is damaged, fetch it again")
+    return record
 
 
 def parse_commit(data: bytes, path: Path, plan: Plan, key: int | str) -> dict[str, Any]:
-    """A commit record from its bytes. Raises: StoreError as `read_commit`."""
+    """A commit record from bytes whose own checksum need not be looked at, because the MANIFEST's hash is theirs.
+
+    Raises: StoreError if it is the record of another plan or unit, or not one at all.
+    """
     record = parse_canonical(data, path)
-    claimed = record.pop("sha256", None)
-    if claimed != sha256(canonical_json(record)):
-        raise StoreError(f"{path}: its own checksum differs; the record is damaged, fetch it again")
     paths = {spec.shard_path(_shard(key)) for site in _specs(plan, key).values() for spec in site.values()}
     described = set(plan.sites) if isinstance(key, int) else set()
     expected = (_FORMAT, plan.id, key, _rows(plan, key), paths, described)
