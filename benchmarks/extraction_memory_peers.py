@@ -45,7 +45,8 @@ def make_model(folder: Path) -> None:
     shape = GPT2Config(
         vocab_size=N_WORDS, n_positions=CONTEXT, n_embd=D_MODEL, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0
     )
-    GPT2LMHeadModel(shape).save_pretrained(folder)
+    with contextlib.redirect_stderr(io.StringIO()):  # where it draws a progress bar
+        GPT2LMHeadModel(shape).save_pretrained(folder)
 
 
 def saelens(folder: Path, shard_bytes: int) -> Callable[[], None]:
@@ -135,31 +136,33 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
 def growth(prepare: Callable[[Path, int], Callable[[], None]], folder: Path, shard_bytes: int) -> tuple[float, float]:
     """MiB of anonymous and of resident memory that the job takes beyond what there was before it."""
     import torch
-    from loaders import field
+    from memory import mebibytes
 
     torch.set_num_threads(1)
     status = "/proc/self/status"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         job = prepare(folder, shard_bytes)
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
-        before, resident, peak, done = field(status, "RssAnon"), field(status, "VmRSS"), 0, threading.Event()
+        before, resident = mebibytes(status, "RssAnon"), mebibytes(status, "VmRSS")
+        peaks, done = [before], threading.Event()
 
         def sample() -> None:
-            nonlocal peak
             while not done.wait(0.005):
-                peak = max(peak, field(status, "RssAnon"))
+                peaks.append(mebibytes(status, "RssAnon"))
 
         sampler = threading.Thread(target=sample)
         sampler.start()
         job()
         done.set()
         sampler.join()
-    return (peak - before) / 2**10, (field(status, "VmHWM") - resident) / 2**10
+    return max(peaks) - before, mebibytes(status, "VmHWM") - resident
 
 
 def main() -> None:
     if find_spec("sae_lens") is None:
-        print("skipped: sae_lens is not installed here; run: make peers, then this with .venv-peers/bin/python")
+        print(
+            "skipped: no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/extraction_memory_peers.py"
+        )
         return
     from loaders import in_a_process
 

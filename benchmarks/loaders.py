@@ -1,6 +1,6 @@
 """How fast mixed batches reach a trainer: Strata against SAELens's cache, with the same rows and the same window.
 
-    make peers && .venv-peers/bin/python benchmarks/loaders.py
+    make peers && .venv-peers/bin/python benchmarks/loaders.py [window ...]
 
 Every measurement has a process of its own, forked before anything is mapped or computed, and serves float32 tensors
 [4096, 768] of which the receiver reads a few columns. `first` is from opening the reader until as many rows were served
@@ -17,11 +17,11 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from itertools import islice, pairwise
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +41,12 @@ TARGET = 10
 
 
 class Measured(NamedTuple):
-    """Tokens a second, tokens a second of CPU over the second epoch, MiB, and rows."""
+    """Rows a second, in the second epoch a second of CPU too; MiB from disk; distinct rows among those served first."""
 
     first: float
     second: float
     cpu: float
-    anonymous_mebibytes: float
-    disk_mebibytes: float
+    disk: float
     distinct: int
 
 
@@ -62,6 +61,7 @@ def saelens(path: Path, window: int, slice_tokens: int = BATCH) -> Iterator[Any]
     import torch
     from sae_lens.training.activations_store import ActivationsStore
 
+    warnings.filterwarnings("ignore", message="All samples")  # it says so after every epoch
     return ActivationsStore(
         model=None,
         dataset=None,
@@ -133,93 +133,72 @@ def in_a_process(job: Callable[..., Any], *arguments: Any) -> Any:
         process.join()
 
 
-def field(file: str, key: str) -> int:
-    lines = Path(file).read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1])
+def mebibytes_read() -> float:
+    """What this process made the disk read so far."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes")) / 2**20
 
 
 def measure(reader: Callable[[], Iterator[Any]], epochs: int) -> Measured:
-    steps = N_ROWS // BATCH
-    before, peak, done = field("/proc/self/status", "RssAnon"), 0, threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not done.wait(0.05):
-            peak = max(peak, field("/proc/self/status", "RssAnon"))
-
-    threading.Thread(target=sample, daemon=True).start()
-    disk, marks, parts = field("/proc/self/io", "read_bytes"), [time.perf_counter()], []
-    cpu, batches = [time.process_time()], reader()
+    disk, wall, cpu, parts = mebibytes_read(), [time.perf_counter()], [time.process_time()], []
+    batches = reader()
     for epoch in range(epochs):
-        for x_BM in islice(batches, steps):
+        for x_BM in islice(batches, N_ROWS // BATCH):
             assert x_BM.shape == (BATCH, D_MODEL)
             some = x_BM[:, :COLUMNS].numpy().copy()
             if epoch == 0:
                 parts.append(some)
-        marks.append(time.perf_counter())
+        wall.append(time.perf_counter())
         cpu.append(time.process_time())
-    done.set()
-    speeds = [N_ROWS / (end - start) for start, end in pairwise(marks)]
-    return Measured(
-        speeds[0],
-        speeds[-1],
-        N_ROWS / (cpu[-1] - cpu[-2]),
-        (peak - before) / 2**10,
-        (field("/proc/self/io", "read_bytes") - disk) / 2**20,
-        len(np.unique(np.concatenate(parts).view((np.void, 4 * COLUMNS)))),
-    )
+    seen = np.concatenate(parts)
+    distinct = len(np.unique(seen.view((np.void, seen.strides[0]))))
+    speed, last = (N_ROWS / (times[-1] - times[-2]) for times in (wall, cpu))
+    return Measured(N_ROWS / (wall[1] - wall[0]), speed, last, mebibytes_read() - disk, distinct)
 
 
 def compare(folder: Path, window: int) -> None:
+    """Measure both sides with one window, in turns; print a line each and our ratios."""
     sides: dict[str, tuple[Path, Callable[[], Iterator[Any]]]] = {
         "strata float32": (folder / "float32", lambda: strata(folder / "float32", window)),
         "strata bfloat16": (folder / "bfloat16", lambda: strata(folder / "bfloat16", window)),
         "saelens": (folder / "saelens", lambda: saelens(folder / "saelens", window)),
         "saelens, half-buffer slices": (folder / "saelens", lambda: saelens(folder / "saelens", window, window // 2)),
     }
-    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    warmed: dict[str, list[Measured]] = {name: [] for name in sides}
     cold: dict[str, list[Measured]] = {name: [] for name in sides}
-    for _ in range(ROUNDS[window]):
-        for name, (path, reader) in sides.items():
-            warm(path)
-            found[name].append(in_a_process(measure, reader, 2))
-    for _ in range(min(2, ROUNDS[window])):
-        for name, (path, reader) in sides.items():
-            drop_from_page_cache(path)
-            cold[name].append(in_a_process(measure, reader, 1))
-    rivals = [name for name in sides if name.startswith("saelens")]
+    for times, prepare, epochs in ((warmed, warm, 2), (cold, drop_from_page_cache, 1)):
+        for _ in range(ROUNDS.get(window, 1)):
+            for name, (path, reader) in sides.items():
+                prepare(path)
+                times[name].append(in_a_process(measure, reader, epochs))
+    kinds = {
+        "first": (warmed, "first"),
+        "second": (warmed, "second"),
+        "by CPU": (warmed, "cpu"),
+        "cold": (cold, "first"),
+    }
     for name in sides:
-        speeds = [statistics.median(getattr(one, what) for one in found[name]) for what in ("first", "second", "cpu")]
-        speeds.append(statistics.median(one.first for one in cold[name]))
-        memory, disk = (
-            max(one.anonymous_mebibytes for one in found[name]),
-            min(one.disk_mebibytes for one in cold[name]),
-        )
-        print(
-            f"{window:7d} {name:28s} "
-            + " ".join(f"{speed:10,.0f}" for speed in speeds)
-            + f" {memory:7.0f} {disk:7.0f} {min(one.distinct for one in found[name]):9,.0f}",
-            flush=True,
-        )
-    for name in [name for name in sides if name not in rivals]:
-        for rival in rivals:
-            kinds = [(found, "first"), (found, "second"), (found, "cpu"), (cold, "first")]
-            ratios = [ratio(times[name], times[rival], what) for times, what in kinds]
-            texts = [f"{head} {text}" for head, text in zip(("first", "second", "by CPU", "cold"), ratios, strict=True)]
-            print(f"{window:7d}   {name} / {rival}: {', '.join(texts)}", flush=True)
+        speeds = " ".join(f"{median(times[name], what):10,.0f}" for times, what in kinds.values())
+        disk, distinct = min(one.disk for one in cold[name]), min(one.distinct for one in warmed[name])
+        print(f"{window:7d} {name:28s} {speeds} {disk:7.0f} {distinct:9,}", flush=True)
+    for ours, theirs in product(list(sides)[:2], list(sides)[2:]):
+        texts = (f"{head} {ratio(times[ours], times[theirs], what)}" for head, (times, what) in kinds.items())
+        print(f"{window:7d}   {ours} / {theirs}: {', '.join(texts)}", flush=True)
+
+
+def median(side: list[Measured], what: str) -> float:
+    return statistics.median(getattr(one, what) for one in side)
 
 
 def ratio(ours: list[Measured], theirs: list[Measured], what: str) -> str:
-    a, b = ([getattr(one, what) for one in side] for side in (ours, theirs))
-    rounds = [x / y for x, y in zip(a, b, strict=True)]
-    return f"{statistics.median(a) / statistics.median(b):.1f} ({min(rounds):.1f}..{max(rounds):.1f})"
+    """Of the medians, and the range over the rounds."""
+    rounds = [getattr(a, what) / getattr(b, what) for a, b in zip(ours, theirs, strict=True)]
+    return f"{median(ours, what) / median(theirs, what):.1f} ({min(rounds):.1f}..{max(rounds):.1f})"
 
 
-def main() -> None:
+def main(windows: Sequence[int]) -> None:
     if find_spec("sae_lens") is None:
-        print(
-            "skipped: sae_lens is not installed here; run: make peers && .venv-peers/bin/python benchmarks/loaders.py"
-        )
+        print("skipped: no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/loaders.py")
         return
     import sae_lens.training.activations_store  # noqa: F401  (once, for every process forked from this one)
 
@@ -228,12 +207,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="strata-loaders-") as name:
         folder = Path(name)
         in_a_process(make_stores, folder)
-        print(f"tokens a second; {N_ROWS} rows of {D_MODEL}; target: {TARGET} times SAELens at a window of {2**16}")
-        heads = ("window", "reader", "first", "second", "by CPU", "cold", "MiB", "read", "distinct")
-        print("{:>7} {:28s} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7} {:>9}".format(*heads), flush=True)
-        for window in ROUNDS:
+        print(f"rows a second; {N_ROWS} rows of {D_MODEL}; target: {TARGET} times SAELens at a window of {2**16}")
+        heads = ("window", "reader", "first", "second", "by CPU", "cold", "read", "distinct")
+        print("{:>7} {:28s} {:>10} {:>10} {:>10} {:>10} {:>7} {:>9}".format(*heads), flush=True)
+        for window in windows:
             compare(folder, window)
 
 
 if __name__ == "__main__":
-    main()
+    main([int(window) for window in sys.argv[1:]] or list(ROUNDS))

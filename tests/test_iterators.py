@@ -1,6 +1,8 @@
 """Batches for other trainers: fresh memory, every row once an epoch for any number of workers, a clean early end."""
 
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lying_server import LyingServer, serving
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.iterators import ActivationDataset, activation_batches
 from stores import ActivationStore, Batches, Filters, StoreError
 
+ROOT = Path(__file__).parent.parent
 SITE = "blocks.1.hook_resid_post"
 BATCH = 36
 WINDOW = 128
@@ -54,9 +58,12 @@ def reader_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("strata-window")]
 
 
-@pytest.mark.parametrize("encoding", ["float32", "float16", "bfloat16"])
-def test_batches_are_the_stores_in_float32(make_store: MakeStore, encoding: str) -> None:
-    path = make_store(encoding=encoding)
+@pytest.mark.parametrize(
+    ("encoding", "compressor"),
+    [("float32", "none"), ("float16", "none"), ("bfloat16", "none"), ("bfloat16", "planes"), ("int8", "none")],
+)
+def test_batches_are_the_stores_in_float32(make_store: MakeStore, encoding: str, compressor: str) -> None:
+    path = make_store(encoding=encoding, compressor=compressor)
     store = ActivationStore.open(path)
     ours = list(activation_batches(store, SITE, batch_size=BATCH, window_rows=WINDOW, n_steps=40))
     assert all(x_BM.dtype == torch.float32 and x_BM.shape == (BATCH, 16) for x_BM in ours)
@@ -72,7 +79,7 @@ def test_scale_seed_split_and_filters_are_heeded(make_store: MakeStore) -> None:
     assert same(ours, (x_BM * 0.5 for x_BM in expected(path, range(4), **settings)))
 
 
-@pytest.mark.parametrize("encoding", ["float32", "bfloat16"])
+@pytest.mark.parametrize("encoding", ["float32", "bfloat16", "int8"])
 def test_a_changed_batch_changes_no_other(make_store: MakeStore, encoding: str) -> None:
     path = make_store(encoding=encoding)
     store = ActivationStore.open(path)
@@ -112,6 +119,19 @@ def test_an_early_break_leaves_no_thread(make_store: MakeStore) -> None:
     assert time.perf_counter() - start < SECONDS_TO_STOP
 
 
+def test_a_program_may_end_in_the_midst(make_store: MakeStore) -> None:
+    """With the iterator alive in a module, as in the programs of docs/other_trainers.md."""
+    path = make_store(n_rows=20_000)
+    program = f"""
+from pipeline.iterators import activation_batches
+from stores import ActivationStore
+batches = activation_batches(ActivationStore.open({str(path)!r}), {SITE!r}, batch_size={BATCH}, window_rows={WINDOW})
+print(len(next(batches)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{BATCH}\n", "")
+
+
 @more_workers
 @pytest.mark.parametrize(
     ("n_workers", "context"), [(0, None), (1, "fork"), (2, "fork"), (3, "fork"), (2, "spawn")], ids=str
@@ -144,3 +164,12 @@ def test_a_dataset_pickles_while_it_is_read(make_store: MakeStore) -> None:
     first = next(running)
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301
     assert torch.equal(next(iter(copy)), first)
+
+
+def test_a_dataset_reads_a_url(make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    path = make_store()
+    with serving(LyingServer(tmp_path)) as server:
+        dataset = ActivationDataset(f"{server.url}/{path.name}", SITE, batch_size=BATCH, window_rows=WINDOW, n_steps=3)
+        assert same(dataset, expected(path, range(3)))

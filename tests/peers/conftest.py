@@ -8,12 +8,6 @@ import pytest
 NEEDED = ("sae_lens", "dictionary_learning", "tensorstore")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "peers: needs other people's trainers, in an environment of their own (make peers)"
-    )
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     for item in items:
