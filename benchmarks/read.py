@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from stores import ActivationStore, Batches
+from stores import ActivationStore, Batches, Filters
 from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.planning import create_store, layout
@@ -51,7 +51,7 @@ def make_store(path: Path, n_rows: int, d_model: int, encoding: str) -> tuple[Ac
         "token_id": np.zeros(n_rows, np.int32),
         "document": row_N // DOCUMENT_ROWS,
         "position": (row_N % DOCUMENT_ROWS).astype(np.int32),
-        "flags": np.zeros(n_rows, np.uint8),
+        "flags": (row_N % 64 == 0).astype(np.uint8),  # a BOS every so often, for the filters
     }
     plan = create_store(
         path,
@@ -93,10 +93,13 @@ def timed(job: Callable[[], None], n_rows: int) -> Timing:
 class Reader:
     """Serves one epoch after another."""
 
-    def __init__(self, path: Path, window_rows: int) -> None:
+    def __init__(self, path: Path, window_rows: int, filters: Filters | None = None) -> None:
         # Readers that share an opened store would share its mapped pages too.
-        self._batches = Batches(ActivationStore.open(path), SITE, batch_size=BATCH, window_rows=window_rows)
-        self._steps = self._batches.n_rows // BATCH
+        self._batches = Batches(
+            ActivationStore.open(path), SITE, batch_size=BATCH, window_rows=window_rows, filters=filters
+        )
+        self.n_rows = self._batches.n_rows
+        self._steps = self.n_rows // BATCH
         self._step = 0
 
     def epoch(self) -> None:
@@ -165,6 +168,21 @@ def over_windows(folder: Path, n_rows: int = 2**20, d_model: int = 256) -> None:
         row(f"bfloat16 {d_model}, window 2^{window.bit_length() - 1} / 2^13", times[window], times[2**13], 0.85)
 
 
+def with_filters(folder: Path, n_rows: int = 2**18, d_model: int = 768) -> None:
+    store, _ = make_store(folder / "filtered", n_rows, d_model, "bfloat16")
+    everything, filtered = Reader(store.path, 2**16), Reader(store.path, 2**16, Filters(True, True, True, 1.25))
+    n_kept = filtered.n_rows
+    everything.epoch()
+    filtered.epoch()
+    ours, other = [], []
+    for _ in range(N_ROUNDS):
+        ours.append(timed(filtered.epoch, n_kept))
+        other.append(timed(everything.epoch, n_rows))
+    for each in (everything, filtered):
+        each.close()
+    row(f"filters that keep {n_kept / n_rows:.1%} of rows / none", ours, other, None)
+
+
 def row(what: str, ours: list[Timing], other: list[Timing], target: float | None) -> None:
     """One line: speeds by the clock, and the ratio of speeds by the clock (and its range) and by CPU time."""
     middle = [Timing(*map(statistics.median, zip(*side, strict=True))) for side in (ours, other)]
@@ -182,6 +200,8 @@ def main() -> None:
     for encoding in ("float32", "bfloat16"):
         with tempfile.TemporaryDirectory(prefix="strata-read-") as folder:
             against_plain(Path(folder), encoding)
+    with tempfile.TemporaryDirectory(prefix="strata-read-") as folder:
+        with_filters(Path(folder))
     with tempfile.TemporaryDirectory(prefix="strata-read-") as folder:
         over_windows(Path(folder))
 
