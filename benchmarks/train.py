@@ -1,185 +1,284 @@
-"""How much faster one update is than the same maths by dense autograd, both measured in this process.
+"""One update of ours beside the same update of dictionary_learning and SAELens, in one process.
 
-    python benchmarks/train.py
+    make peers && .venv-peers/bin/python benchmarks/train.py [--rounds 5] [--cpu-time] [NAME ...]
 
-TopK, M 576, E 8192, k 32, B 2048, float32: selection, gradients, projection, clip, Adam, renormalisation. Rounds are
-interleaved, so that both sides meet the same load. Exit code 1 if the ratio of the minima is below 4 or if the
-gradients differ.
+Everything a trainer does with a batch: encode, count the dead, gradients, projection, clip, Adam, renormalisation.
+M 576, B 2048, float32. Rounds are interleaved, so that all sides meet the same load; ratios are of the minima. Before
+that, every side makes the same three updates, and how far the weights are then apart is printed. Without the other
+libraries (plain .venv), we are timed alone. On a machine that is not idle, OMP_NUM_THREADS=1 and --cpu-time count only
+what this process computed. Exit code 1 if a ratio falls short of what is required, or weights differ.
 """
 
-import statistics
+import argparse
+import ctypes
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from train_peers import Peer, Weights, dictionary_learning, sae_lens, there_are_peers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.config.training import TrainingSettings
-from pipeline.kernels.codes import Codes, DenseCodes
-from pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from pipeline.objective import Objective
-from pipeline.objective.orthogonality import Orthogonality
-from pipeline.objective.reconstruction import Reconstruction
-from pipeline.saes import initial_weights
-from pipeline.saes.base import SAE, Workspace
-from pipeline.saes.topk import TopK
-from pipeline.trainer.optimiser import (
-    Adam,
-    Tensors,
-    clip_coefficient,
-    gradient_norm,
-    project_decoder_gradient,
-    renormalise_decoder,
-)
+from lockstep import our_trainee
 
-D_MODEL, D_SAE, K, BATCH = 576, 8192, 32, 2048
-N_ROUNDS = 12
-REQUIRED_RATIO = 4.0
-TRAINING = TrainingSettings(n_steps=1000, warmup_steps=0)
-TERMS = {"reconstruction": Reconstruction.Config(), "orthogonality": Orthogonality.Config(weight=0.1, threshold=0.1)}
-SAE_SETTINGS = TopK.Config(d_sae=D_SAE, k=K)
+from pipeline.saes import ARCHITECTURES, initial_weights
+from pipeline.saes.base import Workspace
+from pipeline.trainer.trainee import Trainee
+
+D_MODEL, BATCH = 576, 2048
+RATE = 1e-5
+"""Small, so that the density stays what it is while we measure."""
+ALLOWED_DIFFERENCE = 0.01
+"""Norm of the difference after three updates over the norm of what they changed: where a gradient is nearly 0, rounding
+decides which way Adam goes."""
+L1 = 1e-4
+GROUPS = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32]
+ENDS = [1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0]
+NORM_1 = {"rescale_acts_by_decoder_norm": False, "aux_loss_coefficient": 0.0}
 
 
-class Ours:
-    """One update as the trainer makes it."""
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
 
-    def __init__(self, weights: Tensors, terms: list[str], workspace: Workspace) -> None:
-        self.sae = TopK(SAE_SETTINGS, D_MODEL, {name: w.clone() for name, w in weights.items()})
-        self.objective = Objective({name: TERMS[name] for name in terms}, self.sae)
-        self.adam = Adam.start(TRAINING, self.sae.parameters())
-        self.workspace = workspace
-        self.step = 0
-
-    def gradients(self, x_BM: Tensor) -> Tensors:
-        """By hand, sparse."""
-        return self.objective.forward_backward(x_BM, None, self.step / TRAINING.n_steps, self.workspace).gradients
-
-    def update(self, x_BM: Tensor) -> None:
-        """One step, parameters changed in place."""
-        gradients, parameters = self.gradients(x_BM), self.sae.parameters()
-        project_decoder_gradient(gradients["W_dec"], parameters["W_dec"])
-        coefficient = clip_coefficient(float(gradient_norm(gradients)), 1.0)
-        self.adam.update(parameters, gradients, step=self.step, rate=TRAINING.learning_rate, coefficient=coefficient)
-        renormalise_decoder(parameters["W_dec"])
-        self.step += 1
+    sae: dict[str, Any]
+    required: float
+    """Smallest ratio to either library."""
+    objective: dict[str, Any] = field(default_factory=lambda: {"reconstruction": {}})
+    encoder: str = "float32"
+    density: float | None = None
+    """Share of latents on at the start, where no k says it; the encoder's bias is set to give it."""
+    theirs: tuple[str, dict[str, Any]] | None = None
+    """dictionary_learning's trainer and its settings."""
+    sae_lens: tuple[str, dict[str, Any]] | None = None
+    """SAELens' class and its settings."""
+    sae_lens_objective: dict[str, Any] | None = None
+    """Our objective that equals SAELens', where it is another."""
+    clip_norm: float | None = 1.0
 
 
-class DenseAutograd:
-    """The same update with dense matrices, autograd and torch.optim.Adam."""
-
-    def __init__(self, weights: Tensors) -> None:
-        self.parameters = {name: torch.nn.Parameter(w.clone()) for name, w in weights.items()}
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=TRAINING.learning_rate)
-
-    def gradients(self, x_BM: Tensor) -> Tensors:
-        """By autograd, dense."""
-        p = self.parameters
-        pre_BE = (x_BM - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
-        values_BK, indices_BK = pre_BE.relu().topk(K, dim=1, sorted=False)
-        codes_BE = torch.zeros_like(pre_BE).scatter(1, indices_BK, values_BK)
-        loss = (x_BM - codes_BE @ p["W_dec"] - p["b_dec"]).square().sum(1).mean()
-        self.adam.zero_grad()
-        loss.backward()
-        return {name: parameter.grad for name, parameter in p.items() if parameter.grad is not None}
-
-    def update(self, x_BM: Tensor) -> None:
-        """One step, parameters changed in place."""
-        gradients = self.gradients(x_BM)
-        with torch.no_grad():
-            project_decoder_gradient(gradients["W_dec"], self.parameters["W_dec"])
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-            self.adam.step()
-            renormalise_decoder(self.parameters["W_dec"])
+def topk(d_sae: int, k: int, required: float, encoder: str = "float32") -> Case:
+    sae = {"architecture": "topk", "d_sae": d_sae, "k": k}
+    return Case(
+        sae,
+        required,
+        encoder=encoder,
+        theirs=("TopKTrainer", {"k": k}),
+        sae_lens=("TopKTrainingSAE", {"k": k, **NORM_1}),
+    )
 
 
-def measure(jobs: Mapping[str, Callable[[], object]], n_rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every job in every round; the jobs take turns."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
+def batch_topk(d_sae: int, k: int, required: float) -> Case:
+    sae = {"architecture": "batch_topk", "d_sae": d_sae, "k": k}
+    return Case(
+        sae,
+        required,
+        theirs=("BatchTopKTrainer", {"k": k}),
+        sae_lens=("BatchTopKTrainingSAE", {"k": float(k), **NORM_1}),
+    )
+
+
+def matryoshka(d_sae: int, k: int, required: float) -> Case:
+    widths = [round(end * d_sae) for end in ENDS]
+    prefixes = {"fractions": ENDS, "compat": "dictionary_learning"}
+    return Case(
+        {"architecture": "batch_topk", "d_sae": d_sae, "k": k},
+        required,
+        objective={"prefix_reconstruction": prefixes},
+        theirs=("MatryoshkaBatchTopKTrainer", {"k": k, "group_fractions": GROUPS}),
+        sae_lens=("MatryoshkaBatchTopKTrainingSAE", {"k": float(k), "matryoshka_widths": widths, **NORM_1}),
+        sae_lens_objective={"prefix_reconstruction": {"fractions": ENDS, "weight": float(len(ENDS))}},
+    )
+
+
+def relu(d_sae: int, density: float, required: float) -> Case:
+    return Case(
+        {"architecture": "relu", "d_sae": d_sae},
+        required,
+        objective={"reconstruction": {}, "l1": {"weight": L1}},
+        density=density,
+        theirs=("StandardTrainer", {"l1_penalty": L1, "sparsity_warmup_steps": None}),
+        sae_lens=("StandardTrainingSAE", {"l1_coefficient": L1}),
+        clip_norm=None,
+    )
+
+
+CASES = {
+    "topk-8192-k32": topk(8192, 32, 6.0),
+    "topk-16384-k32": topk(16384, 32, 6.0),
+    "topk-8192-k128": topk(8192, 128, 5.0),
+    "bfloat16-8192-k32": topk(8192, 32, 8.0, "certified_bfloat16"),
+    "bfloat16-16384-k32": topk(16384, 32, 8.0, "certified_bfloat16"),
+    "batch_topk-8192-k32": batch_topk(8192, 32, 6.0),
+    "batch_topk-16384-k32": batch_topk(16384, 32, 6.0),
+    "matryoshka-8192-k32": matryoshka(8192, 32, 5.0),
+    "relu-8192-1%": relu(8192, 0.01, 4.5),
+    "relu-8192-3%": relu(8192, 0.03, 3.0),
+    "relu-8192-10%": relu(8192, 0.1, 1.0),
+    "relu-8192-20%": relu(8192, 0.2, 1.0),
+    "relu-8192-50%": relu(8192, 0.5, 1.0),
+}
+ORTHOGONALITY = {"orthogonality": {"weight": 0.1, "threshold": 0.1}}
+LARGEST_ORTHOGONALITY = 1.4
+SMALLEST_ENCODER_SHARE = 0.65
+
+
+def rows() -> Tensor:
+    """Sums of few of many directions, of norm 1."""
+    generator = torch.Generator().manual_seed(0)
+    truth_EM = torch.nn.functional.normalize(torch.randn(4096, D_MODEL, generator=generator), dim=1)
+    on_BE = torch.rand(BATCH, 4096, generator=generator) * (torch.rand(BATCH, 4096, generator=generator) < 0.01)
+    return torch.nn.functional.normalize(on_BE @ truth_EM, dim=1)
+
+
+def start_of(case: Case, x_BM: Tensor) -> Weights:
+    """Weights all sides begin with."""
+    settings = ARCHITECTURES[case.sae["architecture"]].Config(**case.sae)
+    weights = initial_weights(settings, D_MODEL, torch.Generator().manual_seed(1))
+    if case.density is not None:
+        pre = (x_BM[:256] @ weights["W_enc"].T).flatten()
+        weights["b_enc"] -= pre.topk(int(case.density * pre.numel())).values.min()
+    return weights
+
+
+def ours_of(case: Case, weights: Weights, objective: dict[str, Any] | None = None, **sae: Any) -> Trainee:
+    variant = {"sae": {**case.sae, **sae}, "objective": objective or case.objective}
+    clip = 1.0 if sae else case.clip_norm
+    trainee = our_trainee(weights, n_steps=1_000_000, variant=variant, learning_rate=RATE, clip_norm=clip)
+    trainee.workspace = Workspace(case.encoder)
+    return trainee
+
+
+def peers_of(case: Case, weights: Weights) -> dict[str, Peer]:
+    if not there_are_peers():
+        return {}
+    peers = {}
+    if case.theirs:
+        name, settings = case.theirs
+        peers["dictionary_learning"] = dictionary_learning(name, weights, RATE, BATCH, **settings)
+    if case.sae_lens:
+        name, settings = case.sae_lens
+        peers["SAELens"] = sae_lens(name, weights, RATE, BATCH, **settings)
+    return peers
+
+
+def differences(case: Case, weights: Weights, peers: Mapping[str, Peer], x_BM: Tensor) -> dict[str, float]:
+    """How far weights differ after three updates from equal weights, over how far they moved; of the worst parameter.
+
+    SAELens leaves decoder rows free, so there ours do, too.
+    """
+    found = {}
+    for name, peer in peers.items():
+        free = {"decoder": "free"} if name == "SAELens" else {}
+        trainee = ours_of(case, weights, case.sae_lens_objective if free else None, **free)
+        for _ in range(3):
+            trainee.update(x_BM)
+            peer.update(x_BM)
+        theirs = peer.weights()
+        found[name] = max(
+            float((p - theirs[key]).norm() / (p - weights[key]).norm()) for key, p in trainee.sae.parameters().items()
+        )
+    return found
+
+
+def measure(jobs: Mapping[str, Callable[[], object]], n_rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Milliseconds of every job, the best of all rounds; the jobs take turns, and the first round warms up."""
+    best = dict.fromkeys(jobs, float("inf"))
     for round_number in range(n_rounds + 1):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start = clock()
             job()
-            if round_number > 0:  # the first warms up
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
+            if round_number > 0:
+                best[name] = min(best[name], 1e3 * (clock() - start))
+    return best
 
 
-def largest_difference(found: Tensors, expected: Tensors) -> float:
-    """Norm of the difference over the norm, of the worst parameter."""
-    return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
+def run_case(name: str, case: Case, x_BM: Tensor, n_rounds: int, clock: Callable[[], float]) -> bool:
+    """Measure and print one row. Returns: whether it is as required."""
+    weights = start_of(case, x_BM)
+    peers = peers_of(case, weights)
+    differ = differences(case, weights, peers, x_BM)
+    ours = ours_of(case, weights)
+    out_BE = torch.empty(BATCH, case.sae["d_sae"])
+    jobs: dict[str, Callable[[], object]] = {peer: lambda p=p: p.update(x_BM) for peer, p in peers.items()}
+    jobs["ours"] = lambda: ours.update(x_BM)
+    jobs["encoder"] = lambda: ours.sae.pre_activations(x_BM, out_BE)
+    if case.sae["architecture"] == "topk" and case.encoder == "float32":
+        pairs = ours_of(case, weights, {**case.objective, **ORTHOGONALITY})
+        jobs["orthogonality"] = lambda: pairs.update(x_BM)
+    best = measure(jobs, n_rounds, clock)
+    ratios = {peer: best[peer] / best["ours"] for peer in peers}
+    share = best["encoder"] / best["ours"]
+    good = all(ratio >= case.required for ratio in ratios.values())
+    good &= all(gap <= ALLOWED_DIFFERENCE for gap in differ.values())
+    line = f"{name:22s} ours {best['ours']:7.1f} ms, encoder {share:4.0%}"
+    for peer, ratio in ratios.items():
+        line += f" | {peer} {best[peer]:7.1f} ms, {ratio:5.2f}x, differs {differ[peer]:.0e}"
+    line += f" | required {case.required:.1f}x" if peers else ""
+    if "orthogonality" in best:
+        extra = best["orthogonality"] / best["ours"]
+        line += f" | with orthogonality {extra:.2f}x (allowed {LARGEST_ORTHOGONALITY})"
+        good &= extra <= LARGEST_ORTHOGONALITY
+    print(line + ("" if good else "   <- short"), flush=True)
+    return good
 
 
-def agreement(ours: Ours, x_BM: Tensor) -> float:
-    """How far our gradients are from autograd's, at our present parameters."""
-    return largest_difference(ours.gradients(x_BM), DenseAutograd(ours.sae.parameters()).gradients(x_BM))
+def peak_bytes(name: str) -> int:
+    """Most memory an update takes beside parameters, gradients, Adam's memories and the rows: a child measures it."""
+    command = [sys.executable, __file__, "--peak-of", name]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def step_cost(codes: Codes, sae: SAE, x_BM: Tensor) -> None:
-    """Everything an update does with codes: forward, and three backward products."""
-    codes = codes.with_values(codes.values)  # forgets what it has sorted
-    gradient_BM = codes.decode(sae.W_dec)
-    values = codes.dots(gradient_BM, sae.W_dec)
-    codes.transposed_times(gradient_BM)
-    codes.transposed_times(x_BM, values)
+def print_peak(name: str) -> None:
+    x_BM = rows()
+    ours = ours_of(CASES[name], start_of(CASES[name], x_BM))
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    for _ in range(3):
+        ours.update(x_BM)
+    gradients = sum(parameter.nbytes for parameter in ours.sae.parameters().values())
+    print(_resident_bytes("VmHWM") - before - gradients)
 
 
-def break_even(sae: SAE, x_BM: Tensor, generator: torch.Generator) -> None:
-    print(f"\nSparse against dense codes (the product switches at a density of {BREAK_EVEN_DENSITY}):")
-    for density in (0.01, 0.05, 0.1, 0.2):
-        values_BE = torch.rand(BATCH, D_SAE, generator=generator)
-        dense = DenseCodes(values_BE * (torch.rand(BATCH, D_SAE, generator=generator) < density))
-        sparse = dense.to_sparse()
-        jobs = {
-            "sparse": partial(step_cost, sparse, sae, x_BM),
-            "dense": partial(step_cost, dense, sae, x_BM),
-        }
-        best = {name: min(times) for name, times in measure(jobs, 2).items()}
-        print(f"  density {density:4.2f}: sparse {best['sparse']:7.1f} ms, dense {best['dense']:7.1f} ms")
+def _resident_bytes(field_name: str) -> int:
+    lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field_name}:"))
 
 
 def main() -> int:
-    generator = torch.Generator().manual_seed(0)
-    weights = initial_weights(SAE_SETTINGS, D_MODEL, generator)
-    truth_EM = torch.nn.functional.normalize(torch.randn(4096, D_MODEL, generator=generator), dim=1)
-    on_BE = torch.rand(BATCH, 4096, generator=generator) * (torch.rand(BATCH, 4096, generator=generator) < 0.01)
-    x_BM = torch.nn.functional.normalize(on_BE @ truth_EM, dim=1)
-
-    workspace = Workspace()
-    ours = Ours(weights, ["reconstruction"], workspace)
-    with_pairs = Ours(weights, ["reconstruction", "orthogonality"], workspace)
-    reference = DenseAutograd(weights)
-    out_BE = workspace.buffer(BATCH, D_SAE, like=x_BM)
-    differences = [agreement(ours, x_BM)]
-    times = measure(
-        {
-            "dense autograd": lambda: reference.update(x_BM),
-            "strata": lambda: ours.update(x_BM),
-            "strata + orthogonality": lambda: with_pairs.update(x_BM),
-            "encoder product alone": lambda: ours.sae.pre_activations(x_BM, out_BE),
-        },
-        N_ROUNDS,
-    )
-    differences.append(agreement(ours, x_BM))
-
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"rows of the table: {', '.join(CASES)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="time of the processor, not of the clock on the wall")
+    parser.add_argument("--memory", action="store_true", help="print the peak memory of a step, too")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak_of:
+        print_peak(arguments.peak_of)
+        return 0
+    x_BM = rows()
     print(
-        f"TopK update, M {D_MODEL}, E {D_SAE}, k {K}, B {BATCH}; {torch.get_num_threads()} threads, {N_ROUNDS} rounds"
+        f"M {D_MODEL}, B {BATCH}, {torch.get_num_threads()} threads, best of {arguments.rounds} rounds, "
+        f"{'CPU' if arguments.cpu_time else 'wall'} time"
     )
-    for name, milliseconds in times.items():
-        print(f"  {name:24s} min {min(milliseconds):7.1f} ms, median {statistics.median(milliseconds):7.1f} ms")
-    ratios = [pick(times["dense autograd"]) / pick(times["strata"]) for pick in (min, statistics.median)]
-    share = min(times["encoder product alone"]) / min(times["strata"])
-    pairs = with_pairs.objective.forward_backward(x_BM, None, 0.0, workspace).monitors["orthogonality/competing_pairs"]
-    extra = min(times["strata + orthogonality"]) - min(times["strata"])
-    print(f"  ratio: {ratios[0]:.2f} of the minima (required: {REQUIRED_RATIO}), {ratios[1]:.2f} of the medians")
-    print(f"  the encoder product is {share:.0%} of the update; orthogonality adds {extra:.1f} ms ({pairs:.0f} pairs)")
-    print(f"  gradients differ by {differences[0]:.1e} before and {differences[1]:.1e} after training (allowed: 1e-5)")
-    break_even(ours.sae, x_BM, generator)
-    return int(ratios[0] < REQUIRED_RATIO or max(differences) > 1e-5)
+    good = True
+    for name in arguments.names or CASES:
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
+        good &= run_case(name, CASES[name], x_BM, arguments.rounds, clock)
+        if arguments.memory:
+            tile = Workspace.tile_rows * CASES[name].sae["d_sae"] * 4
+            print(
+                f"{'':22s} peak of a step {peak_bytes(name) / 2**20:.0f} MiB; a tile {tile / 2**20:.0f} MiB", flush=True
+            )
+    return int(not good)
 
 
 if __name__ == "__main__":

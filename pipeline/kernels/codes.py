@@ -6,6 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from pipeline.kernels.backends import backend_of
+
 
 class SparseCodes:
     """Codes as P (row, latent) pairs in row order; both gathers and both products run without forming [B, E].
@@ -44,25 +46,22 @@ class SparseCodes:
 
     def decode(self, W_EM: Tensor) -> Tensor:
         """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
-        return _weighted_sums(self.indices_P, W_EM, self.offsets, self.values_P)
+        return backend_of(W_EM).weighted_sums(self.indices_P, W_EM, self.offsets, self.values_P)
 
     def dots(self, left_BM: Tensor, W_EM: Tensor) -> Tensor:
         """Inner product of left_BM[row] and W_EM[latent] for every pair. Returns: [P]."""
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            left_BM, W_EM, self.indices_P, self.offsets, self.rows_P, 0
-        )
+        return backend_of(W_EM).sampled_dots(left_BM, W_EM, self.rows_P, self.indices_P, self.offsets)
 
     def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None) -> Tensor:
         """Codes transposed times rows_BM, with other values if given. Returns: [E, M]."""
         order_P, rows_P, offsets = self.by_latent
         values_P = self.values_P if values is None else values
-        return _weighted_sums(rows_P, rows_BM, offsets, values_P[order_P])
+        return backend_of(rows_BM).weighted_sums(rows_P, rows_BM, offsets, values_P[order_P])
 
     def latent_sums(self, values: Tensor | None = None) -> Tensor:
         """Sum over the batch, with other values if given. Returns: [E]."""
-        order_P, _, offsets = self.by_latent
         values_P = self.values_P if values is None else values
-        return _weighted_sums(order_P.to(offsets.dtype), values_P[:, None], offsets).squeeze(1)
+        return backend_of(values_P).index_sums(values_P, self.indices_P, self.n_latents)
 
     def columns(self, start: int, stop: int) -> tuple["SparseCodes", Tensor]:
         """Latents start to stop - 1, renumbered from 0, and their places: part.values is values[places]."""
@@ -77,16 +76,16 @@ class SparseCodes:
         return SparseCodes(values, self.indices_P, self.offsets, self.n_latents)
 
     def fired(self) -> Tensor:
-        """Whether each latent is above 0 anywhere in the batch. Returns: bool [E]."""
+        """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
         return self.fired_counts() > 0
 
     def fired_counts(self) -> Tensor:
-        """Rows in which each latent is above 0. Returns: int64 [E]."""
-        return torch.bincount(self.indices_P[self.values_P > 0], minlength=self.n_latents)
+        """Rows in which each latent is not 0. Returns: int64 [E]."""
+        return torch.bincount(self.indices_P[self.values_P != 0], minlength=self.n_latents)
 
     def n_active(self) -> int:
-        """Pairs with a value above 0 (count)."""
-        return int((self.values_P > 0).sum())
+        """Pairs with a value other than 0 (count)."""
+        return int((self.values_P != 0).sum())
 
     def to_dense(self) -> Tensor:
         """The full matrix. Returns: [B, E]."""
@@ -146,24 +145,24 @@ class DenseCodes:
         return DenseCodes(values)
 
     def fired(self) -> Tensor:
-        """Whether each latent is above 0 anywhere in the batch. Returns: bool [E]."""
-        return (self.values_BE > 0).any(0)
+        """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
+        return (self.values_BE != 0).any(0)
 
     def fired_counts(self) -> Tensor:
-        """Rows in which each latent is above 0. Returns: int64 [E]."""
-        return (self.values_BE > 0).sum(0)
+        """Rows in which each latent is not 0. Returns: int64 [E]."""
+        return (self.values_BE != 0).sum(0)
 
     def n_active(self) -> int:
-        """Pairs with a value above 0 (count)."""
-        return int((self.values_BE > 0).sum())
+        """Pairs with a value other than 0 (count)."""
+        return int((self.values_BE != 0).sum())
 
     def to_dense(self) -> Tensor:
         """The full matrix. Returns: [B, E]."""
         return self.values_BE
 
     def to_sparse(self) -> SparseCodes:
-        """The pairs with a value above 0."""
-        return sparse_where(self.values_BE, self.values_BE > 0)
+        """The pairs with a value other than 0."""
+        return sparse_where(self.values_BE, self.values_BE != 0)
 
 
 Codes: TypeAlias = SparseCodes | DenseCodes
@@ -176,18 +175,15 @@ def sparse_where(values_BE: Tensor, kept_BE: Tensor) -> SparseCodes:
 
 def from_flat(flat_P: Tensor, values_BE: Tensor) -> SparseCodes:
     """The pairs at the rising positions flat_P of values_BE, counted row after row."""
-    batch_size, n_latents = values_BE.shape
+    return from_places(flat_P, values_BE.reshape(-1)[flat_P], *values_BE.shape)
+
+
+def from_places(flat_P: Tensor, values_P: Tensor, batch_size: int, n_latents: int) -> SparseCodes:
+    """Pairs by rising position in a [batch_size, n_latents] matrix, counted row after row."""
     counts_B = torch.bincount(flat_P.div(n_latents, rounding_mode="floor"), minlength=batch_size)
-    return SparseCodes(values_BE.reshape(-1)[flat_P], flat_P % n_latents, offsets_of(counts_B), n_latents)
+    return SparseCodes(values_P, flat_P % n_latents, offsets_of(counts_B), n_latents)
 
 
 def offsets_of(counts: Tensor) -> Tensor:
     """Where each stretch begins, and the end of the last: 0 and the running sums of counts."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-
-
-def _weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor | None = None) -> Tensor:
-    """For each stretch of pairs, the sum of weight (or 1) * table[index]: a gather and a reduction in one pass."""
-    return torch.nn.functional.embedding_bag(
-        indices_P, table, offsets, mode="sum", per_sample_weights=weights_P, include_last_offset=True
-    )

@@ -3,20 +3,36 @@
 import torch
 from torch import Tensor
 
+from pipeline.kernels.backends import backend_of
 from pipeline.kernels.codes import Codes, DenseCodes, SparseCodes, from_flat
+from pipeline.kernels.row_topk import true_places
 
-BREAK_EVEN_DENSITY = 0.1
-"""Share of latents on above which a matrix product beats the gathers (measured: benchmarks/train.py)."""
+BREAK_EVEN_DENSITY = 0.15
+"""Share of latents on above which a matrix product beats the gathers (break_even.py measures it for a machine)."""
+
+
+def set_break_even(density: float) -> None:
+    """Choose another, before training and once: it decides how sums are rounded, so a resumed run needs the same."""
+    global BREAK_EVEN_DENSITY
+    BREAK_EVEN_DENSITY = density
+
+
+def is_dense(n_pairs: int, n_entries: int) -> bool:
+    """Whether so many pairs of so many entries are better held as a full matrix."""
+    return n_pairs > BREAK_EVEN_DENSITY * n_entries
 
 
 def row_topk(pre_BE: Tensor, k: int) -> Codes:
-    """The k largest of each row, negative ones as 0. A row's result depends on that row alone."""
+    """The k largest of each row, negative ones as 0; of equal values, the first latents (on a GPU: any).
+
+    A row's result depends on that row alone.
+    """
     batch_size, n_latents = pre_BE.shape
     if k == n_latents:
         return DenseCodes(pre_BE.clamp(min=0))
-    values_BK, indices_BK = pre_BE.topk(k, dim=1, sorted=False)
-    values_BK = values_BK.clamp_(min=0)
-    if k > BREAK_EVEN_DENSITY * n_latents:
+    values_BK, indices_BK = backend_of(pre_BE).row_topk(pre_BE, k)
+    values_BK = values_BK.clamp(min=0)
+    if is_dense(k, n_latents):
         return DenseCodes(torch.zeros_like(pre_BE).scatter_(1, indices_BK, values_BK))
     offsets = torch.arange(0, batch_size * k + 1, k, device=pre_BE.device)
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, n_latents)
@@ -31,29 +47,28 @@ def batch_topk(pre_BE: Tensor, n_pairs: int, guess: float = 0.0) -> tuple[Codes,
     Returns: the codes, and the smallest selected value (0.0 when nothing was cut).
     """
     flat = pre_BE.reshape(-1)
-    candidates_P = (flat > max(guess, 0.0)).nonzero().squeeze(1)
+    candidates_P = true_places(flat > max(guess, 0.0))
     if candidates_P.numel() < n_pairs and guess > 0:
-        candidates_P = (flat > 0).nonzero().squeeze(1)
-    cut = 0.0
-    if candidates_P.numel() > n_pairs:
-        values_P = flat[candidates_P]
-        smallest = values_P.topk(n_pairs, sorted=False).values.min()
-        kept_P = values_P > smallest
-        ties_P = (values_P == smallest).nonzero().squeeze(1)
-        kept_P[ties_P[: n_pairs - int(kept_P.sum())]] = True
-        candidates_P = candidates_P[kept_P]
-        cut = float(smallest)
-    codes = from_flat(candidates_P, pre_BE)
-    return (DenseCodes(codes.to_dense()) if _is_dense(candidates_P.numel(), pre_BE) else codes), cut
+        candidates_P = true_places(flat > 0)
+    kept_P, cut = largest_pairs(flat[candidates_P], n_pairs)
+    codes = from_flat(candidates_P[kept_P], pre_BE)
+    return (DenseCodes(codes.to_dense()) if is_dense(kept_P.numel(), pre_BE.numel()) else codes), cut
+
+
+def largest_pairs(values_P: Tensor, n_pairs: int) -> tuple[Tensor, float]:
+    """Rising places of the n_pairs largest values, of equal ones the first; and the smallest of them (0.0: no cut)."""
+    if values_P.numel() <= n_pairs:
+        return torch.arange(values_P.numel(), device=values_P.device), 0.0
+    smallest = values_P.topk(n_pairs, sorted=False).values.min()
+    kept_P = values_P > smallest
+    ties_P = (values_P == smallest).nonzero().squeeze(1)
+    kept_P[ties_P[: n_pairs - int(kept_P.sum())]] = True
+    return kept_P.nonzero().squeeze(1), float(smallest)
 
 
 def above(pre_BE: Tensor, threshold: float | Tensor) -> Codes:
     """Every value strictly above `threshold` (at least 0). A row's result depends on that row alone."""
     kept_BE = pre_BE > threshold
-    if _is_dense(int(kept_BE.count_nonzero()), pre_BE):
+    if is_dense(int(kept_BE.count_nonzero()), pre_BE.numel()):
         return DenseCodes(torch.where(kept_BE, pre_BE, 0.0))
-    return from_flat(kept_BE.reshape(-1).nonzero().squeeze(1), pre_BE)
-
-
-def _is_dense(n_pairs: int, pre_BE: Tensor) -> bool:
-    return n_pairs > BREAK_EVEN_DENSITY * pre_BE.numel()
+    return from_flat(true_places(kept_BE), pre_BE)

@@ -79,11 +79,11 @@ def test_above_is_strict(threshold, layout):
 
 def test_the_layout_follows_from_the_density_alone():
     pre_BE = torch.zeros(10, 100)
-    pre_BE[:, :10] = 1.0
+    pre_BE[:, :15] = 1.0
     assert isinstance(above(pre_BE, 0.0), SparseCodes)
-    assert isinstance(batch_topk(pre_BE, 100)[0], SparseCodes)
-    assert isinstance(row_topk(pre_BE, 10), SparseCodes)
-    pre_BE[0, 10] = 1.0
+    assert isinstance(batch_topk(pre_BE, 150)[0], SparseCodes)
+    assert isinstance(row_topk(pre_BE, 15), SparseCodes)
+    pre_BE[0, 15] = 1.0
     assert isinstance(above(pre_BE, 0.0), DenseCodes)
-    assert isinstance(batch_topk(pre_BE, 101)[0], DenseCodes)
-    assert isinstance(row_topk(pre_BE, 11), DenseCodes)
+    assert isinstance(batch_topk(pre_BE, 151)[0], DenseCodes)
+    assert isinstance(row_topk(pre_BE, 16), DenseCodes)

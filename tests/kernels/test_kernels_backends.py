@@ -1,0 +1,80 @@
+"""Every backend gives what the reference gives, on codes with empty rows, idle latents and ties."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.kernels import backends, cpu, cuda, reference
+from pipeline.kernels.backends import BACKENDS, backend_of, using
+from pipeline.kernels.codes import DenseCodes, SparseCodes
+
+B, E, M = 13, 40, 18
+
+
+@pytest.fixture(params=["cpu", "cuda", "triton"])
+def backend(request, monkeypatch) -> ModuleType:
+    """Where there is no GPU, the GPU's operations run on the CPU, and Triton's kernels in its interpreter."""
+    monkeypatch.setattr(cuda, "_has_triton", lambda: request.param == "triton")
+    if request.param == "triton":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # Triton reads it when a kernel is defined
+        pytest.importorskip("triton")
+    return cpu if request.param == "cpu" else cuda
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def codes(dtype: torch.dtype, n_on: int = 90) -> SparseCodes:
+    values_BE = torch.zeros(B, E, dtype=dtype)
+    values_BE.view(-1)[torch.randperm(B * E, generator=torch.Generator().manual_seed(0))[:n_on]] = 1.0
+    values_BE *= random(B, E, seed=1, dtype=dtype)
+    values_BE[3], values_BE[:, 7] = 0.0, 0.0
+    return DenseCodes(values_BE).to_sparse()
+
+
+@pytest.mark.parametrize("n_on", [0, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_and_dots_equal_the_reference(backend, dtype, n_on):
+    c = codes(dtype, n_on)
+    W_EM, x_BM = random(E, M, seed=2, dtype=dtype), random(B, M, seed=3, dtype=dtype)
+    sums, dots = (c.indices_P, W_EM, c.offsets, c.values_P), (x_BM, W_EM, c.rows_P, c.indices_P, c.offsets)
+    torch.testing.assert_close(backend.weighted_sums(*sums), reference.weighted_sums(*sums))
+    torch.testing.assert_close(backend.sampled_dots(*dots), reference.sampled_dots(*dots))
+    by_index = (c.values_P, c.indices_P, E)
+    torch.testing.assert_close(backend.index_sums(*by_index), reference.index_sums(*by_index))
+
+
+@pytest.mark.parametrize("k", [1, 4, 40])
+def test_row_topk_equals_the_reference(backend, k):
+    pre_BE = random(B, E, seed=4)
+    found, expected = backend.row_topk(pre_BE, k), reference.row_topk(pre_BE, k)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.sort(dim=1).values, other.sort(dim=1).values)
+
+
+def test_a_wrong_sum_is_seen(backend):
+    c = codes(torch.float64)
+    sums = (c.indices_P, random(E, M, seed=2), c.offsets, c.values_P)
+    shifted = (c.indices_P, sums[1], c.offsets, c.values_P.roll(1))
+    assert not torch.allclose(backend.weighted_sums(*shifted), reference.weighted_sums(*sums))
+
+
+def test_codes_run_on_the_backend_of_their_device_or_on_the_one_that_is_asked_for():
+    assert backend_of(torch.zeros(1)) is BACKENDS["cpu"]
+    assert backend_of(torch.zeros(1, device="meta")) is BACKENDS["reference"]
+    c, W_EM = codes(torch.float64), random(E, M, seed=2)
+    usual = c.decode(W_EM)
+    with using("reference"):
+        assert backend_of(W_EM) is BACKENDS["reference"]
+        torch.testing.assert_close(c.decode(W_EM), usual)
+    assert not backends._forced
+
+
+def test_reading_the_kernels_does_not_import_triton():
+    code = "import sys, pipeline.kernels.cuda; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
