@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.kernels.codes import Codes
 from pipeline.objective.registry import TERMS
 from pipeline.objective.term import Step, Term, TermSettings
+from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
@@ -84,6 +85,8 @@ def check_terms(term_settings: Mapping[str, TermSettings], sae_settings: SAESett
     for name, settings in term_settings.items():
         if name not in TERMS:
             raise ValueError(f"term {name!r} is unknown; known: {', '.join(TERMS)}")
+        if not ARCHITECTURES[sae_settings.architecture].learns and name != "reconstruction":
+            raise ValueError(f"term {name!r} has nothing to train in {sae_settings.architecture!r}; remove it")
         TERMS[name].check(settings, sae_settings)
     reconstructing = [name for name in term_settings if TERMS[name].reconstructs]
     if len(reconstructing) != 1:
@@ -100,7 +103,11 @@ def _backward(step: Step) -> dict[str, Tensor]:
         step.add_values_gradient(codes.dots(step.error_gradient_BM, sae.W_dec))
         shared["W_dec"] = codes.transposed_times(step.error_gradient_BM)
         shared["b_dec"] = step.error_gradient_BM.sum(0)
-    shared |= sae.backward(step.encoding, step.values_gradient, step.penalty_gradient)
+    for name, gradient in sae.backward(step.encoding, step.values_gradient, step.penalty_gradient).items():
+        shared[name] = shared[name] + gradient if name in shared else gradient
+    unknown = {name for name, _, _ in step.direct} - sae.parameters().keys()
+    if unknown:
+        raise ValueError(f"a term adds a gradient of {', '.join(sorted(unknown))}, which this SAE does not train")
     gradients = {
         name: _total(parameter, shared.get(name), [(d, rows) for owner, d, rows in step.direct if owner == name])
         for name, parameter in sae.parameters().items()
@@ -132,9 +139,12 @@ def _pulls(
     step: Step, owners: list[str], gradients: Mapping[str, Tensor], terms: Mapping[str, Term]
 ) -> dict[str, Tensor | float]:
     """Norm of what each such term adds to W_dec's gradient by itself, over the norm of the whole."""
-    whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)
-    return {
-        f"{owner}/gradient_share": gradient.norm() / whole
+    pulls = {
+        owner: gradient.norm()
         for owner, (name, gradient, _) in zip(owners, step.direct, strict=True)
         if name == "W_dec" and not terms[owner].reconstructs
     }
+    if not pulls:
+        return {}
+    whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)
+    return {f"{owner}/gradient_share": pull / whole for owner, pull in pulls.items()}

@@ -3,20 +3,24 @@
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from pipeline.objective.competition import competing
+from pipeline.kernels.codes import DenseCodes, SparseCodes
+from pipeline.objective.competition import active_sorted, between, co_active, competing, competition
+from pipeline.objective.pair_penalty import of_activations, of_decoder
 from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
+from pipeline.saes import ARCHITECTURES
+from pipeline.saes.base import SAESettings, Workspace
 from pipeline.schedules import Value, value_at
 
 
 class Orthogonality(Term):
-    """weight * sum over ordered pairs i != j of c_ij |<W_dec[i], W_dec[j]>|; c_ij is a constant of the batch.
+    """weight * sum over ordered pairs i != j of c_ij * penalty(similarity_ij); c_ij is a constant of the batch.
 
     c_ij comes from how often latents i and j are on in the same row, measured against a threshold (see competition.py).
-    Constant weight and threshold give the static form; schedules give the progressive ones.
+    Constant weight and threshold give the static form; schedules give the progressive ones. Source: seed 001; `on:
+    activations`, `squared`, `mean` and `lift` are what its sibling experiments used.
     """
 
     class Config(TermSettings):
@@ -27,61 +31,142 @@ class Orthogonality(Term):
         weight: Value
         """Factor of this term in the loss; seed 001 lets it fall to 0 with power 2 or 0.5."""
         threshold: Value = 0.1
-        """Mask intersection from which two latents compete; seed 001 lets it fall from 0.1 to 0, or rise."""
+        """Mask intersection from which two latents compete; seed 001 lets it fall from 0.1 to 0, or rise to 0.2."""
         threshold_momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
         """Share of the last step's threshold kept in this one's; 0: the schedule's value as it is."""
         floor: float = Field(default=1e-8, gt=0.0)
         """Smallest threshold: near 0 every pair that is ever on together competes fully."""
-        normalisation: Literal["min", "batch", "jaccard", "conditional"] = "min"
-        """Rows in which both are on, over: those of the rarer one, the batch, those with either, those of the first."""
-        shape: Literal["linear", "sigmoid"] = "linear"
-        """c from n: `linear`: (n - threshold) / threshold within 0..1; `sigmoid`: of (n - threshold) / temperature."""
+        normalisation: Literal["min", "batch", "jaccard", "conditional", "lift"] = "min"
+        """Rows in which both are on, over: those of the rarer one, the batch, those with either, those of the first;
+        `lift`: `min` over l0 / d_sae, at most 10."""
+        shape: Literal["linear", "sigmoid", "proportional"] = "linear"
+        """c from n: `linear`: (n - threshold) / threshold within 0..1; `sigmoid`: of (n - threshold) / temperature;
+        `proportional`: n itself, without a threshold."""
         temperature: float = Field(default=0.05, gt=0.0)
         """Width of the sigmoid, in units of n."""
+        on: Literal["decoder", "activations"] = "decoder"
+        """Similarity: <W_dec[i], W_dec[j]>, or (f^T f)_ij / B of the codes f, whose gradient moves the encoder."""
+        penalty: Literal["absolute", "squared"] = "absolute"
+        """Of the similarity."""
+        reduction: Literal["sum", "mean"] = "sum"
+        """Over pairs: their sum, or that over d_sae^2 (with weight 0.01 in seed 001's sibling)."""
+        every_steps: int = Field(default=1, gt=0)
+        """Steps from one use of the term to the next, which it is left out of (count); 1: it is never left out."""
+        watch: list[list[int]] = Field(default_factory=list)
+        """Pairs [i, j] of latents whose c_ij and decoder cosine the curves follow."""
+
+        @field_validator("watch")
+        @classmethod
+        def _pairs_of_two(cls, watch: list[list[int]]) -> list[list[int]]:
+            for pair in watch:
+                if len(pair) != 2 or pair[0] == pair[1] or min(pair) < 0:
+                    raise ValueError(f"watch lists pairs of two different latents such as [3, 17], got {pair}")
+            return watch
+
+        @model_validator(mode="after")
+        def _no_knob_without_effect(self) -> "Orthogonality.Config":
+            unused = {"linear": ["temperature"], "sigmoid": [], "proportional": ["threshold", "threshold_momentum"]}
+            unused["proportional"] += ["temperature", "floor"]
+            for name in unused[self.shape]:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} does nothing with shape {self.shape!r}; remove it or change the shape")
+            return self
 
     settings: Config
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
         self._threshold: float | None = None  # with momentum: the last step's
+        self._n_steps = 0
+        self._scratch = Workspace()
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Not relu: early in training half of its latents are on, so nearly all pairs would be co-active."""
-        if sae_settings.architecture == "relu":
+        """Not where l0 is learnt: early in training half the latents are on, so nearly all pairs would be co-active."""
+        if ARCHITECTURES[sae_settings.architecture].learns_l0:
+            fitting = ", ".join(name for name, sae in ARCHITECTURES.items() if not sae.learns_l0)
             raise ValueError(
-                "term 'orthogonality' needs an architecture with few latents on per row (topk, batch_topk), got "
-                "'relu'; change the architecture or remove the term"
+                f"term 'orthogonality' needs an architecture with few latents on per row ({fitting}), got "
+                f"{sae_settings.architecture!r}; change the architecture or remove the term"
             )
+        assert isinstance(settings, cls.Config)
+        for pair in settings.watch:
+            if max(pair) >= sae_settings.d_sae:
+                raise ValueError(f"watch names the pair {pair}, but d_sae is {sae_settings.d_sae}")
 
     def add(self, step: Step) -> Tensor:
-        """The penalty; its gradient moves W_dec only."""
-        weight = value_at(self.settings.weight, step.progress)
-        threshold = self._advance_threshold(step.progress)
-        if weight == 0:
-            return step.x_BM.new_zeros(())
+        """The penalty; its gradient moves W_dec only, or with `on: activations` the encoder only."""
         knobs = self.settings
-        W_dec = step.sae.W_dec
-        pairs, n_pairs = competing(
-            step.codes.to_sparse(), knobs.normalisation, knobs.shape, threshold, knobs.temperature
-        )
-        dots_P = pairs.dots(W_dec, W_dec)
-        pull = pairs.with_values(pairs.values_P * dots_P.sign() * weight)
-        step.add_gradient("W_dec", pull.decode(W_dec) + pull.transposed_times(W_dec))
-        step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
-        step.monitors["orthogonality/mean_abs_cos"] = dots_P.abs().mean() if n_pairs else 0.0
+        weight = value_at(knobs.weight, step.progress)
+        threshold = self._advance_threshold(step.progress)
+        self._n_steps += 1
+        if weight == 0 or self._n_steps % knobs.every_steps:
+            return step.x_BM.new_zeros(())
+        if knobs.reduction == "mean":
+            weight /= step.sae.d_sae**2
+        form = (knobs.normalisation, knobs.shape, threshold, knobs.temperature)
+        codes, places_P = active_sorted(step.codes.to_sparse())
         step.monitors["orthogonality/threshold"] = threshold
-        return weight * torch.dot(pairs.values_P, dots_P.abs())
+        self._watch(step, codes, form)
+        if knobs.on == "activations":
+            return weight * self._on_activations(step, codes, places_P, form, weight)
+        pairs = competing(codes, *form)
+        found = of_decoder(step.sae.W_dec, codes, pairs, knobs.penalty, self._scratch)
+        step.add_gradient("W_dec", found.gradient.mul_(weight))
+        n_pairs = pairs.c.numel()
+        step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
+        step.monitors["orthogonality/mean_abs_cos"] = found.absolute / max(n_pairs, 1)
+        return weight * found.loss
+
+    def _on_activations(
+        self, step: Step, codes: SparseCodes, places_P: Tensor, form: tuple[str, str, float, float], weight: float
+    ) -> Tensor:
+        """The unweighted sum for the codes' products; its gradient goes to the values."""
+        loss, absolute = step.x_BM.new_zeros(()), step.x_BM.new_zeros(())
+        gradient_P = torch.zeros_like(codes.values_P)
+        n_pairs = 0
+        for pairs, where in co_active(codes):
+            c = competition(pairs, *form)
+            found = of_activations(codes, pairs, where, c, self.settings.penalty)
+            loss, absolute = loss + found.loss, absolute + found.absolute
+            gradient_P += found.gradient
+            n_pairs += int((c > 0).sum())
+        gradient_P *= weight
+        if isinstance(step.codes, DenseCodes):
+            step.add_values_gradient(codes.with_values(gradient_P).to_dense())
+        else:
+            gradient = torch.zeros_like(step.codes.values)
+            gradient[places_P] = gradient_P
+            step.add_values_gradient(gradient)
+        step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
+        step.monitors["orthogonality/mean_abs_product"] = absolute / max(n_pairs, 1)
+        return loss
+
+    def _watch(self, step: Step, codes: SparseCodes, form: tuple[str, str, float, float]) -> None:
+        """What became of the watched pairs, as monitors."""
+        if not self.settings.watch:
+            return
+        first, second = codes.indices_P.new_tensor(self.settings.watch).T
+        shares = competition(between(codes, first, second), *form).nan_to_num() / 2
+        W_dec = step.sae.W_dec
+        cosines = torch.nn.functional.cosine_similarity(W_dec[first], W_dec[second], dim=1)
+        for (i, j), c, cos in zip(self.settings.watch, shares, cosines, strict=True):
+            step.monitors[f"orthogonality/c_{i}_{j}"] = c
+            step.monitors[f"orthogonality/cos_{i}_{j}"] = cos
 
     def state(self) -> dict[str, Tensor]:
-        """The threshold with momentum, once there is one."""
-        if self._threshold is None:
-            return {}
-        return {"threshold": torch.tensor(self._threshold, dtype=torch.float64)}
+        """The threshold with momentum, once there is one, and the steps where some are left out."""
+        state = {}
+        if self._threshold is not None:
+            state["threshold"] = torch.tensor(self._threshold, dtype=torch.float64)
+        if self.settings.every_steps > 1:
+            state["steps"] = torch.tensor(self._n_steps)
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from a saved threshold."""
+        """Continue from a saved state."""
         self._threshold = float(state["threshold"]) if "threshold" in state else None
+        self._n_steps = int(state.get("steps", 0))
 
     def _advance_threshold(self, progress: float) -> float:
         """The threshold of this step; with momentum it moves the remembered one."""

@@ -4,24 +4,28 @@ from typing import Literal
 
 from torch import Tensor
 
+from pipeline.objective.squared_error import Reduction, error_divisor
 from pipeline.objective.term import Step, Term, TermSettings
 from pipeline.schedules import value_at
 
 
 class Reconstruction(Term):
-    """weight * mean over rows of the sum over dimensions of (x - xhat)^2."""
+    """weight * the squared error (x - xhat)^2 of a batch, reduced."""
 
     class Config(TermSettings):
         """Knobs of the reconstruction term."""
 
         term: Literal["reconstruction"] = "reconstruction"
         """Name in TERMS."""
+        reduction: Reduction = "sum"
+        """`sum`: over dimensions, mean over rows; `mean`: over both (seed 0); `fvu`: over the batch's variance."""
 
+    settings: Config
     reconstructs = True
 
     def add(self, step: Step) -> Tensor:
-        """SSE, and 2 (xhat - x) / B as dloss/dxhat."""
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        """The error, and its derivative by xhat."""
+        weight = value_at(self.settings.weight, step.progress) / error_divisor(self.settings.reduction, step.x_BM)
         difference_BM = step.xhat_BM - step.x_BM
         step.add_xhat_gradient(difference_BM * (2 * weight))
         return weight * difference_BM.square().sum()

@@ -1,20 +1,20 @@
-"""Penalties that make the codes of a ReLU SAE sparse."""
+"""L1 penalties, which make the codes sparse where nothing else does."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pipeline.objective.fits import needs_learnt_l0
 from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings
+from pipeline.saes.base import SAESettings, per_pair
 from pipeline.schedules import Value, value_at
 
 
 class L1(Term):
     """weight * mean over rows of the sum of the codes; warm it up with a schedule of the weight.
 
-    Decoder rows have norm 1 (the trainer keeps them so), hence the codes are not multiplied by those norms.
+    For decoder rows of norm 1. Free ones grow, while codes shrink, to evade this penalty, but not `l1_decoder_norm`.
     """
 
     class Config(TermSettings):
@@ -28,15 +28,57 @@ class L1(Term):
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only where the number of latents on is learnt: elsewhere k already fixes it."""
-        if not ARCHITECTURES[sae_settings.architecture].learns_l0:
-            fitting = ", ".join(name for name, sae in ARCHITECTURES.items() if sae.learns_l0)
-            raise ValueError(
-                f"term {settings.term!r} fits architectures that learn how many latents are on ({fitting}), got "
-                f"{sae_settings.architecture!r}, whose k already fixes it; remove the term or change the architecture"
-            )
+        needs_learnt_l0(settings, sae_settings)
 
     def add(self, step: Step) -> Tensor:
         """The penalty, and weight / B for every value that is on."""
         weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
         step.add_penalty_gradient(torch.full_like(step.encoding.penalised, weight))
         return weight * step.encoding.penalised.sum()
+
+
+class L1DecoderNorm(Term):
+    """weight * mean over rows of the sum of code times norm of its decoder row: what cannot be evaded by rescaling.
+
+    Source: Anthropic, Circuits Updates April 2024, "Update on how we train SAEs".
+    """
+
+    class Config(TermSettings):
+        """Knobs of the L1 term weighted by decoder norms."""
+
+        term: Literal["l1_decoder_norm"] = "l1_decoder_norm"
+        """Name in TERMS."""
+        weight: Value
+        """Factor of this term in the loss; the source warms it up over the first 5% of the run."""
+        per_site: bool = False
+        """Crosscoders: the sum of the norms of a row's parts at each site, not the norm of the whole. Sparse by site,
+        too. Source: Lindsey et al. 2024, Sparse Crosscoders."""
+
+    settings: Config
+
+    @classmethod
+    def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
+        """Only with free decoder rows, and where the number of latents on is learnt."""
+        needs_learnt_l0(settings, sae_settings)
+        if sae_settings.decoder != "free":
+            raise ValueError(
+                f"term {settings.term!r} weighs codes by the norms of the decoder rows, which decoder "
+                f"{sae_settings.decoder!r} holds at 1; set sae.decoder to 'free', or use the term 'l1'"
+            )
+
+    def add(self, step: Step) -> Tensor:
+        """The penalty; it moves the norms of W_dec's rows as well as the codes."""
+        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        codes, W_dec = step.codes, step.sae.W_dec
+        blocks = W_dec.split(step.sae.blocks if self.settings.per_site else W_dec.shape[1], dim=1)
+        norms = [torch.linalg.vector_norm(block_EM, dim=1) for block_EM in blocks]
+        norms_E = torch.stack(norms).sum(0)
+        step.add_penalty_gradient(per_pair(codes, norms_E * weight).expand_as(codes.values))
+        sums_E = codes.latent_sums(step.encoding.penalised)
+        tiny = torch.finfo(norms_E.dtype).tiny
+        pulls = [
+            (weight * sums_E / own_E.clamp(min=tiny))[:, None] * block_EM
+            for own_E, block_EM in zip(norms, blocks, strict=True)
+        ]
+        step.add_gradient("W_dec", torch.cat(pulls, dim=1))
+        return weight * torch.dot(sums_E, norms_E)

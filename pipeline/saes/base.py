@@ -1,13 +1,16 @@
 """What every architecture shares: parameters, encoder product, decoder. An architecture adds who is on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
+from pipeline.kernels.codes import Codes, DenseCodes
+from pipeline.kernels.tiles import EncoderName, Tiles
+from pipeline.saes.initialisation import InitialSettings, initial_weights
 from pipeline.schedules import Schedule, value_at
 from pipeline.settings import Settings
 
@@ -23,12 +26,18 @@ class SAESettings(Settings):
     """Whether the encoder sees x - b_dec instead of x."""
     decoder: Literal["unit", "free"] = "unit"
     """Rows of W_dec: kept at norm 1 by the trainer, or free (a sparsity term should then weigh codes by them)."""
+    initial: InitialSettings = InitialSettings()
+    """Where the weights start."""
 
 
 class Workspace:
     """One buffer per shape, dtype and device, shared by all steps of all variants; contents last until the next use."""
 
-    def __init__(self) -> None:
+    tile_rows: ClassVar[int] = 512
+    """Rows whose pre-activations are held at once where the selection allows it (count)."""
+
+    def __init__(self, encoder: EncoderName = "float32") -> None:
+        self.encoder = encoder
         self._buffers: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
 
     def buffer(self, n_rows: int, n_columns: int, like: Tensor) -> Tensor:
@@ -49,10 +58,39 @@ class Encoding:
     x0_BM: Tensor
     """The encoder's input: x - b_dec, or x without `pre_bias`."""
 
+    def pre_of(self, latents: Tensor) -> Tensor:
+        """The pre-activations of some latents: [B, len(latents)]."""
+        return self.pre_BE[:, latents]
+
     @property
     def penalised(self) -> Tensor:
         """What sparsity terms act on, in the layout of codes.values: the values, unless the architecture says else."""
         return self.codes.values
+
+    @property
+    def cut(self) -> Codes:
+        """What a threshold would cut, on the pairs of `codes`: the codes, unless the architecture says else."""
+        return self.codes
+
+
+class TiledEncoding(Encoding):
+    """A batch encoded tile by tile, which left no pre-activations: they are computed again where a term asks."""
+
+    _tiles: Tiles
+    _workspace: Workspace
+
+    def __init__(self, codes: Codes, tiles: Tiles, workspace: Workspace):
+        for name, value in {"codes": codes, "x0_BM": tiles.x0_BM, "_tiles": tiles, "_workspace": workspace}.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def pre_BE(self) -> Tensor:
+        """Pre-activations; valid until the workspace is used again."""
+        return self._tiles.whole(self._workspace.buffer(*self._tiles.shape, like=self.x0_BM))
+
+    def pre_of(self, latents: Tensor) -> Tensor:
+        """The pre-activations of some latents, and no others: [B, len(latents)]."""
+        return self._tiles.of_latents(latents)
 
 
 class SAE:
@@ -66,40 +104,48 @@ class SAE:
     """Whether inference selects by `threshold`, which training has to estimate."""
     learns_l0: ClassVar[bool] = False
     """Whether how many latents are on is up to a sparsity term; otherwise the architecture enforces it."""
+    has_runners_up: ClassVar[bool] = False
+    """Whether a latent that is off may have a positive entry in Encoding.pre_BE: others were larger."""
+    learns: ClassVar[bool] = True
+    """Whether there is anything to train."""
     scales_with_x: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec", "threshold")
     """Checkpoint keys in units of the rows: they are divided by the input scale to get an SAE of unscaled rows."""
 
-    W_enc: Tensor  # [E, M]
+    W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]
     b_enc: Tensor  # [E]
     b_dec: Tensor  # [M]
 
-    def __init__(self, settings: SAESettings, d_model: int, weights: dict[str, Tensor]):
+    def __init__(self, settings: SAESettings, d_model: int, weights: dict[str, Tensor], d_in: int | None = None):
+        """d_model: width of what it writes; d_in: of what it reads, where that is another (a transcoder)."""
         self.settings = settings
-        self.d_model = d_model
+        self.d_model, self.d_in = d_model, d_model if d_in is None else d_in
+        if settings.pre_bias and self.d_in != d_model:
+            raise ValueError(
+                f"pre_bias takes b_dec ({d_model}) from rows of another width ({self.d_in}); set it to false"
+            )
+        self.blocks: list[int] = [d_model]
+        """Widths of the sites that are written, side by side."""
         self.threshold: Tensor | None = weights.get("threshold")  # 0-dim float64: state, unless shapes() names it
-        for name, shape in self.shapes(settings, d_model).items():
+        for name, shape in self.shapes(settings, d_model, self.d_in).items():
             if tuple(weights[name].shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but d_sae and d_model say {shape}")
-            setattr(self, name, weights[name])
+            setattr(self, name, weights[name].contiguous())  # the fused optimiser reads memory, not strides
 
     @classmethod
-    def shapes(cls, settings: SAESettings, d_model: int) -> dict[str, tuple[int, ...]]:
-        """Every parameter's shape, by checkpoint key."""
-        matrix = (settings.d_sae, d_model)
-        return {"W_enc": matrix, "W_dec": matrix, "b_enc": (settings.d_sae,), "b_dec": (d_model,)}
+    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape, by checkpoint key. d_in: width of what is read, where that is not d_model."""
+        d_sae = settings.d_sae
+        return {"W_enc": (d_sae, d_in or d_model), "W_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,)}
 
     @classmethod
-    def initial_weights(cls, settings: SAESettings, d_model: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Fresh float32 parameters: decoder rows uniform (Kaiming), scaled to norm 1; encoder = decoder; the rest 0.
-
-        Source: dictionary_learning, Matryoshka and JumpReLU trainers.
-        """
-        W_dec = torch.rand(settings.d_sae, d_model, generator=generator, device=generator.device) * 2 - 1
-        W_dec /= W_dec.norm(dim=1, keepdim=True)
-        shapes = cls.shapes(settings, d_model).items()
-        zeros = {name: W_dec.new_zeros(shape) for name, shape in shapes if len(shape) == 1}
-        return {"W_enc": W_dec.clone(), "W_dec": W_dec, **zeros}
+    def initial_weights(
+        cls, settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+    ) -> dict[str, Tensor]:
+        """Fresh float32 parameters: what `settings.initial` says, and 0 for every vector it does not name."""
+        drawn = initial_weights(settings.initial, settings.d_sae, d_model, generator, d_in)
+        shapes = cls.shapes(settings, d_model, d_in).items()
+        return {name: drawn[name] if name in drawn else torch.zeros(shape) for name, shape in shapes}
 
     @property
     def d_sae(self) -> int:
@@ -108,23 +154,33 @@ class SAE:
 
     def parameters(self) -> dict[str, Tensor]:
         """What training updates, by checkpoint key; the tensors themselves, not copies."""
-        return {name: getattr(self, name) for name in self.shapes(self.settings, self.d_model)}
+        return {name: getattr(self, name) for name in self.shapes(self.settings, self.d_model, self.d_in)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the final file holds: the parameters, and whatever else readers expect. May share their memory."""
+        return self.parameters()
+
+    def constrain(self) -> None:
+        """Bring the parameters back, in place, to where they may be; called after every update."""
 
     def pre_activations(self, x_BM: Tensor, out: Tensor | None = None) -> Tensor:
-        """The encoder product (x - b_dec) W_enc^T + b_enc. Returns: [B, E], in `out` if given."""
+        """The encoder product (x - b_dec) W_enc^T + b_enc, as a threshold would cut it. Returns: [B, E], in `out`."""
         return self._encoder_product(self._encoder_input(x_BM), out)
 
     def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
         """The codes as training selects them at `progress` (share of the run done, 0 to 1)."""
-        out = None if workspace is None else workspace.buffer(x_BM.shape[0], self.d_sae, like=x_BM)
-        x0_BM = self._encoder_input(x_BM)
-        pre_BE = self._encoder_product(x0_BM, out)
+        if workspace is not None and x_BM.shape[0] > workspace.tile_rows:
+            buffer = workspace.buffer(workspace.tile_rows, self.d_sae, like=x_BM)
+            tiles = Tiles(self._encoder_input(x_BM), self.W_enc, self.b_enc, buffer, workspace.encoder)
+            codes = self.select_from_tiles(tiles, progress)
+            if codes is not None:
+                return TiledEncoding(codes, tiles, workspace)
+        x0_BM, pre_BE = self._product(x_BM, workspace)
         return Encoding(self.select(pre_BE, progress), pre_BE, x0_BM)
 
     def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
         """The codes of a trained SAE: a row's codes do not depend on the other rows."""
-        out = None if workspace is None else workspace.buffer(x_BM.shape[0], self.d_sae, like=x_BM)
-        return self.select_inference(self.pre_activations(x_BM, out))
+        return self.select_inference(self._product(x_BM, workspace)[1])
 
     def decode(self, codes: Codes) -> Tensor:
         """The reconstruction. Returns: [B, M]."""
@@ -133,14 +189,14 @@ class SAE:
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """What dloss/dvalues and dloss/dpenalised (layout of codes.values) give the encoder's parameters, b_dec apart.
+        """What dloss/dvalues and dloss/dpenalised (layout of codes.values) give the parameters, b_dec apart.
 
         Here both act on the pre-activations that are on.
         """
         parts = [part for part in (values_gradient, penalty_gradient) if part is not None]
         if not parts:
             return {}
-        pre_gradient = sum(parts[1:], start=parts[0]) * (encoding.codes.values > 0)
+        pre_gradient = sum(parts[1:], start=parts[0]) * (encoding.codes.values != 0)
         return {
             "W_enc": encoding.codes.transposed_times(encoding.x0_BM, pre_gradient),
             "b_enc": encoding.codes.latent_sums(pre_gradient),
@@ -154,13 +210,25 @@ class SAE:
         """Who is on in training; a value is the pre-activation, or 0."""
         raise NotImplementedError
 
+    def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
+        """As `select`, from the product in tiles of rows; None where that needs all of it."""
+        return None
+
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Who is on in a trained SAE, decided row by row."""
         raise NotImplementedError
 
     def target_l0(self, progress: float) -> float | None:
-        """Latents on per row that the architecture enforces at `progress`; None where it enforces none."""
+        """Latents on per row that the architecture enforces at `progress`, and that one threshold over all latents
+        could give instead; None where there is no such number.
+        """
         return None
+
+    def _product(self, x_BM: Tensor, workspace: Workspace | None) -> tuple[Tensor, Tensor]:
+        """The encoder's input and its product, in the workspace if there is one."""
+        out = None if workspace is None else workspace.buffer(x_BM.shape[0], self.d_sae, like=x_BM)
+        x0_BM = self._encoder_input(x_BM)
+        return x0_BM, self._encoder_product(x0_BM, out)
 
     def _encoder_input(self, x_BM: Tensor) -> Tensor:
         return x_BM - self.b_dec if self.settings.pre_bias else x_BM
@@ -169,11 +237,21 @@ class SAE:
         return torch.addmm(self.b_enc, x0_BM, self.W_enc.T, out=out)
 
 
-def check_k(k: int | Schedule, d_sae: int) -> None:
-    """Raises: ValueError if k leaves 1..d_sae anywhere between progress 0 and 1."""
+def per_pair(codes: Codes, values_E: Tensor) -> Tensor:
+    """A number of each latent where codes.values holds the latent: [P], or [E] for dense codes (it broadcasts)."""
+    return values_E if isinstance(codes, DenseCodes) else values_E[codes.indices_P]
+
+
+def row_of_pair(codes: Codes, values_B: Tensor) -> Tensor:
+    """A number of each row where codes.values holds the row: [P], or [B, 1] for dense codes (it broadcasts)."""
+    return values_B[:, None] if isinstance(codes, DenseCodes) else values_B[codes.rows_P]
+
+
+def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
+    """Raises: ValueError if k leaves 1..d_sae (called `limit`) anywhere between progress 0 and 1."""
     smallest, largest = sorted(k_at(k, progress) for progress in (0.0, 1.0))
     if largest > d_sae:
-        raise ValueError(f"k ({largest}) must not exceed d_sae ({d_sae}); lower k or raise d_sae")
+        raise ValueError(f"k ({largest}) must not exceed {limit} ({d_sae}); lower k or raise d_sae")
     if smallest < 1:
         raise ValueError(f"k ({smallest}) must be at least 1")
 

@@ -2,31 +2,27 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import model_validator
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.kernels.codes import Codes
 from pipeline.kernels.selection import above, batch_topk
-from pipeline.saes.base import SAE, SAESettings, check_k, k_at
+from pipeline.kernels.tiles import Tiles, batch_topk_of_tiles
+from pipeline.saes.base import k_at
+from pipeline.saes.ranked import Ranked, RankedSettings
 from pipeline.schedules import Schedule
 
 
-class BatchTopK(SAE):
+class BatchTopK(Ranked):
     """Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders."""
 
-    class Config(SAESettings):
+    class Config(RankedSettings):
         """Knobs of the BatchTopK SAE."""
 
         architecture: Literal["batch_topk"] = "batch_topk"
         """Name in ARCHITECTURES."""
         k: int | Schedule
         """Latents on per row, on average over a batch (count)."""
-
-        @model_validator(mode="after")
-        def _k_fits(self) -> "BatchTopK.Config":
-            check_k(self.k, self.d_sae)
-            return self
 
     settings: Config
     has_threshold: ClassVar[bool] = True
@@ -37,6 +33,10 @@ class BatchTopK(SAE):
         n_pairs = k_at(self.settings.k, progress) * pre_BE.shape[0]
         codes, self._previous_cut = batch_topk(pre_BE, n_pairs, guess=0.9 * self._previous_cut)
         return codes
+
+    def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
+        """The k * B largest of the batch."""
+        return batch_topk_of_tiles(tiles, k_at(self.settings.k, progress) * tiles.shape[0])
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every pre-activation above the threshold.
@@ -49,7 +49,3 @@ class BatchTopK(SAE):
                 "finish its training, which sets the threshold"
             )
         return above(pre_BE, max(float(self.threshold), 0.0))
-
-    def target_l0(self, progress: float) -> float:
-        """The schedule of k at `progress`."""
-        return float(k_at(self.settings.k, progress))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.kernels.codes import Codes
 from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, SAESettings
+from pipeline.saes.base import SAE, Encoding, SAESettings
 
 
 class ReLU(SAE):
@@ -17,8 +17,27 @@ class ReLU(SAE):
 
         architecture: Literal["relu"] = "relu"
         """Name in ARCHITECTURES."""
+        tied: bool = False
+        """Whether W_enc is W_dec: one matrix that gets both gradients (seed 000)."""
 
+    settings: Config
     learns_l0: ClassVar[bool] = True
+
+    def __init__(self, settings: SAESettings, d_model: int, weights: dict[str, Tensor], d_in: int | None = None):
+        super().__init__(settings, d_model, weights, d_in)
+        if self.settings.tied:
+            self.W_enc = self.W_dec
+
+    @classmethod
+    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape, by checkpoint key."""
+        assert isinstance(settings, cls.Config)
+        shapes = super().shapes(settings, d_model, d_in)
+        return {name: shape for name, shape in shapes.items() if not (settings.tied and name == "W_enc")}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Tied or not, both matrices."""
+        return {**self.parameters(), "W_enc": self.W_enc.clone()} if self.settings.tied else self.parameters()
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """Every positive pre-activation."""
@@ -27,3 +46,12 @@ class ReLU(SAE):
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every positive pre-activation."""
         return above(pre_BE, 0.0)
+
+    def backward(
+        self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Both gradients act on the pre-activations that are on."""
+        gradients = super().backward(encoding, values_gradient, penalty_gradient)
+        if self.settings.tied and gradients:
+            gradients["W_dec"] = gradients.pop("W_enc")
+        return gradients

@@ -2,79 +2,29 @@
 
 import pytest
 import torch
-from dense_saes import ENCODERS, SAE_KNOBS, Parameters
-from dense_terms import FITS, LOSSES, TERM_KNOBS, At
-from torch import Tensor
+from dense_saes import ENCODERS, LAYOUTS, SAE_KNOBS
+from dense_terms import FITS, LOSSES, SAE_CHANGES, TERM_KNOBS
+from gradient_parity import (
+    BATCH,
+    D_MODEL,
+    D_SAE,
+    PROGRESS,
+    TOLERANCE,
+    assert_equal_to_reference,
+    dead_latents,
+    largest_difference,
+    make_rows,
+    make_sae,
+    reference,
+    settings_of,
+    step,
+)
 
-from pipeline.objective import TERMS, Objective, StepResult
+from pipeline.objective import TERMS, Objective
 from pipeline.objective import competition as competition_module
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE, Workspace
-from pipeline.schedules import Schedule, value_at
-
-BATCH, D_MODEL, D_SAE = 24, 10, 48
-PROGRESS = 0.3
-TOLERANCE = 1e-12
-
-
-# -- planted inputs --------------------------------------------------------------------------------------------------
-
-
-def make_sae(architecture: str, **knobs) -> SAE:
-    generator = torch.Generator().manual_seed(1)
-    sae_class = ARCHITECTURES[architecture]
-    settings = sae_class.Config(d_sae=D_SAE, **{**SAE_KNOBS[architecture], **knobs})
-    weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator).items()}
-    for name in ("W_enc", "b_enc", "b_dec"):
-        weights[name] += 0.1 * torch.randn(weights[name].shape, generator=generator, dtype=torch.float64)
-    return sae_class(settings, D_MODEL, weights)
-
-
-def make_rows() -> Tensor:
-    return torch.randn(BATCH, D_MODEL, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def dead_latents(sae: SAE, x_BM: Tensor, n: int) -> Tensor:
-    """The n latents that fire least, declared dead."""
-    codes_BE = sae.encode(x_BM, progress=PROGRESS).codes.to_dense()
-    dead_E = torch.zeros(D_SAE, dtype=torch.bool)
-    dead_E[(codes_BE > 0).sum(0).argsort(stable=True)[:n]] = True
-    return dead_E
-
-
-def settings_of(terms: list[str], **changes) -> dict[str, TermSettings]:
-    return {name: TERMS[name].Config(**{**TERM_KNOBS[name], **changes.get(name, {})}) for name in terms}
-
-
-def reference(sae: SAE, settings, x_BM: Tensor, dead_E: Tensor | None) -> tuple[dict[str, Tensor], Parameters]:
-    """Losses and gradients by autograd, every matrix dense."""
-    p = {name: w.clone().requires_grad_() for name, w in sae.parameters().items()}
-    at = At(x_BM, ENCODERS[sae.settings.architecture](x_BM, p, sae.settings), dead_E, p, PROGRESS)
-    losses = {name: value_at(knobs.weight, PROGRESS) * LOSSES[name](at, knobs) for name, knobs in settings.items()}
-    gradients = torch.autograd.grad(sum(losses.values()), list(p.values()), allow_unused=True)
-    return losses, {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(p.items(), gradients, strict=True)}
-
-
-def largest_difference(found: Parameters, expected: Parameters) -> float:
-    """Over all parameters, the largest difference relative to the parameter's largest gradient."""
-    assert found.keys() == expected.keys()
-    return max(float((found[n] - expected[n]).abs().max() / expected[n].abs().max().clamp(min=1e-30)) for n in expected)
-
-
-def step(settings, sae: SAE, x_BM: Tensor, dead_E: Tensor | None = None) -> StepResult:
-    return Objective(settings, sae).forward_backward(x_BM, dead_E, PROGRESS)
-
-
-def assert_equal_to_reference(sae: SAE, settings, dead_E: Tensor | None = None) -> None:
-    x_BM = make_rows()
-    result = step(settings, sae, x_BM, dead_E)
-    losses, gradients = reference(sae, settings, x_BM, dead_E)
-    for name, expected in losses.items():
-        torch.testing.assert_close(result.losses[name], expected.detach(), rtol=TOLERANCE, atol=0)
-    torch.testing.assert_close(result.loss, sum(losses.values()).detach(), rtol=TOLERANCE, atol=0)
-    assert largest_difference(result.gradients, gradients) < TOLERANCE
-
+from pipeline.saes import ARCHITECTURES
+from pipeline.saes.base import Workspace
+from pipeline.schedules import Schedule
 
 # -- tests -----------------------------------------------------------------------------------------------------------
 
@@ -94,15 +44,61 @@ def test_every_registered_name_has_a_reference():
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_gradients_equal_autograd(architecture, term, path):
-    sae = make_sae(architecture)
+    sae = make_sae(architecture, **({} if architecture == "identity" else SAE_CHANGES.get(term, {})))
     settings = settings_of([term] if TERMS[term].reconstructs else ["reconstruction", term])
-    if architecture not in FITS[term]:
+    if architecture not in FITS[term] or not (sae.learns or term == "reconstruction"):
         with pytest.raises(ValueError, match=f"term '{term}'"):
             Objective(settings, sae)
         return
     kind = type(sae.encode(make_rows()).codes).__name__
-    assert kind == {"sparse": "SparseCodes", "dense": "DenseCodes"}[path]
-    assert_equal_to_reference(sae, settings, dead_latents(sae, make_rows(), 12) if term == "aux_k" else None)
+    assert kind == LAYOUTS.get(architecture, {"sparse": "SparseCodes", "dense": "DenseCodes"}[path])
+    assert_equal_to_reference(sae, settings, dead_latents(sae, make_rows(), 12 if sae.learns else 0))
+
+
+OPTIONS = [
+    ("relu", {"tied": True}, {"l1": {}}),
+    ("relu", {"tied": True, "pre_bias": False, "decoder": "free"}, {"l1": {}}),
+    ("relu", {"pre_bias": False}, {"l1": {}}),
+    ("topk", {"pre_bias": False, "decoder": "free"}, {"aux_k": {}}),
+    ("topk", {"decoder": "free", "rank_by": "contribution"}, {"aux_k": {}}),
+    ("batch_topk", {"decoder": "free", "rank_by": "contribution"}, {}),
+    ("gated", {"pre_bias": False}, {"l1": {}, "gated_auxiliary": {}}),
+    ("gated", {"decoder": "free"}, {"l1": {}, "gated_auxiliary": {"detached": False}}),
+    ("jump_relu", {"pre_bias": True}, {"l0": {}, "l1": {}}),
+    ("jump_relu", {}, {"l0": {"kind": "penalty", "target": None}}),
+    ("jump_relu", {}, {"l0": {"kind": "per_row"}}),
+    ("jump_relu", {"decoder": "free"}, {"l0": {"kind": "tanh", "target": None}}),
+    ("jump_relu", {"ste_to_input": True, "pre_bias": True}, {"l0": {}, "l1": {}}),
+    ("jump_relu", {"ste_to_input": True, "bandwidth": 2.0}, {"l0": {"kind": "per_row"}}),
+    ("jump_relu", {"bandwidth": 2.0}, {"l0": {}}),
+    ("jump_relu", {"compat": "dictionary_learning"}, {"l0": {}}),
+    ("jump_relu", {"compat": "dictionary_learning", "bandwidth": 2.0}, {"l0": {}}),
+    ("jump_relu", {"pre_bias": True, "decoder": "free"}, {"pre_activation": {"latents": "all"}}),
+    ("two_child_topk", {"signed": True, "pre_bias": False, "decoder": "free"}, {"two_child_cosine": {}}),
+    ("two_child_topk", {"k": 16, "signed": True}, {"two_child_cosine": {}}),
+]
+"""Knobs of an architecture that change its gradients, with terms (and changes of their knobs; None: without it)."""
+
+
+@pytest.mark.parametrize(("architecture", "knobs", "terms"), OPTIONS)
+def test_gradients_equal_autograd_under_every_option(architecture, knobs, terms, path):
+    sae = make_sae(architecture, **knobs)
+    settings = settings_of(["reconstruction"])
+    for name, changes in terms.items():
+        chosen = {key: value for key, value in {**TERM_KNOBS[name], **changes}.items() if value is not None}
+        settings[name] = TERMS[name].Config(**chosen)
+    assert_equal_to_reference(sae, settings, dead_latents(sae, make_rows(), 12))
+
+
+@pytest.mark.parametrize("bandwidth", [0.4, 2.0])
+def test_the_kernel_of_compat_sees_codes_and_only_that_of_compat(bandwidth):
+    """dictionary_learning's issue 55: half the kernel, and below half a bandwidth every latent that is off."""
+    x_BM, settings = make_rows(), settings_of(["reconstruction", "l0"])
+    compat = make_sae("jump_relu", compat="dictionary_learning", bandwidth=bandwidth)
+    correct = make_sae("jump_relu", bandwidth=bandwidth)
+    _, gradients = reference(compat, settings, x_BM, None)
+    assert largest_difference(step(settings, compat, x_BM).gradients, gradients) < TOLERANCE
+    assert largest_difference(step(settings, correct, x_BM).gradients, gradients) > 0.01
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pipeline.objective import TERMS, Objective, check_terms
 from pipeline.objective.prefix_reconstruction import prefix_ends
 from pipeline.saes import ARCHITECTURES, initial_weights
+from pipeline.saes.base import k_at
 from pipeline.schedules import SCHEDULES, Schedule, value_at
 
 TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
@@ -19,7 +20,8 @@ def terms(**knobs):
 
 @pytest.mark.parametrize("name", TERMS)
 def test_the_registered_name_is_the_settings_name(name):
-    required = {"weight": 1.0} if TERMS[name].Config.model_fields["weight"].is_required() else {}
+    wanted = {"weight": 1.0, "ks": [4]}
+    required = {key: wanted[key] for key, field in TERMS[name].Config.model_fields.items() if field.is_required()}
     assert TERMS[name].Config(**required).term == name
 
 
@@ -40,7 +42,7 @@ def test_prefixes_that_fall_together_are_refused():
 
 
 def test_default_prefixes():
-    assert prefix_ends(TERMS["prefix_reconstruction"].Config().fractions, 8192) == [256, 512, 1024, 2048, 8192]
+    assert prefix_ends(TERMS["prefix_reconstruction"].Config(), 8192) == [256, 512, 1024, 2048, 8192]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_default_prefixes():
         ),
         ({"reconstruction": {}, "aux_k": {}}, RELU, "term 'aux_k' .* got 'relu'"),
         ({"reconstruction": {}, "orthogonality": {"weight": 0.1}}, RELU, "term 'orthogonality' .* got 'relu'"),
-        ({"l1": {"weight": 0.1}}, RELU, r"exactly one .* \(reconstruction, prefix_reconstruction\), got none"),
+        ({"l1": {"weight": 0.1}}, RELU, r"exactly one .* \(reconstruction, prefix_reconstruction, .*\), got none"),
         ({}, RELU, "exactly one"),
         ({"reconstruction": {}, "prefix_reconstruction": {}}, TOPK, "got reconstruction, prefix_reconstruction"),
     ],
@@ -109,16 +111,68 @@ def test_a_stretch_of_the_run(shape):
     assert table == [1.0, 1.0, 0.5 if shape == "linear" else 0.25, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+N_STEPS, D_SAE, K = 40, 256, 8
+
+
+def test_k_falls_as_in_sparsify_at_every_step():
+    """k(t) = round(widest * (1 - t / n) + k * t / n) over the first n steps, then k."""
+    widest, n = min(D_SAE, 10 * K), 30
+    schedule = Schedule(start=widest, end=K, finish=n / N_STEPS)
+    for t in range(N_STEPS + 1):
+        share = min(t / n, 1.0)
+        assert k_at(schedule, t / N_STEPS) == round(widest * (1 - share) + K * share)
+    assert [k_at(schedule, t / N_STEPS) for t in (0, n - 1, n, N_STEPS - 1)] == [80, 10, 8, 8]
+
+
+def test_k_falls_a_step_earlier_than_in_dictionary_learning_and_without_its_false_start():
+    """It takes int(d (1 - t / n) + k t / n) after update t: update 0 still has the final k, update t the k of t - 1."""
+    n = 32
+    schedule = Schedule(start=D_SAE, end=K, finish=n / N_STEPS)
+    theirs = [K] + [int(D_SAE * (1 - min(t / n, 1.0)) + K * min(t / n, 1.0)) for t in range(N_STEPS - 1)]
+    ours = [k_at(schedule, t / N_STEPS) for t in range(N_STEPS)]
+    assert theirs[:3] == [K, D_SAE, 248]
+    assert ours[:3] == [D_SAE, 248, 240]
+    assert all(abs(here - there) <= 1 for here, there in zip(ours, theirs[1:], strict=False))
+    assert ours != theirs
+
+
+def test_a_weight_warms_up_as_in_dictionary_learning():
+    """min(t / warm-up, 1) at update t: nothing at the first, all from the warm-up's end on."""
+    schedule = Schedule(start=0.0, end=0.06, finish=5 / N_STEPS)
+    table = [value_at(schedule, t / N_STEPS) for t in range(N_STEPS)]
+    assert table == pytest.approx([0.06 * min(t / 5, 1.0) for t in range(N_STEPS)], rel=1e-12, abs=1e-17)
+    assert table[0] == 0.0
+    assert table[-1] == 0.06
+
+
+def test_p_falls_as_in_seed_0_between_its_steps():
+    """p(s) = p_start + (s - t0) / (t1 - t0) * (p_end - p_start); its steps count from 1, ours from 0."""
+    first, last = int(0.2 * N_STEPS), int(0.8 * N_STEPS)
+    schedule = Schedule(start=1.0, end=0.5, begin=(first - 1) / N_STEPS, finish=(last - 1) / N_STEPS)
+    for s in range(1, N_STEPS + 1):
+        expected = 1.0 if s < first else 0.5 if s >= last else 1.0 + (s - first) / (last - first) * (0.5 - 1.0)
+        assert value_at(schedule, (s - 1) / N_STEPS) == pytest.approx(expected, abs=1e-14)
+
+
+PLANTED = {
+    "relu": ({}, {"l1": {"weight": 0.1}}),
+    "topk": ({"k": 2}, {"aux_k": {}}),
+    "batch_topk": ({"k": 2}, {"aux_k": {}}),
+    "gated": ({}, {"l1": {"weight": 0.4}, "gated_auxiliary": {"detached": False}}),
+    "jump_relu": ({"bandwidth": 0.2, "initial_threshold": 0.1}, {"l0": {"target": 2.0}, "l1": {"weight": 0.1}}),
+}
+"""Knobs and terms of the architectures that look for latents which are on independently of each other."""
+
+
+@pytest.mark.parametrize("architecture", PLANTED)
 def test_a_planted_dictionary_is_recovered(architecture):
     """12 directions in 16 dimensions, 2 on at a time: each must get a decoder row with cosine above 0.95."""
     generator = torch.Generator().manual_seed(0)
     truth_EM = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q[:12]
-    knobs = {} if architecture == "relu" else {"k": 2}
+    knobs, sparsity = PLANTED[architecture]
     sae_class = ARCHITECTURES[architecture]
     settings = sae_class.Config(d_sae=24, **knobs)
     sae = sae_class(settings, 16, initial_weights(settings, 16, generator))
-    sparsity = {"l1": {"weight": 0.1}} if architecture == "relu" else {"aux_k": {}}
     objective = Objective(terms(reconstruction={}, **sparsity), sae)
     optimizer = torch.optim.Adam([p.requires_grad_(False) for p in sae.parameters().values()], lr=0.01)
     for _ in range(800):
@@ -129,5 +183,6 @@ def test_a_planted_dictionary_is_recovered(architecture):
             parameter.grad = result.gradients[name]
         optimizer.step()
         sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
+        sae.constrain()
     best_E = (truth_EM @ sae.W_dec.T).amax(1)
     assert float(best_E.min()) > 0.95

@@ -52,7 +52,7 @@ def config_data(store: Path, evaluation: dict[str, Any], filters: dict[str, Any]
         "model": {"path": "none"},
         "corpus": {"sources": [{"kind": "python_docs"}], "n_tokens": 1000},
         "store": {"path": str(store), "sites": [SITE]},
-        "training": {"n_steps": 1, "device": "cpu", "filters": filters},
+        "training": {"n_steps": 1, "warmup_steps": 0, "device": "cpu", "filters": filters},
         "variants": {"any": variant},
         "evaluation": {
             "batch_size": 100,

@@ -40,7 +40,7 @@ def extraction_config(folder: Path, *, model_type: str = "llama", **changes: Any
             "chunk_bytes": 4096,
             "shard_bytes": 65536,
         },
-        "training": {"n_steps": 10, "batch_size": 64},
+        "training": {"n_steps": 10, "warmup_steps": 0, "batch_size": 64},
         "variants": {
             "topk": {"sae": {"architecture": "topk", "d_sae": 64, "k": 4}, "objective": {"reconstruction": {}}}
         },

@@ -17,8 +17,8 @@ import torch
 from small_run import run_data
 
 from pipeline.config import RunConfig
-from pipeline.trainer import one_pass
 from pipeline.trainer.train import train
+from stores import joined
 
 LONGEST_PAUSE_SECONDS = 0.004
 
@@ -39,7 +39,7 @@ def main(store: str, variants: str, ready: str, seed: str) -> None:
     torch.set_num_threads(1)
     for name in ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink"):
         setattr(os, name, paused(getattr(os, name), noise))
-    one_pass.Batches = functools.partial(one_pass.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
+    joined.Batches = functools.partial(joined.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
     torch.rand(noise.randrange(10))  # a global stream that is never where it was
     config = RunConfig.model_validate(run_data(Path(store), json.loads(variants), checkpoint_every_steps=5))
     Path(ready).touch()

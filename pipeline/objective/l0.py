@@ -1,0 +1,100 @@
+"""L0: how many latents are on, pulled towards a target or down, through the thresholds of a JumpReLU SAE."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes, DenseCodes
+from pipeline.objective.term import Step, Term, TermSettings
+from pipeline.saes.base import SAESettings, per_pair
+from pipeline.saes.jump_relu import JumpReLU
+from pipeline.schedules import value_at
+
+TARGETED = ("target", "per_row")
+
+
+class L0(Term):
+    """weight * a function of n, how many latents are on in a row; a latent's gradient is estimated by its threshold's
+    kernel (saes/jump_relu.py).
+    """
+
+    class Config(TermSettings):
+        """Knobs of the L0 term."""
+
+        term: Literal["l0"] = "l0"
+        """Name in TERMS."""
+        kind: Literal["target", "penalty", "per_row", "tanh"] = "target"
+        """`target`: (mean n / target - 1)^2 (dictionary_learning). `penalty`: mean n (the JumpReLU paper). `per_row`:
+        mean of 2 / target * (n - target)^2 (Gemma Scope 2). `tanh`: tanh(scale * code * decoder norm) summed in the
+        place of n, so codes move, too (Anthropic, January 2025)."""
+        target: float = Field(default=20.0, gt=0.0)
+        """Latents on per row (count), of `target` and `per_row`. Default: dictionary_learning."""
+        scale: float = Field(default=4.0, gt=0.0)
+        """Steepness of `tanh`. Default: Anthropic's."""
+
+        @model_validator(mode="after")
+        def _no_idle_knob(self) -> "L0.Config":
+            idle = {"target": self.kind not in TARGETED, "scale": self.kind != "tanh"}
+            for name in idle:
+                if idle[name] and getattr(self, name) != type(self).model_fields[name].default:  # a dump has them all
+                    raise ValueError(f"{name} plays no part in kind {self.kind!r}; remove it")
+            return self
+
+    settings: Config
+
+    @classmethod
+    def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
+        """Only where thresholds are learnt, and only with a target that can be met."""
+        if not isinstance(sae_settings, JumpReLU.Config):
+            raise ValueError(
+                f"term {settings.term!r} moves learnt thresholds, which 'jump_relu' has and "
+                f"{sae_settings.architecture!r} has not; change the architecture or remove the term"
+            )
+        assert isinstance(settings, cls.Config)
+        if settings.kind in TARGETED and settings.target > sae_settings.d_sae:
+            raise ValueError(
+                f"term 'l0': target ({settings.target:g}) must not exceed d_sae ({sae_settings.d_sae}), as no more "
+                "latents can be on; lower it"
+            )
+
+    def add(self, step: Step) -> Tensor:
+        """The penalty; its gradient goes to the thresholds, and beyond them as the architecture says."""
+        weight = value_at(self.settings.weight, step.progress)
+        if self.settings.kind == "tanh":
+            return self._tanh(step, weight / step.x_BM.shape[0])
+        loss, gradient_B = self._counted(n_on(step.codes).to(step.x_BM.dtype))
+        assert isinstance(step.sae, JumpReLU)
+        for name, gradient in step.sae.count_gradients(step.encoding, gradient_B * weight).items():
+            step.add_gradient(name, gradient)
+        return weight * loss
+
+    def _counted(self, n_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of n_B latents on in each row, and its derivative by each."""
+        target, share = self.settings.target, torch.full_like(n_B, 1 / len(n_B))
+        if self.settings.kind == "penalty":
+            return n_B.mean(), share
+        if self.settings.kind == "per_row":
+            excess_B = n_B - target
+            return 2 / target * excess_B.square().mean(), share * excess_B * (4 / target)
+        excess = n_B.mean() / target - 1
+        return excess.square(), share * excess * (2 / target)
+
+    def _tanh(self, step: Step, weight: float) -> Tensor:
+        """The soft count; it moves codes and decoder norms."""
+        codes, values, W_dec, scale = step.codes, step.encoding.penalised, step.sae.W_dec, self.settings.scale
+        norm_E = torch.linalg.vector_norm(W_dec, dim=1)
+        norm = per_pair(codes, norm_E)
+        counted = torch.tanh(scale * values * norm)
+        slope = (1 - counted.square()) * (scale * weight)
+        step.add_penalty_gradient(slope * norm)
+        pull_E = codes.latent_sums(slope * values) / norm_E.clamp(min=torch.finfo(norm_E.dtype).tiny)
+        step.add_gradient("W_dec", pull_E[:, None] * W_dec)
+        return weight * counted.sum()
+
+
+def n_on(codes: Codes) -> Tensor:
+    """Latents above 0 in each row: [B]."""
+    on = codes.values > 0
+    return on.sum(1) if isinstance(codes, DenseCodes) else torch.bincount(codes.rows_P[on], minlength=codes.batch_size)

@@ -1,0 +1,137 @@
+"""An Lp penalty whose exponent falls in steps; its weight is rescaled at each, so that the loss does not jump."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.objective.fits import needs_codes_from_zero
+from pipeline.objective.lp import Form, lp
+from pipeline.objective.term import Step, Term, TermSettings
+from pipeline.saes.base import SAESettings
+from pipeline.schedules import Value, value_at
+
+
+class PAnneal(Term):
+    """weight * scale * Lp penalty; p goes from p_start to p_end in n_updates steps.
+
+    At an update, after the step's loss, scale is multiplied by the recent mean penalty at p over that at the next p;
+    the first update only begins to compare. Source: Karvonen et al. 2024, Measuring Progress in Dictionary Learning;
+    dictionary_learning's PAnnealTrainer, and GatedAnnealTrainer for gated.
+    """
+
+    class Config(TermSettings):
+        """Knobs of the p-annealing term."""
+
+        term: Literal["p_anneal"] = "p_anneal"
+        """Name in TERMS."""
+        weight: Value
+        """Factor of this term in the loss before any update; a schedule warms it up."""
+        form: Form = "lp_p"
+        """`lp_p`: the sum of the powers; `lp`: its p-th root."""
+        p_start: float = Field(default=1.0, gt=0.0)
+        """Exponent before the second update."""
+        p_end: float = Field(default=0.2, gt=0.0)
+        """Exponent after the last update. Default: dictionary_learning's demo; its own default, 0, divides by zero."""
+        n_updates: int = Field(default=10, ge=2)
+        """Updates (count), evenly from `begin` to `finish`, the first of which leaves p where it is."""
+        begin: float = Field(default=0.04, ge=0.0, lt=1.0)
+        """Progress of the first update (share of the run). Default: 10,000 of the demo's 244,140 steps."""
+        finish: float = Field(default=0.8, gt=0.0, le=1.0)
+        """Progress of the last update (share of the run). Default: where the learning rate begins to fall."""
+        queue_steps: int = Field(default=10, gt=0)
+        """Recent steps whose penalties are compared at an update (count)."""
+        epsilon: float = Field(default=1e-6, ge=0.0)
+        """Added to every code, which bounds the derivative near 0. dictionary_learning: 0."""
+        compat: Literal["dictionary_learning"] | None = None
+        """`dictionary_learning`: `finish` may be 1, where the last update would come after the last step, so that p
+        ends one update short of p_end."""
+
+        @model_validator(mode="after")
+        def _last_update_comes(self) -> "PAnneal.Config":
+            if self.finish <= self.begin:
+                raise ValueError(f"finish ({self.finish}) must be larger than begin ({self.begin})")
+            if self.finish == 1.0 and self.compat is None:
+                raise ValueError(
+                    "finish must be below 1, got 1.0: p_end would never be used; lower it, or set compat to "
+                    "'dictionary_learning' to reproduce that"
+                )
+            return self
+
+    settings: Config
+
+    def __init__(self, settings: TermSettings):
+        super().__init__(settings)
+        self._step = 0
+        self._updates = 0
+        self._scale = 1.0
+        self._queue: Tensor | None = None  # [recent steps, 2]: penalty at p, and at the next p
+
+    @classmethod
+    def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
+        """Only where the number of latents on is learnt, and codes rise from 0."""
+        needs_codes_from_zero(settings, sae_settings)
+
+    def add(self, step: Step) -> Tensor:
+        """The penalty at the present p; afterwards p and scale move on, if an update is due."""
+        knobs = self.settings
+        p, next_p = self._p(self._updates), self._p(self._updates + 1)
+        weight = value_at(knobs.weight, step.progress) * self._scale / step.x_BM.shape[0]
+        total, derivative = lp(step.codes, step.encoding.penalised, p, knobs.epsilon, knobs.form)
+        step.add_penalty_gradient(derivative * weight)
+        step.monitors["p_anneal/p"] = p
+        step.monitors["p_anneal/scale"] = self._scale
+        if self._updates > 0:
+            after, _ = lp(step.codes, step.encoding.penalised, next_p, knobs.epsilon, knobs.form)
+            pair = torch.stack([total, after]).double()[None]
+            before = pair[:0] if self._queue is None else self._queue.to(pair.device)
+            self._queue = torch.cat([before, pair])[-knobs.queue_steps :]
+        if self._is_due(step.progress):
+            self._rescale()
+            self._updates += 1
+        self._step += 1
+        return weight * total
+
+    def state(self) -> dict[str, Tensor]:
+        """Steps, updates, scale, and the recent penalties."""
+        queue = torch.zeros(0, 2, dtype=torch.float64) if self._queue is None else self._queue
+        scale = torch.tensor(self._scale, dtype=torch.float64)
+        return {
+            "step": torch.tensor(self._step),
+            "updates": torch.tensor(self._updates),
+            "scale": scale,
+            "queue": queue,
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a saved state."""
+        if state:
+            self._step, self._updates, self._scale = (int(state["step"]), int(state["updates"]), float(state["scale"]))
+            self._queue = state["queue"].clone() if state["queue"].numel() else None
+
+    def _p(self, updates: int) -> float:
+        """The exponent after that many updates."""
+        knobs = self.settings
+        place = min(max(updates - 1, 0), knobs.n_updates - 1) / (knobs.n_updates - 1)
+        return knobs.p_start + (knobs.p_end - knobs.p_start) * place
+
+    def _is_due(self, progress: float) -> bool:
+        if self._updates == self.settings.n_updates:
+            return False
+        if self._step == 0 or progress == 0.0:
+            return self.settings.begin == 0.0
+        n_steps = round(self._step / progress)
+        return self._step >= update_steps(self.settings, n_steps)[self._updates]
+
+    def _rescale(self) -> None:
+        """Nothing before the second update; nor while no code is on."""
+        if self._queue is not None:
+            now, after = self._queue.mean(0).tolist()
+            self._scale *= now / after if after > 0 else 1.0
+
+
+def update_steps(settings: PAnneal.Config, n_steps: int) -> list[int]:
+    """The steps (0-based) of a run of n_steps at whose end p moves, cut to whole ones as in the source."""
+    first, last = round(settings.begin * n_steps), round(settings.finish * n_steps)
+    return torch.linspace(first, last, settings.n_updates, dtype=torch.int64).tolist()

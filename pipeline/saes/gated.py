@@ -1,0 +1,96 @@
+"""Gated: one product decides who is on, and scaled and shifted per latent how strongly."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes
+from pipeline.kernels.selection import above
+from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, per_pair
+
+
+@dataclass(frozen=True)
+class GatedEncoding(Encoding):
+    """A batch encoded; `pre_BE` are the gate's pre-activations."""
+
+    gate: Tensor
+    """The gate's pre-activations where they are positive, in the layout of codes.values (0 where that holds others)."""
+
+    @property
+    def penalised(self) -> Tensor:
+        """The gate: sparsity terms close it, the magnitudes stay as they are."""
+        return self.gate
+
+
+class Gated(SAE):
+    """With u = x0 W_enc^T: on where the gate u + b_gate is positive, there relu(exp(r_mag) u + b_mag).
+
+    Only sparsity terms and `gated_auxiliary` move the gate. Source: Rajamanoharan et al. 2024, Improving Dictionary
+    Learning with Gated Sparse Autoencoders; dictionary_learning's GatedSAETrainer.
+    """
+
+    class Config(SAESettings):
+        """Knobs of the Gated SAE."""
+
+        architecture: Literal["gated"] = "gated"
+        """Name in ARCHITECTURES."""
+
+    learns_l0: ClassVar[bool] = True
+    scales_with_x: ClassVar[tuple[str, ...]] = ("b_gate", "b_mag", "b_dec")
+
+    r_mag: Tensor  # [E]
+    b_gate: Tensor  # [E]
+    b_mag: Tensor  # [E]
+
+    @classmethod
+    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape, by checkpoint key: three vectors in the place of b_enc."""
+        shapes = super().shapes(settings, d_model, d_in)
+        latents = shapes.pop("b_enc")
+        return {**shapes, "r_mag": latents, "b_gate": latents, "b_mag": latents}
+
+    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> GatedEncoding:
+        """The codes, and the gate behind them."""
+        x0_BM, pre_BE = self._product(x_BM, workspace)
+        gate = above(pre_BE, 0.0)
+        return GatedEncoding(self._magnitudes(gate), pre_BE, x0_BM, gate.values)
+
+    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+        """Every latent with a positive gate, and its magnitude."""
+        return self._magnitudes(above(pre_BE, 0.0))
+
+    def select_inference(self, pre_BE: Tensor) -> Codes:
+        """Every latent with a positive gate, and its magnitude."""
+        return self._magnitudes(above(pre_BE, 0.0))
+
+    def backward(
+        self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Values move the magnitudes, penalties the gate; the encoder is moved by both."""
+        assert isinstance(encoding, GatedEncoding)
+        codes, zero = encoding.codes, torch.zeros_like(encoding.gate)
+        mag_gradient = zero if values_gradient is None else values_gradient * (codes.values > 0)
+        gate_gradient = zero if penalty_gradient is None else penalty_gradient * (encoding.gate > 0)
+        scale = per_pair(codes, self.r_mag.exp())
+        product = encoding.gate - per_pair(codes, self.b_gate)
+        return {
+            "W_enc": codes.transposed_times(encoding.x0_BM, scale * mag_gradient + gate_gradient),
+            "r_mag": codes.latent_sums(mag_gradient * scale * product),
+            "b_mag": codes.latent_sums(mag_gradient),
+            "b_gate": codes.latent_sums(gate_gradient),
+        }
+
+    def input_gradient(self, gradients: dict[str, Tensor]) -> Tensor:
+        """dloss/dx0 summed over rows, [M], from the whole gradients of the two biases."""
+        return (self.r_mag.exp() * gradients["b_mag"] + gradients["b_gate"]) @ self.W_enc
+
+    def _encoder_product(self, x0_BM: Tensor, out: Tensor | None) -> Tensor:
+        return torch.addmm(self.b_gate, x0_BM, self.W_enc.T, out=out)
+
+    def _magnitudes(self, gate: Codes) -> Codes:
+        """The codes of an open gate, whose values are its pre-activations."""
+        product = gate.values - per_pair(gate, self.b_gate)
+        magnitudes = (per_pair(gate, self.r_mag.exp()) * product + per_pair(gate, self.b_mag)).clamp_(min=0)
+        return gate.with_values(magnitudes * (gate.values > 0))

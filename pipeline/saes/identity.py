@@ -1,0 +1,63 @@
+"""Identity: every row is its own code. The ceiling that scores are held against."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.kernels.codes import Codes, DenseCodes
+from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+
+
+class Identity(SAE):
+    """codes = xhat = x, exactly. Source: dictionary_learning's IdentityDict.
+
+    It has the parameters that every trainer and checkpoint expects; nothing depends on them, so nothing moves them.
+    """
+
+    class Config(SAESettings):
+        """Knobs of the identity."""
+
+        architecture: Literal["identity"] = "identity"
+        """Name in ARCHITECTURES."""
+        decoder: Literal["free"] = "free"
+        """Rows of W_dec: those of the identity matrix."""
+
+    learns: ClassVar[bool] = False
+
+    @classmethod
+    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape, by checkpoint key. Raises: ConfigError unless d_sae is the rows' width."""
+        if settings.d_sae != d_model:
+            raise ConfigError(
+                f"sae.d_sae: {settings.d_sae}, but the identity has as many latents as its rows are wide: {d_model}"
+            )
+        return super().shapes(settings, d_model, d_in)
+
+    @classmethod
+    def initial_weights(
+        cls, settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+    ) -> dict[str, Tensor]:
+        """Identity matrices and zeros."""
+        shapes = cls.shapes(settings, d_model, d_in).items()
+        return {name: torch.eye(d_model) if len(shape) == 2 else torch.zeros(shape) for name, shape in shapes}
+
+    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
+        """The rows."""
+        return Encoding(DenseCodes(x_BM), x_BM, x_BM)
+
+    def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
+        """The rows."""
+        return DenseCodes(x_BM)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """The rows."""
+        return codes.to_dense()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Identity matrices and zeros, which give readers the same codes; training starts b_dec elsewhere."""
+        return {
+            name: tensor.to(self.W_dec)
+            for name, tensor in self.initial_weights(self.settings, self.d_model, torch.Generator()).items()
+        }

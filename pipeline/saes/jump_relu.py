@@ -1,0 +1,136 @@
+"""JumpReLU: every latent above a threshold of its own is on; the thresholds are learnt through a narrow kernel."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.kernels.codes import Codes, DenseCodes
+from pipeline.kernels.selection import above
+from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, per_pair, row_of_pair
+
+
+@dataclass(frozen=True)
+class JumpReLUEncoding(Encoding):
+    """A batch encoded; its codes also hold, with value 0, pairs too little below their threshold to be on."""
+
+    near: Tensor
+    """Pre-activations in the layout of codes.values: of all pairs more than threshold - bandwidth / 2."""
+
+
+class JumpReLU(SAE):
+    """A pre-activation a is on, with value a, where a > threshold.
+
+    The threshold's gradient is an estimate: the jump is taken for one that is as wide as the bandwidth (rectangle
+    kernel). Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, whose thresholds
+    are trained as they are (the paper trains their logarithm).
+    """
+
+    class Config(SAESettings):
+        """Knobs of the JumpReLU SAE."""
+
+        architecture: Literal["jump_relu"] = "jump_relu"
+        """Name in ARCHITECTURES."""
+        pre_bias: bool = False
+        """Whether the encoder sees x - b_dec instead of x. Default: dictionary_learning."""
+        initial_threshold: float = Field(default=0.001, ge=0.0)
+        """Every threshold at the start, in units of pre-activations. Default: dictionary_learning."""
+        bandwidth: float = Field(default=0.001, gt=0.0)
+        """Width of the kernel, in units of pre-activations of rows with E||x||^2 = 1. Default: dictionary_learning."""
+        ste_to_input: bool = False
+        """Whether the kernel's gradient moves the encoder, too. true: Anthropic, January 2025; false: DeepMind."""
+        compat: Literal["dictionary_learning"] | None = None
+        """`dictionary_learning`: the l0 term's kernel sees codes, not pre-activations (its issue 55). null: correct."""
+
+        @model_validator(mode="after")
+        def _compat_has_no_ste_to_input(self) -> "JumpReLU.Config":
+            if self.compat and self.ste_to_input:
+                raise ValueError(f"compat: {self.compat} has no ste_to_input; drop one of the two")
+            return self
+
+    settings: Config
+    learns_l0: ClassVar[bool] = True
+    threshold: Tensor  # [E]
+
+    @classmethod
+    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape, by checkpoint key."""
+        return {**super().shapes(settings, d_model, d_in), "threshold": (settings.d_sae,)}
+
+    @classmethod
+    def initial_weights(
+        cls, settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+    ) -> dict[str, Tensor]:
+        """Those that all SAEs start with, and equal thresholds."""
+        assert isinstance(settings, cls.Config)
+        threshold = torch.full((settings.d_sae,), settings.initial_threshold)
+        return {**super().initial_weights(settings, d_model, generator, d_in), "threshold": threshold}
+
+    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> JumpReLUEncoding:
+        """The codes, and the pre-activations that the kernel may see."""
+        x0_BM, pre_BE = self._product(x_BM, workspace)
+        near = above(pre_BE, self.threshold - self.settings.bandwidth / 2)
+        near_pre = pre_BE if isinstance(near, DenseCodes) else near.values
+        codes = near.with_values(near_pre * (near_pre > per_pair(near, self.threshold)))
+        return JumpReLUEncoding(codes, pre_BE, x0_BM, near_pre)
+
+    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+        """Every pre-activation above its threshold."""
+        return above(pre_BE, self.threshold)
+
+    def select_inference(self, pre_BE: Tensor) -> Codes:
+        """Every pre-activation above its threshold."""
+        return above(pre_BE, self.threshold)
+
+    def constrain(self) -> None:
+        """A threshold below 0 would switch negative pre-activations on."""
+        self.threshold.clamp_(min=0)
+
+    def backward(
+        self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Values that are on move the encoder; those within the kernel move the threshold."""
+        assert isinstance(encoding, JumpReLUEncoding)
+        parts = [part for part in (values_gradient, penalty_gradient) if part is not None]
+        if not parts:
+            return {}
+        gradient, codes = sum(parts[1:], start=parts[0]), encoding.codes
+        threshold = per_pair(codes, self.threshold)
+        jump = gradient * self._kernel(encoding) * threshold
+        pre_gradient = gradient * (encoding.near > threshold)
+        if self.settings.ste_to_input:
+            pre_gradient = pre_gradient + jump
+        return {**self._encoder_gradients(encoding, pre_gradient), "threshold": -codes.latent_sums(jump)}
+
+    def count_gradients(self, encoding: Encoding, gradient_B: Tensor) -> dict[str, Tensor]:
+        """What dloss/d(latents on in a row), [B], gives the parameters, b_dec apart."""
+        assert isinstance(encoding, JumpReLUEncoding)
+        codes = encoding.codes
+        steps = self._kernel(encoding) * row_of_pair(codes, gradient_B)
+        if self.settings.compat == "dictionary_learning":
+            return {"threshold": self._gradient_of_codes(encoding, steps, gradient_B)}
+        encoder = self._encoder_gradients(encoding, steps) if self.settings.ste_to_input else {}
+        return {**encoder, "threshold": -codes.latent_sums(steps)}
+
+    def _kernel(self, encoding: JumpReLUEncoding) -> Tensor:
+        """The rectangle: 1 / bandwidth within half a bandwidth of the threshold, else 0; layout of codes.values."""
+        distance = (encoding.near - per_pair(encoding.codes, self.threshold)).abs()
+        return (distance < self.settings.bandwidth / 2).to(encoding.near.dtype) / self.settings.bandwidth
+
+    def _encoder_gradients(self, encoding: Encoding, pre_gradient: Tensor) -> dict[str, Tensor]:
+        codes = encoding.codes
+        return {
+            "W_enc": codes.transposed_times(encoding.x0_BM, pre_gradient),
+            "b_enc": codes.latent_sums(pre_gradient),
+        }
+
+    def _gradient_of_codes(self, encoding: JumpReLUEncoding, steps: Tensor, gradient_B: Tensor) -> Tensor:
+        """The threshold's gradient where the kernel sees codes: its lower half is empty, and every latent that is off
+        lies at 0, which is within the kernel of all thresholds below half a bandwidth.
+        """
+        codes, bandwidth = encoding.codes, self.settings.bandwidth
+        on = codes.values > 0
+        off_E = gradient_B.sum() - codes.latent_sums(row_of_pair(codes, gradient_B) * on)
+        return -codes.latent_sums(steps * on) - off_E * (self.threshold < bandwidth / 2) / bandwidth

@@ -1,0 +1,85 @@
+"""Two-child TopK: the k largest parents of a row are on, and each brings the stronger of its two children."""
+
+from typing import Literal
+
+import torch
+from pydantic import field_validator, model_validator
+from torch import Tensor
+
+from pipeline.kernels.backends import backend_of
+from pipeline.kernels.codes import Codes, SparseCodes
+from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, check_k, k_at
+from pipeline.schedules import Schedule
+
+
+class TwoChildTopK(SAE):
+    """One dictionary of n parents, their n first children and their n second children, in this order.
+
+    A child is asked only where its parent is on, so its pre-activation is computed there alone. Codes hold, row by row,
+    the k parents and then the k children that won. Source: seed 002 (sae_hacking, TopkSparseAutoEncoder2Child_v2), with
+    `signed: true`, `pre_bias: false`, `decoder: free`; its three decoder biases are one here, whose sum they are.
+    """
+
+    class Config(SAESettings):
+        """Knobs of the two-child TopK SAE."""
+
+        architecture: Literal["two_child_topk"] = "two_child_topk"
+        """Name in ARCHITECTURES."""
+        k: int | Schedule
+        """Parents on per row (count); up to as many children join them."""
+        signed: bool = False
+        """Whether negative pre-activations count as they are (the source), or as 0: latents then only ever add."""
+
+        @field_validator("d_sae")
+        @classmethod
+        def _three_of_each(cls, d_sae: int) -> int:
+            if d_sae % 3:
+                raise ValueError(
+                    f"d_sae ({d_sae}) must be a multiple of 3: a parent and two children; try {d_sae // 3 * 3}"
+                )
+            return d_sae
+
+        @model_validator(mode="after")
+        def _k_fits(self) -> "TwoChildTopK.Config":
+            check_k(self.k, self.d_sae // 3, "the number of parents, d_sae / 3")
+            return self
+
+    settings: Config
+
+    @property
+    def n_parents(self) -> int:
+        """Parents (count): latents 0 to n_parents - 1."""
+        return self.d_sae // 3
+
+    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
+        """The codes; `pre_BE` are the parents' pre-activations, [B, E / 3]."""
+        n_parents = self.n_parents
+        out = None if workspace is None else workspace.buffer(x_BM.shape[0], n_parents, like=x_BM)
+        x0_BM = self._encoder_input(x_BM)
+        pre_BE = torch.addmm(self.b_enc[:n_parents], x0_BM, self.W_enc[:n_parents].T, out=out)
+        parent_BK, places_BK = backend_of(pre_BE).row_topk(pre_BE, k_at(self.settings.k, progress))
+        first_BK, second_BK = self._children(x0_BM, places_BK)
+        first_wins_BK = first_BK > second_BK
+        child_BK = torch.where(first_wins_BK, first_BK, second_BK)
+        if not self.settings.signed:
+            parent_BK, child_BK = parent_BK.clamp(min=0), child_BK.clamp(min=0)
+        latents_BK = torch.cat([places_BK, places_BK + n_parents * (2 - first_wins_BK.long())], dim=1)
+        values_BK = torch.cat([parent_BK, child_BK * (parent_BK != 0)], dim=1)
+        return Encoding(self._pairs(values_BK, latents_BK), pre_BE, x0_BM)
+
+    def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
+        """The codes with the final k."""
+        return self.encode(x_BM, workspace=workspace).codes
+
+    def _children(self, x0_BM: Tensor, places_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Pre-activations of the first and the second child of some parents of each row: both [B, K]."""
+        latents_BK = torch.cat([places_BK + self.n_parents, places_BK + 2 * self.n_parents], dim=1)
+        pairs = self._pairs(x0_BM.new_empty(latents_BK.shape), latents_BK)
+        pre_BK = pairs.dots(x0_BM, self.W_enc).view_as(latents_BK) + self.b_enc[latents_BK]
+        first_BK, second_BK = pre_BK.chunk(2, dim=1)
+        return first_BK, second_BK
+
+    def _pairs(self, values_BK: Tensor, latents_BK: Tensor) -> SparseCodes:
+        n_rows, n_on = latents_BK.shape
+        offsets = torch.arange(0, n_rows * n_on + 1, n_on, device=latents_BK.device)
+        return SparseCodes(values_BK.reshape(-1), latents_BK.reshape(-1), offsets, self.d_sae)
