@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -47,11 +48,11 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     extract_with_workers(config, n_workers, progress=_shows_progress())
 
 
-def train_saes(config: "RunConfig", stage: Path | None = None) -> None:
+def train_saes(config: "RunConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
     """Stage 2: store -> one SAE per variant and site."""
     from pipeline.trainer.train import train
 
-    train(config, stage=stage, report_progress=_shows_progress())
+    train(config, stage=stage, only=only, report_progress=_shows_progress())
 
 
 def evaluate_saes(config: "RunConfig") -> None:
@@ -183,9 +184,24 @@ def train(
     stage: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Copy what is read to this nearer disk first; jobs share it.")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Train this variant now, or all of a pattern; repeatable.")
+    ] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Train the variants of this YAML file, too; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and what it takes.")] = False,
 ) -> None:
-    """Stage 2: store to trained SAEs, without the model."""
-    train_saes(_load(config, overrides), stage)
+    """Stage 2: store to trained SAEs, without the model. What is trained already stays as it is."""
+    from pipeline.config import load
+
+    settings = load(config, overrides, add or ())
+    if dry_run:
+        from pipeline.trainer.train import describe_training
+
+        typer.echo(describe_training(settings, only or ()))
+    else:
+        train_saes(settings, stage, only or ())
 
 
 @app.command()
@@ -226,7 +242,9 @@ def _damaged_files(arguments: list[str]) -> str | None:
     from pipeline.config.stored import find_store
     from stores import verify
 
-    configs = [Path(argument) for argument in arguments if argument.endswith((".yaml", ".yml"))]
+    added = [value for flag, value in pairwise(arguments) if flag == "--add"]
+    yamls = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
+    configs = [Path(argument) for argument in yamls if argument not in added]
     overrides = [value for flag, value in pairwise(arguments) if flag == "--set"]
     config = load(configs[0] if configs else Path("configs/demo.yaml"), overrides)
     return "\n".join(verify(find_store(config))) or None

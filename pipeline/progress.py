@@ -15,10 +15,17 @@ class Progress:
     def __init__(self, title: str, total: int | None, unit: str, *, start: int = 0, shown: bool = True) -> None:
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            desc=title, initial=start, total=total, unit=unit, unit_scale=True, disable=not (shown and terminal)
+            desc=title,
+            initial=start,
+            total=total,
+            unit=unit,
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not (shown and terminal),
         )
         self._title, self._total, self._unit = title, total, unit
         self._plain = shown and not terminal
+        self._note = ""
         self._start = self.done = start
         self._began = self._told = time.monotonic()
 
@@ -35,6 +42,11 @@ class Progress:
             self._told = now
             self._line(now)
 
+    def note(self, text: str) -> None:
+        """What to show beside the count from now on."""
+        self._note = text
+        self._bar.set_postfix_str(text, refresh=False)
+
     def close(self) -> None:
         """Leave the bar, or the last line, as it is."""
         self._bar.close()
@@ -48,7 +60,9 @@ class Progress:
         if self._total is not None:
             of_total = f" of {self._total:,}"
             left = f", {(self._total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self._total else ""
-        print(f"{self._title}: {self.done:,}{of_total} {self._unit}s, {rate:,.1f}/s{left}", file=sys.stderr, flush=True)
+        note = f"; {self._note}" if self._note else ""
+        line = f"{self._title}: {self.done:,}{of_total} {self._unit}s, {rate:,.1f}/s{left}{note}"
+        print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,5 +1,7 @@
 """Stored rows as float32 tensors, and where they go."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,14 @@ def to_tensor(rows: np.ndarray, device: torch.device) -> Tensor:
     if own.dtype == np.uint16:
         return torch.from_numpy(own.view(np.int16)).to(device).view(torch.bfloat16).float()
     return torch.from_numpy(own).to(device).float()
+
+
+def side_by_side(parts: Sequence[np.ndarray], factors: Sequence[float] | None, device: torch.device) -> Tensor:
+    """Rows of several sites as one, each site's times its factor: float32 [B, sum of M]."""
+    rows = [to_tensor(part, device) for part in parts]
+    if factors is not None:
+        rows = [part_BM * factor for part_BM, factor in zip(rows, factors, strict=True)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ import numpy as np
 from stores.canonical import canonical_json, sha256
 from stores.errors import StoreError
 from stores.filters import Filters
+from stores.masks import RowMask
 from stores.ranks import RankFiller, Share
 from stores.reader import ActivationStore
 from stores.shared_windows import SharedWindows
@@ -46,17 +47,19 @@ class Batches:
         threads: int = 2,
         shared: Path | None = None,
         share: Share | None = None,
+        mask: RowMask | None = None,
     ) -> None:
         """Open a stream.
 
         Args:
             shared: a folder in memory (/dev/shm), or on a disk, where all who read the same stream share windows.
             share: this process reads one part of each window, and gets the rest from the other ranks.
+            mask: a narrower one than the site's own (see `stores.joined`).
         Raises: StoreError if the split has fewer rows than a batch, or if there is no room for shared windows.
 
         """
         filters = filters or Filters()
-        self._mask = store.mask(site, split, filters)
+        self._mask = mask or store.mask(site, split, filters)
         self.n_rows = self._mask.n_rows
         """Rows of an epoch."""
         if batch_size > self.n_rows:
@@ -67,7 +70,8 @@ class Batches:
         self.batch_size = batch_size
         size = store.plan.rows_per_chunk
         self.blocks_per_window = max(1, min(window_rows // size, len(self._mask.blocks)))
-        self._key = [store.plan.order_id, split, filters.key(), seed, self.blocks_per_window]
+        limits = {"limited_by": [*self._mask.limited_by]} if self._mask.limited_by else {}
+        self._key = [store.plan.order_id, split, {**filters.key(), **limits}, seed, self.blocks_per_window]
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="strata-window")
         self._values = store.values(site)
         if share is not None and shared is not None:

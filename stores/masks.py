@@ -1,14 +1,20 @@
 """Which rows of each block pass a split and its filters; one bit a row."""
 
+from copy import copy
+
 import numpy as np
 
+from stores.errors import StoreError
 from stores.filters import Filters
 from stores.plan import Plan
 from stores.stored import StoredArray
 
 
 class RowMask:
-    """The rows of a split that pass the filters, by block (= chunk) of R rows."""
+    """The rows of a split that pass the filters, by block (= chunk) of R rows. `a & b`: those that pass both."""
+
+    limited_by: tuple[str, ...] = ()
+    """Sites whose norm limits formed it, by name, where that is more than the limit of the one site that is read."""
 
     def __init__(
         self,
@@ -24,7 +30,6 @@ class RowMask:
         self._first_block = rows[0] // size
         n_blocks = -(-rows[1] // size) - self._first_block if rows[1] > rows[0] else 0
         self._bits = np.zeros((n_blocks, -(-size // 8)), np.uint8)
-        counts = np.zeros(n_blocks, np.int64)
         blocks_per_read = max(1, flags.spec.rows_per_chunk // size)
         for first in range(0, n_blocks, blocks_per_read):
             some = range(first, min(first + blocks_per_read, n_blocks))
@@ -38,13 +43,25 @@ class RowMask:
                 local_R = np.zeros(size, bool)
                 offset = max(start - low, 0)
                 local_R[offset : offset + len(piece_N)] = piece_N
-                counts[index] = int(local_R.sum())
                 self._bits[index] = np.packbits(local_R)
+        self._count()
+
+    def _count(self) -> None:
+        counts = np.bitwise_count(self._bits).sum(axis=1, dtype=np.int64)
         self.blocks = np.flatnonzero(counts) + self._first_block
         """Numbers of the blocks that hold such rows, rising."""
         self.counts = counts[counts > 0]
         """How many such rows each of `blocks` holds."""
         self.n_rows = int(counts.sum())
+
+    def __and__(self, other: "RowMask") -> "RowMask":
+        mine, its = ((*mask._bits.shape, mask._first_block, mask._rows_per_block) for mask in (self, other))
+        if mine != its:
+            raise StoreError(f"masks of other rows or blocks: {mine} and {its}")
+        both = copy(self)
+        both._bits = self._bits & other._bits
+        both._count()
+        return both
 
     def rows_in(self, block: int) -> np.ndarray:
         """Places inside a block of the rows that pass, int64, rising."""

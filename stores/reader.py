@@ -103,12 +103,12 @@ class ActivationStore:
         norms = self._site(site)[1] if filters.max_norm_multiple is not None else None
         return RowMask(self._tokens["flags"], norms, self.plan, self.plan.splits[split], filters, median)
 
-    def mean_square_norm(self, site: str, split: str, filters: Filters) -> float:
-        """E||x||^2 over the rows of a split that pass the filters, in float64 from the stored norms.
+    def mean_square_norm(self, site: str, split: str, filters: Filters, mask: RowMask | None = None) -> float:
+        """E||x||^2 over the rows of a split that pass the filters, or a narrower mask: float64, from the stored norms.
 
         Raises: StoreError if no row passes.
         """
-        mask = self.mask(site, split, filters)
+        mask = mask or self.mask(site, split, filters)
         norms = self._site(site)[1]
         total = 0.0
         for block in mask.blocks.tolist():
@@ -118,10 +118,13 @@ class ActivationStore:
         return total / mask.n_rows
 
     def in_order(
-        self, site: str, split: str, filters: Filters, batch_size: int
+        self, site: str, split: str, filters: Filters, batch_size: int, mask: RowMask | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of a split in plan order, every row that passes once: rows as `rows` gives them, and numbers."""
-        mask, values = self.mask(site, split, filters), self.values(site)
+        """Batches of a split in plan order, every row that passes once: rows as `rows` gives them, and numbers.
+
+        `mask`: a narrower one than the site's own.
+        """
+        mask, values = mask or self.mask(site, split, filters), self.values(site)
         rows: list[np.ndarray] = []
         numbers: list[np.ndarray] = []
         held = 0

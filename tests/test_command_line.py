@@ -41,7 +41,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Replaces the stages by notes of (stage, config)."""
     notes: list[tuple[str, Any]] = []
     for stage in STAGES.values():
-        monkeypatch.setattr(run_pipeline, stage, lambda config, _=None, *, stage=stage: notes.append((stage, config)))
+        monkeypatch.setattr(run_pipeline, stage, lambda config, *_, stage=stage: notes.append((stage, config)))
     monkeypatch.chdir(ROOT)
     return notes
 
@@ -159,7 +159,7 @@ def test_quiet_and_log_level(
     called: list[Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], level: str, shows: bool
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(run_pipeline, "train_saes", lambda config, stage: seen.append(run_pipeline._shows_progress()))
+    monkeypatch.setattr(run_pipeline, "train_saes", lambda config, *_: seen.append(run_pipeline._shows_progress()))
     assert strata(*arguments, "train", "configs/demo.yaml").exit_code == 0
     assert seen == [shows]
     assert logging.getLogger("pipeline").level == logging.getLevelName(level)
@@ -200,7 +200,7 @@ def test_store_verify_finds_a_flipped_byte_when_deep(make_store: Callable[..., P
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:
-    def stage(config: Any, folder: object = None) -> None:
+    def stage(config: Any, *_: object) -> None:
         raise error
 
     return stage

@@ -6,7 +6,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class VariantFolder:
-    """`variants/<variant>@<site>/`: one trained SAE and everything measured on it."""
+    """`variants/<variant>@<site>/`: one trained SAE and everything measured on it.
+
+    In the place of the site: `<a>-to-<b>` for a transcoder, `<a>+<b>` for a crosscoder.
+    """
 
     path: Path
 

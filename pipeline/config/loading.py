@@ -13,22 +13,21 @@ from pipeline.config.run import RunConfig
 from pipeline.config.schema import kind_of, locate, settings_class
 from pipeline.config.strict_yaml import MAX_BYTES, parse, unparse
 from pipeline.config.strict_yaml import Path as KeyPath
+from pipeline.config.sweep import expand
 from pipeline.errors import ConfigError
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in a YAML file, changed by overrides `key.path=value` in their order.
+def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) -> RunConfig:
+    """The config in a YAML file, with the variants of further files, changed by overrides `key.path=value`.
 
-    Raises: ConfigError with one line per problem, each with its file and line.
+    Sweeps are written out last. Raises: ConfigError with one line per problem, each with its file and line.
     """
-    data, lines = parse(_read(path), str(path))
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of keys at the top, got {'nothing' if data is None else kind_of(data)}"
-        )
-    origins = {key_path: f"{path}:{line}" for key_path, line in lines.items()}
+    data, origins = _mapping(path)
+    for other in added:
+        _add_variants(other, data, origins)
     for override in overrides:
         _apply(override, data, origins)
+    data = _without_sweeps(data, origins)
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
@@ -42,6 +41,54 @@ def dump(config: RunConfig) -> str:
         for term in variant["objective"].values():
             term.pop("term", None)  # the key above it says so
     return unparse(data)
+
+
+def _mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """The keys of a file, and where each value stands."""
+    data, lines = parse(_read(path), str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of keys at the top, got {'nothing' if data is None else kind_of(data)}"
+        )
+    return data, {key_path: f"{path}:{line}" for key_path, line in lines.items()}
+
+
+def _add_variants(path: Path, data: dict[str, Any], origins: dict[KeyPath, str]) -> None:
+    """Put the variants of another file beside those of `data`; of its other keys only `sweep` plays a part."""
+    other, places = _mapping(path)
+    if not isinstance(other.get("variants"), dict):
+        raise ConfigError(f"{path}: has no mapping of variants to add")
+    ours = data.setdefault("variants", {})
+    for name, variant in _without_sweeps(other, places)["variants"].items():
+        if name in ours and ours[name] != variant:
+            here = origins.get(("variants", name), "the config")
+            raise ConfigError(
+                f"{places[('variants', name)]}: variants.{name} is another variant in {here}; rename one of them"
+            )
+        ours[name] = variant
+    origins |= {place: origin for place, origin in places.items() if place[:1] == ("variants",) and place[1:]}
+
+
+def _without_sweeps(data: dict[str, Any], origins: dict[KeyPath, str]) -> dict[str, Any]:
+    """The data with every sweep written out as variants; `origins` then tells where their values come from."""
+    variants, common = data.get("variants"), data.get("sweep")
+    if not isinstance(variants, dict):
+        return data
+    try:
+        expanded = expand(variants, common)
+    except ValueError as error:
+        raise ConfigError(f"{origins[()]}: {error}") from None
+    for name, (source, _) in expanded.items():
+        if name != source:
+            inside = {path[2:]: origin for path, origin in origins.items() if path[:2] == ("variants", source)}
+            swept = {path[1:]: origin for path, origin in origins.items() if path[0:1] == ("sweep",) and path[1:]}
+            swept |= {path[1:]: origin for path, origin in inside.items() if path[:1] == ("sweep",) and path[1:]}
+            origins |= {("variants", name, *path): origin for path, origin in inside.items()}
+            for (key, *rest), origin in swept.items():
+                if not rest:
+                    origins["variants", name, *str(key).split(".")] = origin
+    written = {name: variant for name, (_, variant) in expanded.items()}
+    return {key: value for key, value in data.items() if key != "sweep"} | {"variants": written}
 
 
 def _read(path: Path) -> str:

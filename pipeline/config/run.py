@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from pipeline.config.corpus import CorpusSettings, StoreSettings
-from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings, Variant
+from pipeline.config.routes import check_sites
+from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
+from pipeline.config.variants import Variant
 from pipeline.model_settings import ModelSettings
 from pipeline.settings import Settings
 
@@ -31,6 +33,8 @@ class RunConfig(Settings):
     """The training loop."""
     variants: dict[Name, Variant] = Field(min_length=1)
     """The SAEs to train at every site, by name."""
+    sweep: None = Field(default=None, exclude=True)
+    """A grid over every variant; `load` writes it out as variants (config/sweep.py), so nothing is left of it."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """Scores."""
     report: ReportSettings = ReportSettings()
@@ -42,6 +46,28 @@ class RunConfig(Settings):
             if site not in self.store.sites:
                 raise ValueError(f"training.sites: {site!r} is not among store.sites {self.store.sites}")
         return self
+
+    @model_validator(mode="after")
+    def _routes_are_stored(self) -> "RunConfig":
+        for name, variant in self.variants.items():
+            if variant.route is not None:
+                check_sites(name, variant.route, self.store.sites)
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_every_variant(self) -> "RunConfig":
+        for name, variant in self.variants.items():
+            try:
+                variant.resolved(self.training)
+            except ValueError as error:
+                raise ValueError(f"training of variant {name!r}: {error}") from None
+        return self
+
+    def sites_to_train_on(self) -> list[str]:
+        """Those of the SAEs, then what other variants read and write."""
+        routes = [variant.route for variant in self.variants.values() if variant.route is not None]
+        saes = self.training.sites or self.store.sites
+        return list(dict.fromkeys([*saes, *(site for route in routes for site in route.sites)]))
 
     def store_path(self) -> Path:
         """Folder of this run's activation store."""

@@ -59,7 +59,7 @@ def open_store(config: RunConfig, stage: Path | None = None) -> Together:
     Raises: StoreError.
 
     """
-    sites = config.training.sites or config.store.sites
+    sites = config.sites_to_train_on()
     url = config.store.path if is_url(config.store.path or "") else None
     path = find_store(config)
     paths: list[str | Path] = [url] if url is not None else [path, *find_siblings(config, path)]

@@ -1,14 +1,10 @@
 """How SAEs are trained, judged and shown."""
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from pipeline.config.lookup import build
-from pipeline.objective import TERMS, check_terms
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings
+from pipeline.kernels.tiles import EncoderName
 from pipeline.settings import Settings
 
 
@@ -25,39 +21,71 @@ class FilterSettings(Settings):
     """Leave out rows whose norm exceeds this multiple of the median norm. null: no limit."""
 
 
-class TrainingSettings(Settings):
+class UpdateSettings(Settings):
+    """How updates are made: what one variant may do otherwise than the others (its own `training` group)."""
+
+    batch_size: int = Field(default=2048, gt=0)
+    """Rows per step (count). Variants of one batch size and seed share a pass over the store."""
+    learning_rate: float | Literal["auto"] = Field(default=3e-4)
+    """Adam step size; auto: 2e-4 / sqrt(d_sae / 2^14), as dictionary_learning's TopK family. Default: SAEBench."""
+    warmup_steps: int = Field(default=1000, ge=0)
+    """Steps of linear warm-up, (t + 1) / warmup. Default: SAEBench."""
+    decay_start: float = Field(default=0.8, ge=0.0, le=1.0)
+    """Progress from which the learning rate falls to 0. Default: SAEBench. 1: never."""
+    decay: Literal["linear", "cosine"] = "linear"
+    """Shape of that fall: straight, or half a cosine."""
+    compat: Literal["dictionary_learning"] | None = None
+    """`dictionary_learning`: warm-up is t / warmup, so the first update changes only what Adam remembers."""
+    order: Literal["project_clip", "clip_project"] = "project_clip"
+    """Whether a `unit` decoder's gradient is projected before the clip or after it (seed 001)."""
+    projection_epsilon: float = Field(default=1e-6, ge=0.0)
+    """Added to a row's norm in that projection. Default: dictionary_learning's TopK family; its ReLU and Gated: 0."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Adam's decay of the mean. Default: Adam's; dictionary_learning's Gated and JumpReLU: 0."""
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Adam's decay of the square. Default: Adam's."""
+    epsilon: float = Field(default=1e-8, gt=0.0)
+    """Adam's epsilon. Default: Adam's; Gao et al. 2024: 6.25e-10."""
+    clip_norm: float | None = Field(default=1.0, gt=0.0)
+    """Largest norm of all gradients together. null: no clipping. Default: dictionary_learning's TopK family."""
+    dead_after_tokens: int = Field(default=10_000_000, gt=0)
+    """A latent that has not fired for this many rows is dead. Default: dictionary_learning."""
+    threshold_from: Literal["calibration", "running_mean"] = "calibration"
+    """The inference threshold: what gives the wanted l0 on `calibration_rows`, or the running mean of training."""
+    threshold_mean: Literal["corrected", "first_value", "from_zero"] = "corrected"
+    """Where the running mean of the smallest activation starts: corrected for its start, at the first value
+    (dictionary_learning), or at 0 (SAELens, HypotheSAEs)."""
+    threshold_beta: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Decay of that running mean. Default: dictionary_learning; SAELens and HypotheSAEs: 0.99."""
+    threshold_start_step: int = Field(default=0, ge=0)
+    """Updates made before it begins (count); dictionary_learning: 1001."""
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _positive(cls, rate: float | str) -> float | str:
+        if not isinstance(rate, str) and not rate > 0:
+            raise ValueError(f"must be greater than 0 or auto, got {rate}")
+        return rate
+
+
+class TrainingSettings(UpdateSettings):
     """The one loop that steps every variant."""
 
-    sites: list[str] | None = None
-    """Sites to train on; null: those of `store.sites`."""
-    batch_size: int = Field(default=2048, gt=0)
-    """Rows per step (count)."""
     n_steps: int = Field(gt=0)
     """Updates per variant (count)."""
+    sites: list[str] | None = None
+    """Sites to train on; null: those of `store.sites`."""
     window_rows: int = Field(default=2**20, gt=0)
     """Rows mixed together in memory (count); what matters is how many documents it spans."""
     window_bytes: int = Field(default=2 * 2**30, gt=0)
     """Largest size of the two window buffers together; caps `window_rows` (bytes)."""
+    memory_bytes: int | None = Field(default=None, gt=0)
+    """What one pass may take; variants beyond it get passes of their own. null: what is free when training starts."""
     filters: FilterSettings = FilterSettings()
     """Rows left out, in training and evaluation alike."""
-    learning_rate: float = Field(default=3e-4, gt=0.0)
-    """Adam step size. Default: SAEBench."""
-    warmup_steps: int = Field(default=1000, ge=0)
-    """Steps of linear warm-up, (t + 1) / warmup. Default: SAEBench."""
-    decay_start: float = Field(default=0.8, gt=0.0, le=1.0)
-    """Progress from which the learning rate falls linearly to 0. Default: SAEBench."""
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Adam's decay of the mean. Default: Adam's."""
-    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """Adam's decay of the square. Default: Adam's."""
-    epsilon: float = Field(default=1e-8, gt=0.0)
-    """Adam's epsilon. Default: Adam's."""
-    clip_norm: float | None = Field(default=1.0, gt=0.0)
-    """Largest norm of all gradients together. null: no clipping. Default: dictionary_learning."""
-    dead_after_tokens: int = Field(default=10_000_000, gt=0)
-    """A latent that has not fired for this many rows is dead. Default: dictionary_learning."""
-    threshold_beta: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """Decay of the inference threshold's running mean (bias-corrected). Default: dictionary_learning."""
+    encoder: EncoderName = "float32"
+    """How TopK finds the k largest: `float32`, or `certified_bfloat16`: bfloat16 products with a bound on their error,
+    the candidates then in float32; faster where bfloat16 is, and the same latents but for float32's own near ties."""
     calibration_rows: int = Field(default=65536, gt=0)
     """Rows used after training to set the threshold that gives the wanted l0 (count)."""
     log_every_steps: int = Field(default=25, gt=0)
@@ -68,43 +96,6 @@ class TrainingSettings(Settings):
     """A folder in memory (/dev/shm/strata) that trainers on this machine share windows in. null: each has its own."""
     device: str = "auto"
     """`auto` (cuda where there is one), `cpu`, `cuda`."""
-
-
-def _known_term(value: Any) -> TermSettings:
-    return build(value, "term", {name: term.Config for name, term in TERMS.items()})
-
-
-class Variant(Settings):
-    """One SAE idea: an architecture, an objective, and what it changes of `training`."""
-
-    sae: SerializeAsAny[SAESettings]
-    """`architecture` and its knobs; the architectures are those of pipeline/saes."""
-    objective: dict[str, Annotated[SerializeAsAny[TermSettings], BeforeValidator(_known_term)]] = Field(min_length=1)
-    """Loss terms by name; the terms are those of pipeline/objective."""
-    learning_rate: float | None = Field(default=None, gt=0.0)
-    """This variant's learning rate; null: the training section's."""
-    batch_size: int | None = Field(default=None, gt=0)
-    """This variant's batch size (rows); null: the training section's."""
-    seed: int | None = Field(default=None, ge=0)
-    """This variant's seed; null: the config's."""
-
-    @field_validator("sae", mode="before")
-    @classmethod
-    def _known_architecture(cls, value: Any) -> SAESettings:
-        return build(value, "architecture", {name: sae.Config for name, sae in ARCHITECTURES.items()})
-
-    @field_validator("objective", mode="before")
-    @classmethod
-    def _terms_carry_their_name(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        empty_is_defaults = {name: {} if knobs is None else knobs for name, knobs in value.items()}
-        return {n: {**knobs, "term": n} if isinstance(knobs, dict) else knobs for n, knobs in empty_is_defaults.items()}
-
-    @model_validator(mode="after")
-    def _terms_fit_the_architecture(self) -> "Variant":
-        check_terms(self.objective, self.sae)
-        return self
 
 
 class EvaluationSettings(Settings):

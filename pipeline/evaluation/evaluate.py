@@ -7,18 +7,21 @@ import safetensors.torch
 import torch
 
 from pipeline.artifacts import RunFolder, fingerprint, read_json, write_bytes, write_json
+from pipeline.config.routes import Route
 from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
 from pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.population import Population
-from pipeline.evaluation.rows import heldout_rows
+from pipeline.evaluation.rows import heldout_rows, sites_of
 from pipeline.evaluation.scores import Scores, definition
 from pipeline.evaluation.trained import TrainedSAE, finished, load
 from pipeline.progress import Progress
 from pipeline.rows import choose_device
 from stores import ActivationStore, Filters
+from stores.joined import Sites, joint_mask
+from stores.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -35,55 +38,62 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
     run = RunFolder(config.run_path())
     device = choose_device(config.training.device)
     write_json(run.path / STORE_RECORD, stores.summary())
-    for site in config.training.sites or config.store.sites:
-        store = stores.at(site)
+    for route in _routes(config):
+        store = stores.at(route.reads[0])
         todo = []
-        for folder in finished(run, site, store.id):
+        for folder in finished(run, route.name, store.id):
             trained = load(folder, device)
             if _is_scored(trained, _identity(trained, store, config)):
                 log.info("%s: scored already", folder.name)
             else:
                 todo.append(Scores(trained))
         if todo:
-            log.info("%s: scoring %s", site, ", ".join(scores.trained.folder.variant for scores in todo))
-            _score_site(todo, site, store, config, device, progress)
+            log.info("%s: scoring %s", route.name, ", ".join(scores.trained.folder.variant for scores in todo))
+            _score_site(todo, route, stores, config, device, progress)
+
+
+def _routes(config: RunConfig) -> list[Route]:
+    """Every site as an SAE reads it, then what other variants read and write."""
+    saes = [Route((site,), (site,)) for site in config.training.sites or config.store.sites]
+    return list(dict.fromkeys([*saes, *(v.route for v in config.variants.values() if v.route is not None)]))
 
 
 @torch.inference_mode()
 def _score_site(
-    todo: list[Scores], site: str, store: ActivationStore, config: RunConfig, device: torch.device, progress: bool
+    todo: list[Scores], route: Route, stores: Together, config: RunConfig, device: torch.device, progress: bool
 ) -> None:
     """Two passes over the held-out rows, each batch read once for all SAEs: scores first, then examples."""
     settings, filters = config.evaluation, _filters(config)
-    n_rows = store.mask(site, SPLIT, filters).n_rows
+    site, store = route.name, stores.at(route.reads[0])
+    n_rows = joint_mask(sites_of(route, stores), SPLIT, filters).n_rows
     if n_rows == 0:
         raise ConfigError(
             f"corpus.heldout_fraction: {store.path} holds no held-out row that passes training.filters; "
             "extract with a larger fraction, or filter less"
         )
     n_rows = min(n_rows, settings.max_rows or n_rows)
-    rows = (store, site, filters, settings.batch_size, settings.max_rows, device)
+    rows = (stores, route, filters, settings.batch_size, settings.max_rows, device)
     population = Population(store)
     with Progress(f"{site}: scores", n_rows, "row", shown=progress) as bar:
-        for x_BM, row_numbers_B in heldout_rows(*rows):
+        for x_BM, target_BM, row_numbers_B in heldout_rows(*rows):
             for scores in todo:
-                scores.update(x_BM)
-            population.update(x_BM, row_numbers_B)
+                scores.update(x_BM, target_BM)
+            population.update(target_BM, row_numbers_B)
             bar.advance(len(x_BM))
     top = [_top_rows(scores, config, device) for scores in todo]
     if settings.example_latents:
         with Progress(f"{site}: examples", n_rows, "row", shown=progress) as bar:
-            for x_BM, row_numbers_B in heldout_rows(*rows):
+            for x_BM, _, row_numbers_B in heldout_rows(*rows):
                 for scores, kept in zip(todo, top, strict=True):
                     kept.update(scores.trained.sae.encode_inference(x_BM), row_numbers_B)
                 bar.advance(len(x_BM))
     for scores, kept in zip(todo, top, strict=True):
-        _write(scores, kept, population.record(), store, config)
+        _write(scores, kept, population.record(), [(stores.at(name), name) for name in route.reads], config)
 
 
-def _write(scores: Scores, top: TopRows, population: dict[str, Any], store: ActivationStore, config: RunConfig) -> None:
-    """The three files of one SAE; metrics.json last, so its presence means scored."""
-    trained, settings = scores.trained, config.evaluation
+def _write(scores: Scores, top: TopRows, population: dict[str, Any], reads: Sites, config: RunConfig) -> None:
+    """The three files of one SAE; metrics.json last, so its presence means scored. `reads`: the sites it reads."""
+    trained, settings, store = scores.trained, config.evaluation, reads[0][0]
     record = scores.record(_identity(trained, store, config), population)
     density_E = scores.latents.fired_E.double() / scores.latents.n_rows
     features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
@@ -93,10 +103,7 @@ def _write(scores: Scores, top: TopRows, population: dict[str, Any], store: Acti
             "latent": latent,
             "density": float(density_E[latent]),
             "examples": [
-                {"value": value}
-                | context(
-                    store, trained.folder.site, trained.sae, _filters(config), latent, row, settings.context_tokens
-                )
+                {"value": value} | context(reads, trained.sae, _filters(config), latent, row, settings.context_tokens)
                 for row, value in found
             ],
         }

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from pipeline.kernels.codes import Codes
-from pipeline.rows import to_tensor
+from pipeline.rows import side_by_side
 from pipeline.saes.base import SAE
 from stores import ActivationStore, Filters
+from stores.joined import Sites
 
 CHOICE = (
     "Latents at evenly spaced ranks of density, densest first, among those that fired on at least {n} scored rows; "
@@ -56,15 +57,15 @@ class TopRows:
         }
 
 
-def context(
-    store: ActivationStore, site: str, sae: SAE, filters: Filters, latent: int, row: int, n_around: int
-) -> dict[str, Any]:
+def context(sites: Sites, sae: SAE, filters: Filters, latent: int, row: int, n_around: int) -> dict[str, Any]:
     """A row's token and those around it in its document and in the store, with the latent's value on each.
 
+    `sites`: those that the SAE reads, each with its store.
     Values are null on tokens that the filters leave out for what they are (BOS, special, template).
     """
+    store = sites[0][0]
     start, stop = _text_around(store, row, n_around)
-    x_BM = to_tensor(store.rows(site, start, stop), sae.W_dec.device)
+    x_BM = side_by_side([of_site.rows(site, start, stop) for of_site, site in sites], None, sae.W_dec.device)
     values = sae.encode_inference(x_BM).to_dense()[:, latent].tolist()
     left_out = (store.token_map("flags", start, stop) & filters.flag_mask()).tolist()
     return {

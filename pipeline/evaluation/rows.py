@@ -5,19 +5,33 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.rows import to_tensor
-from stores import ActivationStore, Filters
+from pipeline.config.routes import Route
+from pipeline.rows import side_by_side
+from stores import Filters
+from stores.joined import Sites, joined_in_order
+from stores.together import Together
+
+
+def sites_of(route: Route, stores: Together) -> Sites:
+    """The sites of a route, each with its store."""
+    return [(stores.at(site), site) for site in route.sites]
 
 
 def heldout_rows(
-    store: ActivationStore, site: str, filters: Filters, batch_size: int, max_rows: int | None, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of held-out rows in plan order, at most `max_rows` of them: x_BM and row numbers [B]."""
+    stores: Together, route: Route, filters: Filters, batch_size: int, max_rows: int | None, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of held-out rows in plan order, at most `max_rows` of them: what is read, what is to be written (the same
+    tensor for an SAE) and row numbers [B].
+    """
     left = max_rows
-    for rows, numbers in store.in_order(site, "heldout", filters, batch_size):
+    for parts, numbers in joined_in_order(sites_of(route, stores), "heldout", filters, batch_size):
         if left is not None:
-            rows, numbers = rows[:left], numbers[:left]
-            left -= len(rows)
-        yield to_tensor(rows, device), torch.from_numpy(numbers).to(device)
+            parts, numbers = [rows[:left] for rows in parts], numbers[:left]
+            left -= len(numbers)
+        of_site = dict(zip(route.sites, parts, strict=True))
+        x_BM = side_by_side([of_site[site] for site in route.reads], None, device)
+        same = route.reads == route.writes
+        target_BM = x_BM if same else side_by_side([of_site[site] for site in route.writes], None, device)
+        yield x_BM, target_BM, torch.from_numpy(numbers).to(device)
         if left == 0:
             return

@@ -57,4 +57,4 @@ def load(folder: VariantFolder, device: torch.device) -> TrainedSAE:
     architecture = ARCHITECTURES[name]
     weights = safetensors.torch.load_file(folder.weights, device=str(device))
     settings = architecture.Config.model_validate(record["sae"])
-    return TrainedSAE(folder, record, training, architecture(settings, record["d_model"], weights))
+    return TrainedSAE(folder, record, training, architecture(settings, record["d_model"], weights, record.get("d_in")))

@@ -43,13 +43,22 @@ def metric_names(run: Run) -> list[str]:
 
 
 def result_tables(run: Run) -> dict[str, Any]:
-    """The columns, and for each site the rows with their cells as text and as sort keys."""
-    names = [name for name in metric_names(run) if name not in ONLY_IN_CSV]
+    """For each site the columns, and the rows with their cells as text and as sort keys."""
+    every = [name for name in metric_names(run) if name not in ONLY_IN_CSV]
     units = {name: entry["unit"] for name, entry in definitions(run).items()}
-    return {
-        "columns": [{"label": LABELS.get(name, name), "unit": units[name], "name": name} for name in names],
-        "sites": {site: [_row(sae, names, units) for sae in run.at(site)] for site in run.sites},
-    }
+    tables = {}
+    for site in run.sites:
+        saes = run.at(site)
+        # What is scored of one of several sites that are written (r2_pooled/<site>) stands where it was measured.
+        names = [name for name in every if "/" not in name or any(sae.value(name) is not None for sae in saes)]
+        columns = [{"label": _label(name), "unit": units[name], "name": name} for name in names]
+        tables[site] = {"columns": columns, "rows": [_row(sae, names, units) for sae in saes]}
+    return tables
+
+
+def _label(name: str) -> str:
+    metric, _, site = name.partition("/")
+    return f"{LABELS.get(metric, metric)}, {site}" if site else LABELS.get(name, name)
 
 
 def definitions(run: Run) -> dict[str, dict[str, str]]:

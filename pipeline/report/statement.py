@@ -20,13 +20,17 @@ def _extracted(run: Run) -> str:
 
 
 def _trained(run: Run) -> str:
-    each = _number(len(run.variants), "sparse autoencoder") + (" was" if len(run.variants) == 1 else " were")
-    where = "at one site" if len(run.sites) == 1 else f"at each of {_number(len(run.sites), 'site')}"
+    if any("reads" in sae.config for sae in run.trained):  # transcoders or crosscoders: no grid of variants and sites
+        n, noun, where = len(run.trained), "sparse coder", ""
+    else:
+        n, noun = len(run.variants), "sparse autoencoder"
+        where = " at one site" if len(run.sites) == 1 else f" at each of {_number(len(run.sites), 'site')}"
+    each = _number(n, noun) + (" was" if n == 1 else " were")
     done = sum(sae.finished for sae in run.trained)
     total = len(run.trained)
     whole = "it" if total == 1 else f"all {total}"
     ending = f"{whole} finished" if done == total else f"{done} of {total} finished"
-    return f"{each[0].upper() + each[1:]} then trained {where} from the store alone, without the model; {ending}."
+    return f"{each[0].upper() + each[1:]} then trained{where} from the store alone, without the model; {ending}."
 
 
 def _lost(run: Run) -> str:

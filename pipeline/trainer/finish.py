@@ -10,6 +10,7 @@ from pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_json
 from pipeline.trainer import checkpoint
 from pipeline.trainer.optimiser import Tensors
 from pipeline.trainer.record import Record
+from pipeline.trainer.scaling import fold
 from pipeline.trainer.trainee import Trainee
 
 
@@ -26,12 +27,16 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
 
     `calibrated`: the threshold that gives the wanted l0 (scaled units), or None where there is none.
     """
-    running = trainee.threshold.value()
-    weights = {name: tensor.detach().cpu() for name, tensor in trainee.sae.parameters().items()}
-    if trainee.sae.target_l0(1.0) is not None:
-        weights["threshold"] = torch.tensor(running if calibrated is None else calibrated, dtype=torch.float64)
+    running = trainee.threshold.value() if trainee.threshold.is_set() else None
+    threshold = running if calibrated is None or trainee.training.threshold_from == "running_mean" else calibrated
+    weights = {name: tensor.detach().cpu() for name, tensor in trainee.sae.weights().items()}
+    if trainee.sae.target_l0(1.0) is not None and threshold is not None:
+        weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
     scale = record["input_scale"]
-    write_bytes(folder.weights, safetensors.torch.save(in_raw_units(weights, scale, trainee.sae.scales_with_x)))
+    raw = in_raw_units(weights, scale, trainee.sae.scales_with_x)
+    if "reads" in record:
+        raw = fold(raw, record)
+    write_bytes(folder.weights, safetensors.torch.save(raw))
     finished = trainee.diverged is None
     last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
     ending = {
@@ -43,7 +48,7 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
         "tokens": trainee.step * trainee.job.batch_size,
         "threshold": {
             "calibrated": None if calibrated is None else calibrated / scale,
-            "running_mean": running / scale,
+            "running_mean": None if running is None else running / scale,
         },
         "sha256": {
             "weights": sha256_of(folder.weights),

@@ -1,9 +1,15 @@
 """What is trained together: variants that want the same batches share one pass over the store."""
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.config.lookup import nearest
+from pipeline.config.routes import Route
 from pipeline.config.run import RunConfig
-from pipeline.config.training import Variant
+from pipeline.config.training import TrainingSettings
+from pipeline.config.variants import Variant
+from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +19,17 @@ class Job:
     variant_name: str
     variant: Variant
     site: str
+    """Name of the site, or of the route."""
     seed: int
-    batch_size: int
-    learning_rate: float
+    training: TrainingSettings
+    """As it holds for this variant."""
+    route: Route | None = None
+    """What a transcoder or crosscoder reads and writes. None: an SAE of `site`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per step (count)."""
+        return self.training.batch_size
 
     @property
     def name(self) -> str:
@@ -31,32 +45,55 @@ class Group:
     batch_size: int
     seed: int
     jobs: tuple[Job, ...]
+    own_route: Route | None = None
+    """None: an SAE's."""
+
+    @property
+    def route(self) -> Route:
+        """What is read and written."""
+        return self.own_route or Route((self.site,), (self.site,))
 
 
 def expand(config: RunConfig, sites: list[str]) -> list[Job]:
-    """Every variant at every site, in config order."""
+    """Every SAE at every site, then every variant with a route of its own, in config order."""
+    every, seed = config.variants, config.seed
+    saes = [(name, site, None) for site in sites for name, variant in every.items() if variant.route is None]
+    routed = [(name, route.name, route) for name, variant in every.items() if (route := variant.route) is not None]
     return [
         Job(
             variant_name=name,
-            variant=variant,
+            variant=every[name],
             site=site,
-            seed=config.seed if variant.seed is None else variant.seed,
-            batch_size=variant.batch_size or config.training.batch_size,
-            learning_rate=variant.learning_rate or config.training.learning_rate,
+            seed=seed if (own := every[name].seed) is None else own,
+            training=every[name].resolved(config.training),
+            route=route,
         )
-        for site in sites
-        for name, variant in config.variants.items()
+        for name, site, route in [*saes, *routed]
     ]
 
 
+def chosen(jobs: list[Job], patterns: Sequence[str]) -> list[Job]:
+    """The jobs of the variants that a name or pattern (topk_*) fits; all where there is none.
+
+    Raises: ConfigError for a pattern that fits no variant.
+    """
+    names = list(dict.fromkeys(job.variant_name for job in jobs))
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"--only {pattern}: no such variant{nearest(pattern, names)}; there are: {', '.join(names)}"
+            )
+    return [job for job in jobs if not patterns or any(fnmatch.fnmatchcase(job.variant_name, p) for p in patterns)]
+
+
 def group(jobs: list[Job]) -> list[Group]:
-    """Jobs by (site, batch size, seed), in order of first appearance."""
-    together: dict[tuple[str, int, int], list[Job]] = {}
+    """Jobs by (site or route, batch size, seed), in order of first appearance."""
+    together: dict[tuple[str, Route | None, int, int], list[Job]] = {}
     for job in jobs:
-        together.setdefault((job.site, job.batch_size, job.seed), []).append(job)
+        together.setdefault((job.site, job.route, job.batch_size, job.seed), []).append(job)
     return [
-        Group(site=site, batch_size=batch_size, seed=seed, jobs=tuple(members))
-        for (site, batch_size, seed), members in together.items()
+        Group(site=site, own_route=route, batch_size=batch_size, seed=seed, jobs=tuple(members))
+        for (site, route, batch_size, seed), members in together.items()
     ]
 
 

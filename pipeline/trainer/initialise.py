@@ -1,6 +1,7 @@
 """Where training starts. Variants of one seed and one shape start from equal weights, so comparisons are paired."""
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,3 +29,12 @@ def geometric_median(x_BM: Tensor, *, iterations: int = 100, tolerance: float = 
         if shift < tolerance:
             break
     return median_M.to(x_BM.dtype)
+
+
+CENTRES: dict[str, Callable[[Tensor], Tensor]] = {
+    "geometric_median": geometric_median,
+    "mean": lambda x_BM: x_BM.mean(dim=0),
+    "median": lambda x_BM: (x_BM.median(dim=0).values - (-x_BM).median(dim=0).values) / 2,  # torch takes the lower
+    "zero": lambda x_BM: torch.zeros_like(x_BM[0]),
+}
+"""Where b_dec may start, of the first batch: [M]. Sources: dictionary_learning, sparsify, HypotheSAEs, SAELens."""

@@ -8,14 +8,15 @@ from typing import Any
 
 from pipeline.artifacts import make_folder
 from pipeline.trainer.groups import Group
-from stores import Batches
+from stores.batches import Batches
 from stores.diagnostics import BatchMixing, LoaderClock
+from stores.joined import JoinedBatches
 
 
 class LoaderLog:
     """Appends what was added since the last line, so lines add up. A kill loses what came after the last line."""
 
-    def __init__(self, path: Path, group: Group, batches: Batches, mixing: BatchMixing | None) -> None:
+    def __init__(self, path: Path, group: Group, batches: Batches | JoinedBatches, mixing: BatchMixing | None) -> None:
         self._path = path
         self._clock: LoaderClock = getattr(batches, "clock", None) or LoaderClock()
         self._about: dict[str, Any] = {

@@ -1,6 +1,9 @@
 """What a group will take of memory and disk, told before it takes it."""
 
+from math import prod
+
 from pipeline.config.training import TrainingSettings
+from pipeline.saes import ARCHITECTURES
 from pipeline.trainer.checkpoint import KEPT
 from pipeline.trainer.groups import Group
 
@@ -11,17 +14,24 @@ ON_DISK = 3 * (KEPT + 1)
 FLOAT_BYTES = 4
 
 
-def memory_bytes(group: Group, training: TrainingSettings, *, d_model: int, row_bytes: int, n_rows: int) -> int:
-    """Bytes of a group's parameters and optimiser, the pre-activations they share, and the two window buffers."""
+def memory_bytes(
+    group: Group, training: TrainingSettings, *, d_model: int, row_bytes: int, n_rows: int, d_in: int | None = None
+) -> int:
+    """Bytes of a group's parameters and optimiser, the pre-activations they share, and the two window buffers.
+
+    d_model, d_in: widths of what is written and, where that is another, read. row_bytes: of all sites together.
+    """
     pre_activations = sum(group.batch_size * d_sae for d_sae in {job.variant.sae.d_sae for job in group.jobs})
     window = min(2 * min(training.window_rows, n_rows) * row_bytes, training.window_bytes)
-    return (IN_MEMORY * _n_parameters(group, d_model) + pre_activations) * FLOAT_BYTES + window
+    return (IN_MEMORY * _n_parameters(group, d_model, d_in) + pre_activations) * FLOAT_BYTES + window
 
 
-def checkpoint_bytes(group: Group, *, d_model: int) -> int:
+def checkpoint_bytes(group: Group, *, d_model: int, d_in: int | None = None) -> int:
     """Most bytes that a group's checkpoints take while it trains."""
-    return ON_DISK * _n_parameters(group, d_model) * FLOAT_BYTES
+    return ON_DISK * _n_parameters(group, d_model, d_in) * FLOAT_BYTES
 
 
-def _n_parameters(group: Group, d_model: int) -> int:
-    return sum(2 * job.variant.sae.d_sae * d_model + job.variant.sae.d_sae + d_model for job in group.jobs)
+def _n_parameters(group: Group, d_model: int, d_in: int | None) -> int:
+    settings = [job.variant.sae for job in group.jobs]
+    shapes = [ARCHITECTURES[sae.architecture].shapes(sae, d_model, d_in).values() for sae in settings]
+    return sum(prod(shape) for of_one in shapes for shape in of_one)

@@ -8,24 +8,19 @@ from torch import Tensor
 from pipeline.config.training import TrainingSettings
 
 Tensors = dict[str, Tensor]
+ROWS_AT_ONCE = 512
+"""Decoder rows projected together (count): they stay in the cache, and what is computed of them stays small."""
 
 
-def learning_rate(peak: float, settings: TrainingSettings, step: int) -> float:
-    """Adam's step size at update `step` (0-based): linear warm-up, flat, linear decay that reaches 0 after the last."""
-    rate = peak
-    if step < settings.warmup_steps:
-        rate *= (step + 1) / settings.warmup_steps
-    decay_start = settings.decay_start * settings.n_steps
-    if step > decay_start:
-        rate *= (settings.n_steps - step) / (settings.n_steps - decay_start)
-    return rate
+def project_decoder_gradient(gradient: Tensor, W_dec: Tensor, epsilon: float = 1e-6) -> None:
+    """Remove in place the part of each row's gradient that would only change the row's norm. Both [E, M].
 
-
-def project_decoder_gradient(gradient: Tensor, W_dec: Tensor) -> None:
-    """Remove in place the part of each row's gradient that would only change the row's norm. Both [E, M]."""
-    norm_E = torch.linalg.vector_norm(W_dec, dim=1) + 1e-6
-    along_E = torch.linalg.vecdot(gradient, W_dec) / norm_E.square()
-    gradient.addcmul_(W_dec, along_E[:, None], value=-1.0)
+    `epsilon` is added to a row's norm, as dictionary_learning's TopK family does; its ConstrainedAdam adds 0.
+    """
+    for gradient_EM, W_EM in zip(gradient.split(ROWS_AT_ONCE), W_dec.split(ROWS_AT_ONCE), strict=True):
+        norm_E = torch.linalg.vector_norm(W_EM, dim=1) + epsilon
+        along_E = torch.linalg.vecdot(gradient_EM, W_EM) / norm_E.square()
+        gradient_EM.addcmul_(W_EM, along_E[:, None], value=-1.0)
 
 
 def gradient_norm(gradients: Tensors) -> Tensor:
@@ -62,14 +57,18 @@ class Adam:
         Source: Kingma & Ba 2014, algorithm 1; the clip is folded in through `grad_scale`, which divides.
         """
         names = sorted(parameters)
-        device = parameters[names[0]].device
+        device, dtype = parameters[names[0]].device, parameters[names[0]].dtype
+        if dtype == torch.float64:  # grad_scale is a float32, whatever the gradients are
+            torch._foreach_mul_([gradients[name] for name in names], coefficient)
+            coefficient = 1.0
+        scale = None if coefficient == 1.0 else torch.tensor(1.0 / coefficient, dtype=torch.float32, device=device)
         torch._fused_adam_(
             [parameters[name] for name in names],
             [gradients[name] for name in names],
             [self.mean[name] for name in names],
             [self.square[name] for name in names],
             [],
-            [torch.tensor(float(step + 1), device=device) for _ in names],
+            [torch.tensor(step + 1, dtype=torch.float32, device=device) for _ in names],
             lr=rate,
             beta1=self.settings.beta1,
             beta2=self.settings.beta2,
@@ -77,7 +76,7 @@ class Adam:
             eps=self.settings.epsilon,
             amsgrad=False,
             maximize=False,
-            grad_scale=None if coefficient == 1.0 else torch.tensor(1.0 / coefficient, device=device),
+            grad_scale=scale,
             found_inf=None,
         )
 

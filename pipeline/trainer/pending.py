@@ -4,12 +4,14 @@ import logging
 from dataclasses import dataclass, replace
 
 from pipeline.artifacts import RunFolder, VariantFolder
-from pipeline.config.training import TrainingSettings
 from pipeline.errors import ConfigError
 from pipeline.trainer.groups import Group, Job
 from pipeline.trainer.record import Record, record_of
+from pipeline.trainer.scaling import Scaling, scaling
 from pipeline.trainer.session import is_done
-from stores import ActivationStore, Filters
+from stores import Filters
+from stores.joined import joint_mask
+from stores.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -22,31 +24,31 @@ class Pending:
     """Without the jobs that are finished."""
     jobs: list[tuple[Job, VariantFolder, Record]]
     filters: Filters
-    input_scale: float
+    scaling: Scaling
     """What rows are multiplied by, so that E||x||^2 = 1: the same for every variant, folded into the final weights."""
 
 
-def pending(group: Group, store: ActivationStore, run: RunFolder, training: TrainingSettings) -> Pending:
-    """Look at the folders of a group. Raises: CheckpointError if one holds another SAE; ConfigError on empty rows."""
-    filters = Filters(**training.filters.model_dump())
-    mean_square = store.mean_square_norm(group.site, "train", filters)
-    if not 0 < mean_square < float("inf"):
-        raise ConfigError(f"{group.site}: E||x||^2 of the training rows is {mean_square}; check training.filters")
-    input_scale = mean_square**-0.5
+def pending(group: Group, stores: Together, run: RunFolder) -> Pending:
+    """Look at the folders of a group. Raises: CheckpointError if one holds another SAE; ConfigError on too few rows."""
+    filters = Filters(**group.jobs[0].training.filters.model_dump())
+    mask = joint_mask([(stores.at(site), site) for site in group.route.sites], "train", filters)
+    mean_squares = {site: stores.at(site).mean_square_norm(site, "train", filters, mask) for site in group.route.sites}
+    for site, mean_square in mean_squares.items():
+        if not 0 < mean_square < float("inf"):
+            raise ConfigError(f"{site}: E||x||^2 of the training rows is {mean_square}; check training.filters")
+    scales = scaling(group.route, mean_squares)
+    if group.batch_size > (n_rows := mask.n_rows):
+        raise ConfigError(
+            f"training.batch_size: a batch of {group.batch_size} rows is larger than the training split of "
+            f"{group.site}, which has {n_rows} rows after training.filters; lower it, or extract more tokens"
+        )
     unfinished: list[tuple[Job, VariantFolder, Record]] = []
     for job in group.jobs:
         folder = run.variant(job.name)
-        record = record_of(
-            job,
-            training,
-            store_id=store.id,
-            plan_id=store.plan.id,
-            d_model=store.plan.sites[group.site],
-            input_scale=input_scale,
-        )
+        record = record_of(job, group.route, stores, scales)
         if is_done(folder, record):
             log.info("%s: trained already, skipped", job.name)
         else:
             unfinished.append((job, folder, record))
     rest = replace(group, jobs=tuple(job for job, _, _ in unfinished))
-    return Pending(group=rest, jobs=unfinished, filters=filters, input_scale=input_scale)
+    return Pending(group=rest, jobs=unfinished, filters=filters, scaling=scales)

@@ -3,36 +3,42 @@
 from typing import Any
 
 from pipeline.artifacts import changed_keys, fingerprint
-from pipeline.config.training import TrainingSettings
+from pipeline.config.routes import Route
 from pipeline.errors import CheckpointError
 from pipeline.trainer.groups import Job
+from pipeline.trainer.scaling import Scaling, parts
+from stores.together import Together
 
 Record = dict[str, Any]
 
-NOT_IDENTITY = ("checkpoint_every_steps", "sites", "shared_windows")
+NOT_IDENTITY = ("checkpoint_every_steps", "sites", "shared_windows", "memory_bytes")
 """Training settings that cannot change the result of a job; all others may not change once it has begun."""
-INHERITED = ("learning_rate", "batch_size")
-"""Training settings that a variant may override; their resolved values stand beside the job's seed."""
 
 
-def record_of(
-    job: Job, training: TrainingSettings, *, store_id: str, plan_id: str, d_model: int, input_scale: float
-) -> Record:
-    """The resolved config of a job and its fingerprint: plain data."""
+def record_of(job: Job, route: Route, stores: Together, scaling: Scaling) -> Record:
+    """The resolved config of a job and its fingerprint: plain data. `store_id` is of the first site that is read."""
+    store = stores.at(route.reads[0])
+    resampling = job.variant.resampling
     record = {
         "variant": job.variant_name,
         "site": job.site,
         "seed": job.seed,
-        "batch_size": job.batch_size,
-        "learning_rate": job.learning_rate,
         "sae": job.variant.sae.model_dump(mode="json"),
         "objective": {name: term.model_dump(mode="json") for name, term in job.variant.objective.items()},
-        "training": training.model_dump(mode="json", exclude=set(NOT_IDENTITY + INHERITED)),
-        "store_id": store_id,
-        "plan_id": plan_id,
-        "d_model": d_model,
-        "input_scale": input_scale,
+        "training": job.training.model_dump(mode="json", exclude=set(NOT_IDENTITY)),
+        "resampling": None if resampling is None else resampling.model_dump(mode="json"),
+        "store_id": store.id,
+        "plan_id": store.plan.id,
+        "d_model": route.d_out(stores.sites),
+        "input_scale": scaling.codes,
     }
+    if not route.is_sae:
+        record |= {
+            "reads": parts(route.reads, scaling.reads, stores.sites),
+            "writes": parts(route.writes, scaling.writes, stores.sites),
+            "d_in": route.d_in(stores.sites),
+            "store_ids": {site: stores.at(site).id for site in route.sites},
+        }
     return {**record, "fingerprint": fingerprint(record)}
 
 

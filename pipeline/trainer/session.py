@@ -1,6 +1,7 @@
 """A trainee and its folder: opened where the last checkpoint left it, advanced, logged, saved, finished."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from torch import Tensor
@@ -47,18 +48,26 @@ class Session:
             trainee.load_state(saved.tensors, saved.scalars)
             log.info("%s: goes on from step %d", folder.name, saved.step)
         self.fresh = saved is None
+        self.last: dict[str, float | int | None] = {}
+        self._seconds, self._updates = 0.0, 0
         self.curves = Curves(folder.curves, 0 if saved is None else saved.curves_bytes)
 
-    def advance(self, x_BM: Tensor, mixed: dict[str, float]) -> None:
-        """Learn from one batch of scaled rows; log, together with how well the batch was `mixed`, save, or freeze."""
-        update = self.trainee.update(x_BM)
+    def advance(self, x_BM: Tensor, mixed: dict[str, float], target_BM: Tensor | None = None) -> None:
+        """Learn from one batch of scaled rows; log, together with how well the batch was `mixed`, save, or freeze.
+
+        target_BM: what is to be reconstructed, where that is not x_BM.
+        """
+        began = time.perf_counter()
+        update = self.trainee.update(x_BM, target_BM)
+        self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
         if update is None:
             log.warning("%s: diverged at step %d: %s", self.folder.name, self.trainee.step, self.trainee.diverged)
             self.finish(None)
             return
         step, training = self.trainee.step, self.training
         if is_logged(step, training.log_every_steps, training.n_steps):
-            self.curves.write({**self._line(x_BM, update), **mixed})
+            self.last = self._line(x_BM if target_BM is None else target_BM, update)
+            self.curves.write({**self.last, **mixed})
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
             self._save()
 
@@ -68,6 +77,17 @@ class Session:
         k = self.trainee.sae.target_l0(1.0)
         calibrated = None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k)
         finish(self.trainee, self.folder, self.record, calibrated)
+
+    def tokens_per_second(self) -> float | None:
+        """Rows learnt from per second spent on this SAE's updates; None where there was no update."""
+        return self._updates * self.trainee.job.batch_size / self._seconds if self._updates else None
+
+    def note(self) -> str:
+        """How it does, for the progress bar."""
+        if self.trainee.diverged is not None:
+            return f"{self.trainee.job.variant_name} diverged"
+        r2 = self.last.get("batch_r2")
+        return f"{self.trainee.job.variant_name} {'-' if r2 is None else format(r2, '.3f')}"
 
     def close(self) -> None:
         """Let go of the files; a later session goes on from the last checkpoint."""
@@ -80,20 +100,22 @@ class Session:
         )
         checkpoint.save(self.folder.checkpoints, state, self.record)
 
-    def _line(self, x_BM: Tensor, update: Update) -> dict[str, float | int | None]:
+    def _line(self, target_BM: Tensor, update: Update) -> dict[str, float | int | None]:
         """What curves.jsonl says of an update; like the loss, in units of scaled rows."""
         trainee, result, step = self.trainee, update.result, self.trainee.step
         line: dict[str, float | int | None] = {
             "step": step,
             "tokens": step * trainee.job.batch_size,
             "loss": float(result.loss),
-            "l0": result.codes.n_active() / x_BM.shape[0],
-            "batch_r2": batch_r2(x_BM, result.xhat_BM),
+            "l0": result.codes.n_active() / target_BM.shape[0],
+            "batch_r2": batch_r2(target_BM, result.xhat_BM),
             "dead_latents": int(trainee.dead_clock.dead().sum()),
             "learning_rate": update.learning_rate,
             "threshold": trainee.threshold.value(),
             "gradient_norm": update.gradient_norm,
         }
+        if trainee.job.variant.resampling is not None:
+            line["resampled_latents"] = update.resampled_latents
         line |= {f"loss/{name}": float(loss) for name, loss in result.losses.items()}
         line |= {name: float(value) for name, value in result.monitors.items()}
         if has_cosines(step, self.training.log_every_steps, self.training.n_steps):

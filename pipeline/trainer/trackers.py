@@ -7,7 +7,7 @@ from pipeline.kernels.codes import Codes, DenseCodes
 
 
 class DeadClock:
-    """Rows seen since each latent last fired. A latent fires where its value is above 0."""
+    """Rows seen since each latent last fired. A latent fires where its value is not 0."""
 
     def __init__(self, d_sae: int, dead_after_tokens: int, device: torch.device) -> None:
         self.dead_after_tokens = dead_after_tokens
@@ -25,14 +25,16 @@ class DeadClock:
 
 
 class RunningThreshold:
-    """Bias-corrected running mean of the smallest selected activation, in float64.
+    """Running mean of the smallest selected activation, in float64; batches without a positive one are skipped.
 
-    Batches without a positive activation are skipped. Source: dictionary_learning's TopK and BatchTopK trainers.
+    `start`: `corrected` for beginning at 0 (by the weight of that beginning), `first_value`, or `from_zero`.
+    Source: dictionary_learning's TopK and BatchTopK trainers (first_value), SAELens and HypotheSAEs (from_zero).
     """
 
-    def __init__(self, beta: float, per_row: bool, device: torch.device) -> None:
+    def __init__(self, beta: float, per_row: bool, device: torch.device, *, start: str = "corrected") -> None:
         self.beta = beta
         self.per_row = per_row
+        self.start = start
         self.mean = torch.zeros((), dtype=torch.float64, device=device)
         self.weight = torch.zeros((), dtype=torch.float64, device=device)  # how much of the mean is not its start, 0
 
@@ -43,12 +45,20 @@ class RunningThreshold:
         over_rows = smallest_B.masked_fill(~found_B, 0.0).sum() / found_B.sum()
         smallest = over_rows if self.per_row else smallest_B.amin()
         share = found_B.any().double() * (1.0 - self.beta)
+        if self.start == "first_value":
+            share = torch.where(self.weight > 0, share, found_B.any().double())
         self.mean.lerp_(smallest.nan_to_num(nan=0.0, posinf=0.0), share)
         self.weight.lerp_(torch.ones_like(self.weight), share)
 
+    def is_set(self) -> bool:
+        """Whether there has been a positive activation."""
+        return float(self.weight) > 0
+
     def value(self) -> float:
-        """The threshold; 0 before the first positive activation."""
-        return float(self.mean / self.weight) if float(self.weight) > 0 else 0.0
+        """The threshold; 0 while it is not set."""
+        if not self.is_set():
+            return 0.0
+        return float(self.mean if self.start == "from_zero" else self.mean / self.weight)
 
 
 def _smallest_positive(codes: Codes) -> Tensor:

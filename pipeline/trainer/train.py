@@ -1,6 +1,8 @@
 """Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,20 +13,25 @@ from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
 from pipeline.rows import choose_device
-from pipeline.trainer.groups import describe, expand, group
+from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 from pipeline.trainer.one_pass import train_group
+from pipeline.trainer.passes import free_bytes, in_passes
 from pipeline.trainer.pending import Pending, pending
+from pipeline.trainer.table import table
 from stores.together import Together
 
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, *, stage: Path | None = None, report_progress: bool = True) -> None:
+def train(
+    config: RunConfig, *, stage: Path | None = None, only: Sequence[str] = (), report_progress: bool = True
+) -> None:
     """Train every variant at every site; what is finished is skipped, what was interrupted goes on.
 
     Args:
         stage: a folder on a near disk, to which what is read of the store is copied first.
+        only: names or patterns (topk_*) of the variants to train now; none: all.
     Raises: StoreError, ConfigError, CheckpointError.
 
     """
@@ -32,15 +39,42 @@ def train(config: RunConfig, *, stage: Path | None = None, report_progress: bool
     store = open_store(config, stage)
     run = RunFolder(config.run_path())
     device = choose_device(training.device)
-    groups = group(expand(config, _sites(config, store)))
+    jobs = chosen(expand(config, _sites(config, store)), only)
+    speeds: dict[str, float] = {}
     with only_writer(run.path):
-        todo = [part for part in (pending(some, store.at(some.site), run, training) for some in groups) if part.jobs]
+        parts = _parts(jobs, config, store, device)
         write_bytes(run.config, dump(config).encode("utf-8"))
-        if todo:
+        if parts:
             _note_environment(run, device)
-            _announce(todo, store, config)
-        for part in todo:
-            train_group(part, store.at(part.group.site), training, device, show_progress=report_progress)
+            for line in _announcement(parts, store, config):
+                log.info("%s", line)
+        for part in parts:
+            speeds |= train_group(part, store, training, device, show_progress=report_progress)
+    if parts:
+        for line in table(run, jobs, speeds):
+            log.info("%s", line)
+
+
+def describe_training(config: RunConfig, only: Sequence[str] = ()) -> str:
+    """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`."""
+    store = open_store(config)
+    jobs = chosen(expand(config, _sites(config, store)), only)
+    parts = _parts(jobs, config, store, choose_device(config.training.device))
+    left = sum(len(part.jobs) for part in parts)
+    return "\n".join([f"{left} of {len(jobs)} SAEs are left to train", *_announcement(parts, store, config)])
+
+
+def _parts(jobs: list[Job], config: RunConfig, store: Together, device: torch.device) -> list[Pending]:
+    """The passes over the store that are left to make."""
+    run = RunFolder(config.run_path())
+    budget = config.training.memory_bytes or free_bytes(device)
+    unfinished = [pending(some, store, run) for some in group(jobs)]
+    return [
+        part
+        for some in unfinished
+        if some.jobs
+        for part in in_passes(some, budget, partial(_needed_bytes, store=store, config=config))
+    ]
 
 
 def _sites(config: RunConfig, store: Together) -> list[str]:
@@ -64,16 +98,21 @@ def _note_environment(run: RunFolder, device: torch.device) -> None:
     write_json(run.environment, now)
 
 
-def _announce(todo: list[Pending], store: Together, config: RunConfig) -> None:
+def _announcement(parts: list[Pending], store: Together, config: RunConfig) -> list[str]:
     """What is about to be trained together, and what it takes."""
-    for line in describe([part.group for part in todo]):
-        log.info("%s", line)
-    memory = disk = 0
-    for part in todo:
-        site = part.group.site
-        plan = store.at(site).plan
-        d_model, row_bytes, n_rows = plan.sites[site], plan.bytes_per_row(site), plan.n_rows
-        needed = memory_bytes(part.group, config.training, d_model=d_model, row_bytes=row_bytes, n_rows=n_rows)
-        memory = max(memory, needed)
-        disk = max(disk, checkpoint_bytes(part.group, d_model=d_model))
-    log.info("needs about %.2f GB of memory, and %.2f GB of disk for checkpoints", memory / 1e9, disk / 1e9)
+    groups = [part.group for part in parts]
+    memory = max((_needed_bytes(some, store, config) for some in groups), default=0)
+    disk = max((checkpoint_bytes(some, **_widths(some, store)) for some in groups), default=0)
+    needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints"
+    return [*describe(groups), needs]
+
+
+def _needed_bytes(some: Group, store: Together, config: RunConfig) -> int:
+    plans = {site: store.at(site).plan for site in some.route.sites}
+    row_bytes = sum(plan.bytes_per_row(site) for site, plan in plans.items())
+    n_rows = plans[some.route.reads[0]].n_rows
+    return memory_bytes(some, config.training, **_widths(some, store), row_bytes=row_bytes, n_rows=n_rows)
+
+
+def _widths(some: Group, store: Together) -> dict[str, int]:
+    return {"d_model": some.route.d_out(store.sites), "d_in": some.route.d_in(store.sites)}

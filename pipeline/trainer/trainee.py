@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TrainingSettings
 from pipeline.errors import CheckpointError
 from pipeline.objective import Objective, StepResult
 from pipeline.saes import ARCHITECTURES
@@ -18,10 +17,11 @@ from pipeline.trainer.optimiser import (
     Tensors,
     clip_coefficient,
     gradient_norm,
-    learning_rate,
     project_decoder_gradient,
     renormalise_decoder,
 )
+from pipeline.trainer.rates import learning_rate
+from pipeline.trainer.resample import draw_rows, is_due, restart
 from pipeline.trainer.trackers import DeadClock, RunningThreshold
 
 
@@ -32,50 +32,80 @@ class Update:
     result: StepResult
     learning_rate: float
     gradient_norm: float
-    """Of all gradients, after projection and before clipping."""
+    """Of all gradients, as the clip sees it."""
+    resampled_latents: int
+    """Dead latents that were started again after it (count)."""
 
 
 class Trainee:
     """A job's SAE, optimiser, dead clock and threshold. `step` updates are done; `diverged` says why it stopped."""
 
-    def __init__(self, job: Job, training: TrainingSettings, weights: Tensors, workspace: Workspace) -> None:
+    def __init__(self, job: Job, weights: Tensors, workspace: Workspace) -> None:
         device = weights["W_dec"].device
         self.job = job
-        self.training = training
+        self.training = training = job.training
         self.workspace = workspace
         self.step = 0
         self.diverged: str | None = None
-        self.sae = ARCHITECTURES[job.variant.sae.architecture](job.variant.sae, weights["b_dec"].numel(), weights)
+        self.sae = ARCHITECTURES[job.variant.sae.architecture](
+            job.variant.sae, weights["b_dec"].numel(), weights, _d_in(weights)
+        )
         self.objective = Objective(job.variant.objective, self.sae)
         self.adam = Adam.start(training, self.sae.parameters())
         self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_tokens, device)
-        self.threshold = RunningThreshold(training.threshold_beta, not self.sae.has_threshold, device)
+        self.threshold = RunningThreshold(
+            training.threshold_beta, not self.sae.has_threshold, device, start=training.threshold_mean
+        )
 
     def is_due(self, step: int) -> bool:
         """Whether update `step` (0-based) is the next it has to make."""
         return self.diverged is None and self.step == step
 
-    def update(self, x_BM: Tensor) -> Update | None:
-        """Learn from one batch of scaled rows. Returns: None if it diverged, with the parameters as they were."""
-        parameters = self.sae.parameters()
+    def update(self, x_BM: Tensor, target_BM: Tensor | None = None) -> Update | None:
+        """Learn from one batch of scaled rows; target_BM: what to reconstruct, where that is not x_BM.
+
+        Returns: None if it diverged, with the parameters as they were.
+        """
+        training, parameters = self.training, self.sae.parameters()
         progress = self.step / self.training.n_steps
         encoding = self.sae.encode(x_BM, progress=progress, workspace=self.workspace)
         dead_E = self.dead_clock.update(encoding.codes)
-        result = self.objective.forward_backward(x_BM, dead_E, progress, encoding=encoding)
+        result = self.objective.forward_backward(x_BM, dead_E, progress, encoding=encoding, target_BM=target_BM)
+        # Projecting commutes with scaling, so which comes first only decides what the clip measures.
+        raw_norm = gradient_norm(result.gradients) if training.order == "clip_project" else None
         if self.sae.settings.decoder == "unit":
-            project_decoder_gradient(result.gradients["W_dec"], parameters["W_dec"])
-        loss, norm = torch.stack([result.loss, gradient_norm(result.gradients)]).tolist()
+            project_decoder_gradient(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)
+        clipped_norm = gradient_norm(result.gradients) if raw_norm is None else raw_norm
+        loss, norm = torch.stack([result.loss, clipped_norm]).tolist()
         self.diverged = _why_diverged(loss, norm)
         if self.diverged is not None:
             return None
-        self.threshold.update(encoding.codes)
-        rate = learning_rate(self.job.learning_rate, self.training, self.step)
-        coefficient = clip_coefficient(norm, self.training.clip_norm)
+        if self.step >= training.threshold_start_step:
+            self.threshold.update(encoding.cut)
+        rate = learning_rate(training, self.step)
+        coefficient = clip_coefficient(norm, training.clip_norm)
         self.adam.update(parameters, result.gradients, step=self.step, rate=rate, coefficient=coefficient)
         if self.sae.settings.decoder == "unit":
             renormalise_decoder(parameters["W_dec"])
+        self.sae.constrain()
         self.step += 1
-        return Update(result=result, learning_rate=rate, gradient_norm=norm)
+        resampled = self._resample(x_BM, x_BM if target_BM is None else target_BM, progress)
+        return Update(result=result, learning_rate=rate, gradient_norm=norm, resampled_latents=resampled)
+
+    def _resample(self, x_BM: Tensor, target_BM: Tensor, progress: float) -> int:
+        """Start dead latents again, if that is due after this step. Returns: how many."""
+        settings = self.job.variant.resampling
+        if settings is None or not is_due(settings, self.step):
+            return 0
+        dead_E = self.dead_clock.tokens_since_fired >= settings.dead_after_steps * self.job.batch_size
+        codes = self.sae.encode(x_BM, progress=progress, workspace=self.workspace).codes
+        error_B = (target_BM - self.sae.decode(codes)).norm(dim=1)
+        drawn = draw_rows(error_B, int(dead_E.sum()), settings, seed=self.job.seed, step=self.step)
+        memories = (self.adam.mean, self.adam.square)
+        drawn = drawn.to(x_BM.device)
+        latents = restart(self.sae.parameters(), memories, target_BM[drawn], dead_E, settings, x_BM[drawn])
+        self.dead_clock.tokens_since_fired[latents] = 0
+        return len(latents)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """All that is learnt or remembered: the tensors themselves by checkpoint key, and plain scalars."""
@@ -110,6 +140,11 @@ class Trainee:
                 )
             tensor.copy_(saved)
         self.step = scalars["step"]
+
+
+def _d_in(weights: Tensors) -> int | None:
+    """Width of what is read; None for tied weights, which read what they write."""
+    return weights["W_enc"].shape[1] if "W_enc" in weights else None
 
 
 def _why_diverged(loss: float, norm: float) -> str | None:

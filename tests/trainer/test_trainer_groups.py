@@ -12,9 +12,9 @@ def test_every_variant_at_every_site(make_config):
 def test_own_settings_win_and_separate(make_config):
     variants = {
         "a": VARIANT,
-        "rate": {**VARIANT, "learning_rate": 0.5},
+        "rate": {**VARIANT, "training": {"learning_rate": 0.5}},
         "seed": {**VARIANT, "seed": 7},
-        "batch": {**VARIANT, "batch_size": 32},
+        "batch": {**VARIANT, "training": {"batch_size": 32}},
         "zero": {**VARIANT, "seed": 0},
     }
     groups = group(expand(make_config(variants), ["s"]))
@@ -23,7 +23,7 @@ def test_own_settings_win_and_separate(make_config):
         ["seed"],
         ["batch"],
     ]
-    assert [job.learning_rate for job in groups[0].jobs] == [0.003, 0.5, 0.003]
+    assert [job.training.learning_rate for job in groups[0].jobs] == [0.003, 0.5, 0.003]
     assert (groups[1].seed, groups[2].batch_size) == (7, 32)
     assert describe(groups)[0] == "s: batches of 64 rows, seed 0, read once for a, rate, zero"
 

@@ -8,7 +8,7 @@ from small_run import ALL, SITE, TOPK
 from trained_run import RUN, curves, hashes, train_until
 
 from pipeline.artifacts import RunFolder
-from pipeline.trainer import one_pass
+from pipeline.trainer import feed
 from pipeline.trainer.train import train
 
 MIXING = {
@@ -54,7 +54,7 @@ def test_the_log_covers_every_step_and_changes_no_bit(make_config, uninterrupted
 
 
 def test_rows_too_scattered_to_know_go_unmeasured(make_config, monkeypatch):
-    monkeypatch.setattr(one_pass, "batch_mixing", lambda *_: None)
+    monkeypatch.setattr(feed, "batch_mixing", lambda *_: None)
     train(make_config({"topk": TOPK}, n_steps=5), report_progress=False)
     assert not any(MIXING & line.keys() for line in curves("topk"))
     assert "predicted_variance_ratio" not in lines()[0]

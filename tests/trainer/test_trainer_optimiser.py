@@ -6,25 +6,9 @@ from pipeline.trainer.optimiser import (
     Adam,
     clip_coefficient,
     gradient_norm,
-    learning_rate,
     project_decoder_gradient,
     renormalise_decoder,
 )
-
-
-def test_learning_rate_table():
-    settings = TrainingSettings(n_steps=20, warmup_steps=4, decay_start=0.5)
-    rates = [learning_rate(1.0, settings, step) for step in range(20)]
-    assert rates == [0.25, 0.5, 0.75, *[1.0] * 8, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-
-
-@pytest.mark.parametrize(("warmup", "decay_start"), [(0, 1.0), (0, 0.8), (3, 1.0), (50, 0.1)])
-def test_learning_rate_stays_within_its_peak(warmup, decay_start):
-    settings = TrainingSettings(n_steps=10, warmup_steps=warmup, decay_start=decay_start)
-    rates = [learning_rate(2.0, settings, step) for step in range(10)]
-    assert all(0 < rate <= 2.0 for rate in rates)
-    if warmup == 0:
-        assert rates[0] == 2.0
 
 
 @pytest.mark.parametrize("limit", [1.0, None])

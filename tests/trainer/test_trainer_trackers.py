@@ -42,3 +42,39 @@ def test_threshold_is_bias_corrected_and_skips_empty_batches():
             numerator, weight = 0.9 * numerator + 0.1 * value, 0.9 * weight + 0.1
             assert threshold.value() == pytest.approx(numerator / weight, rel=1e-12)
     assert threshold.mean.dtype == torch.float64
+
+
+def smallest(value: float) -> DenseCodes:
+    return DenseCodes(torch.tensor([[value, 0.0]]))
+
+
+def mean_after(start: str, beta: float, values: list[float]) -> RunningThreshold:
+    threshold = RunningThreshold(beta, False, CPU, start=start)
+    for value in values:
+        threshold.update(smallest(value))
+    return threshold
+
+
+def test_threshold_starts_as_in_the_libraries():
+    values = [2.0, 0.0, 4.0, 1.0]  # a batch without a positive activation plays no part
+    expected = 2.0
+    for value in (4.0, 1.0):
+        expected = 0.999 * expected + 0.001 * value
+    assert mean_after("first_value", 0.999, values).value() == pytest.approx(expected, rel=1e-12)
+    from_zero = 0.0
+    for value in (2.0, 4.0, 1.0):
+        from_zero += 0.01 * (value - from_zero)
+    assert mean_after("from_zero", 0.99, values).value() == pytest.approx(from_zero, rel=1e-12)
+
+
+def test_control_from_zero_is_too_low_early_and_the_correction_is_not():
+    values = [3.0] * 20
+    assert mean_after("from_zero", 0.99, values).value() == pytest.approx(3.0 * (1 - 0.99**20))
+    assert mean_after("corrected", 0.99, values).value() == pytest.approx(3.0)
+    assert mean_after("first_value", 0.99, values).value() == pytest.approx(3.0)
+
+
+def test_a_threshold_is_unset_before_the_first_positive_activation():
+    assert not mean_after("first_value", 0.9, []).is_set()
+    assert not mean_after("corrected", 0.9, [0.0]).is_set()
+    assert mean_after("corrected", 0.9, [0.0, 1.0]).is_set()

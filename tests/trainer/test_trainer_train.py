@@ -12,6 +12,7 @@ import torch
 from small_run import ALL, BATCH_TOPK, D_MODEL, SITE, TOPK, store_for_training
 from trained_run import RUN, curves, folder_of, hashes, train_until, weights
 
+from pipeline import rows as rows_module
 from pipeline.artifacts import RunFolder
 from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAE
@@ -89,9 +90,9 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     at: dict[int, dict[str, torch.Tensor]] = {}
     real = Trainee.update
 
-    def poisoned(self: Trainee, x_BM: torch.Tensor) -> Any:
+    def poisoned(self: Trainee, *batch: torch.Tensor | None) -> Any:
         if self.job.variant_name != "topk" or self.step != 33:
-            return real(self, x_BM)
+            return real(self, *batch)
         at[33] = {name: tensor.clone() for name, tensor in self.sae.parameters().items()}
         compute = self.objective.forward_backward
 
@@ -101,7 +102,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
             return result
 
         self.objective.forward_backward = forward_backward  # type: ignore[method-assign]
-        return real(self, x_BM)
+        return real(self, *batch)
 
     monkeypatch.setattr(Trainee, "update", poisoned)
     if interrupted:
@@ -122,8 +123,8 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
 
 
 def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
-    monkeypatch.setattr(one_pass, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
-    monkeypatch.setattr(one_pass, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
+    monkeypatch.setattr(rows_module, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
+    monkeypatch.setitem(one_pass.CENTRES, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
     train(make_config(ALL), report_progress=False)
     for folder in RunFolder(RUN).trained():
         assert json.loads(folder.training.read_text())["diverged_at_step"] == 0

@@ -1,0 +1,136 @@
+"""What one variant is: an architecture, an objective, and what it changes of the training they all share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
+
+from pipeline.config.corpus import SiteName
+from pipeline.config.lookup import build
+from pipeline.config.routes import Route, check_route, route_of
+from pipeline.config.training import TrainingSettings, UpdateSettings
+from pipeline.objective import TERMS, check_terms
+from pipeline.objective.term import TermSettings
+from pipeline.saes import ARCHITECTURES
+from pipeline.saes.base import SAESettings
+from pipeline.settings import Settings
+
+
+class ResamplingSettings(Settings):
+    """Dead latents started again at rows that are reconstructed badly. Source: Bricken et al. 2023."""
+
+    every_steps: int = Field(default=25_000, gt=0)
+    """Steps between resamplings (count). Default: the paper's."""
+    until_step: int | None = Field(default=100_000, gt=0)
+    """The last step after which it may happen. null: to the end. Default: the paper's."""
+    dead_after_steps: int = Field(default=12_500, gt=0)
+    """A latent that has not fired for this many steps is started again. Default: the paper's."""
+    encoder_scale: float = Field(default=0.2, gt=0.0)
+    """Norm of its row of W_enc, in multiples of the mean norm of the living ones'. Default: the paper's."""
+    compat: Literal["dictionary_learning"] | None = None
+    """`dictionary_learning`: rows are drawn in proportion to |error|, not |error|^4, and keep their length in W_enc."""
+
+    @model_validator(mode="after")
+    def _happens_at_least_once(self) -> "ResamplingSettings":
+        if self.until_step is not None and self.until_step < self.every_steps:
+            raise ValueError(f"until_step ({self.until_step}) must not lie before every_steps ({self.every_steps})")
+        return self
+
+
+def _known_term(value: Any) -> TermSettings:
+    return build(value, "term", {name: term.Config for name, term in TERMS.items()})
+
+
+class Variant(Settings):
+    """One SAE idea: an architecture, an objective, and what it changes of `training`."""
+
+    sae: SerializeAsAny[SAESettings]
+    """`architecture` and its knobs; the architectures are those of pipeline/saes."""
+    objective: dict[str, Annotated[SerializeAsAny[TermSettings], BeforeValidator(_known_term)]] = Field(min_length=1)
+    """Loss terms by name; the terms are those of pipeline/objective."""
+    training: UpdateSettings = UpdateSettings()
+    """What this variant changes of the training section; what it does not name is that section's."""
+    resampling: ResamplingSettings | None = None
+    """Dead latents started again. null: never."""
+    seed: int | None = Field(default=None, ge=0)
+    """This variant's seed; null: the config's."""
+    reads: list[SiteName] | None = Field(default=None, min_length=1)
+    """Sites that it encodes side by side: a transcoder or crosscoder. null: an SAE at each of `training.sites`."""
+    writes: list[SiteName] | None = Field(default=None, min_length=1)
+    """Sites that it reconstructs. null: those of `reads`."""
+
+    sweep: None = Field(default=None, exclude=True)
+    """A grid over keys of this variant; `load` writes it out as variants (config/sweep.py)."""
+
+    @field_validator("sae", mode="before")
+    @classmethod
+    def _known_architecture(cls, value: Any) -> SAESettings:
+        return build(value, "architecture", {name: sae.Config for name, sae in ARCHITECTURES.items()})
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _terms_carry_their_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        empty_is_defaults = {name: {} if knobs is None else knobs for name, knobs in value.items()}
+        return {n: {**knobs, "term": n} if isinstance(knobs, dict) else knobs for n, knobs in empty_is_defaults.items()}
+
+    @model_validator(mode="after")
+    def _terms_fit_the_architecture(self) -> "Variant":
+        check_terms(self.objective, self.sae)
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_resample(self) -> "Variant":
+        if self.resampling and not ARCHITECTURES[self.sae.architecture].learns:
+            raise ValueError(f"resampling: {self.sae.architecture!r} has no latents that are trained; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _route_fits(self) -> "Variant":
+        if self.route is not None:
+            check_route(self.route, self.sae)
+        for name, term in self.objective.items():
+            if getattr(term, "per_site", False) and (self.route is None or len(self.route.writes) == 1):
+                raise ValueError(f"objective.{name}.per_site: needs several sites that are written; set it to false")
+        return self
+
+    @property
+    def route(self) -> Route | None:
+        """From where to where; None: an SAE. Raises: ValueError if that makes no sense."""
+        return route_of(self.reads, self.writes)
+
+    @field_serializer("training")
+    def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Any]:
+        return training.model_dump(mode="json", exclude_unset=True)
+
+    def resolved(self, training: TrainingSettings) -> TrainingSettings:
+        """The training section as it holds for this variant, every number decided.
+
+        Raises: ValueError if the numbers contradict each other.
+        """
+        own = {name: getattr(self.training, name) for name in self.training.model_fields_set}
+        settings = training.model_copy(update=own)
+        if settings.learning_rate == "auto":
+            settings = settings.model_copy(update={"learning_rate": 2e-4 / (self.sae.d_sae / 2**14) ** 0.5})
+        _check(settings)
+        if self.resampling and self.resampling.every_steps > settings.n_steps:
+            raise ValueError(
+                f"resampling.every_steps ({self.resampling.every_steps}) exceeds n_steps ({settings.n_steps}), "
+                "so it never happens; lower it, or remove resampling"
+            )
+        return settings
+
+
+def _check(settings: TrainingSettings) -> None:
+    decay_step = settings.decay_start * settings.n_steps
+    if settings.warmup_steps > decay_step:
+        raise ValueError(
+            f"warmup_steps ({settings.warmup_steps}) must end before the learning rate begins to fall, at step "
+            f"{decay_step:.0f} (decay_start {settings.decay_start:g} of n_steps {settings.n_steps}); "
+            "lower warmup_steps or raise n_steps"
+        )
+    if settings.threshold_from == "running_mean" and settings.threshold_start_step >= settings.n_steps:
+        raise ValueError(
+            f"threshold_start_step ({settings.threshold_start_step}) must lie before n_steps ({settings.n_steps}) "
+            "where threshold_from is running_mean, or the threshold is never set; lower it, or use calibration"
+        )
