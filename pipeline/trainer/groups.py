@@ -1,7 +1,7 @@
 """What is trained together: variants that want the same batches share one pass over the store."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.config.lookup import nearest
@@ -94,6 +94,26 @@ def group(jobs: list[Job]) -> list[Group]:
     return [
         Group(site=site, own_route=route, batch_size=batch_size, seed=seed, jobs=tuple(members))
         for (site, route, batch_size, seed), members in together.items()
+    ]
+
+
+REVIVING = ("aux_k", "ghost_gradients", "pre_activation")
+"""Terms that act on dead latents."""
+
+
+def never_dead(jobs: Iterable[Job]) -> list[str]:
+    """A line for the variants whose dead latents would be found only after the end of training, if there are any."""
+    names = {
+        job.variant_name
+        for job in jobs
+        if any(term in job.variant.objective for term in REVIVING)
+        and job.training.n_steps * job.batch_size < job.training.dead_after_tokens
+    }
+    if not names:
+        return []
+    return [
+        f"{', '.join(sorted(names))}: a latent counts as dead after training.dead_after_tokens rows without firing, "
+        "which is more than are trained on, so the terms that revive the dead never act; lower it"
     ]
 
 

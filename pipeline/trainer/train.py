@@ -13,7 +13,7 @@ from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
 from pipeline.rows import choose_device
-from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group
+from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 from pipeline.trainer.one_pass import train_group
 from pipeline.trainer.passes import free_bytes, in_passes
@@ -48,6 +48,8 @@ def train(
             _note_environment(run, device)
             for line in _announcement(parts, store, config):
                 log.info("%s", line)
+        for line in never_dead(job for part in parts for job in part.group.jobs):
+            log.warning("%s", line)
         for part in parts:
             speeds |= train_group(part, store, training, device, show_progress=report_progress)
     if parts:

@@ -1,4 +1,4 @@
-from pipeline.trainer.groups import describe, expand, group
+from pipeline.trainer.groups import describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 
 VARIANT = {"sae": {"architecture": "topk", "d_sae": 64, "k": 4}, "objective": {"reconstruction": {}}}
@@ -35,3 +35,11 @@ def test_memory_and_disk_are_counted(make_config):
     expected = 4 * parameters * 4 + 64 * 64 * 4 + 2 * 100 * 64
     assert memory_bytes(together, config.training, d_model=16, row_bytes=64, n_rows=1000) == expected
     assert checkpoint_bytes(together, d_model=16) == 9 * parameters * 4
+
+
+def test_dead_latents_that_would_never_be_found_are_announced(make_config):
+    reviving = {**VARIANT, "objective": {"reconstruction": {}, "aux_k": {}}}
+    variants = {"plain": VARIANT, "late": reviving, "fine": {**reviving, "training": {"dead_after_tokens": 3840}}}
+    (line,) = never_dead(expand(make_config(variants, dead_after_tokens=3841), ["s"]))
+    assert line.startswith("late: ")
+    assert never_dead(expand(make_config(variants, dead_after_tokens=3840), ["s"])) == []
