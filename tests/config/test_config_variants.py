@@ -17,6 +17,7 @@ CHANGES: dict[str, Any] = {
     "decay": "cosine",
     "compat": "dictionary_learning",
     "order": "clip_project",
+    "projection_epsilon": 0.0,
     "beta1": 0.0,
     "beta2": 0.99,
     "epsilon": 6.25e-10,
