@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,12 @@ class Counting:
 
     def __init__(self, folder: Path) -> None:
         self._place, self.name, self.n_bytes = LocalPlace(folder, mapped=True), str(folder), 0
+        self._lock = Lock()
 
     def open(self, path: str) -> FileBytes:
-        self.n_bytes += (file := self._place.open(path)).n_bytes
+        file = self._place.open(path)
+        with self._lock:  # several threads copy
+            self.n_bytes += file.n_bytes
         return file
 
 

@@ -75,13 +75,13 @@ def test_their_float32_moves_little(name: str) -> None:
 # -- controls: a change of a thousandth is seen, within a few updates -------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_float32", "as_they_project")
+@pytest.mark.usefixtures("no_float32")
 @pytest.mark.parametrize("name", TRAINERS)
 def test_another_learning_rate_is_seen(name: str) -> None:
     assert largest(train_both(name, n_steps=8, learning_rate=RATE * 1.001)) > 1e-7
 
 
-@pytest.mark.usefixtures("no_float32", "as_they_project")
+@pytest.mark.usefixtures("no_float32")
 @pytest.mark.parametrize("name", [name for name in TRAINERS if name not in SELECTING])
 def test_another_penalty_is_seen(name: str) -> None:
     weighted = {
