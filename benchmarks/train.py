@@ -255,7 +255,7 @@ def _resident_bytes(field_name: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"rows of the table: {', '.join(CASES)}")
+    parser.add_argument("names", nargs="*", help=f"rows of the table: {', '.join(CASES)}".replace("%", "%%"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="time of the processor, not of the clock on the wall")
     parser.add_argument("--memory", action="store_true", help="print the peak memory of a step, too")
