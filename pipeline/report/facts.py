@@ -72,16 +72,25 @@ def environment_facts(run: Run) -> Facts:
 
 
 def variant_facts(run: Run) -> Facts:
-    """Each variant's architecture, its knobs, and the terms of its objective."""
+    """Each variant's architecture, the knobs that tell it from the others, and the terms of its objective."""
     facts = []
-    for name in run.variants:
-        config = next(sae.config for sae in run.trained if sae.variant == name)
+    configs = {name: next(sae.config for sae in run.trained if sae.variant == name) for name in run.variants}
+    all_settings = [dict(config.get("sae", {})) for config in configs.values()]
+    for name, config in configs.items():
         sae, objective = dict(config.get("sae", {})), config.get("objective", {})
-        parts = [str(sae.pop("architecture", "")), f"{count(sae.pop('d_sae', None))} latents", _knobs(sae)]
+        parts = [str(sae.pop("architecture", "")), f"{count(sae.pop('d_sae', None))} latents"]
+        parts.append(_knobs({key: value for key, value in sae.items() if _tells(key, value, all_settings)}))
         terms = sorted(objective, key=lambda term: "reconstruction" not in term)
         parts.append(" + ".join(_term(term, objective[term]) for term in terms))
         facts.append((name, " · ".join(part for part in parts if part)))
     return facts
+
+
+def _tells(key: str, value: Any, all_settings: list[dict[str, Any]]) -> bool:
+    """Whether a knob says something of a variant: a number or a schedule, or what is not the same wherever it is."""
+    if isinstance(value, bool | str) or (isinstance(value, dict) and "start" not in value):
+        return any(settings[key] != value for settings in all_settings if key in settings)
+    return True
 
 
 def _term(name: str, knobs: Any) -> str:
@@ -96,6 +105,8 @@ def _knobs(settings: dict[str, Any]) -> str:
 def _knob(value: Any) -> str:
     if isinstance(value, dict) and {"start", "end"} <= value.keys():
         return f"{_knob(value['start'])} → {_knob(value['end'])}"
+    if isinstance(value, dict):
+        return f"({_knobs(value)})"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

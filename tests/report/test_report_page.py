@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_up_run import METRICS, SITES, VARIANTS, write_run
 from page_parser import Page
 
 from pipeline.errors import CheckpointError
+from pipeline.report.facts import variant_facts
 from pipeline.report.results import show
 from pipeline.report.write import write_report
 
@@ -32,6 +34,28 @@ def test_the_statement_says_what_happened(run_folder):
     assert "Training diverged and was stopped for topk-hot" in text
     assert "441 documents that training never saw" in text
     assert "batch-topk at blocks.9.hook_resid_post (R² 0.882 with 32.4 active latents per row)" in text
+
+
+def test_a_variant_is_described_by_what_tells_it_from_the_others():
+    def sae(variant, **settings):
+        settings = {
+            "architecture": "topk",
+            "d_sae": 64,
+            "k": 4,
+            "pre_bias": True,
+            "initial": {"b_dec": "zero"},
+            **settings,
+        }
+        return SimpleNamespace(variant=variant, config={"sae": settings, "objective": {"reconstruction": {}}})
+
+    saes = [sae("plain"), sae("other", pre_bias=False, k={"start": 8, "end": 4.0})]
+    facts = variant_facts(SimpleNamespace(variants=["plain", "other"], trained=saes))
+    assert facts == [
+        ("plain", "topk · 64 latents · k 4, pre_bias True · reconstruction"),
+        ("other", "topk · 64 latents · k 8 → 4, pre_bias False · reconstruction"),
+    ]
+    alone = variant_facts(SimpleNamespace(variants=["plain"], trained=[sae("plain", initial={"b_dec": "mean"})]))
+    assert alone == [("plain", "topk · 64 latents · k 4 · reconstruction")]
 
 
 def test_a_site_that_a_few_rows_decide_has_a_warning(run_folder):
@@ -203,6 +227,7 @@ import sys
 for name in {BLOCKED!r}:
     sys.modules[name] = None
 from pathlib import Path
+from pipeline.report.facts import variant_facts
 from pipeline.report.results import show
 from pipeline.report.write import write_report
 write_report(Path({str(run_folder)!r}))
