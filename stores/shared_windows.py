@@ -123,8 +123,8 @@ class SharedWindows:
         assert self._ahead is not None
         self._ahead.cancelled = True
         self._ahead.nudged.set()
-        with suppress(StoreError, CancelledError):
-            if self._ahead.future.result():
+        with suppress(CancelledError):
+            if self._ahead.future.exception() is None and self._ahead.future.result():
                 self._slots[self._ahead.window % 2].unlock()
         self._ahead = None
 

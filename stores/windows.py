@@ -4,12 +4,10 @@ import mmap
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from stores.errors import StoreError
 from stores.masks import RowMask
 from stores.site_rows import SiteRows
 
@@ -149,10 +147,8 @@ class PrivateWindows:
         return self._buffers[slot]
 
     def close(self) -> None:
-        """See `Windows.close`."""
-        for slot in range(2):
-            with suppress(StoreError, CancelledError):
-                self._wait(slot)
+        """See `Windows.close`. What failed meanwhile no longer matters: at the end of a program, any fill may."""
+        wait([pending for pending in self._pending if pending is not None])
 
     def _start(self, window: int, slot: int) -> int:
         # One fill at a time, after a jump too: ranks that fill together must begin their windows in the same order.

@@ -119,12 +119,22 @@ def test_an_early_break_leaves_no_thread(make_store: MakeStore) -> None:
     assert time.perf_counter() - start < SECONDS_TO_STOP
 
 
-def test_a_program_may_end_in_the_midst(make_store: MakeStore) -> None:
-    """With the iterator alive in a module, as in the programs of docs/other_trainers.md."""
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_a_program_may_end_in_the_midst(make_store: MakeStore, seconds: float) -> None:
+    """With the iterator alive in a module, as in the programs of docs/other_trainers.md; and while a window is filled,
+    which from then on gets no more threads.
+    """
     path = make_store(n_rows=20_000)
     program = f"""
+import time
 from pipeline.iterators import activation_batches
 from stores import ActivationStore
+from stores.windows import WindowFiller
+fill = WindowFiller.fill
+def late(*arguments, **rest):
+    time.sleep({seconds})
+    fill(*arguments, **rest)
+WindowFiller.fill = late
 batches = activation_batches(ActivationStore.open({str(path)!r}), {SITE!r}, batch_size={BATCH}, window_rows={WINDOW})
 print(len(next(batches)))
 """
