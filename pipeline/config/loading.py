@@ -154,6 +154,7 @@ def _next_step(
     if settings is not None and steps[0] not in settings.model_fields:
         raise ConfigError(f"{origin}: {'.'.join(map(str, (*path, steps[0])))}: {unknown_key(steps[0], settings)}")
     if settings is None and len(steps) > 1:
-        hint = nearest(steps[0], here) or f"; there are: {', '.join(here)}"
+        there = f"; there are: {', '.join(here)}" if here else "; the file has none, so write it there"
+        hint = nearest(steps[0], here) or there
         raise ConfigError(f"{origin}: {where}.{steps[0]}: no such name{hint}")
     return steps[0], steps[1:]

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from pipeline.kernels.tiles import EncoderName
 from pipeline.settings import Settings
 
@@ -86,6 +87,9 @@ class TrainingSettings(UpdateSettings):
     encoder: EncoderName = "float32"
     """How TopK finds the k largest: `float32`, or `certified_bfloat16`: bfloat16 products with a bound on their error,
     the candidates then in float32; faster where bfloat16 is, and the same latents but for float32's own near ties."""
+    break_even_density: float = Field(default=BREAK_EVEN_DENSITY, gt=0.0, le=1.0)
+    """Share of latents on above which codes are multiplied as full matrices; `train --dry-run` measures this machine's.
+    It decides how sums are rounded, so it is part of what a resumed run has to find unchanged."""
     calibration_rows: int = Field(default=65536, gt=0)
     """Rows used after training to set the threshold that gives the wanted l0 (count)."""
     log_every_steps: int = Field(default=25, gt=0)

@@ -12,6 +12,8 @@ from pipeline.config.loading import dump
 from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
+from pipeline.kernels.break_even import measured_break_even
+from pipeline.kernels.selection import set_break_even
 from pipeline.rows import choose_device
 from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
@@ -39,6 +41,7 @@ def train(
     store = open_store(config, stage)
     run = RunFolder(config.run_path())
     device = choose_device(training.device)
+    set_break_even(training.break_even_density)
     jobs = chosen(expand(config, _sites(config, store)), only)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
@@ -61,9 +64,11 @@ def describe_training(config: RunConfig, only: Sequence[str] = ()) -> str:
     """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`."""
     store = open_store(config)
     jobs = chosen(expand(config, _sites(config, store)), only)
-    parts = _parts(jobs, config, store, choose_device(config.training.device))
+    device = choose_device(config.training.device)
+    parts = _parts(jobs, config, store, device)
     left = sum(len(part.jobs) for part in parts)
-    return "\n".join([f"{left} of {len(jobs)} SAEs are left to train", *_announcement(parts, store, config)])
+    measured = _break_evens(parts, store, config, device)
+    return "\n".join([f"{left} of {len(jobs)} SAEs are left to train", *_announcement(parts, store, config), *measured])
 
 
 def _parts(jobs: list[Job], config: RunConfig, store: Together, device: torch.device) -> list[Pending]:
@@ -107,6 +112,21 @@ def _announcement(parts: list[Pending], store: Together, config: RunConfig) -> l
     disk = max((checkpoint_bytes(some, **_widths(some, store)) for some in groups), default=0)
     needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints"
     return [*describe(groups), needs]
+
+
+def _break_evens(parts: list[Pending], store: Together, config: RunConfig, device: torch.device) -> list[str]:
+    """For each shape, from which density on full matrices are quicker here: measured, about a second each."""
+    shapes = {
+        (part.group.batch_size, job.variant.sae.d_sae, _widths(part.group, store)["d_model"])
+        for part in parts
+        for job in part.group.jobs
+    }
+    used = f"training.break_even_density is {config.training.break_even_density:g}"
+    return [
+        f"B {shape[0]}, E {shape[1]}, M {shape[2]}: dense from a density of "
+        f"{measured_break_even(*shape, device=device.type):.2g} on, as measured; {used}"
+        for shape in sorted(shapes)
+    ]
 
 
 def _needed_bytes(some: Group, store: Together, config: RunConfig) -> int:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 import run_pipeline
 from pipeline.config import dump
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.kernels import selection
 from pipeline.trainer.passes import free_bytes
 from pipeline.trainer.train import describe_training, train
 
@@ -128,3 +129,15 @@ def test_the_table_tells_of_every_variant(make_config, caplog):
     assert float(rows["topk"][7].replace(",", "")) > 0
     assert rows["relu"][7] == "-"  # trained before, so there is no speed to tell
     assert rows["wild"][8] == "diverged:"
+
+
+def test_the_break_even_density_is_the_configs_and_dry_run_measures_it(make_config, monkeypatch):
+    monkeypatch.setattr(selection, "BREAK_EVEN_DENSITY", selection.BREAK_EVEN_DENSITY)  # put back afterwards
+    config = make_config({"topk": TOPK}, break_even_density=0.01, n_steps=6)
+    assert "dense from a density of" in describe_training(config)
+    assert selection.BREAK_EVEN_DENSITY != 0.01, "control: measuring chooses nothing"
+    train(config, report_progress=False)
+    assert selection.BREAK_EVEN_DENSITY == 0.01
+    changed = make_config({"topk": TOPK}, break_even_density=0.5, n_steps=6)
+    with pytest.raises(CheckpointError, match="break_even_density"):
+        train(changed, report_progress=False)
