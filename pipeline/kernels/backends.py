@@ -2,17 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from pipeline.kernels import cpu, cuda, reference
+from pipeline.kernels.adam import AdamStep
+
+if TYPE_CHECKING:
+    from pipeline.kernels.codes import SparseCodes
+    from pipeline.kernels.pairs import RowPairs
+    from pipeline.kernels.tiles import Tiles
 
 
 class Backend(Protocol):
     """Everything that codes and selection leave to the machine; the encoder's product is a plain matrix product."""
 
-    def weighted_sums(self, indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor) -> Tensor:
+    def weighted_sums(
+        self, indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor, out: Tensor | None = None
+    ) -> Tensor:
         """For each stretch of pairs, the sum of weight * table[index]: decoder, and both weights' gradients."""
 
     def sampled_dots(self, left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
@@ -21,8 +30,49 @@ class Backend(Protocol):
     def index_sums(self, values_P: Tensor, indices_P: Tensor, n: int) -> Tensor:
         """The sum of the values at each index: the gradient of the biases."""
 
+    def sort_by_index(self, indices_P: Tensor, rows_P: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The order that sorts pairs by index, their rows in it, and where each index begins."""
+
+    def kth_largest(self, values_P: Tensor, k: int) -> float:
+        """The k-th largest value."""
+
+    def pairs_above(self, tile: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Where tile + bias is above the threshold: values, rows and columns."""
+
     def row_topk(self, pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Values and latents of the k largest of each row."""
+
+    def row_topk_of_product(self, tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
+        """The same of x0 W^T + b, tile by tile."""
+
+    def round_rows(self, matrix: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
+        """Round a matrix into the first columns of a bfloat16 one; rows' norms after it, and of what is lost."""
+
+    def certified_topk(
+        self, pre_BE: Tensor, slack_B: Tensor, x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, k: int, most: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from bfloat16 products pre_BE, and the rows of which that is certain."""
+
+    def pairs_together(
+        self, codes: "SparseCodes", room_E: Tensor, least_E: Tensor, first: int, stop: int
+    ) -> "RowPairs":
+        """Pairs of a latent from `first` to stop - 1 and a larger one, on together at least min(least_E) times."""
+
+    def pair_dots(self, W_EM: Tensor, codes: "SparseCodes", pairs: "RowPairs") -> Tensor:
+        """<W[i], W[j]> of every pair."""
+
+    def add_pair_sums(
+        self, W_EM: Tensor, codes: "SparseCodes", pairs: "RowPairs", weights: Tensor, out_EM: Tensor
+    ) -> None:
+        """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair."""
+
+    def row_products(self, gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """<gradient, gradient>, <gradient, W> and <W, W> of each row."""
+
+    def adam(
+        self, W: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: AdamStep, along_E: Tensor | None = None
+    ) -> None:
+        """One update, in place."""
 
 
 BACKENDS: dict[str, Backend] = {
@@ -32,12 +82,19 @@ BACKENDS: dict[str, Backend] = {
 }
 """Name -> implementation. `reference` runs on any device, the others on theirs."""
 
+COMPILED = (torch.float32, torch.float64)
+"""Dtypes the CPU's loops are compiled for; others run on `reference`."""
+
 _forced: list[Backend] = []
 
 
 def backend_of(tensor: Tensor) -> Backend:
-    """The implementation for the device that holds a tensor."""
-    return _forced[-1] if _forced else BACKENDS.get(tensor.device.type, BACKENDS["reference"])
+    """The implementation for a tensor's device and dtype."""
+    if _forced:
+        return _forced[-1]
+    device = tensor.device.type
+    has_none = device not in BACKENDS or (device == "cpu" and tensor.dtype not in COMPILED)
+    return BACKENDS["reference" if has_none else device]
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from pipeline.kernels.backends import backend_of
 
+ROWS_PER_PART = 512
+"""Rows of a matrix that one thread sums up (count)."""
+
 
 class SparseCodes:
     """Codes as P (row, latent) pairs in row order; both gathers and both products run without forming [B, E].
@@ -40,9 +43,7 @@ class SparseCodes:
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs sorted by latent: their order, their rows, and the [E + 1] offsets of the latents."""
-        order_P = self.indices_P.int().argsort(stable=True)
-        counts_E = torch.bincount(self.indices_P, minlength=self.n_latents)
-        return order_P, self.rows_P[order_P], offsets_of(counts_E).to(self.indices_P.dtype)
+        return backend_of(self.values_P).sort_by_index(self.indices_P, self.rows_P, self.n_latents)
 
     def decode(self, W_EM: Tensor) -> Tensor:
         """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
@@ -52,11 +53,11 @@ class SparseCodes:
         """Inner product of left_BM[row] and W_EM[latent] for every pair. Returns: [P]."""
         return backend_of(W_EM).sampled_dots(left_BM, W_EM, self.rows_P, self.indices_P, self.offsets)
 
-    def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None) -> Tensor:
-        """Codes transposed times rows_BM, with other values if given. Returns: [E, M]."""
+    def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """Codes transposed times rows_BM, with other values if given. Returns: [E, M], in `out`."""
         order_P, rows_P, offsets = self.by_latent
         values_P = self.values_P if values is None else values
-        return backend_of(rows_BM).weighted_sums(rows_P, rows_BM, offsets, values_P[order_P])
+        return backend_of(rows_BM).weighted_sums(rows_P, rows_BM, offsets, values_P[order_P], out)
 
     def latent_sums(self, values: Tensor | None = None) -> Tensor:
         """Sum over the batch, with other values if given. Returns: [E]."""
@@ -127,9 +128,9 @@ class DenseCodes:
         """Inner product of left_BM[row] and W_EM[latent]. Returns: [B, E]."""
         return left_BM @ W_EM.T
 
-    def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None) -> Tensor:
-        """Codes transposed times rows_BM, with other values if given. Returns: [E, M]."""
-        return (self.values_BE if values is None else values).T @ rows_BM
+    def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """Codes transposed times rows_BM, with other values if given. Returns: [E, M], in `out`."""
+        return torch.mm((self.values_BE if values is None else values).T, rows_BM, out=out)
 
     def latent_sums(self, values: Tensor | None = None) -> Tensor:
         """Sum over the batch, with other values if given. Returns: [E]."""
@@ -182,6 +183,13 @@ def from_places(flat_P: Tensor, values_P: Tensor, batch_size: int, n_latents: in
     """Pairs by rising position in a [batch_size, n_latents] matrix, counted row after row."""
     counts_B = torch.bincount(flat_P.div(n_latents, rounding_mode="floor"), minlength=batch_size)
     return SparseCodes(values_P, flat_P % n_latents, offsets_of(counts_B), n_latents)
+
+
+def row_sum(weights_E: Tensor, W_EM: Tensor) -> Tensor:
+    """weights_E @ W_EM, by all threads. Returns: [M]."""
+    latents_E = torch.arange(W_EM.shape[0], device=W_EM.device)
+    offsets = torch.arange(0, W_EM.shape[0] + ROWS_PER_PART, ROWS_PER_PART, device=W_EM.device)
+    return backend_of(W_EM).weighted_sums(latents_E, W_EM, offsets.clamp(max=W_EM.shape[0]), weights_E).sum(0)
 
 
 def offsets_of(counts: Tensor) -> Tensor:

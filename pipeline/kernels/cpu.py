@@ -1,36 +1,177 @@
-"""The operations on a CPU: PyTorch's gather-reduce and sampled product; every sum runs in a fixed order."""
+"""The operations on a CPU, as compiled loops; every sum runs in a fixed order."""
 
-import warnings
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.kernels.row_topk import row_topk
+from pipeline.kernels import adam as plain
+from pipeline.kernels.adam import AdamStep
+from pipeline.kernels.compiled import adam as rowwise
+from pipeline.kernels.compiled import certified, gathers, largest
+from pipeline.kernels.compiled.threads import array, over_rows
+from pipeline.kernels.cpu_pairs import add_pair_sums, pair_dots, pairs_together
+from pipeline.kernels.reference import round_rows as plain_round_rows
 
-__all__ = ["index_sums", "row_topk", "sampled_dots", "weighted_sums"]
+if TYPE_CHECKING:
+    from pipeline.kernels.tiles import Tiles
+
+__all__ = ["add_pair_sums", "pair_dots", "pairs_together"]
+
+ROWS_AT_ONCE = 64
+"""Rows a thread takes at a time where it looks at thousands of columns of each (count)."""
+MATRIX_ROWS_AT_ONCE = 128
+"""Rows of a weight matrix it takes at a time (count)."""
+GATHERED_AT_ONCE = 1024
+"""Rows it gathers and sums up at a time, about (count)."""
+PAIRS_AT_ONCE = 4096
+"""Pairs whose inner products it takes at a time (count)."""
 
 
-def weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor) -> Tensor:
-    """For each stretch of pairs, the sum of weight * table[index], in one pass. Returns: [stretches, M]."""
-    return torch.nn.functional.embedding_bag(
-        indices_P, table, offsets, mode="sum", per_sample_weights=weights_P, include_last_offset=True
-    )
+def weighted_sums(
+    indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """For each stretch of pairs, the sum of weight * table[index], in one pass. Returns: [stretches, M], in `out`."""
+    n_stretches = offsets.numel() - 1
+    sums = table.new_empty(n_stretches, table.shape[1]) if out is None else out
+    arrays = (array(tensor) for tensor in (indices_P, table, offsets, weights_P))
+    at_once = max(1, n_stretches * GATHERED_AT_ONCE // max(indices_P.numel(), 1))
+    over_rows(gathers.weighted_sums, n_stretches, at_once, *arrays, sums.numpy())
+    return sums
 
 
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
     """<left_BM[row], W_EM[index]> of every pair. Returns: [P]."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        pattern = torch.sparse_csr_tensor(
-            offsets,
-            indices_P,
-            left_BM.new_zeros(indices_P.numel()),
-            size=(left_BM.shape[0], W_EM.shape[0]),
-            check_invariants=False,  # the order of a row's latents does not matter here
-        )
-    return torch.sparse.sampled_addmm(pattern, left_BM, W_EM.T, beta=0.0).values()
+    dots_P = left_BM.new_empty(indices_P.numel())
+    arrays = (array(tensor) for tensor in (left_BM, W_EM, rows_P, indices_P))
+    over_rows(gathers.sampled_dots, indices_P.numel(), PAIRS_AT_ONCE, *arrays, dots_P.numpy())
+    return dots_P
 
 
 def index_sums(values_P: Tensor, indices_P: Tensor, n: int) -> Tensor:
     """The sum of the values at each index, in float64 and in order. Returns: [n]."""
-    return torch.bincount(indices_P, weights=values_P, minlength=n).to(values_P.dtype)
+    sums = np.zeros(n)
+    gathers.index_sums(array(values_P), array(indices_P), sums)
+    return torch.from_numpy(sums).to(values_P.dtype)
+
+
+def sort_by_index(indices_P: Tensor, rows_P: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The order that sorts pairs by index, equal ones as they come; their rows; where each index begins: [n + 1]."""
+    order, rows, starts = gathers.sort_by_index(array(indices_P), array(rows_P), n)
+    return torch.from_numpy(order), torch.from_numpy(rows), torch.from_numpy(starts)
+
+
+def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and latents of the k largest of each row, in no order; of equal values, the first latents. [B, k]."""
+    found = RowTopK(pre_BE.shape[0], k, like=pre_BE)
+    found.take(pre_BE, pre_BE.new_zeros(pre_BE.shape[1]), 0)
+    return found.result()
+
+
+def row_topk_of_product(tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
+    """As `row_topk` of x0 W^T + b. Tiles of latents, not of rows: W, the largest matrix, is then read once."""
+    parts = []
+    for rows in tiles.row_blocks():
+        found = RowTopK(rows.shape[0], k, like=rows)
+        for first, product, bias in tiles.latent_tiles(rows):
+            found.take(product, bias, first)
+        parts.append(found.result())
+    values, latents = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(latents)
+
+
+class RowTopK:
+    """The k largest of each row, as the columns arrive tile by tile."""
+
+    def __init__(self, n_rows: int, k: int, like: Tensor):
+        self.k = k
+        self._values = like.new_empty(n_rows, 4 * k + largest.DEPTH)
+        self._latents = torch.empty(self._values.shape, dtype=torch.int64)
+        self._counts = torch.zeros(n_rows, dtype=torch.int64)
+        self._bounds = like.new_full((n_rows,), -torch.inf)
+
+    def take(self, tile: Tensor, bias: Tensor, first: int) -> None:
+        """Look at tile + bias, the columns `first` and following of all rows."""
+        state = (t.numpy() for t in (self._values, self._latents, self._counts, self._bounds))
+        n_rows = tile.shape[0]
+        over_rows(largest.take_tile, n_rows, ROWS_AT_ONCE, array(tile), array(bias), first, self.k, *state)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Values and columns of the k largest: [B, k] each; NaN in rows with fewer than k numbers."""
+        n_rows = self._counts.numel()
+        values, latents = self._values.new_empty(n_rows, self.k), self._latents.new_empty(n_rows, self.k)
+        arrays = (t.numpy() for t in (self._values, self._latents, self._counts, values, latents))
+        over_rows(largest.take_out, n_rows, ROWS_AT_ONCE, self.k, *arrays)
+        return values, latents
+
+
+def kth_largest(values_P: Tensor, k: int) -> float:
+    """The k-th largest value."""
+    return float(largest.kth_value(array(values_P), k))
+
+
+def pairs_above(tile: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Where tile + bias is above the threshold: values, rows and columns of such pairs, in no order."""
+    tile_array = array(tile)
+    limit = tile_array.dtype.type(threshold)
+    parts = over_rows(largest.pairs_above, tile.shape[0], ROWS_AT_ONCE, tile_array, array(bias), limit)
+    if not parts:
+        none = torch.empty(0, dtype=torch.int64)
+        return tile.new_empty(0), none, none
+    values, rows, columns = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    return values, rows, columns
+
+
+def round_rows(matrix: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a matrix into the first columns of a bfloat16 one.
+
+    Returns: each row's norm when rounded, and the norm of what rounding took from it, [rows] each.
+    """
+    if matrix.dtype != torch.float32:
+        return plain_round_rows(matrix, rounded)
+    norms = matrix.new_empty(2, matrix.shape[0])
+    bits, out = array(matrix).view(np.uint32), rounded.view(torch.uint16).numpy()
+    over_rows(certified.round_rows, matrix.shape[0], MATRIX_ROWS_AT_ONCE, bits, out, norms.numpy())
+    return norms[0], norms[1]
+
+
+def certified_topk(
+    pre_BE: Tensor, slack_B: Tensor, x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, k: int, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values and latents of the k largest of x0 W^T + b by its bfloat16 product, and which rows are certain.
+
+    slack_B: how much lower than its true rank allows a product may be. most: candidates (count) beyond which a row is
+    in doubt. Returns: [B, k], [B, k], bool [B].
+    """
+    n_rows = x0_BM.shape[0]
+    values, latents = x0_BM.new_empty(n_rows, k), torch.empty(n_rows, k, dtype=torch.int64)
+    certain = torch.empty(n_rows, dtype=torch.bool)
+    inputs = (array(t) for t in (pre_BE.view(torch.uint16), slack_B, x0_BM, W_EM, b_E))
+    outputs = (t.numpy() for t in (values, latents, certain))
+    over_rows(certified.certified_rows, n_rows, ROWS_AT_ONCE, *inputs, k, most, *outputs)
+    return values, latents, certain
+
+
+def row_products(gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row: <gradient, gradient>, <gradient, W> and <W, W>. Returns: [E] each."""
+    products = W.new_empty(3, W.shape[0])
+    over_rows(rowwise.row_products, W.shape[0], MATRIX_ROWS_AT_ONCE, array(gradient), array(W), products.numpy())
+    return products[0], products[1], products[2]
+
+
+def adam(
+    W: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: AdamStep, along_E: Tensor | None = None
+) -> None:
+    """As `pipeline.kernels.adam.adam`, in one pass over a matrix."""
+    if W.dim() != 2:
+        return plain.adam(W, gradient, mean, square, step, along_E)
+    along = W.new_zeros(W.shape[0]) if along_E is None else along_E.to(W.dtype)
+    size, root = step.rate / (1 - step.beta1**step.number), (1 - step.beta2**step.number) ** 0.5
+    betas = step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2
+    numbers = (step.coefficient, *betas, size, root, step.epsilon)
+    arrays = (tensor.numpy() for tensor in (W, gradient, mean, square, along))
+    over_rows(
+        rowwise.update_rows, W.shape[0], MATRIX_ROWS_AT_ONCE,
+        *arrays, along_E is not None, *(along.numpy().dtype.type(number) for number in numbers),
+    )  # fmt: skip

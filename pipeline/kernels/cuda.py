@@ -5,23 +5,48 @@ No atomics: a sum runs over its stretch in order, so equal inputs give equal bit
 
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from pipeline.kernels import reference
+from pipeline.kernels.adam import adam, row_products
+from pipeline.kernels.plain_pairs import add_pair_sums, pair_dots, pairs_together
+from pipeline.kernels.reference import kth_largest, pairs_above, round_rows, sort_by_index
+
+if TYPE_CHECKING:
+    from pipeline.kernels.tiles import Tiles
+
+__all__ = [
+    "adam",
+    "add_pair_sums",
+    "kth_largest",
+    "pair_dots",
+    "pairs_above",
+    "pairs_together",
+    "round_rows",
+    "row_products",
+    "sort_by_index",
+]
 
 PAIRS_PER_PART = 2**18
 """Pairs whose two vectors are held at once without Triton (count); bounds the memory."""
 
 
-def weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor) -> Tensor:
-    """For each stretch of pairs, the sum of weight * table[index]. Returns: [stretches, M]."""
+def weighted_sums(
+    indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """For each stretch of pairs, the sum of weight * table[index]. Returns: [stretches, M], in `out`."""
     if _has_triton():
         from pipeline.kernels.triton_ops import weighted_sums as by_triton
 
-        return by_triton(indices_P, table, offsets, weights_P)
-    return torch.nn.functional.embedding_bag(
-        indices_P, table, offsets, mode="sum", per_sample_weights=weights_P, include_last_offset=True
-    )
+        sums = by_triton(indices_P, table, offsets, weights_P)
+    else:
+        sums = torch.nn.functional.embedding_bag(
+            indices_P, table, offsets, mode="sum", per_sample_weights=weights_P, include_last_offset=True
+        )
+    return sums if out is None else out.copy_(sums)
 
 
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
@@ -45,6 +70,19 @@ def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and latents of the k largest of each row; which of equal values at the cut stay is not said. [B, k]."""
     values_BK, latents_BK = pre_BE.topk(k, dim=1, sorted=False)
     return values_BK, latents_BK
+
+
+def row_topk_of_product(tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
+    """As `row_topk` of x0 W^T + b, some rows at a time."""
+    values, latents = zip(*(row_topk(tiles.product(rows), k) for rows in tiles.parts()), strict=True)
+    return torch.cat(values), torch.cat(latents)
+
+
+def certified_topk(
+    pre_BE: Tensor, slack_B: Tensor, x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, k: int, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the reference's, with this backend's products and top-k."""
+    return reference.certified_topk(pre_BE, slack_B, x0_BM, W_EM, b_E, k, most, dots=sampled_dots, topk=row_topk)
 
 
 @cache

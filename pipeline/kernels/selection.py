@@ -5,7 +5,6 @@ from torch import Tensor
 
 from pipeline.kernels.backends import backend_of
 from pipeline.kernels.codes import Codes, DenseCodes, SparseCodes, from_flat
-from pipeline.kernels.row_topk import true_places
 
 BREAK_EVEN_DENSITY = 0.15
 """Share of latents on above which a matrix product beats the gathers (break_even.py measures it for a machine)."""
@@ -59,11 +58,11 @@ def largest_pairs(values_P: Tensor, n_pairs: int) -> tuple[Tensor, float]:
     """Rising places of the n_pairs largest values, of equal ones the first; and the smallest of them (0.0: no cut)."""
     if values_P.numel() <= n_pairs:
         return torch.arange(values_P.numel(), device=values_P.device), 0.0
-    smallest = values_P.topk(n_pairs, sorted=False).values.min()
+    smallest = backend_of(values_P).kth_largest(values_P, n_pairs)
     kept_P = values_P > smallest
     ties_P = (values_P == smallest).nonzero().squeeze(1)
     kept_P[ties_P[: n_pairs - int(kept_P.sum())]] = True
-    return kept_P.nonzero().squeeze(1), float(smallest)
+    return kept_P.nonzero().squeeze(1), smallest
 
 
 def above(pre_BE: Tensor, threshold: float | Tensor) -> Codes:
@@ -72,3 +71,13 @@ def above(pre_BE: Tensor, threshold: float | Tensor) -> Codes:
     if is_dense(int(kept_BE.count_nonzero()), pre_BE.numel()):
         return DenseCodes(torch.where(kept_BE, pre_BE, 0.0))
     return from_flat(true_places(kept_BE), pre_BE)
+
+
+def true_places(kept_BE: Tensor) -> Tensor:
+    """Where a sparse bool matrix is true, as rising flat places: eight at a time, most of which hold none."""
+    flat = kept_BE.reshape(-1)
+    if flat.numel() % 8:
+        return flat.nonzero().squeeze(1)
+    eights = flat.view(torch.int64).nonzero().squeeze(1)
+    inner = flat.view(-1, 8).index_select(0, eights).view(-1).nonzero().squeeze(1)
+    return eights[inner >> 3] * 8 + (inner & 7)

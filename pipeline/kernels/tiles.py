@@ -1,4 +1,4 @@
-"""The encoder's product some rows at a time: selection needs no more than a tile of it, and finds it in the cache."""
+"""The encoder's product a tile at a time: selection needs no more of it at once, and finds it in the cache."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -8,13 +8,14 @@ from torch import Tensor
 
 from pipeline.kernels.backends import backend_of
 from pipeline.kernels.bfloat16_topk import Bfloat16Encoder
-from pipeline.kernels.codes import Codes, SparseCodes, from_places
-from pipeline.kernels.row_topk import true_places
+from pipeline.kernels.codes import Codes, SparseCodes, offsets_of
 from pipeline.kernels.selection import is_dense, largest_pairs
 
 EncoderName = Literal["float32", "certified_bfloat16"]
 """How TopK's k largest are found: from float32 products, or from bfloat16 ones with a bound on their error, which finds
 the same latents."""
+LATENTS_AT_ONCE = 2048
+"""Latents of a tile, at least (count): narrower products run slower."""
 GUESS_STRIDE = 17
 """Every so many entries of the first tile are looked at to guess where the cut lies; odd, so that all latents are."""
 GUESS_MARGIN = 0.9
@@ -22,12 +23,12 @@ GUESS_MARGIN = 0.9
 
 
 class Tiles:
-    """x0 W^T + b, computed when iterated over: some rows at a time, each tile valid until the next."""
+    """x0 W^T + b, computed when iterated over, each tile valid until the next."""
 
     def __init__(self, x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor, encoder: EncoderName = "float32"):
         self.x0_BM, self.W_EM, self.b_E = x0_BM, W_EM, b_E
         self.encoder = encoder
-        self._buffer = buffer  # [rows of a tile, E]
+        self._buffer = buffer  # [rows of a tile, E]; tiles of latents give it another shape
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -35,12 +36,24 @@ class Tiles:
         return self.x0_BM.shape[0], self.W_EM.shape[0]
 
     def parts(self) -> tuple[Tensor, ...]:
-        """The rows of each tile."""
+        """The rows of each tile of rows."""
         return self.x0_BM.split(self._buffer.shape[0])
 
     def product(self, x0_BM: Tensor) -> Tensor:
-        """One tile. Returns: [B, E]."""
+        """One tile of rows, no more than `parts` has. Returns: [B, E]."""
         return torch.addmm(self.b_E, x0_BM, self.W_EM.T, out=self._buffer[: x0_BM.shape[0]])
+
+    def row_blocks(self) -> tuple[Tensor, ...]:
+        """The rows of each block that is cut into tiles of latents."""
+        return self.x0_BM.split(self._buffer.numel() // self._latents_at_once())
+
+    def latent_tiles(self, x0_BM: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """A block's tiles of latents: the first latent, the product without the bias [B, latents], and the bias."""
+        width = self._latents_at_once()
+        for first in range(0, self.shape[1], width):
+            W_EM, b_E = self.W_EM[first : first + width], self.b_E[first : first + width]
+            shape = x0_BM.shape[0], W_EM.shape[0]
+            yield first, torch.mm(x0_BM, W_EM.T, out=self._buffer.view(-1)[: shape[0] * shape[1]].view(shape)), b_E
 
     def whole(self, out: Tensor) -> Tensor:
         """All of it at once. Returns: [B, E], in `out`."""
@@ -50,8 +63,9 @@ class Tiles:
         """Its columns of some latents. Returns: [B, len(latents)]."""
         return torch.addmm(self.b_E[latents], self.x0_BM, self.W_EM[latents].T)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.product(part_BM) for part_BM in self.parts())
+    def _latents_at_once(self) -> int:
+        n_rows, n_latents = self.shape
+        return min(n_latents, max(LATENTS_AT_ONCE, self._buffer.numel() // n_rows))
 
 
 def row_topk_of_tiles(tiles: Tiles, k: int) -> Codes | None:
@@ -62,11 +76,11 @@ def row_topk_of_tiles(tiles: Tiles, k: int) -> Codes | None:
     if tiles.encoder == "certified_bfloat16":
         encoder = Bfloat16Encoder(tiles.W_EM, tiles.b_E)
         found = [encoder.row_topk(part_BM, k, tiles.product) for part_BM in tiles.parts()]
+        values, latents = (torch.cat(parts) for parts in zip(*found, strict=True))
     else:
-        found = [backend_of(pre_BE).row_topk(pre_BE, k) for pre_BE in tiles]
-    values, latents = (torch.cat(parts).reshape(-1) for parts in zip(*found, strict=True))
+        values, latents = backend_of(tiles.x0_BM).row_topk_of_product(tiles, k)
     offsets = torch.arange(0, n_rows * k + 1, k, device=latents.device)
-    return SparseCodes(values.clamp(min=0), latents, offsets, n_latents)
+    return SparseCodes(values.clamp(min=0).view(-1), latents.view(-1), offsets, n_latents)
 
 
 def batch_topk_of_tiles(tiles: Tiles, n_pairs: int) -> Codes | None:
@@ -78,29 +92,43 @@ def batch_topk_of_tiles(tiles: Tiles, n_pairs: int) -> Codes | None:
     n_rows, n_latents = tiles.shape
     if is_dense(n_pairs, n_rows * n_latents):
         return None
-    guess, places_P, values_P = _above(tiles, None, n_pairs / (n_rows * n_latents))
-    while values_P.numel() < n_pairs and guess > 0:
-        lower = guess / 2 if guess > torch.finfo(values_P.dtype).eps else 0.0
-        guess, places_P, values_P = _above(tiles, lower)
+    guess, found = _above(tiles, None, n_pairs / (n_rows * n_latents))
+    while found[0].numel() < n_pairs and guess > 0:
+        lower = guess / 2 if guess > torch.finfo(tiles.b_E.dtype).eps else 0.0
+        guess, found = _above(tiles, lower)
+    values_P, rows_P, latents_P = _in_row_order(*found, tiles.shape)
     kept_P, _ = largest_pairs(values_P, n_pairs)
-    return from_places(places_P[kept_P], values_P[kept_P], n_rows, n_latents)
+    offsets = offsets_of(torch.bincount(rows_P[kept_P], minlength=n_rows))
+    return SparseCodes(values_P[kept_P], latents_P[kept_P], offsets, n_latents)
 
 
-def _above(tiles: Tiles, threshold: float | None, share: float = 0.0) -> tuple[float, Tensor, Tensor]:
-    """The threshold (None: a guess that about this share exceed), rising flat places above it, and their values."""
-    places, values, first = [], [], 0
-    for pre_BE in tiles:
-        threshold = GUESS_MARGIN * _quantile(pre_BE, share) if threshold is None else threshold
-        places_P = true_places(pre_BE > threshold)
-        places.append(places_P + first)
-        values.append(pre_BE.reshape(-1)[places_P])
-        first += pre_BE.numel()
+def _above(tiles: Tiles, threshold: float | None, share: float = 0.0) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
+    """The threshold (None: a guess that about this share exceed); values above it, their rows, their latents."""
+    found, first_row = [], 0
+    for rows_BM in tiles.row_blocks():
+        for first, product, b_E in tiles.latent_tiles(rows_BM):
+            threshold = GUESS_MARGIN * _quantile(product, b_E, share) if threshold is None else threshold
+            values_P, rows_P, latents_P = backend_of(product).pairs_above(product, b_E, threshold)
+            found.append((values_P, rows_P + first_row, latents_P + first))
+        first_row += rows_BM.shape[0]
     assert threshold is not None
-    return threshold, torch.cat(places), torch.cat(values)
+    values_P, rows_P, latents_P = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return threshold, (values_P, rows_P, latents_P)
 
 
-def _quantile(pre_BE: Tensor, share: float) -> float:
-    """About what this share of the entries exceed; at least 0, and 0 where it is unknown."""
-    sample = pre_BE.reshape(-1)[::GUESS_STRIDE]
-    value = float(sample.topk(max(round(share * sample.numel()), 1), sorted=False).values.amin())
+def _in_row_order(
+    values_P: Tensor, rows_P: Tensor, latents_P: Tensor, shape: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs by row, and by latent within each."""
+    sort = backend_of(values_P).sort_by_index
+    by_latent_P, rows_P, _ = sort(latents_P, rows_P, shape[1])
+    by_row_P, by_latent_P, _ = sort(rows_P, by_latent_P, shape[0])
+    return values_P[by_latent_P], rows_P[by_row_P], latents_P[by_latent_P]
+
+
+def _quantile(product: Tensor, b_E: Tensor, share: float) -> float:
+    """About what this share of product + b_E exceeds; at least 0, and 0 where it is unknown."""
+    sample = product.view(-1)[::GUESS_STRIDE]
+    latents = torch.arange(0, product.numel(), GUESS_STRIDE, device=b_E.device).remainder_(b_E.numel())
+    value = backend_of(product).kth_largest(sample + b_E[latents], max(round(share * sample.numel()), 1))
     return value if value > 0 else 0.0

@@ -1,39 +1,39 @@
 """Which latents compete: how often two are on together, and how strongly that counts. Never forms [E, E]."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import SparseCodes, offsets_of
+from pipeline.kernels.backends import backend_of
+from pipeline.kernels.codes import SparseCodes
+from pipeline.kernels.pairs import RowPairs, partner_offsets
+from pipeline.kernels.plain_pairs import occurrences
 
-PAIRS_PER_CHUNK = 2**23
+PAIRS_PER_CHUNK = 2**24
 """Co-active pairs, each as often as it occurs, looked at together (count); bounds the memory."""
 LARGEST_LIFT = 10.0
 """Where `lift` is cut. Source: seed 001's sibling."""
+NEARLY = 1e-12
+"""How far (relative) above the threshold a pair still counts as being at it, where c is 0: above rounding errors."""
 
 
 @dataclass(frozen=True)
 class Occurrences:
-    """The rows in which pairs are on together: where both latents stand among the codes' pairs, N times."""
+    """The N times that pairs are on together: where both latents stand among the codes' pairs, by pair."""
 
     first_place: Tensor
     second_place: Tensor
-    by_pair: Tensor
-    """Numbers from 0 to N - 1, those of a pair together, pairs sorted."""
-    starts: Tensor
-    """Where each pair begins in `by_pair`."""
+    n_both: Tensor
+    """How many belong to each pair, one pair after the other."""
 
 
 @dataclass(frozen=True)
 class CoActive:
-    """Pairs of latents that are on together in at least one row, once, first < second, sorted; counts are floats."""
+    """Pairs of latents that are on together in at least one row, each once; counts are floats."""
 
-    keys: Tensor
-    """Both numbers in one: first << bits | second."""
-    first: Tensor
-    second: Tensor
     n_both: Tensor
     """Rows in which both are on."""
     n_first: Tensor
@@ -43,25 +43,6 @@ class CoActive:
     batch_size: int
     density: float
     """Share of latents on, over the batch: l0 / d_sae."""
-
-
-@dataclass(frozen=True)
-class Competing:
-    """Pairs with a competition above 0, each once, first < second, sorted."""
-
-    keys: Tensor
-    """first << bits | second, as in CoActive."""
-    c: Tensor
-    """c_ij + c_ji."""
-    first_place: Tensor
-    """Where the first latent stands among the codes' pairs, in one of the rows in which both are on."""
-    second_place: Tensor
-    """Where the second stands, in the same row."""
-    n_latents: int
-
-    def latents(self) -> tuple[Tensor, Tensor]:
-        """The first and the second of every pair."""
-        return _split(self.keys, self.n_latents)
 
 
 def _lift(pairs: CoActive) -> Tensor:
@@ -87,41 +68,22 @@ SHAPES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 """Name -> competition c of a mask intersection n, given the threshold (above 0) and the temperature."""
 
 
+def least_share(normalisation: str, shape: str, threshold: float, density: float) -> float:
+    """Share of the rarer one's rows that a pair must exceed to compete: no mask intersection is above that share."""
+    if shape != "linear":
+        return 0.0
+    return threshold * density if normalisation == "lift" else threshold
+
+
 def active_sorted(codes: SparseCodes) -> tuple[SparseCodes, Tensor]:
     """The pairs with a value other than 0, by rising latent within each row, and their places in `codes`."""
     active_P = (codes.values_P != 0).nonzero().squeeze(1)
-    keys_P = codes.rows_P[active_P] * codes.n_latents + codes.indices_P[active_P]
-    places_P = active_P[keys_P.argsort(stable=True)]
-    counts_B = torch.bincount(codes.rows_P[active_P], minlength=codes.batch_size)
-    return SparseCodes(
-        codes.values_P[places_P], codes.indices_P[places_P], offsets_of(counts_B), codes.n_latents
-    ), places_P
-
-
-def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
-    """All pairs of latents in the same row of sorted codes, in chunks of rising first latent."""
-    bits = _bits(codes.n_latents)
-    # Numbers of 32 bits sort in half the passes of 64; a shift costs a tenth of a division.
-    latents_P = codes.indices_P.to(torch.int32 if 2 * bits < 32 else torch.int64)
-    n_rows_E = torch.bincount(codes.indices_P, minlength=codes.n_latents).to(codes.values_P.dtype)
-    density = codes.indices_P.numel() / max(codes.batch_size * codes.n_latents, 1)
-    order_P, rows_P, _ = codes.by_latent
-    partners_P = codes.offsets[rows_P + 1] - order_P - 1  # the pairs after it in its row: latents with a larger number
-    for start, stop in _chunks(codes.indices_P[order_P], partners_P):
-        places, counts = order_P[start:stop], partners_P[start:stop]
-        n_keys = int(counts.sum())
-        source = torch.repeat_interleave(counts, output_size=n_keys)
-        skip = places + 1 - (counts.cumsum(0) - counts)
-        second_place = torch.arange(n_keys, device=source.device).add_(skip.index_select(0, source))
-        first_place = places.index_select(0, source)
-        keys = (latents_P << bits).index_select(0, first_place) | latents_P.index_select(0, second_place)
-        keys, by_pair = keys.sort(stable=True)
-        keys, n_both = torch.unique_consecutive(keys, return_counts=True)
-        first, second = _split(keys, codes.n_latents)
-        n_first, n_second = n_rows_E.index_select(0, first), n_rows_E.index_select(0, second)
-        counts = n_both.to(n_first.dtype)
-        pairs = CoActive(keys, first, second, counts, n_first, n_second, codes.batch_size, density)
-        yield pairs, Occurrences(first_place, second_place, by_pair, n_both.cumsum(0) - n_both)
+    rows_P, latents_P = codes.rows_P[active_P], codes.indices_P[active_P]
+    backend = backend_of(codes.values_P)
+    by_latent_P, rows_P, _ = backend.sort_by_index(latents_P, rows_P, codes.n_latents)
+    _, order_P, offsets = backend.sort_by_index(rows_P, by_latent_P, codes.batch_size)
+    places_P = active_P[order_P]
+    return SparseCodes(codes.values_P[places_P], latents_P[order_P], offsets, codes.n_latents), places_P
 
 
 def competition(pairs: CoActive, normalisation: str, shape: str, threshold: float, temperature: float) -> Tensor:
@@ -131,29 +93,41 @@ def competition(pairs: CoActive, normalisation: str, shape: str, threshold: floa
     return c + c if n_back is n_there else c + SHAPES[shape](n_back, threshold, temperature)
 
 
-def competing(codes: SparseCodes, normalisation: str, shape: str, threshold: float, temperature: float) -> Competing:
-    """The pairs of sorted codes that compete; only these are kept of each chunk."""
-    kept = []
-    for pairs, where in co_active(codes):
-        c = competition(pairs, normalisation, shape, threshold, temperature)
-        competes = (c > 0).nonzero().squeeze(1)
-        once = where.by_pair.index_select(0, where.starts.index_select(0, competes))  # one of its rows
-        places = where.first_place.index_select(0, once), where.second_place.index_select(0, once)
-        kept.append((pairs.keys.index_select(0, competes), c.index_select(0, competes), *places))
-    if not kept:
-        empty = codes.indices_P.new_empty(0)
-        kept = [(empty, codes.values_P.new_empty(0), empty, empty)]
-    keys, c, first_place, second_place = (_joined(parts) for parts in zip(*kept, strict=True))
-    return Competing(keys, c, first_place, second_place, codes.n_latents)
+def competing(
+    codes: SparseCodes, normalisation: str, shape: str, threshold: float, temperature: float
+) -> Iterator[tuple[RowPairs, Tensor]]:
+    """The pairs of sorted codes that may compete, in chunks of rising latents, with c_ij + c_ji (0 of a few)."""
+    n_rows_E = codes.by_latent[2].diff()
+    density = _density(codes)
+    share = least_share(normalisation, shape, threshold, density) * (1 + NEARLY)
+    least_E = (n_rows_E.double() * share + 1).clamp(max=codes.batch_size + 1).int()
+    n_rows_P = n_rows_E.to(_counted_in(codes))[codes.indices_P]
+    room_E = partner_offsets(codes)
+    for first, stop in _chunks(room_E):
+        pairs = backend_of(codes.values_P).pairs_together(codes, room_E, least_E, first, stop)
+        n_first = n_rows_P.repeat_interleave(pairs.offsets.diff(), output_size=pairs.partners.numel())
+        n_second = n_rows_P.index_select(0, pairs.partners)
+        counts = CoActive(pairs.n_both.to(n_first.dtype), n_first, n_second, codes.batch_size, density)
+        yield pairs, competition(counts, normalisation, shape, threshold, temperature)
+
+
+def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
+    """All pairs of latents in the same row of sorted codes, every time that they are, in chunks of rising latents."""
+    n_rows_E = codes.by_latent[2].diff().to(_counted_in(codes))
+    for first, stop in _chunks(partner_offsets(codes)):
+        where = Occurrences(*occurrences(codes, first, stop))
+        once = where.n_both.cumsum(0) - where.n_both
+        n_first, n_second = (
+            n_rows_E[codes.indices_P[places[once]]] for places in (where.first_place, where.second_place)
+        )
+        yield CoActive(where.n_both.to(n_first.dtype), n_first, n_second, codes.batch_size, _density(codes)), where
 
 
 def between(codes: SparseCodes, first: Tensor, second: Tensor) -> CoActive:
     """The same counts for pairs of one's choice, whether or not they are ever on together."""
     on, other = (_on(codes, latents) for latents in (first, second))
     counts = ((on & other).sum(0).double(), on.sum(0).double(), other.sum(0).double())
-    density = codes.n_active() / max(codes.batch_size * codes.n_latents, 1)
-    keys = first << _bits(codes.n_latents) | second
-    return CoActive(keys, first, second, *counts, codes.batch_size, density)
+    return CoActive(*counts, codes.batch_size, codes.n_active() / max(codes.batch_size * codes.n_latents, 1))
 
 
 def _on(codes: SparseCodes, latents: Tensor) -> Tensor:
@@ -165,35 +139,25 @@ def _on(codes: SparseCodes, latents: Tensor) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _bits(n_latents: int) -> int:
-    return max(n_latents - 1, 1).bit_length()
-
-
-def _split(keys: Tensor, n_latents: int) -> tuple[Tensor, Tensor]:
-    bits = _bits(n_latents)
-    return keys >> bits, keys & ((1 << bits) - 1)
-
-
 def _both_ways(n: Tensor) -> tuple[Tensor, Tensor]:
     return n, n
 
 
-def _chunks(latents_P: Tensor, partners_P: Tensor) -> Iterator[tuple[int, int]]:
-    """Stretches of whole latents with about PAIRS_PER_CHUNK partners each (latents_P is sorted)."""
-    if latents_P.numel() == 0:
-        return
-    ends = _last_of_each(latents_P) + 1
-    chunk_numbers = partners_P.cumsum(0)[ends - 1] // PAIRS_PER_CHUNK
-    start = 0
-    for stop in ends[_last_of_each(chunk_numbers)].tolist():
-        yield start, stop
-        start = stop
+def _density(codes: SparseCodes) -> float:
+    return codes.indices_P.numel() / max(codes.batch_size * codes.n_latents, 1)
 
 
-def _last_of_each(sorted_numbers: Tensor) -> Tensor:
-    """Places of the last of each run of equal numbers."""
-    return torch.nn.functional.pad(sorted_numbers.diff() != 0, (0, 1), value=True).nonzero().squeeze(1)
+def _counted_in(codes: SparseCodes) -> torch.dtype:
+    """A dtype that holds counts exactly."""
+    return torch.promote_types(codes.values_P.dtype, torch.float32)
+
+
+def _chunks(room_E: Tensor) -> Iterator[tuple[int, int]]:
+    """Stretches of latents with about PAIRS_PER_CHUNK occurrences each, leaving out those without any."""
+    room = room_E.tolist()
+    first, n_latents = 0, len(room) - 1
+    while room[first] < room[-1]:
+        first = bisect_right(room, room[first]) - 1
+        stop = min(max(bisect_right(room, room[first] + PAIRS_PER_CHUNK) - 1, first + 1), n_latents)
+        yield first, stop
+        first = stop

@@ -65,8 +65,9 @@ class Objective:
             losses[name] = term.add(step)
             owners += [name] * (len(step.direct) - len(owners))
         loss = torch.stack(list(losses.values())).sum()
+        pulls = _pulls(step, owners, self.terms)
         gradients = _backward(step)
-        monitors = {**step.monitors, **_shares(self.terms, losses, loss), **_pulls(step, owners, gradients, self.terms)}
+        monitors = {**step.monitors, **_shares(self.terms, losses, loss), **_pull_shares(pulls, gradients)}
         return StepResult(loss, losses, gradients, encoding.codes, encoding, step.xhat_BM, monitors)
 
     def state(self) -> dict[str, Tensor]:
@@ -101,7 +102,8 @@ def _backward(step: Step) -> dict[str, Tensor]:
     shared: dict[str, Tensor] = {}
     if step.error_gradient_BM is not None:
         step.add_values_gradient(codes.dots(step.error_gradient_BM, sae.W_dec))
-        shared["W_dec"] = codes.transposed_times(step.error_gradient_BM)
+        space = step.encoding.space_for("W_dec", sae.W_dec)
+        shared["W_dec"] = codes.transposed_times(step.error_gradient_BM, out=space)
         shared["b_dec"] = step.error_gradient_BM.sum(0)
     for name, gradient in sae.backward(step.encoding, step.values_gradient, step.penalty_gradient).items():
         shared[name] = shared[name] + gradient if name in shared else gradient
@@ -119,12 +121,13 @@ def _backward(step: Step) -> dict[str, Tensor]:
 
 
 def _total(parameter: Tensor, shared: Tensor | None, direct: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """The sum of a parameter's gradients; direct ones may cover some rows only."""
-    total = torch.zeros_like(parameter) if shared is None else shared
+    """The sum of a parameter's gradients, in the memory of the first; direct ones may cover some rows only."""
+    whole = [gradient for gradient in (shared, *(g for g, rows in direct if rows is None)) if gradient is not None]
+    total = whole[0] if whole else torch.zeros_like(parameter)
+    for gradient in whole[1:]:
+        total += gradient
     for gradient, rows in direct:
-        if rows is None:
-            total += gradient
-        else:
+        if rows is not None:
             total[rows] += gradient
     return total
 
@@ -135,15 +138,17 @@ def _shares(terms: Mapping[str, Term], losses: Mapping[str, Tensor], loss: Tenso
     return {f"{name}/loss_share": losses[name] / loss for name, term in terms.items() if not term.reconstructs}
 
 
-def _pulls(
-    step: Step, owners: list[str], gradients: Mapping[str, Tensor], terms: Mapping[str, Term]
-) -> dict[str, Tensor | float]:
-    """Norm of what each such term adds to W_dec's gradient by itself, over the norm of the whole."""
-    pulls = {
+def _pulls(step: Step, owners: list[str], terms: Mapping[str, Term]) -> dict[str, Tensor]:
+    """Norm of what each such term adds to W_dec's gradient by itself."""
+    return {
         owner: gradient.norm()
         for owner, (name, gradient, _) in zip(owners, step.direct, strict=True)
         if name == "W_dec" and not terms[owner].reconstructs
     }
+
+
+def _pull_shares(pulls: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
+    """Each of them over the norm of the whole gradient."""
     if not pulls:
         return {}
     whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)

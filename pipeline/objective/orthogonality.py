@@ -1,6 +1,6 @@
 """Progressive orthogonality: latents that are often on together are pushed to different directions."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +13,11 @@ from pipeline.objective.term import Step, Term, TermSettings
 from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAESettings, Workspace
 from pipeline.schedules import Value, value_at
+
+Form: TypeAlias = tuple[str, str, float, float]
+"""Normalisation, shape, threshold and temperature."""
+Found: TypeAlias = tuple[Tensor, Tensor, int]
+"""The unweighted loss, the sum of the absolute similarities of competing pairs, and how many there are."""
 
 
 class Orthogonality(Term):
@@ -108,41 +113,44 @@ class Orthogonality(Term):
         codes, places_P = active_sorted(step.codes.to_sparse())
         step.monitors["orthogonality/threshold"] = threshold
         self._watch(step, codes, form)
-        if knobs.on == "activations":
-            return weight * self._on_activations(step, codes, places_P, form, weight)
-        pairs = competing(codes, *form)
-        found = of_decoder(step.sae.W_dec, codes, pairs, knobs.penalty, self._scratch)
-        step.add_gradient("W_dec", found.gradient.mul_(weight))
-        n_pairs = pairs.c.numel()
+        on_decoder = knobs.on == "decoder"
+        found = (self._on_decoder if on_decoder else self._on_activations)(step, codes, places_P, form, weight)
+        loss, absolute, n_pairs = found
         step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
-        step.monitors["orthogonality/mean_abs_cos"] = found.absolute / max(n_pairs, 1)
-        return weight * found.loss
+        name = "mean_abs_cos" if on_decoder else "mean_abs_product"
+        step.monitors[f"orthogonality/{name}"] = absolute / max(n_pairs, 1)
+        return weight * loss.to(step.x_BM.dtype)
 
-    def _on_activations(
-        self, step: Step, codes: SparseCodes, places_P: Tensor, form: tuple[str, str, float, float], weight: float
-    ) -> Tensor:
+    def _on_decoder(self, step: Step, codes: SparseCodes, places_P: Tensor, form: Form, weight: float) -> Found:
+        """The unweighted sum for the decoder's products; its gradient goes to W_dec."""
+        W_dec = step.sae.W_dec
+        gradient = self._scratch.buffer(W_dec.shape[0], W_dec.shape[1], like=W_dec).zero_()
+        loss, absolute, n_pairs = _nothing(W_dec)
+        for pairs, c in competing(codes, *form):
+            found = of_decoder(W_dec, codes, pairs, c, self.settings.penalty, weight, gradient)
+            loss, absolute = loss + found.loss, absolute + found.absolute
+            n_pairs += int((c > 0).sum())
+        step.add_gradient("W_dec", gradient)
+        return loss, absolute, n_pairs
+
+    def _on_activations(self, step: Step, codes: SparseCodes, places_P: Tensor, form: Form, weight: float) -> Found:
         """The unweighted sum for the codes' products; its gradient goes to the values."""
-        loss, absolute = step.x_BM.new_zeros(()), step.x_BM.new_zeros(())
         gradient_P = torch.zeros_like(codes.values_P)
-        n_pairs = 0
+        loss, absolute, n_pairs = _nothing(gradient_P)
         for pairs, where in co_active(codes):
             c = competition(pairs, *form)
-            found = of_activations(codes, pairs, where, c, self.settings.penalty)
+            found = of_activations(codes, where, c, self.settings.penalty, weight, gradient_P)
             loss, absolute = loss + found.loss, absolute + found.absolute
-            gradient_P += found.gradient
             n_pairs += int((c > 0).sum())
-        gradient_P *= weight
         if isinstance(step.codes, DenseCodes):
             step.add_values_gradient(codes.with_values(gradient_P).to_dense())
         else:
             gradient = torch.zeros_like(step.codes.values)
             gradient[places_P] = gradient_P
             step.add_values_gradient(gradient)
-        step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
-        step.monitors["orthogonality/mean_abs_product"] = absolute / max(n_pairs, 1)
-        return loss
+        return loss, absolute, n_pairs
 
-    def _watch(self, step: Step, codes: SparseCodes, form: tuple[str, str, float, float]) -> None:
+    def _watch(self, step: Step, codes: SparseCodes, form: Form) -> None:
         """What became of the watched pairs, as monitors."""
         if not self.settings.watch:
             return
@@ -176,3 +184,8 @@ class Orthogonality(Term):
             before = threshold if self._threshold is None else self._threshold
             self._threshold = threshold = momentum * before + (1 - momentum) * threshold
         return max(threshold, self.settings.floor)
+
+
+def _nothing(like: Tensor) -> Found:
+    zero = like.new_zeros((), dtype=torch.float64)
+    return zero, zero, 0

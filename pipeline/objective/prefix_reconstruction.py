@@ -87,20 +87,26 @@ class PrefixReconstruction(Term):
         share = self._divisor(len(ends)) * error_divisor(self.settings.reduction, step.x_BM)
         weight = value_at(self.settings.weight, step.progress) / share
 
-        parts = [codes.decode(W_dec[start:stop]) for (codes, _), (start, stop) in zip(blocks, bounds, strict=True)]
-        errors_LBM = torch.stack(parts).cumsum(0).add_(step.sae.b_dec).sub_(step.x_BM)
-        loss = weight * errors_LBM.square().sum()
+        error_BM = step.sae.b_dec - step.x_BM
+        errors = []
+        for (codes, _), (start, stop) in zip(blocks, bounds, strict=True):
+            error_BM = codes.decode(W_dec[start:stop]).add_(error_BM)
+            errors.append(error_BM)
+        loss = weight * torch.stack([torch.linalg.vector_norm(error_BM).square() for error_BM in errors]).sum()
         # A latent of block l is in the prefixes l and later: its gradient is the sum of theirs.
-        left_LBM = errors_LBM.mul_(2 * weight).flip(0).cumsum(0).flip(0)
+        lefts = [errors.pop().mul_(2 * weight)]
+        while errors:
+            lefts.insert(0, errors.pop().mul_(2 * weight).add_(lefts[0]))
 
         values_gradient = torch.empty_like(step.codes.values)
-        W_dec_gradient = torch.empty_like(W_dec)
-        for (codes, places), (start, stop), left_BM in zip(blocks, bounds, left_LBM, strict=True):
+        space = step.encoding.space_for("W_dec by prefixes", W_dec)
+        W_dec_gradient = torch.empty_like(W_dec) if space is None else space
+        for (codes, places), (start, stop), left_BM in zip(blocks, bounds, lefts, strict=True):
             values_gradient[places] = codes.dots(left_BM, W_dec[start:stop])
-            W_dec_gradient[start:stop] = codes.transposed_times(left_BM)
+            codes.transposed_times(left_BM, out=W_dec_gradient[start:stop])
         step.add_values_gradient(values_gradient)
         step.add_gradient("W_dec", W_dec_gradient)
-        step.add_gradient("b_dec", left_LBM[0].sum(0))
+        step.add_gradient("b_dec", lefts[0].sum(0))
         return loss
 
     def _divisor(self, n_prefixes: int) -> int:

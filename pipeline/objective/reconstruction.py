@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, linalg
 
 from pipeline.objective.squared_error import Reduction, error_divisor
 from pipeline.objective.term import Step, Term, TermSettings
@@ -27,5 +27,6 @@ class Reconstruction(Term):
         """The error, and its derivative by xhat."""
         weight = value_at(self.settings.weight, step.progress) / error_divisor(self.settings.reduction, step.x_BM)
         difference_BM = step.xhat_BM - step.x_BM
-        step.add_xhat_gradient(difference_BM * (2 * weight))
-        return weight * difference_BM.square().sum()
+        error = linalg.vector_norm(difference_BM).square()
+        step.add_xhat_gradient(difference_BM.mul_(2 * weight))
+        return weight * error

@@ -1,6 +1,6 @@
 """What every architecture shares: parameters, encoder product, decoder. An architecture adds who is on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes
+from pipeline.kernels.codes import Codes, DenseCodes, row_sum
 from pipeline.kernels.tiles import EncoderName, Tiles
 from pipeline.saes.initialisation import InitialSettings, initial_weights
 from pipeline.schedules import Schedule, value_at
@@ -31,18 +31,21 @@ class SAESettings(Settings):
 
 
 class Workspace:
-    """One buffer per shape, dtype and device, shared by all steps of all variants; contents last until the next use."""
+    """One buffer per purpose, shape, dtype and device, shared by all steps of all variants.
+
+    Its contents last until the next use.
+    """
 
     tile_rows: ClassVar[int] = 512
     """Rows whose pre-activations are held at once where the selection allows it (count)."""
 
     def __init__(self, encoder: EncoderName = "float32") -> None:
         self.encoder = encoder
-        self._buffers: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[str, int, int, torch.dtype, torch.device], Tensor] = {}
 
-    def buffer(self, n_rows: int, n_columns: int, like: Tensor) -> Tensor:
+    def buffer(self, n_rows: int, n_columns: int, like: Tensor, purpose: str = "pre") -> Tensor:
         """An uninitialised [n_rows, n_columns] buffer of `like`'s dtype and device."""
-        key = (n_rows, n_columns, like.dtype, like.device)
+        key = (purpose, n_rows, n_columns, like.dtype, like.device)
         if key not in self._buffers:
             self._buffers[key] = like.new_empty(n_rows, n_columns)
         return self._buffers[key]
@@ -57,6 +60,15 @@ class Encoding:
     """Pre-activations; valid until the workspace is used again."""
     x0_BM: Tensor
     """The encoder's input: x - b_dec, or x without `pre_bias`."""
+    workspace: Workspace | None = field(default=None, kw_only=True)
+    """Where gradients may be written; they, too, are valid until it is used again."""
+
+    def space_for(self, name: str, parameter: Tensor) -> Tensor | None:
+        """A buffer for the gradient of a matrix: fresh memory of that size takes longer than to fill it."""
+        if self.workspace is None:
+            return None
+        n_rows, n_columns = parameter.shape
+        return self.workspace.buffer(n_rows, n_columns, like=parameter, purpose=f"gradient of {name}")
 
     def pre_of(self, latents: Tensor) -> Tensor:
         """The pre-activations of some latents: [B, len(latents)]."""
@@ -77,16 +89,16 @@ class TiledEncoding(Encoding):
     """A batch encoded tile by tile, which left no pre-activations: they are computed again where a term asks."""
 
     _tiles: Tiles
-    _workspace: Workspace
 
     def __init__(self, codes: Codes, tiles: Tiles, workspace: Workspace):
-        for name, value in {"codes": codes, "x0_BM": tiles.x0_BM, "_tiles": tiles, "_workspace": workspace}.items():
+        for name, value in {"codes": codes, "x0_BM": tiles.x0_BM, "_tiles": tiles, "workspace": workspace}.items():
             object.__setattr__(self, name, value)
 
     @cached_property
     def pre_BE(self) -> Tensor:
         """Pre-activations; valid until the workspace is used again."""
-        return self._tiles.whole(self._workspace.buffer(*self._tiles.shape, like=self.x0_BM))
+        assert self.workspace is not None
+        return self._tiles.whole(self.workspace.buffer(*self._tiles.shape, like=self.x0_BM))
 
     def pre_of(self, latents: Tensor) -> Tensor:
         """The pre-activations of some latents, and no others: [B, len(latents)]."""
@@ -176,7 +188,7 @@ class SAE:
             if codes is not None:
                 return TiledEncoding(codes, tiles, workspace)
         x0_BM, pre_BE = self._product(x_BM, workspace)
-        return Encoding(self.select(pre_BE, progress), pre_BE, x0_BM)
+        return Encoding(self.select(pre_BE, progress), pre_BE, x0_BM, workspace=workspace)
 
     def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
         """The codes of a trained SAE: a row's codes do not depend on the other rows."""
@@ -184,7 +196,7 @@ class SAE:
 
     def decode(self, codes: Codes) -> Tensor:
         """The reconstruction. Returns: [B, M]."""
-        return codes.decode(self.W_dec) + self.b_dec
+        return codes.decode(self.W_dec).add_(self.b_dec)
 
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
@@ -198,13 +210,15 @@ class SAE:
             return {}
         pre_gradient = sum(parts[1:], start=parts[0]) * (encoding.codes.values != 0)
         return {
-            "W_enc": encoding.codes.transposed_times(encoding.x0_BM, pre_gradient),
+            "W_enc": encoding.codes.transposed_times(
+                encoding.x0_BM, pre_gradient, out=encoding.space_for("W_enc", self.W_enc)
+            ),
             "b_enc": encoding.codes.latent_sums(pre_gradient),
         }
 
     def input_gradient(self, gradients: dict[str, Tensor]) -> Tensor:
         """dloss/dx0 summed over rows, [M], from the whole gradients of the encoder's biases."""
-        return gradients["b_enc"] @ self.W_enc
+        return row_sum(gradients["b_enc"], self.W_enc)
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """Who is on in training; a value is the pre-activation, or 0."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
+from pipeline.kernels.codes import Codes, row_sum
 from pipeline.kernels.selection import above
 from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, per_pair
 
@@ -76,7 +76,9 @@ class Gated(SAE):
         scale = per_pair(codes, self.r_mag.exp())
         product = encoding.gate - per_pair(codes, self.b_gate)
         return {
-            "W_enc": codes.transposed_times(encoding.x0_BM, scale * mag_gradient + gate_gradient),
+            "W_enc": codes.transposed_times(
+                encoding.x0_BM, scale * mag_gradient + gate_gradient, out=encoding.space_for("W_enc", self.W_enc)
+            ),
             "r_mag": codes.latent_sums(mag_gradient * scale * product),
             "b_mag": codes.latent_sums(mag_gradient),
             "b_gate": codes.latent_sums(gate_gradient),
@@ -84,7 +86,7 @@ class Gated(SAE):
 
     def input_gradient(self, gradients: dict[str, Tensor]) -> Tensor:
         """dloss/dx0 summed over rows, [M], from the whole gradients of the two biases."""
-        return (self.r_mag.exp() * gradients["b_mag"] + gradients["b_gate"]) @ self.W_enc
+        return row_sum(self.r_mag.exp() * gradients["b_mag"] + gradients["b_gate"], self.W_enc)
 
     def _encoder_product(self, x0_BM: Tensor, out: Tensor | None) -> Tensor:
         return torch.addmm(self.b_gate, x0_BM, self.W_enc.T, out=out)

@@ -6,27 +6,41 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
+from pipeline.kernels.adam import AdamStep
+from pipeline.kernels.backends import backend_of
 
 Tensors = dict[str, Tensor]
-ROWS_AT_ONCE = 512
-"""Decoder rows projected together (count): they stay in the cache, and what is computed of them stays small."""
 
 
-def project_decoder_gradient(gradient: Tensor, W_dec: Tensor, epsilon: float = 1e-6) -> None:
-    """Remove in place the part of each row's gradient that would only change the row's norm. Both [E, M].
+@dataclass(frozen=True)
+class Radial:
+    """The part of W_dec's gradient that would only change the norms of its rows, which stay 1."""
+
+    along_E: Tensor
+    """What it is, in multiples of each row."""
+    square: Tensor
+    """Squared norm of the gradient, 0-dim float64."""
+    square_without: Tensor
+    """Squared norm of what is left of it without that part."""
+
+
+def radial_part(gradient: Tensor, W_dec: Tensor, epsilon: float = 1e-6) -> Radial:
+    """Of the gradient of W_dec, both [E, M].
 
     `epsilon` is added to a row's norm, as dictionary_learning's TopK family does; its ConstrainedAdam adds 0.
     """
-    for gradient_EM, W_EM in zip(gradient.split(ROWS_AT_ONCE), W_dec.split(ROWS_AT_ONCE), strict=True):
-        norm_E = torch.linalg.vector_norm(W_EM, dim=1) + epsilon
-        along_E = torch.linalg.vecdot(gradient_EM, W_EM) / norm_E.square()
-        gradient_EM.addcmul_(W_EM, along_E[:, None], value=-1.0)
+    products = backend_of(W_dec).row_products(gradient, W_dec)
+    gg_E, gw_E, ww_E = (product.double() for product in products)
+    along_E = gw_E / (ww_E.sqrt() + epsilon).square()
+    without_E = (gg_E - along_E * (2 * gw_E - along_E * ww_E)).clamp(min=0)
+    return Radial(along_E.to(W_dec.dtype), gg_E.sum(), without_E.sum())
 
 
-def gradient_norm(gradients: Tensors) -> Tensor:
-    """Norm of all gradients together, as one number on their device."""
-    norms = torch.stack([torch.linalg.vector_norm(gradients[name]) for name in sorted(gradients)])
-    return torch.linalg.vector_norm(norms)
+def gradient_norm(gradients: Tensors, square_of_W_dec: Tensor | None = None) -> Tensor:
+    """Norm of all gradients together, as one number on their device; that of W_dec's squared, where it is known."""
+    known = {} if square_of_W_dec is None else {"W_dec": square_of_W_dec}
+    rest = [torch.linalg.vector_norm(gradients[name]).double().square() for name in gradients if name not in known]
+    return torch.stack([*known.values(), *rest]).sum().sqrt()
 
 
 def clip_coefficient(norm: float, limit: float | None) -> float:
@@ -51,37 +65,23 @@ class Adam:
             {name: torch.zeros_like(parameter) for name, parameter in parameters.items()},
         )
 
-    def update(self, parameters: Tensors, gradients: Tensors, *, step: int, rate: float, coefficient: float) -> None:
-        """Change the parameters in place by update `step` (0-based). The gradients are used up (scaled in place).
+    def update(
+        self,
+        parameters: Tensors,
+        gradients: Tensors,
+        *,
+        step: int,
+        rate: float,
+        coefficient: float,
+        radial: Radial | None = None,
+    ) -> None:
+        """Change the parameters in place by update `step` (0-based). The gradients are used up.
 
-        Source: Kingma & Ba 2014, algorithm 1; the clip is folded in through `grad_scale`, which divides.
+        radial: of W_dec's gradient, where its rows have norm 1: it is left out, and they have norm 1 afterwards.
         """
-        names = sorted(parameters)
-        device, dtype = parameters[names[0]].device, parameters[names[0]].dtype
-        if dtype == torch.float64:  # grad_scale is a float32, whatever the gradients are
-            torch._foreach_mul_([gradients[name] for name in names], coefficient)
-            coefficient = 1.0
-        scale = None if coefficient == 1.0 else torch.tensor(1.0 / coefficient, dtype=torch.float32, device=device)
-        torch._fused_adam_(
-            [parameters[name] for name in names],
-            [gradients[name] for name in names],
-            [self.mean[name] for name in names],
-            [self.square[name] for name in names],
-            [],
-            [torch.tensor(step + 1, dtype=torch.float32, device=device) for _ in names],
-            lr=rate,
-            beta1=self.settings.beta1,
-            beta2=self.settings.beta2,
-            weight_decay=0.0,
-            eps=self.settings.epsilon,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=scale,
-            found_inf=None,
-        )
-
-
-def renormalise_decoder(W_dec: Tensor) -> None:
-    """Give every row of W_dec [E, M] norm 1, in place."""
-    norm_E = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
-    W_dec.div_(norm_E + torch.finfo(W_dec.dtype).eps)
+        s = self.settings
+        numbers = AdamStep(step + 1, rate, s.beta1, s.beta2, s.epsilon, coefficient)
+        for name, parameter in parameters.items():
+            along_E = radial.along_E if radial is not None and name == "W_dec" else None
+            memories = self.mean[name], self.square[name]
+            backend_of(parameter).adam(parameter, gradients[name], *memories, numbers, along_E)

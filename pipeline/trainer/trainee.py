@@ -17,8 +17,7 @@ from pipeline.trainer.optimiser import (
     Tensors,
     clip_coefficient,
     gradient_norm,
-    project_decoder_gradient,
-    renormalise_decoder,
+    radial_part,
 )
 from pipeline.trainer.rates import learning_rate
 from pipeline.trainer.resample import draw_rows, is_due, restart
@@ -71,11 +70,12 @@ class Trainee:
         encoding = self.sae.encode(x_BM, progress=progress, workspace=self.workspace)
         dead_E = self.dead_clock.update(encoding.codes)
         result = self.objective.forward_backward(x_BM, dead_E, progress, encoding=encoding, target_BM=target_BM)
-        # Projecting commutes with scaling, so which comes first only decides what the clip measures.
-        raw_norm = gradient_norm(result.gradients) if training.order == "clip_project" else None
+        radial, square = None, None
         if self.sae.settings.decoder == "unit":
-            project_decoder_gradient(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)
-        clipped_norm = gradient_norm(result.gradients) if raw_norm is None else raw_norm
+            radial = radial_part(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)
+            # Projecting commutes with scaling, so which comes first only decides what the clip measures.
+            square = radial.square_without if training.order == "project_clip" else radial.square
+        clipped_norm = gradient_norm(result.gradients, square).to(result.loss.dtype)
         loss, norm = torch.stack([result.loss, clipped_norm]).tolist()
         self.diverged = _why_diverged(loss, norm)
         if self.diverged is not None:
@@ -84,9 +84,9 @@ class Trainee:
             self.threshold.update(encoding.cut)
         rate = learning_rate(training, self.step)
         coefficient = clip_coefficient(norm, training.clip_norm)
-        self.adam.update(parameters, result.gradients, step=self.step, rate=rate, coefficient=coefficient)
-        if self.sae.settings.decoder == "unit":
-            renormalise_decoder(parameters["W_dec"])
+        self.adam.update(
+            parameters, result.gradients, step=self.step, rate=rate, coefficient=coefficient, radial=radial
+        )
         self.sae.constrain()
         self.step += 1
         resampled = self._resample(x_BM, x_BM if target_BM is None else target_BM, progress)

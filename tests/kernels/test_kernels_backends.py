@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.kernels import backends, cpu, cuda, reference
 from pipeline.kernels.backends import BACKENDS, backend_of, using
 from pipeline.kernels.codes import DenseCodes, SparseCodes
+from pipeline.kernels.tiles import Tiles
 
 B, E, M = 13, 40, 18
 
@@ -49,12 +50,55 @@ def test_sums_and_dots_equal_the_reference(backend, dtype, n_on):
     torch.testing.assert_close(backend.index_sums(*by_index), reference.index_sums(*by_index))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_of_whole_numbers_are_exact_and_may_be_written_into_a_given_matrix(backend, dtype):
+    """Over stretches of every length up to 9, which no order of summing rounds; what was in the matrix is gone."""
+    offsets = torch.arange(10).repeat(30).cumsum(0)
+    n_pairs, n_stretches = int(offsets[-1]), offsets.numel() - 1
+    indices_P = torch.randint(E, (n_pairs,), generator=torch.Generator().manual_seed(5))
+    table, weights_P = (random(*shape, seed=6, dtype=dtype).mul(9).round() for shape in ((E, M), (n_pairs,)))
+    sums = (indices_P, table, offsets, weights_P)
+    expected, out = reference.weighted_sums(*sums), table.new_full((n_stretches, M), torch.nan)
+    assert torch.equal(backend.weighted_sums(*sums), expected)
+    for _ in range(2):
+        assert backend.weighted_sums(*sums, out) is out
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("n_on", [0, 90])
+def test_pairs_are_sorted_by_index_and_equal_ones_stay_in_order(backend, n_on):
+    c = codes(torch.float64, n_on)
+    for indices_P, rows_P in ((c.indices_P, c.rows_P), (c.indices_P.flip(0), c.rows_P.flip(0))):
+        found = backend.sort_by_index(indices_P, rows_P, E)
+        for one, other in zip(found, reference.sort_by_index(indices_P, rows_P, E), strict=True):
+            assert torch.equal(one, other)
+        order_P, sorted_rows_P, starts = found
+        assert torch.equal(indices_P[order_P], indices_P.sort(stable=True).values)
+        assert torch.equal(sorted_rows_P, rows_P[order_P])
+        assert torch.equal(starts.diff(), torch.bincount(indices_P, minlength=E))
+
+
 @pytest.mark.parametrize("k", [1, 4, 40])
 def test_row_topk_equals_the_reference(backend, k):
-    pre_BE = random(B, E, seed=4)
-    found, expected = backend.row_topk(pre_BE, k), reference.row_topk(pre_BE, k)
-    for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.sort(dim=1).values, other.sort(dim=1).values)
+    x_BM, W_EM, b_E = random(B, M, seed=2), random(E, M, seed=3), random(E, seed=4)
+    cut, pre_BE = Tiles(x_BM, W_EM, b_E, x_BM.new_empty(5, E)), torch.addmm(b_E, x_BM, W_EM.T)
+    expected = reference.row_topk(pre_BE, k)
+    for found in (backend.row_topk(pre_BE, k), backend.row_topk_of_product(cut, k)):
+        assert torch.equal(found[1].sort(dim=1).values, expected[1].sort(dim=1).values)
+        torch.testing.assert_close(found[0], pre_BE.gather(1, found[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_largest_values_and_those_above_equal_the_reference(backend, dtype):
+    tile, bias = (random(*shape, seed=4, dtype=dtype).mul(4).round() for shape in ((B, E), (E,)))
+    for k in (1, 9, B * E):
+        assert backend.kth_largest(tile.flatten(), k) == reference.kth_largest(tile.flatten(), k)
+    for threshold in (-torch.inf, 0.0, 3.0, 100.0):
+        values_P, rows_P, columns_P = backend.pairs_above(tile, bias, threshold)
+        order_P = (rows_P * E + columns_P).argsort()
+        expected = reference.pairs_above(tile, bias, threshold)
+        for one, other in zip((values_P, rows_P, columns_P), expected, strict=True):
+            assert torch.equal(one[order_P], other)
 
 
 def test_a_wrong_sum_is_seen(backend):

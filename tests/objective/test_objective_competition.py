@@ -1,15 +1,13 @@
-"""Competing pairs against a loop over all pairs, in any chunks; the rows' squares against the pairs one by one."""
+"""Competing pairs against a loop over all pairs, in any chunks."""
 
 import pytest
 import torch
 
 from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.objective import competition, pair_penalty, row_blocks
+from pipeline.objective import competition
 from pipeline.objective.competition import NORMALISATIONS, SHAPES, active_sorted, between, co_active, competing
-from pipeline.objective.pair_penalty import PENALTIES, by_pairs, by_rows, of_decoder
-from pipeline.saes.base import Workspace
 
-B, E, M = 20, 15, 6
+B, E = 20, 15
 
 
 def planted_codes() -> SparseCodes:
@@ -36,11 +34,13 @@ def counts_by_loop(codes: SparseCodes) -> dict[tuple[int, int], tuple[int, int, 
 
 def found_competition(codes: SparseCodes, *form) -> torch.Tensor:
     """c_ij + c_ji as a matrix, zero on and below the diagonal."""
-    pairs = competing(active_sorted(codes)[0], *form)
+    codes = active_sorted(codes)[0]
     found_EE = torch.zeros(E, E, dtype=torch.float64)
-    first, second = pairs.latents()
-    found_EE[first.long(), second.long()] = pairs.c
-    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == pairs.c.numel()
+    for pairs, c in competing(codes, *form):
+        first, second = codes.indices_P[pairs.first_places()], codes.indices_P[pairs.partners]
+        assert not found_EE[first, second].any()
+        assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == c.numel()
+        found_EE[first, second] = c
     return found_EE
 
 
@@ -61,14 +61,13 @@ def test_co_active_pairs_equal_the_loop_in_any_chunks(pairs_per_chunk, monkeypat
     codes = active_sorted(planted_codes())[0]
     found, order = {}, []
     for pairs, where in co_active(codes):
-        columns = (pairs.first, pairs.second, pairs.n_both, pairs.n_first, pairs.n_second)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        places = where.by_pair.split(pairs.n_both.long().tolist())
-        for (i, j, *counts), numbers in zip(rows, places, strict=True):
+        counts = zip(pairs.n_both.tolist(), pairs.n_first.tolist(), pairs.n_second.tolist(), strict=True)
+        first_places, second_places = (p.split(where.n_both.tolist()) for p in (where.first_place, where.second_place))
+        for numbers, first, second in zip(counts, first_places, second_places, strict=True):
+            i, j = int(codes.indices_P[first[0]]), int(codes.indices_P[second[0]])
             assert (i, j) not in found
-            found[i, j] = tuple(counts)
+            found[i, j] = numbers
             order.append((i, j))
-            first, second = where.first_place[numbers], where.second_place[numbers]
             assert codes.indices_P[first].eq(i).all()
             assert codes.indices_P[second].eq(j).all()
             assert torch.equal(codes.rows_P[first], codes.rows_P[second])
@@ -79,7 +78,9 @@ def test_co_active_pairs_equal_the_loop_in_any_chunks(pairs_per_chunk, monkeypat
 @pytest.mark.parametrize("threshold", [1e-8, 0.05, 0.3, 0.6, 2.0])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_competition_equals_the_loop(normalisation, shape, threshold):
+@pytest.mark.parametrize("pairs_per_chunk", [7, 10**6])
+def test_competition_equals_the_loop(normalisation, shape, threshold, pairs_per_chunk, monkeypatch):
+    monkeypatch.setattr(competition, "PAIRS_PER_CHUNK", pairs_per_chunk)
     codes = planted_codes()
     density = float((codes.to_dense() != 0).double().mean())
     expected_EE = torch.zeros(E, E, dtype=torch.float64)
@@ -102,14 +103,26 @@ def test_competition_equals_the_loop(normalisation, shape, threshold):
 def test_lift_is_one_by_chance_and_ends_at_ten():
     ones = torch.ones(2, dtype=torch.float64)
     few = torch.tensor([50.0, 1.0], dtype=torch.float64)
-    pairs = competition.CoActive(ones, ones, ones, ones, few * 2, few, 100, 0.02)
+    pairs = competition.CoActive(ones, few * 2, few, 100, 0.02)
     assert [n.tolist() for n in NORMALISATIONS["lift"](pairs)] == [[1.0, 10.0]] * 2
 
 
 def test_at_threshold_zero_every_pair_ever_on_together_competes_fully():
-    pairs = competing(active_sorted(planted_codes())[0], "min", "linear", 1e-8, 0.05)
-    assert pairs.c.numel() == len(counts_by_loop(planted_codes()))
-    assert torch.equal(pairs.c, torch.full_like(pairs.c, 2.0))
+    found_EE = found_competition(planted_codes(), "min", "linear", 1e-8, 0.05)
+    assert found_EE.count_nonzero() == len(counts_by_loop(planted_codes()))
+    assert found_EE[found_EE > 0].eq(2).all()
+
+
+def test_pairs_that_cannot_compete_are_not_even_listed():
+    """Of six rows, latents 0 and 1 share 3, all of 1's; 2 and 3 share 1 of 2: exactly at the threshold."""
+    on_BE = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+    codes = active_sorted(DenseCodes(on_BE.double()).to_sparse())[0]
+    for threshold, expected in ((0.5, 5), (0.5 - 1e-9, 6), (1.0, 0)):
+        listed = [
+            (pairs.partners.numel(), int((c > 0).sum()))
+            for pairs, c in competing(codes, "min", "linear", threshold, 0.05)
+        ]
+        assert listed == [(expected, expected)]
 
 
 def test_codes_that_are_all_zero_have_no_pairs():
@@ -123,35 +136,3 @@ def test_counts_of_chosen_pairs_equal_the_loop():
     expected = counts_by_loop(planted_codes())
     n_both = dict(zip(zip(first.tolist(), second.tolist(), strict=True), chosen.n_both.tolist(), strict=True))
     assert {pair: counts[0] for pair, counts in expected.items()} == {p: n for p, n in n_both.items() if n}
-
-
-# -- both ways to sum over pairs -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("rows_per_block", [1, 3, 64])
-@pytest.mark.parametrize("scratch_bytes", [1, 20 * M * 8, 2**20])
-def test_rows_and_pairs_give_the_same(penalty, rows_per_block, scratch_bytes, monkeypatch):
-    monkeypatch.setattr(row_blocks, "ROWS_PER_BLOCK", rows_per_block)
-    monkeypatch.setattr(pair_penalty, "SCRATCH_BYTES", scratch_bytes)
-    codes = active_sorted(planted_codes())[0]
-    assert len(set(codes.offsets.diff().tolist())) > 3  # rows of many lengths
-    W_EM = torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    pairs = competing(codes, "conditional", "linear", 0.2, 0.05)
-    scratch = Workspace()
-    for _ in range(2):  # the second time in a used buffer
-        one, other = by_rows(W_EM, codes, pairs, penalty, scratch), by_pairs(W_EM, pairs, penalty)
-        for found, expected in zip(one, other, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
-    wrong = by_pairs(W_EM, competing(codes, "conditional", "linear", 0.21, 0.05), penalty)
-    assert (one.gradient - wrong.gradient).abs().max() > 1e-3
-
-
-def test_the_number_of_pairs_decides_which(monkeypatch):
-    codes = active_sorted(planted_codes())[0]
-    W_EM = torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    monkeypatch.setattr(pair_penalty, "by_rows", lambda *_: "rows")
-    monkeypatch.setattr(pair_penalty, "by_pairs", lambda *_: "pairs")
-    for threshold, expected in ((1e-8, "rows"), (0.97, "pairs")):
-        pairs = competing(codes, "min", "linear", threshold, 0.05)
-        assert of_decoder(W_EM, codes, pairs, "absolute", Workspace()) == expected

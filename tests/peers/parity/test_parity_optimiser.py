@@ -5,13 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
-from pipeline.trainer.optimiser import (
-    Adam,
-    clip_coefficient,
-    gradient_norm,
-    project_decoder_gradient,
-    renormalise_decoder,
-)
+from pipeline.trainer.optimiser import Adam, clip_coefficient, gradient_norm, radial_part
 
 pytestmark = pytest.mark.peers
 
@@ -48,10 +42,9 @@ def ours(dtype: torch.dtype, **settings: float | None) -> dict[str, Tensor]:
     adam = Adam.start(training, weights)
     for step in range(STEPS):
         gradients = random_gradients(step, dtype)
-        project_decoder_gradient(gradients["W_dec"], weights["W_dec"], training.projection_epsilon)
-        coefficient = clip_coefficient(float(gradient_norm(gradients)), training.clip_norm)
-        adam.update(weights, gradients, step=step, rate=RATE, coefficient=coefficient)
-        renormalise_decoder(weights["W_dec"])
+        radial = radial_part(gradients["W_dec"], weights["W_dec"], training.projection_epsilon)
+        coefficient = clip_coefficient(float(gradient_norm(gradients, radial.square_without)), training.clip_norm)
+        adam.update(weights, gradients, step=step, rate=RATE, coefficient=coefficient, radial=radial)
     return weights
 
 
