@@ -27,7 +27,8 @@ from memory import mebibytes
 from pipeline.objective import Objective
 from pipeline.objective.term import Step
 from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE, Workspace
+from pipeline.saes.base import SAE
+from pipeline.saes.encoding import Workspace
 from pipeline.trainer.trainee import Trainee
 
 D_MODEL, D_SAE, K, BATCH = 576, 8192, 32, 2048

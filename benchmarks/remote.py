@@ -26,7 +26,7 @@ from pipeline.objective import Objective
 from pipeline.objective.reconstruction import Reconstruction
 from pipeline.rows import to_tensor
 from pipeline.saes import initial_weights
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.saes.topk import TopK
 from pipeline.trainer.optimiser import Adam
 from stores import ActivationStore, Batches

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does; before torch is loaded
+
 import torch
 from torch import Tensor
 from train_peers import Peer, Weights, dictionary_learning, sae_lens, there_are_peers
@@ -29,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lockstep import our_trainee
 
 from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.trainer.trainee import Trainee
 
 D_MODEL, BATCH = 576, 2048

@@ -132,7 +132,8 @@ def test_a_plain_child_would_outlive_its_parent() -> None:
 INTERRUPTED = """\
 try:
     print(os.getpid(), flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)  # not once and long: Python sleeps through a signal that comes just before it begins to
 except KeyboardInterrupt:
     print("interrupted", flush=True)
     time.sleep(0.3)  # a second one would end this

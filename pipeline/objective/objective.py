@@ -10,7 +10,8 @@ from pipeline.kernels.codes import Codes
 from pipeline.objective.registry import TERMS
 from pipeline.objective.term import Step, Term, TermSettings
 from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from pipeline.saes.base import SAE, SAESettings
+from pipeline.saes.encoding import Encoding, Workspace
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pipeline.objective.competition import active_sorted, between, co_active, co
 from pipeline.objective.pair_penalty import of_activations, of_decoder
 from pipeline.objective.term import Step, Term, TermSettings
 from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings, Workspace
+from pipeline.saes.base import SAESettings
+from pipeline.saes.encoding import Workspace
 from pipeline.schedules import Value, value_at
 
 Form: TypeAlias = tuple[str, str, float, float]

@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from pipeline.kernels.codes import Codes
-from pipeline.saes.base import SAE, Encoding, SAESettings
+from pipeline.saes.base import SAE, SAESettings
+from pipeline.saes.encoding import Encoding
 from pipeline.schedules import Value
 from pipeline.settings import Settings
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pipeline.kernels.codes import Codes, row_sum
 from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, per_pair
+from pipeline.saes.base import SAE, SAESettings, per_pair
+from pipeline.saes.encoding import Encoding, Workspace
 
 
 @dataclass(frozen=True)

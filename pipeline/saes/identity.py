@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.kernels.codes import Codes, DenseCodes
-from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from pipeline.saes.base import SAE, SAESettings
+from pipeline.saes.encoding import Encoding, Workspace
 
 
 class Identity(SAE):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.kernels.codes import Codes, DenseCodes
 from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, per_pair, row_of_pair
+from pipeline.saes.base import SAE, SAESettings, per_pair, row_of_pair
+from pipeline.saes.encoding import Encoding, Workspace
 
 
 @dataclass(frozen=True)

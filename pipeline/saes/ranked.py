@@ -7,7 +7,8 @@ from pydantic import model_validator
 from torch import Tensor, finfo, linalg
 
 from pipeline.kernels.codes import Codes
-from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, check_k, k_at, per_pair
+from pipeline.saes.base import SAE, SAESettings, check_k, k_at, per_pair
+from pipeline.saes.encoding import Encoding, Workspace
 from pipeline.schedules import Schedule
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from pipeline.kernels.codes import Codes
 from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, Encoding, SAESettings
+from pipeline.saes.base import SAE, SAESettings
+from pipeline.saes.encoding import Encoding
 
 
 class ReLU(SAE):

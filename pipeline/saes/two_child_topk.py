@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pipeline.kernels.backends import backend_of
 from pipeline.kernels.codes import Codes, SparseCodes
-from pipeline.saes.base import SAE, Encoding, SAESettings, Workspace, check_k, k_at
+from pipeline.saes.base import SAE, SAESettings, check_k, k_at
+from pipeline.saes.encoding import Encoding, Workspace
 from pipeline.schedules import Schedule
 
 

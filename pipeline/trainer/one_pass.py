@@ -11,7 +11,7 @@ from pipeline.artifacts import RunFolder
 from pipeline.config.training import TrainingSettings
 from pipeline.progress import Progress
 from pipeline.saes import initial_weights
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.trainer.curves import is_logged
 from pipeline.trainer.feed import Feed
 from pipeline.trainer.initialise import CENTRES, weight_generator

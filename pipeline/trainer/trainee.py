@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.objective import Objective, StepResult
 from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.trainer.groups import Job
 from pipeline.trainer.optimiser import (
     Adam,

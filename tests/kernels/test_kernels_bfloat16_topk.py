@@ -10,7 +10,7 @@ from pipeline.kernels import cuda
 from pipeline.kernels.backends import using
 from pipeline.kernels.bfloat16_topk import Bfloat16Encoder, round_rows
 from pipeline.kernels.reference import row_topk
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.saes.topk import TopK
 
 B, E, M, K = 60, 700, 70, 6

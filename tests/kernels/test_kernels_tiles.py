@@ -10,7 +10,7 @@ from pipeline.kernels import selection, tiles
 from pipeline.kernels.selection import batch_topk
 from pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
 from pipeline.objective import Objective
-from pipeline.saes.base import TiledEncoding, Workspace
+from pipeline.saes.encoding import TiledEncoding, Workspace
 
 B, E, M = 24, 48, 10
 

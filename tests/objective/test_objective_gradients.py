@@ -23,7 +23,7 @@ from gradient_parity import (
 from pipeline.objective import TERMS, Objective
 from pipeline.objective import competition as competition_module
 from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.schedules import Schedule
 
 # -- tests -----------------------------------------------------------------------------------------------------------

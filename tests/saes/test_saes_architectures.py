@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.schedules import Schedule
 from pipeline.trainer.finish import in_raw_units
 

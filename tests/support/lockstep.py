@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
 from pipeline.config.variants import Variant
-from pipeline.saes.base import Workspace
+from pipeline.saes.encoding import Workspace
 from pipeline.trainer.groups import Job
 from pipeline.trainer.trainee import Trainee
 
