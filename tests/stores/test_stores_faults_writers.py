@@ -267,10 +267,12 @@ def race(path: Path, n_units: int, *, disjoint: bool, careless: bool = False) ->
         if not disjoint:  # all meet at every unit, in about the same order
             mine = sorted(mine, key=lambda unit: unit + 2 * random.random())
         commit = commit_without_protocol(path) if careless else UnitWriter.commit
+        together.wait(300)  # or the first could be done before the others have begun
         for unit in mine:
             fill_marked(path, plan, unit, rows, 1000 * (process + 1), commit)
         os._exit(0)
 
+    together = FORK.Barrier(4)
     workers = [FORK.Process(target=work, args=(process,)) for process in range(4)]
     for worker in workers:
         worker.start()
