@@ -1,5 +1,6 @@
 """The encoder's product a tile at a time: selection needs no more of it at once, and finds it in the cache."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -127,8 +128,8 @@ def _in_row_order(
 
 
 def _quantile(product: Tensor, b_E: Tensor, share: float) -> float:
-    """About what this share of product + b_E exceeds; at least 0, and 0 where it is unknown."""
+    """About what this share of product + b_E exceeds; at least 0, and 0 where it is unknown or no number."""
     sample = product.view(-1)[::GUESS_STRIDE]
     latents = torch.arange(0, product.numel(), GUESS_STRIDE, device=b_E.device).remainder_(b_E.numel())
     value = backend_of(product).kth_largest(sample + b_E[latents], max(round(share * sample.numel()), 1))
-    return value if value > 0 else 0.0
+    return value if 0 < value < math.inf else 0.0

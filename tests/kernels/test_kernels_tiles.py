@@ -83,3 +83,17 @@ def test_dense_codes_are_left_to_the_other_way():
     x_BM, W_EM = rows(), torch.ones(E, M, dtype=torch.float64)
     assert row_topk_of_tiles(make_tiles(x_BM, W_EM), E // 2 + 1) is None
     assert batch_topk_of_tiles(make_tiles(x_BM, W_EM), B * E // 2 + 1) is None
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("n_bad", [1, B // 2, B])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_rows_that_are_no_numbers_end(bad, n_bad):
+    x_BM, W_EM = rows(), torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x_BM[:n_bad] = bad
+    codes = batch_topk_of_tiles(make_tiles(x_BM, W_EM), 4 * B)  # a guess that is no number was lowered for ever
+    assert codes is not None
+    assert not bool(codes.to_dense()[:n_bad].isnan().any())
+    codes = row_topk_of_tiles(make_tiles(x_BM, W_EM), 4)
+    assert codes is not None
+    assert bool(codes.to_dense()[:n_bad].isnan().any(1).all())

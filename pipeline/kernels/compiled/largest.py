@@ -58,8 +58,10 @@ def kth_largest(values, n, k):
 
 @compiled
 def kth_value(values, k):
-    """The k-th largest value itself."""
+    """The k-th largest value itself; NaN where only NaNs are left for it."""
     bound = kth_largest(values, values.size, k)
+    if bound != bound:
+        return bound
     smallest = np.inf
     for i in range(values.size):
         if bound <= values[i] < smallest:
