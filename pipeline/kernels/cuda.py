@@ -73,9 +73,8 @@ def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def row_topk_of_product(tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
-    """As `row_topk` of x0 W^T + b, some rows at a time."""
-    values, latents = zip(*(row_topk(tiles.product(rows), k) for rows in tiles.parts()), strict=True)
-    return torch.cat(values), torch.cat(latents)
+    """As the reference's, with this backend's top-k."""
+    return reference.row_topk_of_product(tiles, k, topk=row_topk)
 
 
 def certified_topk(

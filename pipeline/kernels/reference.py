@@ -61,9 +61,11 @@ def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values_BE[:, :k], latents_BE[:, :k]
 
 
-def row_topk_of_product(tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
-    """As `row_topk` of x0 W^T + b, some rows at a time."""
-    values, latents = zip(*(row_topk(tiles.product(rows), k) for rows in tiles.parts()), strict=True)
+def row_topk_of_product(
+    tiles: "Tiles", k: int, *, topk: Callable[..., tuple[Tensor, Tensor]] = row_topk
+) -> tuple[Tensor, Tensor]:
+    """As `row_topk` of x0 W^T + b, some rows at a time. topk: another backend's."""
+    values, latents = zip(*(topk(tiles.product(rows), k) for rows in tiles.parts()), strict=True)
     return torch.cat(values), torch.cat(latents)
 
 

@@ -97,6 +97,9 @@ def test_contradictions_are_refused(variant: dict[str, Any], training: dict[str,
 
 
 def test_controls_the_last_numbers_that_fit() -> None:
-    config(warmup_steps=48)
-    config({"training": {"threshold_from": "running_mean", "threshold_start_step": 59}})
-    config({"training": {"threshold_start_step": 60}})  # calibration sets it
+    assert config(warmup_steps=48).training.warmup_steps == 48
+    last = {"threshold_from": "running_mean", "threshold_start_step": 59}
+    never = {"threshold_start_step": 60}  # calibration sets it
+    for training in (last, never):
+        variant = config({"training": training}).variants["own"]
+        assert variant.training.threshold_start_step == training["threshold_start_step"]

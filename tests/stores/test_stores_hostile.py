@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from hostile_edits import ARRAY, SHARD, SITE, rewrite, rewrite_plan, rewrite_shard
 from hostile_reading import MAX_SECONDS
-from hostile_stores import ARRAY, GROUPS, SHARD, SITE, rewrite, rewrite_plan, rewrite_shard
+from hostile_stores import GROUPS
 from small_store import build_store
 
 ROOT = Path(__file__).parents[2]
