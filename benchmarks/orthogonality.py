@@ -9,6 +9,7 @@ Start it with OMP_WAIT_POLICY=passive. Exit code 1 if the losses differ by more 
 a plain one, or the term is less than 100 times faster than dense autograd.
 """
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -92,6 +93,7 @@ def measure(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 def peak(job: Callable[[], object]) -> float:
     """MiB of resident memory that a job takes beyond what there was before it."""
+    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be used again, uncounted
     before = mebibytes("/proc/self/status", "VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
     job()
