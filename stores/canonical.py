@@ -47,6 +47,34 @@ def parse_canonical(data: bytes, where: Path | str) -> dict[str, Any]:
     return dict(value)
 
 
+def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Any JSON value, from anybody's file: UTF-8, no key twice, no NaN, no number of thousands of digits.
+
+    Raises: StoreError naming `where` if it is none, or larger than `limit_bytes`; never anything else.
+    """
+    if len(data) > limit_bytes:
+        raise StoreError(f"{where}: more than the {limit_bytes} bytes that are read as JSON")
+    try:
+        return json.loads(
+            data.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_no_key_twice
+        )
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: not readable as JSON ({error})") from None
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f"the key {key[:40]!a} twice")
+        value[key] = item
+    return value
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
 def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:  # no float could hold it
         raise ValueError(f"a number of {len(digits)} digits")

@@ -43,11 +43,6 @@ class _Opened:
         self.data, self.noted = data, 0.0
 
 
-def cache_root() -> Path:
-    """Where copies of what lies elsewhere are kept: `STRATA_CACHE`, or ~/.cache/strata."""
-    return Path(os.environ.get("STRATA_CACHE") or Path.home() / ".cache" / "strata")
-
-
 def chunk_key(file_sha256: str, chunk: int, kind: str) -> str:
     """Name of what a chunk of a file decodes to: equal files have equal chunks, whichever store they are in."""
     return hashlib.sha256(f"{file_sha256} {chunk} {kind}".encode("ascii")).hexdigest()

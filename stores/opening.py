@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from stores.cache_root import cache_root
 from stores.cached_rows import CachedRows
 from stores.checking import check_opened
-from stores.chunk_cache import ChunkCache, cache_root
+from stores.chunk_cache import ChunkCache
 from stores.errors import StoreError
 from stores.format import ARRAYS
 from stores.places import LocalPlace, Place, is_safe_to_map

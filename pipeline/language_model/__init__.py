@@ -9,7 +9,7 @@ from pipeline.language_model.description import Description, describe
 from pipeline.language_model.isolation import SAME_ROW, check_isolation, restarted_positions
 from pipeline.language_model.loading import load, load_tokenizer
 from pipeline.language_model.sites import FAMILIES
-from pipeline.language_model.tokens_text import token_texts
+from pipeline.language_model.tokens_text import token_bytes, token_texts
 
 __all__ = [
     "FAMILIES",
@@ -21,5 +21,6 @@ __all__ = [
     "load",
     "load_tokenizer",
     "restarted_positions",
+    "token_bytes",
     "token_texts",
 ]

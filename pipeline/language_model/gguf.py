@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.language_model.identity import file_sha256
 from pipeline.language_model.quiet import quiet
+from stores.cache_root import cache_root
 
 _LOG = logging.getLogger(__name__)
 _DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,13 +29,6 @@ def demo_gguf() -> Path:
     return path
 
 
-def cache_folder() -> Path:
-    """`$STRATA_CACHE`, else `$XDG_CACHE_HOME/strata`, else `~/.cache/strata`."""
-    if named := os.environ.get("STRATA_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "strata"
-
-
 def converted(gguf: Path) -> tuple[Path, str]:
     """(folder with the model as bfloat16 safetensors and its tokenizer, sha256 of the GGUF file).
 
@@ -43,7 +37,7 @@ def converted(gguf: Path) -> tuple[Path, str]:
     from filelock import FileLock
 
     sha256 = file_sha256(gguf)
-    cache = cache_folder()
+    cache = cache_root()
     final = cache / f"gguf-{sha256}"
     if final.is_dir():
         return final, sha256

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from stores.vocabulary import Token
+
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -12,6 +14,14 @@ def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
 
     A token that holds part of a character has U+FFFD in its place; an id the tokenizer does not know is `<id>`.
     """
+    return {token_id: token.text for token_id, token in token_bytes(tokenizer, ids).items()}
+
+
+def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
+    """{token id: its bytes}; special tokens, and ids the tokenizer does not know, by a name.
+
+    The joined bytes of a text's tokens are the text, where the tokenizer loses nothing.
+    """
     wanted = sorted(set(ids))
     pieces = tokenizer.convert_ids_to_tokens(wanted)
     named = tokenizer.get_added_vocab().keys() | set(tokenizer.all_special_tokens)
@@ -19,18 +29,18 @@ def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     byte_level = "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
     bytes_of = _bytes_of_characters() if byte_level else {}
 
-    def text(token_id: int, piece: str | None) -> str:
+    def token(token_id: int, piece: str | None) -> Token:
         if piece is None:
-            return f"<{token_id}>"
+            return Token(f"<{token_id}>".encode(), special=True)
         if piece in named:
-            return piece
+            return Token(piece.encode(), special=True)
         if byte_level:
-            return b"".join(bytes_of.get(char, char.encode()) for char in piece).decode("utf-8", "replace")
+            return Token(b"".join(bytes_of.get(char, char.encode()) for char in piece), special=False)
         if byte := _BYTE.fullmatch(piece):
-            return bytes([int(byte[1], 16)]).decode("utf-8", "replace")
-        return piece.replace("\u2581", " ")
+            return Token(bytes([int(byte[1], 16)]), special=False)
+        return Token(piece.replace("\u2581", " ").encode(), special=False)
 
-    return {token_id: text(token_id, piece) for token_id, piece in zip(wanted, pieces, strict=True)}
+    return {token_id: token(token_id, piece) for token_id, piece in zip(wanted, pieces, strict=True)}
 
 
 def _bytes_of_characters() -> dict[str, bytes]:

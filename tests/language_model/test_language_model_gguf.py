@@ -16,17 +16,6 @@ def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.Mo
         load_tokenizer(ModelSettings(path="demo"))
 
 
-def test_cache_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("STRATA_CACHE", raising=False)
-    assert gguf.cache_folder() == tmp_path / ".cache" / "strata"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert gguf.cache_folder() == tmp_path / "x" / "strata"
-    monkeypatch.setenv("STRATA_CACHE", str(tmp_path / "s"))
-    assert gguf.cache_folder() == tmp_path / "s"
-
-
 def test_a_conversion_that_dies_leaves_nothing_that_looks_finished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

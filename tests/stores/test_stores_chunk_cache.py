@@ -18,7 +18,7 @@ from small_store import build_store, fill_unit, plan_store, stored_rows
 
 from stores import ActivationStore
 from stores.cached_rows import CachedRows
-from stores.chunk_cache import ChunkCache, cache_root, chunk_key
+from stores.chunk_cache import ChunkCache, chunk_key
 from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.opening import Opened, opened_sites
@@ -58,13 +58,6 @@ def test_what_is_put_is_got_by_everybody(tmp_path: Path) -> None:
     assert key_of(3) in second
     assert key_of(100) not in second
     assert len({chunk_key("a", 1, "rows"), chunk_key("a", 1, "scales"), chunk_key("a", 2, "rows")}) == 3
-
-
-def test_the_folder_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STRATA_CACHE", "/somewhere")
-    assert cache_root() == Path("/somewhere")
-    monkeypatch.delenv("STRATA_CACHE")
-    assert cache_root() == Path.home() / ".cache/strata"
 
 
 def flip(path: Path, place: int) -> None:

@@ -1,0 +1,22 @@
+"""Paths as people write them, in a config, on the command line or in the environment: all are read here, alike."""
+
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+
+def as_path(text: str | Path, where: str) -> Path:
+    """The path that `text` names: `~` and `~user` are home folders, anything else stands as it is.
+
+    Args:
+        text: what was given.
+        where: the key, flag or variable it was given by, for the error.
+    Raises: ConfigError if the home folder it names is unknown, or it holds a NUL.
+
+    """
+    if "\0" in str(text):
+        raise ConfigError(f"{where}: {str(text)!a} holds a NUL character, which no path may hold")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{where}: {str(text)!r}: {error}; write the whole path") from None
