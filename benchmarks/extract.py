@@ -32,6 +32,7 @@ from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, STAGING
 from stores.places import LocalPlace
 from stores.plan import Plan
+from stores.shard_records import shard_records
 from stores.stored import StoredArray
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
@@ -55,7 +56,8 @@ def config(path: Path, dtype: str) -> RunConfig:
 
 def forward_batches(path: Path, plan: Plan) -> list[torch.Tensor]:
     """The token batches that filling every unit runs."""
-    token_ids = StoredArray(LocalPlace(path, mapped=True), plan.token_specs["token_id"])
+    spec = plan.token_specs["token_id"]
+    token_ids = StoredArray(LocalPlace(path, mapped=True), spec, shard_records(plan.version, spec, plan.files))
     found = []
     context, batch_tokens = plan.config["corpus"]["context_length"], plan.config["model"]["batch_tokens"]
     for unit in range(plan.n_units):
@@ -74,7 +76,7 @@ def empty(path: Path, plan: Plan) -> None:
     for unit in range(plan.n_units):
         for name in plan.unit_files(unit):
             files.unlink(path / name)
-    for commit in (path / COMMITS).iterdir():
+    for commit in (path / COMMITS).rglob("*.json"):
         files.unlink(commit)
     remove_tree(files, path / STAGING)
 

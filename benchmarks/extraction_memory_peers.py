@@ -91,6 +91,7 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
     from pipeline.language_model.sites import Site
     from stores.filesystem import FileSystem
     from stores.planning import create_store, layout
+    from stores.vocabulary import Token
 
     n_rows = N_SHARDS * shard_bytes // (4 * D_MODEL)
     row_N = np.arange(n_rows)
@@ -104,7 +105,7 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
     plan = create_store(
         folder / "store",
         iter([tokens]),
-        {word: str(word) for word in range(N_WORDS)},
+        {word: Token(b"%d" % word, special=False) for word in range(N_WORDS)},
         n_rows=n_rows,
         n_documents=n_rows // CONTEXT,
         splits={"train": (0, n_rows), "heldout": (n_rows, n_rows)},

@@ -29,6 +29,7 @@ from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.planning import create_store, layout
 from stores.units import UnitWriter
+from stores.vocabulary import Token
 
 N_ROUNDS = 5
 N_FILES = 10_000
@@ -117,7 +118,7 @@ def made_up_store(path: Path, n_units: int, rows_per_unit: int, sites: dict[str,
     plan = create_store(
         path,
         ({name: array[at : at + 2**16] for name, array in tokens.items()} for at in range(0, n_rows, 2**16)),
-        {token: f"w{token}" for token in range(50)},
+        {token: Token(b"w%d" % token, special=False) for token in range(50)},
         n_rows=n_rows,
         n_documents=-(-n_rows // 100),
         splits={"train": (0, n_rows), "heldout": (n_rows, n_rows)},

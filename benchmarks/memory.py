@@ -40,6 +40,7 @@ def fill(folder: Path, shard_bytes: int) -> float:
     from pipeline.language_model.sites import Site
     from stores.filesystem import FileSystem
     from stores.planning import create_store, layout
+    from stores.vocabulary import Token
 
     class Embedding(torch.nn.Module):
         def __init__(self) -> None:
@@ -60,7 +61,7 @@ def fill(folder: Path, shard_bytes: int) -> float:
     plan = create_store(
         folder / "store",
         iter([tokens]),
-        {word: str(word) for word in range(128)},
+        {word: Token(b"%d" % word, special=False) for word in range(128)},
         n_rows=N_ROWS,
         n_documents=N_ROWS // 256,
         splits={"train": (0, N_ROWS), "heldout": (N_ROWS, N_ROWS)},

@@ -27,6 +27,7 @@ from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.planning import create_store
 from stores.units import UnitWriter
+from stores.vocabulary import Token
 
 SITE = "blocks.0.hook_resid_post"
 N_SIGNALS = 32
@@ -69,7 +70,7 @@ def signal_store(
     plan = create_store(
         path,
         iter([tokens]),
-        {0: "a"},
+        {0: Token(b"a", special=False)},
         n_rows=n_rows,
         n_documents=len(lengths),
         splits={"train": (0, n_rows), "heldout": (n_rows, n_rows)},

@@ -26,6 +26,7 @@ from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.planning import create_store, layout
 from stores.units import UnitWriter
+from stores.vocabulary import Token
 
 SITE = "blocks.8.hook_resid_post"
 N_ROWS, D_MODEL = 2**18, 512
@@ -47,7 +48,7 @@ def make_store(path: Path) -> None:
     plan = create_store(
         path,
         iter([tokens]),
-        {0: "a"},
+        {0: Token(b"a", special=False)},
         n_rows=N_ROWS,
         n_documents=N_ROWS // 512,
         splits={"train": (0, N_ROWS), "heldout": (N_ROWS, N_ROWS)},

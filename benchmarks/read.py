@@ -28,6 +28,7 @@ from stores.finishing import finish
 from stores.planning import create_store, layout
 from stores.shuffling import permutation
 from stores.units import UnitWriter
+from stores.vocabulary import Token
 
 SITE = "blocks.8.hook_resid_post"
 BATCH = 4096
@@ -56,7 +57,7 @@ def make_store(path: Path, n_rows: int, d_model: int, encoding: str) -> tuple[Ac
     plan = create_store(
         path,
         iter([tokens]),
-        {0: "a"},
+        {0: Token(b"a", special=False)},
         n_rows=n_rows,
         n_documents=-(-n_rows // DOCUMENT_ROWS),
         splits={"train": (0, n_rows), "heldout": (n_rows, n_rows)},

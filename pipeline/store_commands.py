@@ -52,11 +52,12 @@ def verify(
 ) -> None:
     """Check that a store is complete and undamaged."""
     from stores import StoreError, verify
+    from stores.verifying import verified_level
 
     problems = verify(store, deep=deep)
     if problems:
         raise StoreError("\n".join(problems))
-    typer.echo(f"{store}: no problem found{'' if deep else '; --deep also reads every byte'}")
+    typer.echo(f"{store}: no problem found (checked: {verified_level(store, deep)})")
 
 
 @store_app.command("spot-check")

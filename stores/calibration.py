@@ -6,12 +6,12 @@ import numpy as np
 
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
-from stores.format import COMMITS
 from stores.places import LocalPlace, Place
 from stores.plan import Plan
 from stores.quantisation import Columns, calibrate
+from stores.shard_records import ShardRecords, shard_records
 from stores.stored import StoredArray
-from stores.units import CALIBRATION, Commit, read_commit
+from stores.units import CALIBRATION, Commit, commit_path, read_commit
 
 SPANS, ROWS_PER_SPAN = 32, 256
 """A plan without a reason for another sample takes this many spans of this many rows, evenly over the split."""
@@ -28,7 +28,7 @@ def sample_spans(split: tuple[int, int], rows_per_span: int = ROWS_PER_SPAN) -> 
 
 def is_calibrated(store: Path, plan: Plan) -> bool:
     """Whether units may be filled: the columns are committed, or the encoding needs none."""
-    return plan.encoding != "int8" or (store / COMMITS / f"{CALIBRATION}.json").exists()
+    return plan.encoding != "int8" or commit_path(store, plan, CALIBRATION).exists()
 
 
 def commit_calibration(files: FileSystem, store: Path, plan: Plan, sample: dict[str, np.ndarray]) -> None:
@@ -52,25 +52,31 @@ def commit_columns(files: FileSystem, store: Path, plan: Plan, columns: dict[str
         commit.close()
 
 
-def read_columns(place: Place, plan: Plan) -> dict[str, Columns]:
-    """The columns of every site. Raises: StoreError if they are damaged or not there."""
-    return {site: _checked(place, site, plan) for site in plan.column_specs}
+def read_columns(place: Place, plan: Plan, arrays: dict[str, ShardRecords]) -> dict[str, Columns]:
+    """The columns of every site. `arrays`: what is known of their files, by array.
+
+    Raises: StoreError if they are damaged, of another site, or not there.
+    """
+    return {site: _checked(place, site, plan, arrays) for site in plan.column_specs}
 
 
 def committed_columns(store: Path, plan: Plan) -> dict[str, Columns]:
     """The columns of a store that is being filled. Raises: StoreError if they are not committed."""
     if plan.encoding != "int8":
         return {}
-    if read_commit(store, plan, CALIBRATION) is None:
+    record = read_commit(store, plan, CALIBRATION)
+    if record is None:
         raise StoreError(f"{store}: its columns are not calibrated; run extract again")
-    return read_columns(LocalPlace(store, mapped=True), plan)
+    specs = [spec for site in plan.column_specs.values() for spec in site.values()]
+    arrays = {spec.path: shard_records(plan.version, spec, record["files"]) for spec in specs}
+    return read_columns(LocalPlace(store, mapped=True), plan, arrays)
 
 
-def _checked(place: Place, site: str, plan: Plan) -> Columns:
+def _checked(place: Place, site: str, plan: Plan, arrays: dict[str, ShardRecords]) -> Columns:
     specs = plan.column_specs[site]
     columns = Columns(
         *(
-            np.array(StoredArray(place, specs[name]).rows(0, plan.sites[site]))
+            np.array(StoredArray(place, specs[name], arrays[specs[name].path]).rows(0, plan.sites[site]))
             for name in ("column_offset", "column_scale")
         )
     )

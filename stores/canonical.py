@@ -109,18 +109,6 @@ def read_plain(path: Path) -> bytes:
         raise StoreError(f"{path}: cannot be read ({error})") from None
 
 
-def is_file_records(value: Any) -> bool:
-    """Whether plain data is what a plan or commit says of its files: path -> {bytes, sha256}."""
-    return isinstance(value, dict) and all(
-        isinstance(record, dict)
-        and set(record) == {"bytes", "sha256"}
-        and type(record["bytes"]) is int
-        and record["bytes"] >= 0
-        and isinstance(record["sha256"], str)
-        for record in value.values()
-    )
-
-
 def sha256(data: bytes) -> str:
     """Hash of bytes in memory, in hex."""
     return hashlib.sha256(data).hexdigest()

@@ -1,118 +1,46 @@
-"""Is a store what its MANIFEST says? The stat pass that opening makes, and the hashing that `verify --deep` adds."""
+"""Is a store what its MANIFEST says? What opening checks: its small files, and the size of every other."""
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from stores.canonical import file_sha256, parse_canonical, read_plain, sha256
-from stores.descriptions import read_vocabulary, statistics_problem
+from stores.canonical import read_plain
+from stores.contents import Contents, read_contents, read_listed, statistics_name
 from stores.errors import StoreError
-from stores.finishing import FORMAT
-from stores.format import COMMITS, MANIFEST, PLAN, STAGING, STATISTICS, TIMINGS, VERSION, VOCABULARY
-from stores.plan import Plan, read_plan
+from stores.format import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS
+from stores.plan import Plan
 from stores.sizes import largest_shard_bytes, shard_bytes
-from stores.timings import read_timing
-from stores.units import commit_name, commit_path, keys, parse_commit, read_commit
 
 _SHOWN = 5
 
 
-def read_manifest(store: Path, plan: Plan) -> tuple[str, dict[str, str]]:
-    """The store id, and the hashes of commit records and statistics by path.
-
-    Raises: StoreError if the store is unfinished, or the MANIFEST is damaged or belongs to another plan.
-    """
-    path = store / MANIFEST
-    try:
-        data = read_plain(path)
-    except FileNotFoundError:
-        committed = sum(commit_path(store, unit).exists() for unit in range(plan.n_units))
-        raise StoreError(
-            f"{store}: unfinished (no {MANIFEST}), {committed} of {plan.n_units} units are there; "
-            f"run extract again to fill the rest"
-        ) from None
-    value = parse_canonical(data, path)
-    listed = {commit_name(key) for key in keys(plan)}
-    listed |= {f"{STATISTICS}/{site}.json" for site in plan.sites}
-    if (value.get("format"), value.get("version")) != (FORMAT, VERSION) or set(value) != {
-        "files",
-        "format",
-        "plan_id",
-        "version",
-    }:
-        raise StoreError(f"{path}: not a MANIFEST of version {VERSION}; the file is damaged, fetch it again")
-    if value["plan_id"] != plan.id:
-        raise StoreError(f"{path}: belongs to plan {value['plan_id']}, but {PLAN} is {plan.id}; one of them is damaged")
-    if not isinstance(value["files"], dict) or set(value["files"]) != listed:
-        raise StoreError(f"{path}: does not list the files of this plan; the file is damaged, fetch it again")
-    return sha256(data), value["files"]
-
-
-def check_opened(store: Path, plan: Plan) -> str:
-    """What opening checks: manifest, commit records, metadata, and the size of every file. Returns: the store id.
+def check_opened(store: Path, plan: Plan) -> Contents:
+    """What opening checks: manifest, commit records, statistics, metadata, and the size of every file.
 
     Raises: StoreError listing what is missing, extra, empty, truncated or not a plain file.
     """
-    store_id, hashes = read_manifest(store, plan)
-    sizes = _expected_sizes(store, plan, hashes)
+    contents = read_contents(store, plan)
+    _check_claims(store, plan, contents.sizes)
+    metadata = plan.metadata_files()
+    sizes: dict[str, int | None] = {PLAN: len(plan.data), MANIFEST: None, **dict.fromkeys(contents.hashes)}
+    sizes |= {name: len(data) for name, data in metadata.items()} | contents.sizes
     problems = list(_compare(store, sizes))
-    for name, data in plan.metadata_files().items():
-        if not problems and (store / name).read_bytes() != data:
-            problems.append(f"{name}: is not the metadata of this plan; fetch the file again")
+    if not problems:
+        for site in plan.sites:
+            read_listed(store, statistics_name(site), contents.hashes[statistics_name(site)])
+        wrong = [name for name, data in metadata.items() if read_plain(store / name) != data]
+        problems = [f"{name}: is not the metadata of this plan; fetch the file again" for name in wrong]
     if problems:
         rest = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise StoreError(f"{store}: " + "\n  ".join(problems[:_SHOWN]) + rest)
-    return store_id
+    return contents
 
 
-def verify(path: Path, deep: bool = False) -> list[str]:
-    """Problems of a store, each with its file; none means it is whole. `deep` hashes every byte."""
-    try:
-        plan = read_plan(path)
-        check_opened(path, plan)
-    except StoreError as error:
-        return [str(error)]
-    return list(_hash_problems(path, plan)) if deep else []
-
-
-def _expected_sizes(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, int | None]:
-    """Size of every file that must be there; None where only its hash is known, and was compared here."""
-    sizes: dict[str, int | None] = {PLAN: len(plan.data), MANIFEST: None}
-    sizes |= {name: len(data) for name, data in plan.metadata_files().items()}
-    sizes |= {name: int(record["bytes"]) for name, record in plan.files.items()}
-    for name in hashes:
-        sizes[name] = None
-        with suppress(FileNotFoundError):  # what is missing is reported together, below
-            if name.startswith(f"{STATISTICS}/"):
-                _read_listed(store / name, hashes[name])
-    for key in keys(plan):
-        path = commit_path(store, key)
-        try:
-            data = _read_listed(path, hashes[commit_name(key)])
-        except FileNotFoundError:
-            raise StoreError(f"{path}: missing; fetch the file again") from None
-        record = parse_commit(data, path, plan, key)
-        sizes |= {name: int(entry["bytes"]) for name, entry in record["files"].items()}
-    _check_claims(store, plan, sizes)
-    return sizes
-
-
-def _read_listed(path: Path, expected: str) -> bytes:
-    """A small file that the MANIFEST lists. Raises: FileNotFoundError; StoreError if it is not the one listed."""
-    data = read_plain(path)
-    if sha256(data) != expected:
-        raise StoreError(f"{path}: its sha256 is not the MANIFEST's; fetch the file again")
-    return data
-
-
-def _check_claims(store: Path, plan: Plan, sizes: dict[str, int | None]) -> None:
+def _check_claims(store: Path, plan: Plan, sizes: dict[str, int]) -> None:
     """No shard is larger than its rows need: what a plan and its commits claim is bounded before it is believed."""
-    by_site = [plan.token_specs, *plan.site_specs.values(), *plan.column_specs.values()]
-    for spec in (spec for specs in by_site for spec in specs.values()):
+    for spec in plan.arrays():
         for shard in range(spec.n_shards):
-            claimed, needed = sizes[spec.shard_path(shard)] or 0, shard_bytes(spec, shard)
+            claimed, needed = sizes[spec.shard_path(shard)], shard_bytes(spec, shard)
             if claimed > largest_shard_bytes(spec, shard) or (claimed < needed and spec.compressor == "none"):
                 name = spec.shard_path(shard)
                 raise StoreError(f"{store}: {name} is said to have {claimed} bytes; its rows take {needed}")
@@ -158,33 +86,3 @@ def _walk(store: Path, folder: str, expected: set[str]) -> Iterator[tuple[str, i
                 yield from _walk(store, name, expected)
             elif name != STAGING:  # a folder of nobody's: what lies in it, and how deep, does not matter
                 yield name, 0
-
-
-def _hash_problems(store: Path, plan: Plan) -> Iterator[str]:
-    expected: dict[str, dict[str, Any]] = dict(plan.files)
-    for key in keys(plan):
-        record = read_commit(store, plan, key)
-        expected |= record["files"] if record is not None else {}
-    for name, entry in sorted(expected.items()):
-        if file_sha256(store / name) != entry["sha256"]:
-            yield f"{name}: its sha256 is not the recorded one; the file is damaged, fetch it again"
-    yield from _description_problems(store, plan)
-    for path in sorted((store / TIMINGS).glob("*")):
-        try:
-            read_timing(path)
-        except StoreError as error:
-            yield str(error)
-
-
-def _description_problems(store: Path, plan: Plan) -> Iterator[str]:
-    """What the vocabulary and the statistics say, beyond their hashes."""
-    try:
-        read_vocabulary(store / VOCABULARY)
-        units = [read_commit(store, plan, unit) for unit in range(plan.n_units)]
-        for site, d_model in plan.sites.items():
-            path = store / STATISTICS / f"{site}.json"
-            records = [record["statistics"][site] for record in units if record is not None]
-            if problem := statistics_problem(path, records, d_model):
-                yield f"{path.relative_to(store)}: {problem}"
-    except StoreError as error:
-        yield str(error)

@@ -12,23 +12,26 @@ from stores.calibration import commit_calibration, commit_columns, committed_col
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.finishing import finish, next_unit, recover
-from stores.format import MANIFEST, PLAN, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
+from stores.format import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
 from stores.places import LocalPlace
 from stores.plan import Plan, read_plan
 from stores.planning import create_store
 from stores.quantisation import Columns
 from stores.reader import ActivationStore
+from stores.shard_records import shard_records
 from stores.sizes import unit_bytes
 from stores.stored import StoredArray
 from stores.units import UnitWriter
+from stores.vocabulary import Token
 
 
 class TokenMap(NamedTuple):
-    """What a plan holds of the tokens."""
+    """What a plan holds of the tokens, and of what is kept with them."""
 
     blocks: Iterator[dict[str, np.ndarray]]
-    vocabulary: dict[int, str]
+    vocabulary: dict[int, Token]
     n_documents: int
+    extras: dict[str, bytes]
 
 
 def slice_store(
@@ -85,7 +88,14 @@ def planned(
         return plan
     made = token_map()
     return create_store(
-        out, made.blocks, made.vocabulary, n_rows=n_rows, n_documents=made.n_documents, files=files, **fields
+        out,
+        made.blocks,
+        made.vocabulary,
+        n_rows=n_rows,
+        n_documents=made.n_documents,
+        extras=made.extras,
+        files=files,
+        **fields,
     )
 
 
@@ -111,7 +121,8 @@ def fill_missing(
     write: Callable[[UnitWriter, Plan, int, int], None],
 ) -> None:
     """Fill and commit every unit that is missing; `write` appends rows [start, stop) of all sites to the writer."""
-    flags = StoredArray(LocalPlace(out, mapped=False), plan.token_specs["flags"])
+    spec = plan.token_specs["flags"]
+    flags = StoredArray(LocalPlace(out, mapped=False), spec, shard_records(plan.version, spec, plan.files))
     columns = committed_columns(out, plan)
     taken: set[int] = set()
     while (unit := next_unit(out, plan, taken)) is not None:
@@ -228,9 +239,16 @@ def token_map_of(source: ActivationStore, start: int, stop: int) -> TokenMap:
     whole = (start, stop) == (0, source.plan.n_rows)  # documents that are read again and again count each time
     return TokenMap(
         _token_blocks(source, start, stop),
-        {word: source.vocabulary[word] for word in sorted(words)},
+        {word: source.tokens[word] for word in sorted(words)},
         source.plan.n_documents if whole else int(documents.sum()),
+        kept_extras(source, same_rows=whole),
     )
+
+
+def kept_extras(source: ActivationStore, same_rows: bool) -> dict[str, bytes]:
+    """The extras of a source for a store of its rows; without those that speak of single rows, unless no row moves."""
+    names = [name for name in source.extras if name != TOKEN_BYTES and (same_rows or not name.startswith(ROW_EXTRAS))]
+    return {name: source.extra(name) for name in names}
 
 
 def _token_blocks(source: ActivationStore, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:

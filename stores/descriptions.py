@@ -1,38 +1,16 @@
-"""What a store says about its rows in words and numbers: the vocabulary, and statistics that agree with the units'."""
+"""Whether a store's statistics agree with its units'."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stores.canonical import read_canonical
-from stores.errors import StoreError
 from stores.statistics import merge
 
-_MAX_TOKEN = 2**31
 _TOLERANCE = 1e-6  # sums of float64 may differ in their last bits between machines
 
 
-def read_vocabulary(path: Path) -> dict[int, str]:
-    """Text of every token id. Raises: StoreError if the file holds anything else."""
-    words = {}
-    for token, text in read_canonical(path).items():
-        if not (
-            token.isascii() and token.isdigit() and str(number := int(token[:10])) == token and number < _MAX_TOKEN
-        ):
-            raise StoreError(f"{path}: {token[:40]!a} is no token id")
-        if not isinstance(text, str):
-            raise StoreError(f"{path}: the text of token {token} is no text")
-        words[number] = text
-    return words
-
-
-def statistics_problem(path: Path, records: list[dict[str, Any]], d_model: int) -> str | None:
-    """What is wrong with a site's statistics, given its units' records in order; None if they are their merge.
-
-    Raises: StoreError if the file is damaged.
-    """
-    found = read_canonical(path)
+def statistics_problem(found: dict[str, Any], records: list[dict[str, Any]], d_model: int) -> str | None:
+    """What is wrong with a site's statistics, given its units' records in order; None if they are their merge."""
     try:
         for record in records:
             for name in ("all", "content"):

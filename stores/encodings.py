@@ -106,10 +106,14 @@ def encode_chunk(chunk: np.ndarray, compressor: str) -> bytes:
     return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
 
 
-def crc_matches(encoded: np.ndarray) -> bool:
-    """Whether the last four bytes of an encoded chunk (uint8) are the crc32c of the rest."""
-    stored = int.from_bytes(encoded[-CRC_BYTES:].tobytes(), "little")
-    return bool(google_crc32c.value(encoded[:-CRC_BYTES]) == stored)
+def stored_crc(data: np.ndarray) -> int:
+    """The crc32c that a chunk or an index (uint8) ends with."""
+    return int.from_bytes(data[-CRC_BYTES:].tobytes(), "little")
+
+
+def crc_matches(data: np.ndarray) -> bool:
+    """Whether the last four bytes of a chunk or an index (uint8) are the crc32c of the rest."""
+    return bool(google_crc32c.value(data[:-CRC_BYTES]) == stored_crc(data))
 
 
 def decode_chunk(encoded: np.ndarray, compressor: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:

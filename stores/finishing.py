@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from stores.canonical import canonical_json, file_sha256
+from stores.contents import FORMAT, statistics_name
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive, write_new
-from stores.format import COMMITS, MANIFEST, STAGING, STATISTICS, VERSION
+from stores.format import MANIFEST, STAGING, STATISTICS
 from stores.lease import Lease, abandoned, leased, planning_prefix, remove_abandoned
 from stores.plan import Plan
 from stores.statistics import merge
-from stores.units import commit_name, commit_path, keys, publish, read_commit
+from stores.units import commit_folders, commit_name, commit_path, key_name, keys, publish, read_commit
 
-FORMAT = "strata store"
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -23,7 +23,8 @@ def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
     # Listed first: a worker that commits and dies after its unit was looked at keeps its files for the next recovery.
     dead = abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store))
-    files.sync_folder(store / COMMITS)  # a record is certain before its files move, whoever wrote it and died
+    for folder in commit_folders(plan):  # a record is certain before its files move, whoever wrote it and died
+        files.sync_folder(store / folder)
     missing = []
     for key in keys(plan):
         if read_commit(store, plan, key) is not None:
@@ -36,9 +37,9 @@ def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
 
 def next_unit(store: Path, plan: Plan, skip: set[int]) -> int | None:
     """A unit nobody has committed, one that no living worker is filling where there is one; None when all are there."""
-    missing = [unit for unit in range(plan.n_units) if unit not in skip and not commit_path(store, unit).exists()]
+    missing = [unit for unit in range(plan.n_units) if unit not in skip and not commit_path(store, plan, unit).exists()]
     busy = {name.partition("-")[0] for name in leased(store / STAGING, "")} if missing else set()
-    return next((unit for unit in missing if f"{unit:06d}" not in busy), missing[0] if missing else None)
+    return next((unit for unit in missing if key_name(unit) not in busy), missing[0] if missing else None)
 
 
 def finish(files: FileSystem, store: Path, plan: Plan) -> str:
@@ -54,10 +55,10 @@ def finish(files: FileSystem, store: Path, plan: Plan) -> str:
         files.make_folder(store / STAGING)
         with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
             _write_statistics(files, store, plan, drafts)
-            commits = [commit_name(key) for key in keys(plan)]
-            listed = [*commits, *(f"{STATISTICS}/{site}.json" for site in plan.sites)]
+            commits = [commit_name(plan, key) for key in keys(plan)]
+            listed = [*commits, *(statistics_name(site) for site in plan.sites)]
             hashes = {name: file_sha256(store / name) for name in listed}
-            data = canonical_json({"format": FORMAT, "version": VERSION, "plan_id": plan.id, "files": hashes})
+            data = canonical_json({"format": FORMAT, "version": plan.version, "plan_id": plan.id, "files": hashes})
             publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, data)
     files.sync_folder(store)
     _forbid_writing(store)
@@ -73,7 +74,7 @@ def _write_statistics(files: FileSystem, store: Path, plan: Plan, drafts: Path) 
             records[site].append(record["statistics"][site])
     for site in plan.sites:
         write_new(files, drafts / f"{site}.json", canonical_json(merge(records[site])))
-        files.rename(drafts / f"{site}.json", store / STATISTICS / f"{site}.json")
+        files.rename(drafts / f"{site}.json", store / statistics_name(site))
     files.sync_folder(store / STATISTICS)
 
 

@@ -7,11 +7,19 @@ from typing import Any, NamedTuple
 from stores.encodings import CODECS
 from stores.errors import StoreError
 
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, 2)
+"""Which this program reads; it begins stores of version 2 only."""
 SITE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 ARRAYS = "activations.zarr"
-PLAN, MANIFEST, VOCABULARY = "plan.json", "MANIFEST.json", "vocabulary.json"
-COMMITS, STATISTICS, TIMINGS, STAGING = "commits", "statistics", "timings", "staging"
+PLAN, MANIFEST = "plan.json", "MANIFEST.json"
+COMMITS, STATISTICS, TIMINGS, STAGING, EXTRAS = "commits", "statistics", "timings", "staging", "extras"
+COMMITS_PER_FOLDER = 1000
+EXTRA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+TOKEN_BYTES = "token_bytes.json"
+"""The one of the extras that every store has."""
+ROW_EXTRAS = ("labels.", "truth.")
+"""How names of extras begin that speak of single rows."""
 
 TOKEN_FIELDS = {"token_id": "<i4", "document": "<i8", "position": "<i4", "flags": "|u1"}
 TOKEN_ROWS_PER_CHUNK = 2**16
@@ -45,6 +53,11 @@ class ArraySpec(NamedTuple):
         return self.rows_per_shard // self.rows_per_chunk
 
     @property
+    def n_chunks(self) -> int:
+        """Chunks that hold rows."""
+        return -(-self.shape[0] // self.rows_per_chunk)
+
+    @property
     def n_shards(self) -> int:
         """Files of the array."""
         return -(-self.shape[0] // self.rows_per_shard)
@@ -52,6 +65,10 @@ class ArraySpec(NamedTuple):
     def shard_path(self, shard: int) -> str:
         """File of a shard, relative to the store."""
         return f"{self.path}/c/{shard}" + "/0" * (len(self.shape) - 1)
+
+    def shard_paths(self) -> list[str]:
+        """Files of all shards, relative to the store."""
+        return [self.shard_path(shard) for shard in range(self.n_shards)]
 
     def shard_chunks(self, shard: int) -> int:
         """Chunks of a shard that hold rows; the last shard may have fewer than `chunks_per_shard`."""

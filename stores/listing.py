@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.checking import read_manifest
+from stores.contents import read_manifest
 from stores.errors import StoreError
 from stores.format import ARRAYS, COMMITS, MANIFEST, PLAN
 from stores.plan import Plan, read_plan

@@ -8,15 +8,16 @@ from stores.cache_root import cache_root
 from stores.cached_rows import CachedRows
 from stores.checking import check_opened
 from stores.chunk_cache import ChunkCache
+from stores.contents import Contents, all_files, read_contents
 from stores.errors import StoreError
-from stores.format import ARRAYS
+from stores.format import ARRAYS, EXTRAS
 from stores.places import LocalPlace, Place, is_safe_to_map
 from stores.plan import Plan, read_plan
 from stores.remote import is_url, open_head
-from stores.site_rows import SiteRows, site_rows
+from stores.site_rows import SiteRows
+from stores.sites import site_rows
 from stores.staged import Expected, StagedPlace, files_to_stage
 from stores.stored import StoredArray
-from stores.units import keys, read_commit
 
 IO = ("auto", "mmap", "pread")
 _CACHE_BYTES = 50 * 2**30
@@ -29,7 +30,7 @@ class Opened(NamedTuple):
     folder: Path
     """Local folder with all but, perhaps, the arrays."""
     plan: Plan
-    store_id: str
+    contents: Contents
     place: Place
     cache: ChunkCache | None
 
@@ -57,22 +58,19 @@ def open_at(where: Path | str, io: str, stage: Path | None, stage_sites: list[st
 
 def opened_sites(opened: Opened) -> dict[str, tuple[SiteRows, StoredArray]]:
     """Rows and norms of every site, the rows by way of the cache where there is one."""
-    found = site_rows(opened.place, opened.plan)
+    found = site_rows(opened.place, opened.plan, opened.contents.arrays)
     if opened.cache is None:
         return found
-    records = file_records(opened.folder, opened.plan)
+    records = file_records(opened.folder, opened.plan, opened.contents)
     return {
         site: (CachedRows(rows, opened.cache, _Hashes(opened.plan, site, records)), norms)
         for site, (rows, norms) in found.items()
     }
 
 
-def file_records(folder: Path, plan: Plan) -> dict[str, Expected]:
-    """Bytes and sha256 of every shard file of a finished store, by path."""
-    records = dict(plan.files)
-    for key in keys(plan):
-        record = read_commit(folder, plan, key)
-        records |= record["files"] if record is not None else {}
+def file_records(folder: Path, plan: Plan, contents: Contents) -> dict[str, Expected]:
+    """Bytes and sha256 of every data file of a finished store, by path."""
+    records = all_files(folder, plan, contents.hashes)
     return {path: Expected(record["bytes"], record["sha256"]) for path, record in records.items()}
 
 
@@ -92,13 +90,15 @@ def _remote(url: str) -> Opened:
     root = cache_root()
     head = open_head(url, root)
     # What every epoch reads in full is small, and kept whole; of the rows, only the chunks that are read are fetched.
+    contents = read_contents(head.folder, head.plan)
     kept = {
         path: record
-        for path, record in file_records(head.folder, head.plan).items()
-        if path.startswith(f"{ARRAYS}/tokens/") or (path.split("/")[3:4] and path.split("/")[3] in _KEPT_WHOLE)
+        for path, record in file_records(head.folder, head.plan, contents).items()
+        if path.startswith((f"{ARRAYS}/tokens/", f"{EXTRAS}/"))
+        or (path.split("/")[3:4] and path.split("/")[3] in _KEPT_WHOLE)
     }
     place = StagedPlace(head.place, root / "files", kept)
-    return Opened(head.folder, head.plan, head.store_id, place, _cache())
+    return Opened(head.folder, head.plan, contents, place, _cache())
 
 
 def _local_cache(plan: Plan) -> ChunkCache | None:

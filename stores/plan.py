@@ -5,14 +5,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import canonical_json, is_file_records, parse_canonical, read_plain, sha256
+from stores.canonical import MAX_JSON_BYTES, canonical_json, parse_canonical, read_plain, sha256
 from stores.encodings import CODECS, COMPRESSORS
 from stores.errors import StoreError
 from stores.format import (
+    EXTRA_NAME,
+    EXTRAS,
     PLAN,
     SITE_NAME,
+    TOKEN_BYTES,
     VERSION,
-    VOCABULARY,
+    VERSIONS,
     ArraySpec,
     column_specs,
     group_json,
@@ -20,6 +23,7 @@ from stores.format import (
     site_specs,
     token_specs,
 )
+from stores.shard_records import is_file_record
 
 _FORMAT = "strata plan"
 _KEYS = frozenset(
@@ -48,6 +52,7 @@ MAX_CHUNK_BYTES = 2**30
 MAX_UNITS = 2**19  # a MANIFEST that lists them still fits into a store's JSON
 MAX_SITES = 4096
 MAX_WIDTHS = 800_000  # of all sites together: a commit record holds four numbers of each column, in 64 MiB
+_COLUMN_BYTES, _CHUNK_BYTES = 80, 8  # of a commit record: four numbers of a column, the checksum of a chunk
 MAX_SPLITS = 1024
 
 
@@ -68,20 +73,22 @@ class Plan:
     rows_per_unit: int
     """Rows of one unit of work: one shard of every site."""
     files: dict[str, dict[str, Any]]
-    """Files written by the plan step: path -> {bytes, sha256}."""
+    """Files written by the plan step: path -> record (`stores.shard_records`)."""
     config: dict[str, Any]
     provenance: dict[str, Any]
     lineage: dict[str, Any] | None = None
     """Where a derived store comes from: {kind, store_id, plan_id, order_id, rows}. None: from a model."""
     calibration: dict[str, Any] | None = None
     """int8 only: {"rows": [[start, stop], ...]}, the rows whose columns the quantisation is calibrated on."""
+    version: int = VERSION
+    """Of the format of the whole store."""
 
     @cached_property
     def data(self) -> bytes:
         """The bytes of plan.json."""
         fields = {name: getattr(self, name) for name in _KEYS - {"format", "version"}}
         fields |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
-        return canonical_json({"format": _FORMAT, "version": VERSION, **fields})
+        return canonical_json({"format": _FORMAT, "version": self.version, **fields})
 
     @cached_property
     def id(self) -> str:
@@ -102,6 +109,11 @@ class Plan:
         """Rows [start, stop) of a unit."""
         start = unit * self.rows_per_unit
         return start, min(start + self.rows_per_unit, self.n_rows)
+
+    @property
+    def vocabulary_file(self) -> str:
+        """The file that says what every token id stands for, relative to the store."""
+        return "vocabulary.json" if self.version == 1 else f"{EXTRAS}/{TOKEN_BYTES}"
 
     @cached_property
     def token_specs(self) -> dict[str, ArraySpec]:
@@ -127,9 +139,12 @@ class Plan:
     def metadata_files(self) -> dict[str, bytes]:
         """Path -> bytes of every zarr.json: all of zarr's metadata is a function of the plan."""
         files = {f"{path}/zarr.json": canonical_json(group_json()) for path in group_paths(list(self.sites))}
+        return files | {f"{spec.path}/zarr.json": canonical_json(spec.zarr_json()) for spec in self.arrays()}
+
+    def arrays(self) -> list[ArraySpec]:
+        """Every zarr array of the store."""
         by_site = [*self.site_specs.values(), *self.column_specs.values()]
-        arrays = [*self.token_specs.values(), *(spec for site in by_site for spec in site.values())]
-        return files | {f"{spec.path}/zarr.json": canonical_json(spec.zarr_json()) for spec in arrays}
+        return [*self.token_specs.values(), *(spec for site in by_site for spec in site.values())]
 
     def unit_files(self, unit: int) -> list[str]:
         """Paths of the shard files of a unit."""
@@ -164,15 +179,16 @@ def read_plan(store: Path) -> Plan:
 def parse_plan(data: bytes, where: Path | str) -> Plan:
     """A plan from the bytes of plan.json, every field checked before anything is made of it."""
     value = parse_canonical(data, where)
-    if value.get("format") != _FORMAT or value.get("version") != VERSION:
+    version = value.get("version")
+    if value.get("format") != _FORMAT or type(version) is not int or version not in VERSIONS:
         raise StoreError(
-            f"{where}: format {value.get('format')!r} version {value.get('version')!r}; "
-            f"this program reads {_FORMAT!r} version {VERSION}"
+            f"{where}: format {value.get('format')!r} version {version!r}; "
+            f"this program reads {_FORMAT!r} versions {' and '.join(map(str, VERSIONS))}"
         )
     if not _KEYS <= set(value) <= _KEYS | _OPTIONAL:
         odd = sorted(_KEYS - set(value) | set(value) - _KEYS - _OPTIONAL)
         raise StoreError(f"{where}: keys {odd} are missing or unknown")
-    del value["format"], value["version"]
+    del value["format"]
     try:
         splits = {str(name): (int(start), int(stop)) for name, (start, stop) in value.pop("splits").items()}
         plan = Plan(splits=splits, **value)
@@ -202,7 +218,7 @@ def _check(plan: Plan) -> None:
         raise ValueError("rows_per_unit is not a multiple of rows_per_chunk")
     if plan.n_units > MAX_UNITS:
         raise ValueError(f"{plan.n_units} units, more than the {MAX_UNITS} a store may have")
-    if not is_file_records(plan.files) or not isinstance(plan.config, dict) or not isinstance(plan.provenance, dict):
+    if not all(isinstance(value, dict) for value in (plan.files, plan.config, plan.provenance)):
         raise ValueError("files, config or provenance is not the object it must be")
     if max(plan.sites.values()) * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
         raise ValueError(f"a chunk would exceed {MAX_CHUNK_BYTES} bytes")
@@ -215,13 +231,28 @@ def _check(plan: Plan) -> None:
         position = stop
     if position != plan.n_rows:
         raise ValueError("the splits do not cover the rows exactly once")
-    shards = [(spec, spec.n_shards) for spec in plan.token_specs.values()]
-    if len(plan.files) != 1 + sum(n_shards for _, n_shards in shards):
-        raise ValueError("the token map's files are not those of this many rows")
-    expected = {spec.shard_path(shard) for spec, n_shards in shards for shard in range(n_shards)}
-    if set(plan.files) != expected | {VOCABULARY}:
-        raise ValueError("the token map's files are not those of this many rows")
+    _check_files(plan)
     assert plan.site_specs is not None  # builds, and so checks, every site name
+
+
+def _check_files(plan: Plan) -> None:
+    specs = list(plan.token_specs.values())
+    extras = {path for path in plan.files if plan.version > 1 and path.startswith(f"{EXTRAS}/")}
+    if not all(EXTRA_NAME.fullmatch(path.removeprefix(f"{EXTRAS}/")) for path in extras):
+        raise ValueError(f"a name in {EXTRAS} is not allowed: letters, digits, '_', '.', '-', at most 128")
+    extras |= {plan.vocabulary_file}
+    if len(plan.files) != len(extras) + sum(spec.n_shards for spec in specs):
+        raise ValueError("the token map's files are not those of this many rows")
+    shards = {spec.shard_path(shard): spec.shard_chunks(shard) for spec in specs for shard in range(spec.n_shards)}
+    if set(plan.files) != extras | set(shards):
+        raise ValueError("the token map's files are not those of this many rows")
+    chunks = shards if plan.version > 1 else {}
+    if wrong := [path for path, record in plan.files.items() if not is_file_record(record, chunks.get(path))]:
+        raise ValueError(f"what is said of {wrong[0][:80]!a} is not what a record of a file holds")
+    described = _COLUMN_BYTES * sum(plan.sites.values())
+    described += _CHUNK_BYTES * sum(s.chunks_per_shard for site in plan.site_specs.values() for s in site.values())
+    if plan.version > 1 and described > MAX_JSON_BYTES:
+        raise ValueError(f"a commit record would exceed {MAX_JSON_BYTES} bytes: too many sites, or chunks of a unit")
 
 
 def _check_optional(plan: Plan) -> None:

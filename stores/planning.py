@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from stores.canonical import canonical_json, sha256
+from stores.canonical import sha256
 from stores.encodings import CODECS
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, write_new
 from stores.format import (
-    COMMITS,
+    EXTRAS,
     PLAN,
     STATISTICS,
     TIMINGS,
-    VOCABULARY,
+    TOKEN_BYTES,
     column_specs,
     group_paths,
     site_specs,
@@ -27,6 +27,8 @@ from stores.format import (
 from stores.lease import Lease, planning_prefix, remove_dead
 from stores.plan import Plan, parse_plan, read_plan
 from stores.shards import ShardWriter
+from stores.units import commit_folders
+from stores.vocabulary import Token, tokens_json
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ def layout(sites: dict[str, int], encoding: str, chunk_bytes: int, shard_bytes: 
 def create_store(
     path: Path,
     blocks: Iterator[dict[str, np.ndarray]],
-    vocabulary: dict[int, str],
+    vocabulary: dict[int, Token],
     *,
     n_rows: int,
+    extras: dict[str, bytes] | None = None,
     files: FileSystem | None = None,
     **fields: Any,
 ) -> Plan:
@@ -58,6 +61,8 @@ def create_store(
 
     Args:
         blocks: the token map in plan order, as arrays by field.
+        vocabulary: what every token id that occurs stands for.
+        extras: other files to keep with the rows, by name (docs/store.md says which names mean what).
         fields: the other fields of `Plan`.
     Raises: StoreError if something else is at `path`.
 
@@ -67,7 +72,7 @@ def create_store(
     prefix = planning_prefix(path)
     remove_dead(files, path.parent, prefix)
     with Lease(files, path.with_name(prefix + uuid.uuid4().hex[:12])) as draft:
-        plan = _fill(files, draft, blocks, vocabulary, n_rows, fields)
+        plan = _fill(files, draft, blocks, {**(extras or {}), TOKEN_BYTES: tokens_json(vocabulary)}, n_rows, fields)
         _move(files, draft, path, plan)
     return plan
 
@@ -76,26 +81,26 @@ def _fill(
     files: FileSystem,
     draft: Path,
     blocks: Iterator[dict[str, np.ndarray]],
-    vocabulary: dict[int, str],
+    extras: dict[str, bytes],
     n_rows: int,
     fields: dict[str, Any],
 ) -> Plan:
-    folders = [*group_paths(list(fields["sites"])), COMMITS, STATISTICS, TIMINGS]
+    folders = [*group_paths(list(fields["sites"])), STATISTICS, TIMINGS, EXTRAS]
     specs = token_specs(n_rows)
     arrays = [spec.path for spec in specs.values()]
     arrays += _site_arrays(fields)
     for folder in [*folders, *arrays, *(f"{array}/c" for array in arrays)]:
         files.make_folder(draft / folder)
-    words = canonical_json({str(token): text for token, text in vocabulary.items()})
-    write_new(files, draft / VOCABULARY, words)
-    records = {VOCABULARY: {"bytes": len(words), "sha256": sha256(words)}}
+    records = {f"{EXTRAS}/{name}": {"bytes": len(data), "sha256": sha256(data)} for name, data in extras.items()}
     records |= _write_tokens(files, draft, blocks, n_rows)
     plan = Plan(n_rows=n_rows, files=records, **fields)
     plan = parse_plan(plan.data, draft / PLAN)  # what could not be read back is not written
-    for name, data in plan.metadata_files().items():
+    named = {f"{EXTRAS}/{name}": data for name, data in extras.items()} | plan.metadata_files() | {PLAN: plan.data}
+    for name, data in named.items():
         write_new(files, draft / name, data)
-    write_new(files, draft / PLAN, plan.data)
-    for folder in [*reversed([*folders, *arrays, *(f"{array}/c" for array in arrays)]), "."]:
+    for folder in commit_folders(plan):
+        files.make_folder(draft / folder)
+    for folder in [*reversed([*folders, *commit_folders(plan), *arrays, *(f"{array}/c" for array in arrays)]), "."]:
         files.sync_folder(draft / folder)
     return plan
 

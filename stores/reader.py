@@ -8,25 +8,30 @@ from typing import Any
 import numpy as np
 
 from stores import timings
-from stores.canonical import read_canonical
+from stores.canonical import parse_canonical, sha256
+from stores.contents import commits, read_listed, statistics_name
 from stores.encodings import to_float32
 from stores.errors import StoreError
 from stores.filters import Filters
-from stores.format import STATISTICS, VOCABULARY
+from stores.format import EXTRAS
 from stores.masks import RowMask
 from stores.opening import Opened, open_at, opened_sites
 from stores.quantisation import Columns
 from stores.site_rows import SiteRows
 from stores.stored import StoredArray
-from stores.units import read_commit
+from stores.vocabulary import Token, read_tokens
 
 
 class ActivationStore:
     """A finished, immutable store of activations."""
 
     def __init__(self, opened: Opened) -> None:
-        self.path, self.plan, self.id = opened.folder, opened.plan, opened.store_id
-        self._tokens = {field: StoredArray(opened.place, spec) for field, spec in self.plan.token_specs.items()}
+        self.path, self.plan, self.id = opened.folder, opened.plan, opened.contents.store_id
+        self._place, self._hashes = opened.place, opened.contents.hashes
+        self._tokens = {
+            field: StoredArray(opened.place, spec, opened.contents.arrays[spec.path])
+            for field, spec in self.plan.token_specs.items()
+        }
         self._sites = opened_sites(opened)
 
     @classmethod
@@ -82,18 +87,49 @@ class ActivationStore:
         return self._tokens[field].rows(start, stop)
 
     @cached_property
+    def tokens(self) -> dict[int, Token]:
+        """What every token id that occurs stands for (see `stores.vocabulary.read_tokens`). Raises: StoreError."""
+        return read_tokens(self.path, self.plan)
+
+    @cached_property
     def vocabulary(self) -> dict[int, str]:
-        """Text of every token id that occurs."""
-        path = self.path / VOCABULARY
+        """Text of every token id that occurs, for people: U+FFFD where it holds part of a character."""
+        return {number: token.text for number, token in self.tokens.items()}
+
+    def text(self, start: int, stop: int) -> bytes:
+        """Text of rows [start, stop): the bytes of their tokens, without special ones, one after another.
+
+        Raises: StoreError if the range leaves the store, or a token has no entry.
+        """
+        numbers = self.token_map("token_id", start, stop).tolist()
         try:
-            return {int(token): str(text) for token, text in read_canonical(path).items()}
-        except ValueError as error:
-            raise StoreError(f"{path}: a token id is not a number ({error})") from None
+            found = [self.tokens[number] for number in numbers]
+        except KeyError as error:
+            raise StoreError(f"{self.path}: {self.plan.vocabulary_file} does not say what token {error} is") from None
+        return b"".join(token.data for token in found if not token.special)
+
+    def extra(self, name: str) -> bytes:
+        """A file of `extras/`. Raises: StoreError if there is none of that name, or it is not the plan's."""
+        path = f"{EXTRAS}/{name}"
+        if path not in self.plan.files:
+            raise StoreError(f"{self.path}: has no {path}; it holds {', '.join(self.extras) or 'none'}")
+        record = self.plan.files[path]
+        file = self._place.open(path) if record["bytes"] else None  # no bytes cannot be mapped
+        data = file.read(0, min(file.n_bytes, record["bytes"])).tobytes() if file is not None else b""
+        if sha256(data) != record["sha256"]:
+            raise StoreError(f"{self.path}/{path}: its sha256 is not the plan's; the file is damaged, fetch it again")
+        return data
+
+    @property
+    def extras(self) -> list[str]:
+        """Names for `extra`."""
+        return sorted(path.removeprefix(f"{EXTRAS}/") for path in self.plan.files if path.startswith(f"{EXTRAS}/"))
 
     def statistics(self, site: str) -> dict[str, Any]:
         """A site's statistics; see `stores.statistics.merge`."""
         self._site(site)
-        return read_canonical(self.path / STATISTICS / f"{site}.json")
+        name = statistics_name(site)
+        return parse_canonical(read_listed(self.path, name, self._hashes[name]), self.path / name)
 
     def mask(self, site: str, split: str, filters: Filters) -> RowMask:
         """The rows of a split that pass the filters."""
@@ -150,12 +186,13 @@ class ActivationStore:
         plan = self.plan
         site_bytes = dict.fromkeys(plan.sites, 0)
         n_files = len(plan.files)
-        for unit in range(plan.n_units):
-            record = read_commit(self.path, plan, unit)
-            entries = record["files"] if record is not None else {}
+        for key, record in commits(self.path, plan, self._hashes):
+            entries = record["files"]
+            if not isinstance(key, int):
+                continue
             n_files += len(entries)
             for site, specs in plan.site_specs.items():
-                site_bytes[site] += sum(entries[spec.shard_path(unit)]["bytes"] for spec in specs.values())
+                site_bytes[site] += sum(entries[spec.shard_path(key)]["bytes"] for spec in specs.values())
         token_bytes = sum(entry["bytes"] for entry in plan.files.values())
         return {
             "store_id": self.id,

@@ -7,7 +7,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from stores.encodings import CRC_BYTES, encode_chunk
+from stores.encodings import CRC_BYTES, crc_matches, encode_chunk
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.format import ArraySpec
@@ -25,6 +25,7 @@ class ShardWriter:
         self._chunk = np.empty((spec.rows_per_chunk, *spec.shape[1:]), spec.dtype)
         self._filled = 0
         self._index: list[tuple[int, int]] = []
+        self._chunk_crcs: list[str] = []
         self._n_bytes = 0
         self._digest = hashlib.sha256()
 
@@ -40,18 +41,27 @@ class ShardWriter:
                 self._write_chunk()
 
     def finish(self) -> dict[str, Any]:
-        """Write the last chunk and the index, and sync. Returns: {bytes, sha256} of the file."""
+        """Write the last chunk and the index, and sync.
+
+        Returns: {bytes, sha256, index_crc32c, chunk_crc32c} of the file; 8 hex digits for each crc32c.
+        """
         if self._filled:
             # zarr's chunks are always whole: what lies past the array's end is fill value.
             self._chunk[self._filled :] = _fill(self._spec)
             self._write_chunk()
         missing = [(_MISSING, _MISSING)] * (self._spec.chunks_per_shard - len(self._index))
         index = np.array(self._index + missing, "<u8").tobytes()
-        self._write(index + google_crc32c.value(index).to_bytes(CRC_BYTES, "little"))
+        index_crc = google_crc32c.value(index)
+        self._write(index + index_crc.to_bytes(CRC_BYTES, "little"))
         self._files.sync(self._descriptor)
         self._files.close(self._descriptor)
         self._descriptor = -1
-        return {"bytes": self._n_bytes, "sha256": self._digest.hexdigest()}
+        return {
+            "bytes": self._n_bytes,
+            "sha256": self._digest.hexdigest(),
+            "index_crc32c": f"{index_crc:08x}",
+            "chunk_crc32c": "".join(self._chunk_crcs),
+        }
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
@@ -62,6 +72,7 @@ class ShardWriter:
     def _write_chunk(self) -> None:
         encoded = encode_chunk(self._chunk, self._spec.compressor)
         self._index.append((self._n_bytes, len(encoded)))
+        self._chunk_crcs.append(encoded[: -CRC_BYTES - 1 : -1].hex())  # stored little-endian, written as a number
         self._write(encoded)
         self._filled = 0
 
@@ -87,7 +98,7 @@ def read_index(tail: np.ndarray, file_bytes: int, spec: ArraySpec, shard: int, w
     """
     if len(tail) < index_bytes(spec):
         raise StoreError(f"{where}: {file_bytes} bytes, too short for its index; fetch the file again")
-    if google_crc32c.value(tail[:-CRC_BYTES]) != int.from_bytes(tail[-CRC_BYTES:].tobytes(), "little"):
+    if not crc_matches(tail):
         raise StoreError(f"{where}: the checksum of its index differs; the file is damaged, fetch it again")
     index = tail[:-CRC_BYTES].view("<u8").reshape(-1, 2)[: spec.shard_chunks(shard)]
     limit = file_bytes - len(tail)

@@ -11,7 +11,16 @@ import numpy as np
 
 from stores.buckets import Buckets, Mix
 from stores.calibration import commit_columns, is_calibrated
-from stores.deriving import TokenMap, check_space, fill_missing, lineage, planned, rows_to_copy, source_columns
+from stores.deriving import (
+    TokenMap,
+    check_space,
+    fill_missing,
+    kept_extras,
+    lineage,
+    planned,
+    rows_to_copy,
+    source_columns,
+)
 from stores.encodings import CODECS
 from stores.filesystem import FileSystem
 from stores.finishing import finish, recover
@@ -147,4 +156,4 @@ def _token_map(source: ActivationStore, folder: Path, mix: Mix) -> TokenMap:
         {field: np.ascontiguousarray(records_N[field]) for field in TOKEN_FIELDS}
         for records_N in buckets.pieces(0, source.plan.n_rows)
     )
-    return TokenMap(blocks, source.vocabulary, source.plan.n_documents)
+    return TokenMap(blocks, source.tokens, source.plan.n_documents, kept_extras(source, same_rows=False))

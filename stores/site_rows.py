@@ -4,11 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
-from stores.calibration import read_columns
 from stores.encodings import merge_planes
 from stores.format import ArraySpec
-from stores.places import Place
-from stores.plan import Plan
 from stores.quantisation import Columns, dequantise
 from stores.stored import StoredArray
 
@@ -127,20 +124,6 @@ class QuantisedRows:
     def hold(self, chunk: int, at_most: int) -> None:
         """See `SiteRows.hold`."""
         self._values.hold(chunk, at_most)
-
-
-def site_rows(place: Place, plan: Plan) -> dict[str, tuple[SiteRows, StoredArray]]:
-    """Rows and norms of every site."""
-    columns = read_columns(place, plan)
-    found: dict[str, tuple[SiteRows, StoredArray]] = {}
-    for site, specs in plan.site_specs.items():
-        arrays = {name: StoredArray(place, spec) for name, spec in specs.items()}
-        if plan.encoding == "int8":
-            rows: SiteRows = QuantisedRows(arrays, columns[site])
-        else:
-            rows = PlanedRows(arrays) if plan.compressor == "planes" else PlainRows(arrays)
-        found[site] = rows, arrays["norm"]
-    return found
 
 
 def _size(spec: ArraySpec) -> tuple[tuple[int, int], int]:

@@ -41,9 +41,8 @@ class _Sums:
         self.count += len(rows_NM)
         self.sum += wide_NM.sum(axis=0)
         self.sum_squares += np.einsum("nm,nm->m", wide_NM, wide_NM)
-        bins, counts = np.unique(norms_N.view(np.uint32) >> _BIN_SHIFT, return_counts=True)
-        for bin_, count in zip(bins.tolist(), counts.tolist(), strict=True):
-            self.norms[bin_] = self.norms.get(bin_, 0) + count
+        for bin_, count in norm_bins(norms_N).items():
+            self.norms[int(bin_)] = self.norms.get(int(bin_), 0) + count
 
     def record(self) -> dict[str, Any]:
         return {
@@ -52,6 +51,12 @@ class _Sums:
             "sum_squares": self.sum_squares.tolist(),
             "norm_bins": {str(bin_): count for bin_, count in sorted(self.norms.items())},
         }
+
+
+def norm_bins(norms_N: np.ndarray) -> dict[str, int]:
+    """Histogram of norms (float32): their upper 16 bits, as text, and how many norms have them."""
+    bins, counts = np.unique(norms_N.view(np.uint32) >> _BIN_SHIFT, return_counts=True)
+    return {str(bin_): count for bin_, count in zip(bins.tolist(), counts.tolist(), strict=True)}
 
 
 def merge(records: list[dict[str, Any]]) -> dict[str, Any]:

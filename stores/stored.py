@@ -5,10 +5,11 @@ from collections import OrderedDict
 
 import numpy as np
 
-from stores.encodings import crc_matches, decode_chunk
+from stores.encodings import CRC_BYTES, crc_matches, decode_chunk, stored_crc
 from stores.errors import StoreError
 from stores.format import ArraySpec
 from stores.places import FileBytes, OpenFiles, Place
+from stores.shard_records import ShardRecords
 from stores.shards import index_bytes, read_index
 
 _INDICES_KEPT = 4096
@@ -16,16 +17,20 @@ _READS = 3
 
 
 class StoredArray:
-    """Rows of one array. Uncompressed chunks of a mapped file are views of it: nothing is copied until it is used."""
+    """Rows of one array. Uncompressed chunks of a mapped file are views of it: nothing is copied until it is used.
 
-    def __init__(self, place: Place, spec: ArraySpec) -> None:
+    What is read for the first time must be intact and what was written in this place: a shard's index and a chunk that
+    the records do not have there are refused.
+    """
+
+    def __init__(self, place: Place, spec: ArraySpec, records: ShardRecords) -> None:
         self.spec = spec
-        self._place = place
+        self._place, self._records = place, records
         self._files = OpenFiles(place)
         self._indices: OrderedDict[int, np.ndarray] = OrderedDict()
         self._held: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
-        self._checked = np.zeros(-(-spec.shape[0] // spec.rows_per_chunk), bool)
+        self._checked = np.zeros(spec.n_chunks, bool)
 
     @property
     def n_chunks(self) -> int:
@@ -40,7 +45,7 @@ class StoredArray:
     def chunk(self, chunk: int) -> np.ndarray:
         """Rows of one chunk, [R or fewer, ...], read-only. Its checksum is verified the first time it is read.
 
-        Raises: StoreError naming the file and the rows if the checksum differs.
+        Raises: StoreError naming the file and the rows if the checksum differs, or is that of another place.
         """
         file, offset, n_bytes = self._find(chunk)
         encoded = file.read(offset, n_bytes)
@@ -55,6 +60,7 @@ class StoredArray:
                     f"{self._where(chunk)}: checksum differs in the chunk of rows {start}..{stop - 1} (byte {offset}); "
                     f"the file is damaged, fetch it again"
                 )
+            self._check_place(chunk, stored_crc(encoded))
             self._checked[chunk] = True
         shape = (self.spec.rows_per_chunk, *self.spec.shape[1:])
         try:
@@ -100,6 +106,26 @@ class StoredArray:
             file, offset, n_bytes = self._find(gone)
             file.let_go(offset, n_bytes)
 
+    def check_shard(self, shard: int) -> None:
+        """Hold a shard's index, and the checksum that each of its chunks ends with, against the records.
+
+        Reads no row: bytes that changed where they lie are not found, files and chunks in the wrong place are.
+
+        Raises: StoreError.
+        """
+        first = shard * self.spec.chunks_per_shard
+        for chunk in range(first, first + self.spec.shard_chunks(shard)):
+            file, offset, n_bytes = self._find(chunk)
+            self._check_place(chunk, stored_crc(file.read(offset + n_bytes - CRC_BYTES, CRC_BYTES)))
+
+    def _check_place(self, chunk: int, crc: int) -> None:
+        if not self._records.chunk_matches(chunk, crc):
+            start, stop = self.chunk_rows(chunk)
+            raise StoreError(
+                f"{self._where(chunk)}: the chunk of rows {start}..{stop - 1} is not the one that was written there "
+                f"(its checksum is {crc:08x}); the file was exchanged with another, fetch it again"
+            )
+
     def _where(self, chunk: int) -> str:
         return f"{self._place.name}/{self.spec.shard_path(chunk // self.spec.chunks_per_shard)}"
 
@@ -112,6 +138,11 @@ class StoredArray:
             size = min(index_bytes(self.spec), file.n_bytes)
             tail = file.read(file.n_bytes - size, size)
             index = read_index(tail, file.n_bytes, self.spec, shard, self._where(chunk))
+            if not self._records.shard_matches(shard, file, stored_crc(tail)):
+                raise StoreError(
+                    f"{self._where(chunk)}: is not the file that the store's records have in this place; "
+                    f"it was exchanged with another, fetch it again"
+                )
             with self._lock:
                 self._indices[shard] = index
                 if len(self._indices) > _INDICES_KEPT:

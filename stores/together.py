@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stores.errors import StoreError
-from stores.format import VOCABULARY
+from stores.format import ARRAYS
 from stores.plan import Plan
 from stores.reader import ActivationStore
 
@@ -62,7 +62,10 @@ def aligned(first: Plan, second: Plan) -> str | None:
         return f"they have {first.n_rows:,} and {second.n_rows:,} rows, or other splits"
     if first.rows_per_chunk != second.rows_per_chunk:
         return f"their chunks have {first.rows_per_chunk:,} and {second.rows_per_chunk:,} rows"
-    tokens = [{name: entry for name, entry in plan.files.items() if name != VOCABULARY} for plan in (first, second)]
+    tokens = [
+        {name: entry["sha256"] for name, entry in plan.files.items() if name.startswith(f"{ARRAYS}/")}
+        for plan in (first, second)
+    ]
     return None if tokens[0] == tokens[1] else "their token maps differ"
 
 

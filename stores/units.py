@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from stores.canonical import canonical_json, file_sha256, is_file_records, parse_canonical, read_plain, sha256
+from stores.canonical import canonical_json, file_sha256, parse_canonical, read_plain, sha256
 from stores.encoders import site_encoder
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive
-from stores.format import COMMITS, STAGING, ArraySpec
+from stores.format import COMMITS, COMMITS_PER_FOLDER, STAGING, ArraySpec
 from stores.lease import Lease
 from stores.plan import Plan
 from stores.quantisation import Columns
+from stores.shard_records import is_file_record
 from stores.shards import ShardWriter
 from stores.statistics import Moments
 
@@ -45,6 +46,8 @@ class Commit:
         After it returns they are committed and published, whoever won, and may be acknowledged.
         """
         records = {path: writer.finish() for path, writer in self._writers.items()}
+        if self._plan.version == 1:  # one that was begun by an older program
+            records = {path: {name: record[name] for name in ("bytes", "sha256")} for path, record in records.items()}
         self._files.sync_folder(self._lease.folder)
         self._files.sync_folder(self._lease.folder.parent)
         self._files.sync_folder(self._store)
@@ -59,7 +62,7 @@ class Commit:
         data = canonical_json(body | {"sha256": sha256(canonical_json(body))})
         draft = self._lease.folder / "commit.json"
         self._committing = True
-        won = publish_exclusive(self._files, draft, commit_path(self._store, self._key), data)
+        won = publish_exclusive(self._files, draft, commit_path(self._store, self._plan, self._key), data)
         publish(self._files, self._store, self._plan, self._key)
         self._committing = False
         self.close()
@@ -154,14 +157,27 @@ def keys(plan: Plan) -> list[int | str]:
     return [*([CALIBRATION] if plan.column_specs else []), *range(plan.n_units)]
 
 
-def commit_name(key: int | str) -> str:
+def commit_folders(plan: Plan) -> list[str]:
+    """The folders that commit records lie in, relative to the store."""
+    n_folders = -(-plan.n_units // COMMITS_PER_FOLDER) if plan.version > 1 else 0
+    return [COMMITS, *(f"{COMMITS}/{folder:03d}" for folder in range(n_folders))]
+
+
+def commit_name(plan: Plan, key: int | str) -> str:
     """Path of the commit record of a unit, or of the calibration, within its store."""
-    return f"{COMMITS}/{key_name(key)}.json"
+    folder = f"/{key // COMMITS_PER_FOLDER:03d}" if plan.version > 1 and isinstance(key, int) else ""
+    return f"{COMMITS}{folder}/{key_name(key)}.json"
 
 
-def commit_path(store: Path, key: int | str) -> Path:
+def commit_path(store: Path, plan: Plan, key: int | str) -> Path:
     """Where that record lies."""
-    return store / commit_name(key)
+    return store / commit_name(plan, key)
+
+
+def committed_units(store: Path, plan: Plan) -> set[int]:
+    """The units that have a commit record, by the names that are there."""
+    stems = (Path(name).stem for folder in commit_folders(plan) for name in os.listdir(store / folder))
+    return {int(stem) for stem in stems if stem.isdecimal() and len(stem) == 6 and int(stem) < plan.n_units}
 
 
 def _shard(key: int | str) -> int:
@@ -181,7 +197,7 @@ def read_commit(store: Path, plan: Plan, key: int | str) -> dict[str, Any] | Non
 
     Raises: StoreError if the record is damaged or belongs to another plan or unit.
     """
-    path = commit_path(store, key)
+    path = commit_path(store, plan, key)
     try:
         data = read_plain(path)
     except FileNotFoundError:
@@ -198,15 +214,19 @@ def parse_commit(data: bytes, path: Path, plan: Plan, key: int | str) -> dict[st
     Raises: StoreError if it is the record of another plan or unit, or not one at all.
     """
     record = parse_canonical(data, path)
-    paths = {spec.shard_path(_shard(key)) for site in _specs(plan, key).values() for spec in site.values()}
+    shard = _shard(key)
+    specs = [spec for site in _specs(plan, key).values() for spec in site.values()]
+    chunks = {spec.shard_path(shard): spec.shard_chunks(shard) if plan.version > 1 else None for spec in specs}
     described = set(plan.sites) if isinstance(key, int) else set()
-    expected = (_FORMAT, plan.id, key, _rows(plan, key), paths, described)
+    expected = (_FORMAT, plan.id, key, _rows(plan, key), set(chunks), described)
     found = tuple(record.get(key) for key in ("format", "plan_id", "unit", "rows"))
     files, statistics = record.get("files"), record.get("statistics")
-    if not isinstance(files, dict) or not is_file_records(files) or not isinstance(statistics, dict):
+    if not isinstance(files, dict) or not isinstance(statistics, dict):
         raise StoreError(f"{path}: its files or statistics are not what a commit record holds")
     if (*found, set(files), set(statistics)) != expected:
         raise StoreError(f"{path}: it is the record of another plan or unit")
+    if not all(is_file_record(files[name], n_chunks) for name, n_chunks in chunks.items()):
+        raise StoreError(f"{path}: its files are not what a commit record holds")
     return record
 
 

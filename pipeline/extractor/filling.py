@@ -18,6 +18,7 @@ from stores.calibration import commit_calibration, committed_columns, is_calibra
 from stores.filesystem import FileSystem
 from stores.places import LocalPlace
 from stores.plan import Plan
+from stores.shard_records import shard_records
 from stores.stored import StoredArray
 from stores.timings import write_timing
 from stores.units import UnitWriter
@@ -36,7 +37,10 @@ class UnitFiller:
         self._files, self._store, self._plan, self._capture = files, store, plan, capture
         self._advance = advance
         place = LocalPlace(store, mapped=True)
-        self._tokens = {field: StoredArray(place, spec) for field, spec in plan.token_specs.items()}
+        self._tokens = {
+            field: StoredArray(place, spec, shard_records(plan.version, spec, plan.files))
+            for field, spec in plan.token_specs.items()
+        }
         self._batch_tokens: int = plan.config["model"]["batch_tokens"]
         if not is_calibrated(store, plan):
             commit_calibration(files, store, plan, self._calibration_rows())

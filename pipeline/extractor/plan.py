@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
 from pipeline.extractor.reuse import reusable
 from pipeline.extractor.spool import spool_documents
-from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_texts
+from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_bytes
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
@@ -150,7 +150,7 @@ def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
     return create_store(
         path,
         arrangement.blocks(TOKEN_ROWS_PER_CHUNK),
-        token_texts(draft.tokenizer, sorted(used)),
+        token_bytes(draft.tokenizer, sorted(used)),
         **_fields(config, draft),
     )
 

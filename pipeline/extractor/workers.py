@@ -22,8 +22,9 @@ from pipeline.extractor.extract import extract, fill_and_finish, to_fill
 from pipeline.model_settings import ModelSettings
 from pipeline.progress import Progress
 from stores import StoreError
-from stores.format import COMMITS, MANIFEST
+from stores.format import MANIFEST
 from stores.plan import Plan, read_plan
+from stores.units import committed_units
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _run(settings: ModelSettings, path: Path, plan: Plan, n_workers: int, progre
     finally:
         _stop(workers)
     if not (path / MANIFEST).is_file():
-        missing = plan.n_units - len(_committed(path, plan))
+        missing = plan.n_units - len(committed_units(path, plan))
         raise StoreError(
             f"{path}: all workers have ended, and {missing} of {plan.n_units} units are missing: "
             f"{'; '.join(worker.reason() for worker in workers)}. "
@@ -120,7 +121,7 @@ def _end_with_parent() -> None:
 
 def _watch(workers: list[_Worker], path: Path, plan: Plan, progress: bool) -> None:
     """Show how far they are together, until all have ended."""
-    done = _committed(path, plan)
+    done = committed_units(path, plan)
     with Progress("extract", plan.n_rows, "token", start=_rows(plan, done), shown=progress) as bar:
         running = {worker.process.sentinel: worker for worker in workers}
         while running:
@@ -130,7 +131,7 @@ def _watch(workers: list[_Worker], path: Path, plan: Plan, progress: bool) -> No
                 ended.process.join()
                 if ended.process.exitcode:
                     log.warning("worker %d has died; %d are left", ended.number, len(running))
-            now = _committed(path, plan)
+            now = committed_units(path, plan)
             bar.advance(_rows(plan, now - done))
             done = now
 
@@ -145,11 +146,6 @@ def _stop(workers: list[_Worker]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-
-
-def _committed(path: Path, plan: Plan) -> set[int]:
-    names = (name.removesuffix(".json") for name in os.listdir(path / COMMITS))
-    return {int(name) for name in names if name.isdecimal() and int(name) < plan.n_units}
 
 
 def _rows(plan: Plan, units: set[int]) -> int:

@@ -4,11 +4,11 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stores.canonical import MAX_JSON_BYTES, is_file_records, parse_canonical, read_plain, sha256
-from stores.checking import read_manifest
+from stores.canonical import MAX_JSON_BYTES, parse_canonical, read_plain, sha256
+from stores.contents import all_files, read_listed, read_manifest, statistics_name
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, remove_tree
-from stores.format import COMMITS, MANIFEST, PLAN, VOCABULARY
+from stores.format import MANIFEST, PLAN
 from stores.lease import Lease, remove_dead
 from stores.plan import Plan, parse_plan, read_plan
 from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
@@ -26,7 +26,7 @@ class Head(NamedTuple):
     """A remote store, opened."""
 
     folder: Path
-    """Local folder with plan, MANIFEST, commit records, statistics, vocabulary and zarr's metadata."""
+    """Local folder with plan, MANIFEST, commit records, statistics, token bytes and zarr's metadata."""
     plan: Plan
     store_id: str
     sizes: dict[str, int]
@@ -90,7 +90,8 @@ def fetch_head(fetcher: Fetcher, manifest: bytes, landing: Landing) -> tuple[Pla
         raise StoreError(f"{fetcher.url}/{MANIFEST}: a hash is not text; the file is damaged")
     _fetch_missing(fetcher, landing, [Wanted(name, hash_, None) for name, hash_ in hashes.items()])
     records = data_files(landing.store, plan, hashes)
-    _fetch_missing(fetcher, landing, [Wanted(VOCABULARY, records[VOCABULARY]["sha256"], records[VOCABULARY]["bytes"])])
+    vocabulary = records[plan.vocabulary_file]
+    _fetch_missing(fetcher, landing, [Wanted(plan.vocabulary_file, vocabulary["sha256"], vocabulary["bytes"])])
     for name, data in plan.metadata_files().items():
         if not landing.has(Wanted(name, sha256(data), len(data))):
             landing.put(name, data)
@@ -103,20 +104,10 @@ def data_files(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, dic
     Raises: StoreError if a record is not the MANIFEST's, the files are not the plan's, or one is larger than its rows
         can make it.
     """
-    records = dict(plan.files)
-    for name, hash_ in hashes.items():
-        data = read_plain(store / name)
-        if sha256(data) != hash_:
-            raise StoreError(f"{store / name}: its sha256 is not the MANIFEST's; fetch the file again")
-        if name.startswith(f"{COMMITS}/"):
-            record = parse_canonical(data, store / name)
-            files = record.get("files")
-            if not isinstance(files, dict) or not is_file_records(files) or record.get("plan_id") != plan.id:
-                raise StoreError(f"{store / name}: not a commit record of this plan")
-            records |= files
+    for site in plan.sites:
+        read_listed(store, statistics_name(site), hashes[statistics_name(site)])
+    records = all_files(store, plan, hashes)
     limits = _largest(plan)
-    if set(records) != set(limits):
-        raise StoreError(f"{store}: the commit records do not list the files of this plan")
     for path, record in records.items():
         if record["bytes"] > limits[path]:
             raise StoreError(
@@ -126,11 +117,9 @@ def data_files(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, dic
 
 
 def _largest(plan: Plan) -> dict[str, int]:
-    """What every data file can have at most."""
-    by_site = [*plan.site_specs.values(), *plan.column_specs.values()]
-    specs = [*plan.token_specs.values(), *(spec for site in by_site for spec in site.values())]
-    limits = {VOCABULARY: MAX_JSON_BYTES}
-    for spec in specs:
+    """What every data file can have at most; the extras, what the plan says."""
+    limits = {path: record["bytes"] for path, record in plan.files.items()} | {plan.vocabulary_file: MAX_JSON_BYTES}
+    for spec in plan.arrays():
         for shard in range(spec.n_shards):
             limits[spec.shard_path(shard)] = largest_shard_bytes(spec, shard)
     return limits
@@ -141,7 +130,7 @@ def _read_head(folder: Path, store_id: str) -> tuple[Plan, dict[str, dict[str, A
     plan = read_plan(folder)
     found_id, hashes = read_manifest(folder, plan)
     expected = {name: sha256(data) for name, data in plan.metadata_files().items()}
-    expected[VOCABULARY] = plan.files[VOCABULARY]["sha256"]
+    expected[plan.vocabulary_file] = plan.files[plan.vocabulary_file]["sha256"]
     try:
         records = data_files(folder, plan, hashes)
         wrong = [name for name, hash_ in expected.items() if sha256(read_plain(folder / name)) != hash_]

@@ -81,7 +81,7 @@ def _fetch_data(fetcher: Fetcher, landing: Landing, wanted: list[Wanted], advanc
 def _finish(files: FileSystem, landing: Landing, out: Path, manifest: bytes) -> None:
     for folder in (COMMITS, STATISTICS, TIMINGS):
         files.make_folder(landing.store / folder)
-    if check_opened(landing.store, read_plan(landing.store)) != sha256(manifest):
+    if check_opened(landing.store, read_plan(landing.store)).store_id != sha256(manifest):
         raise StoreError(f"{landing.store}: its MANIFEST changed while it was fetched; pull again")
     for folder, _, _ in os.walk(landing.store, topdown=False):
         files.sync_folder(Path(folder))

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stores.canonical import file_sha256
-from stores.checking import check_opened, read_manifest
+from stores.checking import check_opened
+from stores.contents import read_manifest
 from stores.errors import StoreError
 from stores.format import MANIFEST, PLAN, STAGING, TIMINGS
 from stores.plan import Plan, read_plan
@@ -39,7 +40,7 @@ def push(
     """
     patience = patience or Patience()
     plan = read_plan(store)
-    store_id = check_opened(store, plan)
+    store_id = check_opened(store, plan).store_id
     identity, data = _files(store, plan)
     n_bytes = sum(file.n_bytes or 0 for file in [*identity, *data])
     announce(n_bytes)

@@ -12,8 +12,8 @@ import zarr
 from extraction import extraction_config
 
 from stores.canonical import file_sha256
-from stores.checking import verify
 from stores.format import TIMINGS
+from stores.verifying import verify
 
 N_KILLS = int(os.environ.get("STRATA_EXTRACTOR_KILLS", "20"))
 SUPPORT = Path(__file__).parents[1] / "support"

@@ -30,7 +30,7 @@ def test_no_record_holds_a_secret_or_whose_machine_it_was(tmp_path: Path, monkey
     extract(config, progress=False)
     store = tmp_path / "store"
     files = [path for path in store.rglob("*") if path.is_file()]
-    assert {"plan.json", "MANIFEST.json", "vocabulary.json", "000000.json", "zarr.json"} <= {p.name for p in files}
+    assert {"plan.json", "MANIFEST.json", "token_bytes.json", "000000.json", "zarr.json"} <= {p.name for p in files}
     assert any(path.parent.name == "timings" for path in files)
     forbidden = [SECRET, USER, str(home), str(tmp_path)]
     for path in files:

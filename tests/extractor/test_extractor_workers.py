@@ -22,8 +22,8 @@ from pipeline.extractor.workers import _run, extract_with_workers
 from pipeline.model_settings import ModelSettings
 from stores import ActivationStore, Plan, StoreError
 from stores.canonical import file_sha256
-from stores.checking import verify
 from stores.format import TIMINGS
+from stores.verifying import verify
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

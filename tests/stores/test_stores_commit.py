@@ -144,15 +144,15 @@ def test_an_overwriting_link_would_let_the_zombie_win(store: Path, plan: Plan) -
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b'{"a":1}', b"\0" * 700])
 def test_a_damaged_commit_record_is_named(store: Path, plan: Plan, damage: bytes) -> None:
     fill_unit(FILES, store, plan, 0, rows_of(plan))
-    commit_path(store, 0).write_bytes(damage)
+    commit_path(store, plan, 0).write_bytes(damage)
     for action in (recover, finish):
-        with pytest.raises(StoreError, match=r"commits/000000\.json"):
+        with pytest.raises(StoreError, match=r"commits/000/000000\.json"):
             action(FILES, store, plan)
 
 
 def test_a_commit_record_of_another_plan_or_unit_is_named(store: Path, plan: Plan) -> None:
     fill_unit(FILES, store, plan, 0, rows_of(plan))
-    shutil.copy(commit_path(store, 0), commit_path(store, 1))
+    shutil.copy(commit_path(store, plan, 0), commit_path(store, plan, 1))
     with pytest.raises(StoreError, match=r"000001\.json: it is the record of another plan or unit"):
         recover(FILES, store, plan)
 

@@ -219,7 +219,7 @@ def test_a_committed_unit_whose_files_are_torn_is_filled_again_once_its_record_a
         recover(FILES, memory / "store", plan)
     for name in plan.unit_files(0):
         (memory / "store" / name).unlink()
-    commit_path(memory / "store", 0).unlink()
+    commit_path(memory / "store", plan, 0).unlink()
     fill_rest(memory / "store", plan)
     assert contents(memory / "store") == contents(build_store(memory / "alone", 300, SITES, shard_bytes=2048))
 
@@ -249,7 +249,7 @@ def commit_without_protocol(path: Path) -> Callable[[UnitWriter], None]:
             (path / name).parent.mkdir(exist_ok=True, parents=True)
             time.sleep(random.random() * 0.01)
             os.replace(staged, path / name)
-        commit_path(path, int(inner._key)).touch()
+        commit_path(path, writer._plan, int(inner._key)).touch()
 
     return commit
 

@@ -13,7 +13,6 @@ import pytest
 from small_store import plan_store, stored_rows, token_map
 
 from stores.canonical import file_sha256
-from stores.checking import verify
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.finishing import finish, next_unit, recover
@@ -21,6 +20,7 @@ from stores.format import MANIFEST, TIMINGS
 from stores.plan import read_plan
 from stores.timings import write_timing
 from stores.units import UnitWriter
+from stores.verifying import verify
 
 N_ROWS = 260
 SITES = {"blocks.1.hook_resid_post": 8}

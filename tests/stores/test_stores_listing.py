@@ -52,7 +52,7 @@ def test_the_age_is_the_manifests(root: Path) -> None:
     assert "3 d" in table([row])
 
 
-@pytest.mark.parametrize("damage", [PLAN, f"{COMMITS}/000000.json", "MANIFEST.json"])
+@pytest.mark.parametrize("damage", [PLAN, f"{COMMITS}/000/000000.json", "MANIFEST.json"])
 def test_a_damaged_store_is_a_line_and_no_error(root: Path, damage: str) -> None:
     path = root / "whole" / damage
     data = path.read_bytes()

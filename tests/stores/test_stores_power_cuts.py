@@ -11,13 +11,13 @@ from power_cuts import Disk, RecordingFileSystem
 from small_store import fill_unit, plan_store, stored_rows
 
 from stores.canonical import file_sha256
-from stores.checking import verify
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.finishing import finish, next_unit, recover
 from stores.format import MANIFEST, PLAN, TIMINGS
 from stores.plan import read_plan
 from stores.timings import write_timing
+from stores.verifying import verify
 
 N_STATES = int(os.environ.get("STRATA_POWER_CUTS", "1000"))
 N_ROWS = 260

@@ -81,15 +81,15 @@ def test_a_head_is_fetched_once_and_checked_again(server: LyingServer, tmp_path:
     assert server.requests - requests == {"MANIFEST.json": 1}
     folder = tmp_path / "heads" / store_id
     for name in (
-        "commits/000000.json",
-        "vocabulary.json",
+        "commits/000/000000.json",
+        "extras/token_bytes.json",
         "plan.json",
         f"activations.zarr/sites/{SITE}/values/zarr.json",
     ):
         (folder / name).chmod(0o644)
         (folder / name).write_bytes((folder / name).read_bytes()[:-2])
         assert opened(server.url, tmp_path).vocabulary
-    (folder / "commits/000001.json").unlink()
+    (folder / "commits/000/000001.json").unlink()
     opened(server.url, tmp_path)
     assert [path.name for path in (tmp_path / "heads").iterdir()] == [store_id]
 
@@ -165,12 +165,12 @@ def rewrite(path: Path, edit: Edit) -> None:
 
 def rewrite_commits(store: Path, edit: Edit) -> None:
     """Change every commit record, and make its own checksum and the MANIFEST's agree, as an attacker would."""
-    for path in (store / "commits").iterdir():
+    for path in (store / "commits").rglob("*.json"):
         record = json.loads(path.read_bytes())
         del record["sha256"]
         edit(record)
         path.write_bytes(canonical_json(record | {"sha256": sha256(canonical_json(record))}))
-        hashes = {f"commits/{path.name}": file_sha256(path)}
+        hashes = {str(path.relative_to(store)): file_sha256(path)}
         rewrite(store / "MANIFEST.json", lambda value, hashes=hashes: value["files"].update(hashes))
 
 
@@ -196,7 +196,7 @@ HARM: dict[str, Callable[[Path], None]] = {
         store, lambda plan: plan.update(n_rows=2**24, splits={"train": [0, 2**24]}, rows_per_unit=1, rows_per_chunk=1)
     ),
     "vocabulary of 2**50 bytes": lambda store: rewrite_plan(
-        store, lambda plan: plan["files"]["vocabulary.json"].update(bytes=2**50)
+        store, lambda plan: plan["files"]["extras/token_bytes.json"].update(bytes=2**50)
     ),
     "token map of 2**50 bytes": lambda store: rewrite_plan(store, lambda plan: huge(plan)),
     "shards of 2**50 bytes": lambda store: rewrite_commits(store, huge),
@@ -208,14 +208,14 @@ HARM: dict[str, Callable[[Path], None]] = {
         store / "MANIFEST.json", lambda value: value["files"].update({"../../x": "0" * 64})
     ),
     "MANIFEST's hash is a list": lambda store: rewrite(
-        store / "MANIFEST.json", lambda value: value["files"].update({"commits/000000.json": [1]})
+        store / "MANIFEST.json", lambda value: value["files"].update({"commits/000/000000.json": [1]})
     ),
     "MANIFEST without a plan": lambda store: rewrite(store / "MANIFEST.json", lambda value: value.update(plan_id=[])),
     "MANIFEST deep": lambda store: (store / "MANIFEST.json").write_bytes(b"[" * 2_000_000) and None,
     "plan a link": lambda store: (store / "plan.json").unlink() or (store / "plan.json").symlink_to("/dev/zero"),
     "commit a link": lambda store: [
-        (store / "commits/000000.json").unlink(),
-        (store / "commits/000000.json").symlink_to("/etc/hostname"),
+        (store / "commits/000/000000.json").unlink(),
+        (store / "commits/000/000000.json").symlink_to("/etc/hostname"),
     ].clear(),
 }
 
@@ -252,7 +252,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-@pytest.mark.parametrize("path", ["MANIFEST.json", "commits/000000.json", SHARD])
+@pytest.mark.parametrize("path", ["MANIFEST.json", "commits/000/000000.json", SHARD])
 def test_endless_files_are_cut_off_in_bounded_memory_and_space(server: LyingServer, tmp_path: Path, path: str) -> None:
     server.lie(path, *["endless"] * 9)
     command = [sys.executable, "-c", BOUNDED, server.url, str(tmp_path / "out")]

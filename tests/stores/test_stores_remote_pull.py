@@ -25,7 +25,7 @@ from stores.remote.http import HttpSource
 
 SITE = "blocks.1.hook_resid_post"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
-COMMIT = "commits/000000.json"
+COMMIT = "commits/000/000000.json"
 HASTY = Patience(stall_seconds=0.2, attempts=4, pause_seconds=0.005, grace_seconds=20)
 
 
@@ -80,7 +80,7 @@ def test_a_store_comes_from_a_folder_and_from_a_server_without_ranges(
 LIES = ["flipped byte", "shorter", "longer", "broken", "stall", "503", "429"]
 
 
-@pytest.mark.parametrize("path", [SHARD, COMMIT, "plan.json", "vocabulary.json"])
+@pytest.mark.parametrize("path", [SHARD, COMMIT, "plan.json", "extras/token_bytes.json"])
 @pytest.mark.parametrize("lie", LIES)
 def test_passing_lies_are_outlived(server: LyingServer, honest: Path, tmp_path: Path, path: str, lie: str) -> None:
     server.lie(path, lie, lie)
@@ -93,7 +93,7 @@ def test_passing_lies_are_outlived(server: LyingServer, honest: Path, tmp_path: 
 
 def recorded(store: Path) -> dict[str, dict[str, int]]:
     records = dict(json.loads((store / "plan.json").read_bytes())["files"])
-    for commit in (store / "commits").iterdir():
+    for commit in (store / "commits").rglob("*.json"):
         records |= json.loads(commit.read_bytes())["files"]
     return records
 

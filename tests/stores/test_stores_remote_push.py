@@ -24,6 +24,7 @@ from stores.remote.card import dataset_card
 from stores.remote.transports import Target, open_source, open_target
 
 SITE = "blocks.1.hook_resid_post"
+COMMIT = "commits/000/000000.json"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
 HASTY = Patience(stall_seconds=5, attempts=3, pause_seconds=0.01, grace_seconds=30)
 # huggingface_hub's own: how it hands httpx the bytes of an LFS file.
@@ -188,17 +189,17 @@ def test_a_place_that_holds_something_else_is_refused(
 def twin(honest: Path, path: Path) -> Path:
     """A store of the same plan, made on a machine that rounds otherwise: same sizes, other bytes."""
     build_store(path, 1000, {SITE: 16}, provenance=json.loads((honest / "plan.json").read_bytes())["provenance"])
-    rewritten = json.loads((path / "commits/000000.json").read_bytes())
+    rewritten = json.loads((path / COMMIT).read_bytes())
     rewritten.pop("sha256")
     shard = bytearray((path / SHARD).read_bytes())
     shard[5] ^= 1
     rewritten["files"][SHARD]["sha256"] = hashlib.sha256(shard).hexdigest()
     rewritten["sha256"] = hashlib.sha256(canonical(rewritten)).hexdigest()
     manifest = json.loads((path / "MANIFEST.json").read_bytes())
-    manifest["files"]["commits/000000.json"] = hashlib.sha256(canonical(rewritten)).hexdigest()
+    manifest["files"][COMMIT] = hashlib.sha256(canonical(rewritten)).hexdigest()
     for name, data in {
         SHARD: bytes(shard),
-        "commits/000000.json": canonical(rewritten),
+        COMMIT: canonical(rewritten),
         "MANIFEST.json": canonical(manifest),
     }.items():
         (path / name).chmod(0o644)

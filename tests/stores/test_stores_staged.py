@@ -16,9 +16,10 @@ import pytest
 from small_store import build_store, stored_rows
 
 from stores import ActivationStore, StoreError
+from stores.contents import read_contents
 from stores.filesystem import FileSystem
 from stores.places import FileBytes, LocalPlace
-from stores.site_rows import site_rows
+from stores.sites import site_rows
 from stores.staged import Expected, StagedPlace, files_to_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ def test_only_the_files_of_the_sites_and_rows_asked_for_are_copied(store: Activa
     assert sum(place.stage(some)) == sum(expected.n_bytes for expected in some.values()) == base.n_bytes
     assert copies(tmp_path / "near") == sorted({expected.sha256 for expected in some.values()})
     base.n_bytes = 0
-    rows, _ = site_rows(place, store.plan)[SITE]
+    rows, _ = site_rows(place, store.plan, read_contents(store.path, store.plan).arrays)[SITE]
     size = store.plan.rows_per_chunk
     expected_NM = stored_rows(SITE, N_ROWS, SITES[SITE])
     for chunk in range(per_unit // size, 3 * per_unit // size):

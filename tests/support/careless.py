@@ -23,6 +23,6 @@ def commit_carelessly(writer: units.UnitWriter) -> bool:
         final.parent.mkdir(parents=True, exist_ok=True)
         time.sleep(random.random() * 0.01)
         os.replace(staged[path], final)
-    units.commit_path(commit._store, commit._key).write_text("{}")
+    units.commit_path(commit._store, plan, commit._key).write_text("{}")
     commit.close()
     return True

@@ -8,7 +8,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from hostile_edits import SHARD, SITE, Edit
+from hostile_edits import COMMIT, SHARD, SITE, TOKENS, Edit
 from numcodecs.zstd import Zstd
 
 
@@ -20,6 +20,7 @@ def sized(n_rows: int, **fields: Any) -> Edit:
     return lambda plan: plan.update(n_rows=n_rows, splits={"train": [0, n_rows]}, **fields)
 
 
+FLAGS = "activations.zarr/tokens/flags/c/0"
 PLANS: dict[str, Edit] = {
     "site ../": renamed_site("../../etc"),
     "site ..": renamed_site(".."),
@@ -60,11 +61,23 @@ PLANS: dict[str, Edit] = {
     "unknown compressor": lambda plan: plan.update(compressor="pickle"),
     "unknown key": lambda plan: plan.update(filters=[{"id": "pickle"}]),
     "missing key": lambda plan: plan.pop("encoding"),
-    "other version": lambda plan: plan.update(version=2),
+    "the version before": lambda plan: plan.update(version=1),
+    "a version to come": lambda plan: plan.update(version=3),
+    "version true": lambda plan: plan.update(version=True),
+    "version 2.0": lambda plan: plan.update(version=2.0),
     "files a list": lambda plan: plan.update(files=sorted(plan["files"])),
-    "file record a number": lambda plan: plan["files"].update({"vocabulary.json": 1}),
-    "file outside": lambda plan: plan["files"].update({"../../etc/passwd": plan["files"].pop("vocabulary.json")}),
-    "file of -1 bytes": lambda plan: plan["files"]["vocabulary.json"].update(bytes=-1),
+    "file record a number": lambda plan: plan["files"].update({TOKENS: 1}),
+    "file outside": lambda plan: plan["files"].update({"../../etc/passwd": plan["files"].pop(TOKENS)}),
+    "file of -1 bytes": lambda plan: plan["files"][TOKENS].update(bytes=-1),
+    "no token bytes": lambda plan: plan["files"].pop(TOKENS),
+    "an extra outside": lambda plan: plan["files"].update({"extras/../x": plan["files"][TOKENS]}),
+    "an extra that is hidden": lambda plan: plan["files"].update({"extras/.x": plan["files"][TOKENS]}),
+    "a hash that is a path": lambda plan: plan["files"][TOKENS].update(sha256="../../../../etc/passwd"),
+    "a token file without chunk checksums": lambda plan: plan["files"][FLAGS].pop("chunk_crc32c"),
+    "a token file of a chunk too many": lambda plan: plan["files"][FLAGS].update(chunk_crc32c="0" * 16),
+    "chunk checksums in capitals": lambda plan: plan["files"][FLAGS].update(chunk_crc32c="ABCDEF01"),
+    "chunk checksums a list": lambda plan: plan["files"][FLAGS].update(chunk_crc32c=[1]),
+    "an index checksum a number": lambda plan: plan["files"][FLAGS].update(index_crc32c=1),
     "config a list": lambda plan: plan.update(config=[]),
     "300,000 sites": lambda plan: plan.update(sites={f"s{number}": 1 for number in range(300_000)}),
     "more columns than a commit can describe": lambda plan: plan.update(sites={f"s{n}": 2**15 for n in range(100)}),
@@ -84,7 +97,7 @@ PLANS: dict[str, Edit] = {
         lineage={"kind": "slice", "store_id": "", "plan_id": "", "order_id": "", "rows": ["a", "b"]}
     ),
     "byte planes of float32": lambda plan: plan.update(compressor="planes"),
-    "vocabulary of 1 TB": lambda plan: plan["files"]["vocabulary.json"].update(bytes=2**40),
+    "vocabulary of 1 TB": lambda plan: plan["files"][TOKENS].update(bytes=2**40),
 }
 
 
@@ -95,6 +108,13 @@ COMMITS: dict[str, Edit] = {
     "files a list of lists": lambda record: record.update(files=[[1]]),
     "a file outside": lambda record: record["files"].update({"../x": {"bytes": 1, "sha256": ""}}),
     "a record without a hash": lambda record: record.update(files={name: {"bytes": 1} for name in record["files"]}),
+    "a hash that is a path": lambda record: record["files"][SHARD].update(sha256="../../../../etc/passwd"),
+    "no chunk checksums": lambda record: record["files"][SHARD].pop("chunk_crc32c"),
+    "chunk checksums of another chunk": lambda record: record["files"][SHARD].update(
+        chunk_crc32c="0" * len(record["files"][SHARD]["chunk_crc32c"])
+    ),
+    "an index checksum of another file": lambda record: record["files"][SHARD].update(index_crc32c="00000000"),
+    "an index checksum of 9 digits": lambda record: record["files"][SHARD].update(index_crc32c="000000000"),
     "statistics a number": lambda record: record.update(statistics=7),
     "another unit": lambda record: record.update(unit=1),
     "other rows": lambda record: record.update(rows=[0, 2**48]),
@@ -113,7 +133,7 @@ COMMITS: dict[str, Edit] = {
 MANIFESTS: dict[str, Edit] = {
     "files a list": lambda value: value.update(files=sorted(value["files"])),
     "a file outside": lambda value: value["files"].update({"../../etc/passwd": "0" * 64}),
-    "a hash a number": lambda value: value["files"].update({"commits/000000.json": 0}),
+    "a hash a number": lambda value: value["files"].update({COMMIT: 0}),
     "plan id a list": lambda value: value.update(plan_id=[]),
     "unknown key": lambda value: value.update(extra=1),
     "version a list": lambda value: value.update(version=[1]),

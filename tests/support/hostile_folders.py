@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile_edits import ARRAY, SHARD, SITE, Case, Edit, rewrite, rewrite_plan
+from hostile_edits import ARRAY, COMMIT, SHARD, SITE, TOKENS, Case, Edit, rewrite, rewrite_plan
 
 from stores.canonical import canonical_json, file_sha256, sha256
 
@@ -156,7 +156,7 @@ def extra(*parts: str) -> Case:
     return change
 
 
-JSON_FILES = ["plan.json", "MANIFEST.json", "commits/000000.json", "vocabulary.json", f"statistics/{SITE}.json"]
+JSON_FILES = ["plan.json", "MANIFEST.json", COMMIT, TOKENS, f"statistics/{SITE}.json"]
 EVERYTHING = [*JSON_FILES, SHARD, f"{ARRAY}/zarr.json", "activations.zarr/tokens/flags/c/0"]
 FOLDERS = ["activations.zarr", ARRAY, f"{ARRAY}/c", "commits", "statistics", "activations.zarr/tokens/flags"]
 FILES: dict[str, Case] = {
@@ -240,9 +240,9 @@ JSON: dict[str, Case] = {
 def vocabulary(words: Any) -> Case:
     def change(store: Path) -> None:
         data = canonical_json(words)
-        (store / "vocabulary.json").write_bytes(data)
+        (store / TOKENS).write_bytes(data)
         entry = {"bytes": len(data), "sha256": sha256(data)}
-        rewrite_plan(store, lambda plan: plan["files"].update({"vocabulary.json": entry}))
+        rewrite_plan(store, lambda plan: plan["files"].update({TOKENS: entry}))
 
     return change
 
@@ -271,6 +271,13 @@ def median(value: Any) -> Case:
 DESCRIPTIONS: dict[str, Case] = {
     "a word that is a number": vocabulary({"0": 5}),
     "a word that is an object": vocabulary({"0": {"a": 1}}),
+    "a word that is no hex": vocabulary({"0": "xy"}),
+    "a word of half a byte": vocabulary({"0": "abc"}),
+    "a word in capitals": vocabulary({"0": "AB"}),
+    "a word with spaces": vocabulary({"0": "ab cd"}),
+    "a special token that is a number": vocabulary({"0": {"special": 5}}),
+    "a special token of half a character": vocabulary({"0": {"special": "\ud800"}}),
+    "a special token with more": vocabulary({"0": {"special": "a", "b": 1}}),
     "a token that is no number": vocabulary({"x": "y"}),
     "a negative token": vocabulary({"-1": "y"}),
     "a token in another script": vocabulary({"\u0663": "y"}),

@@ -6,19 +6,19 @@
 from pathlib import Path
 
 from hostile_contents import CHUNKS, COMMITS, MANIFESTS, PLANS
-from hostile_edits import Case, rewrite, rewrite_commit, rewrite_plan, rewrite_shard
+from hostile_edits import COMMIT, Case, rewrite, rewrite_commit, rewrite_plan, rewrite_shard
 from hostile_folders import DESCRIPTIONS, FILES, JSON, METADATA
 
 
 def other_commit(store: Path) -> None:
     """Another store's commit record, in full agreement with itself."""
-    rewrite_commit(store, "000000.json", lambda record: record.update(plan_id="0" * 64))
+    rewrite_commit(store, COMMIT, lambda record: record.update(plan_id="0" * 64))
 
 
 GROUPS: dict[str, dict[str, Case]] = {
     "plans": {name: lambda store, edit=edit: rewrite_plan(store, edit) for name, edit in PLANS.items()},
     "commits": {
-        **{name: lambda store, edit=edit: rewrite_commit(store, "000000.json", edit) for name, edit in COMMITS.items()},
+        **{name: lambda store, edit=edit: rewrite_commit(store, COMMIT, edit) for name, edit in COMMITS.items()},
         "of another plan": other_commit,
     },
     "manifests": {

@@ -55,7 +55,7 @@ class PausingFileSystem(FileSystem):
 
 def any_missing_unit(path: Path, plan: Any, skip: set[int]) -> int | None:
     """One of the first missing units, whoever may be filling it: racing is what is tested."""
-    missing = [u for u in range(plan.n_units) if u not in skip and not units.commit_path(path, u).exists()]
+    missing = [u for u in range(plan.n_units) if u not in skip and not units.commit_path(path, plan, u).exists()]
     return random.choice(missing[:2]) if missing else None
 
 

@@ -12,6 +12,7 @@ from stores.finishing import finish, next_unit
 from stores.plan import Plan
 from stores.planning import create_store, layout
 from stores.units import UnitWriter
+from stores.vocabulary import Token
 
 DOCUMENT_ROWS = 37
 N_WORDS = 50
@@ -53,7 +54,7 @@ def plan_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = No
     return create_store(
         path,
         blocks,
-        {word: f" w{word}" if word else "<bos>" for word in range(N_WORDS)},
+        {word: Token(f" w{word}".encode() if word else b"<bos>", special=not word) for word in range(N_WORDS)},
         n_rows=n_rows,
         n_documents=-(-n_rows // DOCUMENT_ROWS),
         splits={"train": (0, heldout), "heldout": (heldout, n_rows)},

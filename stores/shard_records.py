@@ -1,0 +1,132 @@
+"""What the plan and the commit records say of an array's shards, and whether what is read is that."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+
+from stores.canonical import canonical_json
+from stores.encodings import CRC_BYTES
+from stores.format import ArraySpec
+from stores.places import FileBytes
+from stores.statistics import norm_bins
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CRCS = re.compile(r"([0-9a-f]{8})*")
+_HASHED_BYTES = 4 * 2**20
+
+
+def is_file_record(record: Any, n_chunks: int | None = None) -> bool:
+    """Whether plain data is {bytes, sha256}, and of a shard of version 2 also {index_crc32c, chunk_crc32c}.
+
+    Args:
+        n_chunks: chunks of the shard that hold rows; null: the record has no checksums of chunks.
+
+    """
+    keys = {"bytes", "sha256"} | ({"index_crc32c", "chunk_crc32c"} if n_chunks is not None else set())
+    if not isinstance(record, dict) or set(record) != keys:
+        return False
+    if type(record["bytes"]) is not int or record["bytes"] < 0 or not _matches(_SHA256, record["sha256"]):
+        return False
+    if n_chunks is None:
+        return True
+    index, chunks = record["index_crc32c"], record["chunk_crc32c"]
+    return _matches(_CRCS, index) and len(index) == 8 and _matches(_CRCS, chunks) and len(chunks) == 8 * n_chunks
+
+
+def _matches(pattern: re.Pattern[str], text: Any) -> bool:
+    return isinstance(text, str) and pattern.fullmatch(text) is not None
+
+
+class ShardRecords(Protocol):
+    """What is known of the shards of one array before they are read."""
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """Whether a shard's file, whose index has this crc32c, can be the one that was written in this place."""
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """Whether a chunk of this crc32c is the one that was written in this place."""
+
+
+class ChunkRecords:
+    """Version 2: the crc32c of every index and of every chunk, uint32 [shards] and [chunks]."""
+
+    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+        """`records`: of all shards of the array, in order."""
+        listed = [(record["index_crc32c"], bytes.fromhex(record["chunk_crc32c"])) for record in records]
+        self._indices = np.array([int(index, 16) for index, _ in listed], np.uint32)
+        self._chunks = np.frombuffer(b"".join(chunks for _, chunks in listed), ">u4").astype(np.uint32)
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        return int(self._indices[shard]) == index_crc
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return int(self._chunks[chunk]) == crc
+
+
+class FileRecords:
+    """Version 1, arrays that are read whole: the file's sha256."""
+
+    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+        """`records`: of all shards of the array, in order."""
+        self._sha256 = [str(record["sha256"]) for record in records]
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        digest = hashlib.sha256()
+        for first in range(0, file.n_bytes, _HASHED_BYTES):
+            digest.update(file.read(first, min(_HASHED_BYTES, file.n_bytes - first)).data)
+        return digest.hexdigest() == self._sha256[shard]
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return True
+
+
+class NormRecords:
+    """Version 1, norms: the histogram of a unit's norms, which its statistics hold (`Moments`), by its crc32c."""
+
+    def __init__(self, spec: ArraySpec, statistics: Iterable[dict[str, Any]]) -> None:
+        """`statistics`: of a site, of all units in order."""
+        self._spec = spec
+        self._histograms = np.array([_crc_of(dict(unit["all"]["norm_bins"])) for unit in statistics], np.uint32)
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        spec = self._spec
+        chunk_bytes = spec.rows_per_chunk * 4 + CRC_BYTES
+        data = file.read(0, spec.shard_chunks(shard) * chunk_bytes).reshape(-1, chunk_bytes)
+        n_rows = min(spec.rows_per_shard, spec.shape[0] - shard * spec.rows_per_shard)
+        norms_N = np.ascontiguousarray(data[:, :-CRC_BYTES]).view("<f4").reshape(-1)[:n_rows]
+        return _crc_of(norm_bins(norms_N)) == int(self._histograms[shard])
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return True
+
+
+class NoRecords:
+    """Version 1, rows: nothing but the file's hash, for which all of it would have to be read (see `norm_check`)."""
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        return True
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return True
+
+
+def shard_records(version: int, spec: ArraySpec, files: dict[str, dict[str, Any]]) -> ShardRecords:
+    """What `files` (path -> record) say of an array that is read whole, in a store of any version."""
+    records = (files[path] for path in spec.shard_paths())
+    return FileRecords(records) if version == 1 else ChunkRecords(records)
+
+
+def _crc_of(norm_bins: dict[str, int]) -> int:
+    return int(google_crc32c.value(canonical_json(norm_bins)))
