@@ -18,7 +18,8 @@ import numpy as np
 
 from stores.encodings import CRC_BYTES
 from stores.errors import StoreError
-from stores.places import LocalPlace, is_safe_to_map
+from stores.identity import is_safe_to_map
+from stores.places import LocalPlace
 
 _OPEN_ENTRIES = 64
 _TOUCH_SECONDS = 60

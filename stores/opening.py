@@ -10,7 +10,8 @@ from stores.checking import check_opened
 from stores.chunk_cache import ChunkCache
 from stores.errors import StoreError
 from stores.format import ARRAYS
-from stores.places import LocalPlace, Place, is_safe_to_map
+from stores.identity import Identity, is_safe_to_map
+from stores.places import LocalPlace, Place
 from stores.plan import Plan, read_plan
 from stores.remote import is_url, open_head
 from stores.site_rows import SiteRows, site_rows
@@ -44,7 +45,9 @@ def open_at(where: Path | str, io: str, stage: Path | None, stage_sites: list[st
         folder = Path(where)
         plan = read_plan(folder)
         mapped = io == "mmap" or (io == "auto" and is_safe_to_map(folder))
-        opened = Opened(folder, plan, check_opened(folder, plan), LocalPlace(folder, mapped=mapped), _local_cache(plan))
+        seen: dict[str, Identity] = {}
+        store_id = check_opened(folder, plan, seen)
+        opened = Opened(folder, plan, store_id, LocalPlace(folder, mapped=mapped, identities=seen), cache=None)
     if stage is None:
         return opened
     sites = [site for site in stage_sites or opened.plan.sites if site in opened.plan.sites]
@@ -99,11 +102,6 @@ def _remote(url: str) -> Opened:
     }
     place = StagedPlace(head.place, root / "files", kept)
     return Opened(head.folder, head.plan, head.store_id, place, _cache())
-
-
-def _local_cache(plan: Plan) -> ChunkCache | None:
-    """Chunks of a local store are cached where that was asked for, and only if decoding them is slow."""
-    return _cache() if plan.compressor == "zstd" and "STRATA_CACHE" in os.environ else None
 
 
 def _cache() -> ChunkCache:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.format import ARRAYS
-from stores.places import FileBytes, LocalPlace, Place, is_safe_to_map
+from stores.identity import is_safe_to_map
+from stores.places import FileBytes, LocalPlace, Place
 from stores.plan import Plan
 from stores.units import keys, read_commit
 
