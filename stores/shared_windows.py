@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import StoreError
+from stores.os_errors import explain
 from stores.presence import PRESENT, Presence, slot_paths
 from stores.shared_slot import NOTHING, Slot
 from stores.windows import Filling, WindowBuffer, own_memory
@@ -73,7 +74,7 @@ class SharedWindows:
             self.close()
             raise StoreError(
                 f"{folder}: no room for two shared windows of {n_bytes} bytes, {shutil.disk_usage(folder).free} are "
-                f"free ({error.strerror}); name another folder, or make training.window_rows smaller"
+                f"free ({explain(error)}); name another folder, or make training.window_rows smaller"
             ) from None
 
     def get(self, window: int) -> WindowBuffer:

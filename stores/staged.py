@@ -201,7 +201,7 @@ def files_to_stage(store: Path, plan: Plan, sites: Iterable[str], rows: tuple[in
 
 @contextmanager
 def _locked(lock: Path) -> Iterator[int]:
-    """Alone among all processes and threads, with the lock file's descriptor. It stays: to remove it would let two in."""
+    """The lock file, held alone among all processes and threads. It stays: to remove it would let two in."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

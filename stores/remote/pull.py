@@ -12,6 +12,7 @@ from stores.checking import check_opened
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
+from stores.os_errors import explain
 from stores.plan import read_plan
 from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
 from stores.remote.head import fetch_head, fetch_manifest
@@ -88,7 +89,7 @@ def _finish(files: FileSystem, landing: Landing, out: Path, manifest: bytes) -> 
     try:
         files.rename(landing.store, out)
     except OSError as error:
-        raise StoreError(f"{out}: cannot be made ({error.strerror}); the whole store is in {landing.store}") from None
+        raise StoreError(f"{out}: cannot be made ({explain(error)}); the whole store is in {landing.store}") from None
 
 
 def _is_there(out: Path, manifest: bytes) -> bool:

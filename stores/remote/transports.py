@@ -94,8 +94,12 @@ def _transport(url: str | Path, patience: Patience):  # type: ignore[no-untyped-
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a URL. Raises: StoreError if it carries a secret, or what no store's URL has."""
-    parts = urlsplit(url)
+    """The parts of a URL. Raises: StoreError if it is none, carries a secret, or has what no store's URL has."""
+    try:
+        parts = urlsplit(url)
+        parts.hostname, parts.port  # noqa: B018  # both are read from the text only when they are asked for
+    except ValueError as error:
+        raise StoreError(f"{_without_secrets(url)}: is no URL ({error}); write scheme://host/path") from None
     if parts.username is not None or (parts.scheme != "hf" and "@" in parts.netloc):
         raise StoreError(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}: user names and passwords do not belong into a URL, "
@@ -104,6 +108,12 @@ def split_url(url: str) -> SplitResult:
     if parts.query or parts.fragment:
         raise StoreError(f"{parts.scheme}://{parts.netloc}{parts.path}: a store's URL has no '?' and no '#'")
     return parts
+
+
+def _without_secrets(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def require(package: str, url: str):  # type: ignore[no-untyped-def]  # a module of a package without types
