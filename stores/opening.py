@@ -1,9 +1,9 @@
 """Opening a store wherever it lies: here, by way of a nearer disk, or behind a URL."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from stores import environment
 from stores.cache_root import cache_root
 from stores.cached_rows import CachedRows
 from stores.checking import check_opened
@@ -105,4 +105,4 @@ def _remote(url: str) -> Opened:
 
 
 def _cache() -> ChunkCache:
-    return ChunkCache(cache_root() / "chunks", int(os.environ.get("STRATA_CACHE_BYTES", _CACHE_BYTES)))
+    return ChunkCache(cache_root() / "chunks", environment.size_bytes(environment.CACHE_BYTES, _CACHE_BYTES))

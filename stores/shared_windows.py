@@ -13,6 +13,7 @@ import numpy as np
 
 from stores.errors import StoreError
 from stores.os_errors import explain
+from stores.outside import refuse_inside_a_store
 from stores.presence import PRESENT, Presence, slot_paths
 from stores.shared_slot import NOTHING, Slot
 from stores.windows import Filling, WindowBuffer, own_memory
@@ -64,6 +65,7 @@ class SharedWindows:
         self._ahead: _Claim | None = None
         self._gave_up_on = [NOTHING, NOTHING]
         """What each slot held when our patience with those who use it ended."""
+        refuse_inside_a_store(folder, "shared windows")
         present = folder / f"{key}{PRESENT}"
         self._presence = Presence(present)
         self._slots: list[Slot] = []

@@ -17,6 +17,7 @@ from stores.filesystem import FileSystem
 from stores.format import ARRAYS
 from stores.identity import Identity, is_safe_to_map
 from stores.os_errors import explain
+from stores.outside import refuse_inside_a_store
 from stores.places import FileBytes, LocalPlace, Place
 from stores.plan import Plan
 from stores.stamps import Stamp, hashed, read_stamp, stamp_of, write_stamp
@@ -51,6 +52,7 @@ class StagedPlace:
         self.name = f"{base.name} (staged in {folder})"
         self._base, self._folder, self._expected = base, folder, expected
         self._files = files or FileSystem()
+        refuse_inside_a_store(folder, "staging")
         folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Identity] = {}
         """Copies whose bytes are known to be right, by name."""

@@ -5,7 +5,6 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive
@@ -14,7 +13,7 @@ from stores.identity import identity_of, inodes_last
 from stores.lease import Lease, remove_dead
 from stores.os_errors import explain
 from stores.remote.patience import Absent, NoRanges, Patience
-from stores.remote.transports import Advance, Entry, split_url
+from stores.remote.transports import Advance, Entry, local_folder
 from stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
@@ -27,11 +26,9 @@ class Folder:
     own_files: frozenset[str] = frozenset()
 
     def __init__(self, url: str, patience: Patience) -> None:
-        parts = split_url(url)
-        if parts.netloc not in ("", "localhost"):
-            raise StoreError(f"{url}: names another machine; a file:// URL begins with file:///")
-        # Bytes, because a name need not be text in any encoding.
-        self._root = Path(os.fsdecode(unquote_to_bytes(os.fsencode(parts.path))))
+        folder = local_folder(url)
+        assert folder is not None, "a folder's URL, which is why this class was chosen"
+        self._root = folder
         self.url = str(self._root)
         self._unchanged = Unchanged()
         self._inodes_last = inodes_last(self._root)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from stores import environment
 from stores.errors import StoreError
 from stores.remote.http import HttpSource
 from stores.remote.patience import Patience
@@ -42,7 +43,7 @@ class HubRepository(HttpSource):
         self._repo = found[1]
         self._revision = unquote(found[2]) if found[2] else "main"
         self._folder = f"{found[3]}/" if found[3] else ""
-        self._endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+        self._endpoint = (environment.text("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._api = self._hub.HfApi(endpoint=self._endpoint)
         self._about = {"repo_id": self._repo, "repo_type": "dataset"}
         self._last_commit: str | None = None

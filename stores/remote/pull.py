@@ -13,6 +13,7 @@ from stores.errors import StoreError
 from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
 from stores.os_errors import explain
+from stores.outside import refuse_inside_a_store
 from stores.plan import read_plan
 from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
 from stores.remote.head import fetch_head, fetch_manifest
@@ -44,6 +45,7 @@ def pull(
     """
     files, patience = files or FileSystem(), patience or Patience()
     out = out.absolute()
+    refuse_inside_a_store(out, "pull", may_be_one=True)
     fetcher = Fetcher(open_source(url, patience), patience)
     manifest = fetch_manifest(fetcher, expected_id)
     if _is_there(out, manifest):

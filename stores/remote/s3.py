@@ -1,6 +1,5 @@
 """S3 and whatever speaks its protocol. Who we are, and where the servers are, only the environment says (AWS_*)."""
 
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stores import environment
 from stores.errors import StoreError
 from stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
 from stores.remote.threads import in_threads
@@ -37,7 +37,7 @@ class Bucket:
         if not parts.netloc:
             raise StoreError(f"{url}: has no bucket; write s3://bucket/prefix")
         stall = timedelta(seconds=patience.stall_seconds)
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        endpoint = next(filter(None, map(environment.text, _ENDPOINTS)), "")
         options = {"timeout": stall, "connect_timeout": stall, "allow_http": endpoint.startswith("http://")}
         try:
             self._store = require("obstore.store", url).S3Store(
@@ -172,8 +172,8 @@ class _Errors:
 
 def _credentials(url: str) -> dict[str, Any]:
     """A named profile needs boto3, which knows all that a profile can say; everything else obstore reads itself."""
-    profile = os.environ.get("AWS_PROFILE")
-    if not profile or os.environ.get("AWS_ACCESS_KEY_ID"):
+    profile = environment.text("AWS_PROFILE")
+    if not profile or environment.text("AWS_ACCESS_KEY_ID"):
         return {}
     try:
         session = import_module("boto3.session").Session()
