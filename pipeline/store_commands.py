@@ -18,6 +18,8 @@ store_app = typer.Typer(help="Look at an activation store, check, cut or share i
 
 _ROW = re.compile(r"[0-9]{1,18}")
 _SHOWN = 60
+_LARGEST_SEED = 2**64 - 1
+"""What a store's JSON holds."""
 
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of an activation store.")]
 StoreAnywhere = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL (s3://, https://, hf://datasets/).")]
@@ -68,7 +70,7 @@ def verify(
 def spot_check(
     store: StoreFolder,
     rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Names the choice of rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the choice of rows.")] = 0,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if not where the store says.")] = None,
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
@@ -109,7 +111,9 @@ def slice_(
 
 @store_app.command()
 def shuffle(
-    store: StoreAnywhere, out: NewFolder, seed: Annotated[int, typer.Option(min=0, help="Names the order.")] = 0
+    store: StoreAnywhere,
+    out: NewFolder,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the order.")] = 0,
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
     from stores import ActivationStore
@@ -164,7 +168,7 @@ def pull(
     expect: Annotated[str | None, typer.Option(metavar="ID", help="The store id you were given.")] = None,
 ) -> None:
     """Fetch a store, every file checked; with --site or --rows, a store of only these."""
-    if site or rows:
+    if site or rows is not None:
         if expect is not None:
             raise ConfigError("--expect names a whole store; open the part's parent id with store info instead")
         slice_(url, out, site, rows)
