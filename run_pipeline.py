@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 def run_stages(config: "RunConfig") -> None:
     """The pipeline. A part that is already finished is recognised and skipped."""
+    config.run_path()  # refused now where it cannot be, and not when the store is made
     extract_activations(config)
     train_saes(config)
     evaluate_saes(config)

@@ -2,17 +2,24 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import ConfigError
+from pipeline.outside import outside_stores
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
 
 store_app = typer.Typer(help="Look at an activation store, check, cut or share it.", rich_markup_mode=None)
+
+_ROW = re.compile(r"[0-9]{1,18}")
+_SHOWN = 60
+_LARGEST_SEED = 2**64 - 1
+"""What a store's JSON holds."""
 
 StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of an activation store.")]
 StoreAnywhere = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL (s3://, https://, hf://datasets/).")]
@@ -64,7 +71,7 @@ def verify(
 def spot_check(
     store: StoreFolder,
     rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Names the choice of rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the choice of rows.")] = 0,
     model: Annotated[str | None, typer.Option(help="Where the model is now, if not where the store says.")] = None,
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
@@ -86,6 +93,7 @@ def slice_(
     from stores import ActivationStore
     from stores.deriving import slice_store
 
+    outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
     sites = site or list(source.plan.sites)
     first, last = _row_range(rows) or (0, source.plan.n_rows)
@@ -104,12 +112,15 @@ def slice_(
 
 @store_app.command()
 def shuffle(
-    store: StoreAnywhere, out: NewFolder, seed: Annotated[int, typer.Option(min=0, help="Names the order.")] = 0
+    store: StoreAnywhere,
+    out: NewFolder,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the order.")] = 0,
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
     from stores import ActivationStore
     from stores.shuffled import shuffle_store
 
+    outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
     with _progress("shuffle", source.plan.n_rows, "row") as bar:
         made = shuffle_store(source, out, seed=seed, advance=bar.advance)
@@ -129,6 +140,7 @@ def add_sites(
 
     if not site:
         raise ConfigError("--site: name at least one, for example --site blocks.4.hook_resid_post")
+    outside_stores(out, "OUT", may_be_one=True)
     made = add_sites(store, site, out, model=load(config, []).model if config else None, progress=_shown())
     typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
 
@@ -139,7 +151,10 @@ def push(
 ) -> None:
     """Copy a store to where others can pull it; goes on where it stopped."""
     from stores.remote import push
+    from stores.remote.transports import local_folder
 
+    if (folder := local_folder(url)) is not None:
+        outside_stores(folder, "URL", may_be_one=True)
     with _progress("push", None, "byte") as bar:
         store_id = push(store, url, announce=bar.expect, advance=bar.advance)
     typer.echo(f"{url}: complete, store {store_id}")
@@ -154,13 +169,14 @@ def pull(
     expect: Annotated[str | None, typer.Option(metavar="ID", help="The store id you were given.")] = None,
 ) -> None:
     """Fetch a store, every file checked; with --site or --rows, a store of only these."""
-    if site or rows:
+    if site or rows is not None:
         if expect is not None:
             raise ConfigError("--expect names a whole store; open the part's parent id with store info instead")
         slice_(url, out, site, rows)
         return
     from stores.remote import pull
 
+    outside_stores(out, "OUT", may_be_one=True)
     with _progress("pull", None, "byte") as bar:
         store_id = pull(url, out, expected_id=expect, announce=bar.expect, advance=bar.advance)
     typer.echo(f"{out}: complete, store {store_id}")
@@ -170,8 +186,9 @@ def _row_range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     start, colon, stop = text.partition(":")
-    if not (colon and start.isascii() and start.isdigit() and stop.isascii() and stop.isdigit()):
-        raise ConfigError(f"--rows: {text!r} is no range of rows; write START:STOP, for example 0:65536")
+    if not (colon and _ROW.fullmatch(start) and _ROW.fullmatch(stop) and int(start) < int(stop)):
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise ConfigError(f"--rows: {shown!r} is no range of rows; write START:STOP, for example 0:65536")
     return int(start), int(stop)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stores.errors import StoreError
+from stores.os_errors import explain
 
 # A store's JSON may have no more than these: a few bytes of it can take a hundred in memory.
 MAX_JSON_BYTES = 64 * 2**20
@@ -86,7 +87,7 @@ def read_canonical(path: Path) -> dict[str, Any]:
     try:
         return parse_canonical(read_plain(path), path)
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
+        raise StoreError(f"{path}: cannot be read ({explain(error)})") from None
 
 
 def read_plain(path: Path) -> bytes:
@@ -105,7 +106,9 @@ def read_plain(path: Path) -> bytes:
             os.close(descriptor)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({explain(error)})") from None
+    except ValueError as error:  # a name that no file can have
         raise StoreError(f"{path}: cannot be read ({error})") from None
 
 

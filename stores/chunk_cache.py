@@ -18,9 +18,11 @@ import numpy as np
 
 from stores.encodings import CRC_BYTES
 from stores.errors import StoreError
-from stores.places import LocalPlace, is_safe_to_map
+from stores.identity import is_safe_to_map
+from stores.places import FileBytes, LocalPlace
 
 _OPEN_ENTRIES = 64
+_FOOTER_BYTES = 32 + CRC_BYTES
 _TOUCH_SECONDS = 60
 _FRESH_SECONDS = 24 * 3600
 _UNFINISHED_SECONDS = 3600
@@ -37,10 +39,18 @@ class _Entry(NamedTuple):
 
 
 class _Opened:
-    """A mapped entry, and when its use was last noted."""
+    """An entry that was checked, and when its use was last noted."""
 
-    def __init__(self, data: np.ndarray) -> None:
-        self.data, self.noted = data, 0.0
+    def __init__(self, file: FileBytes, data: np.ndarray) -> None:
+        self._file, self._data, self.noted = file, data, 0.0
+
+    def data(self) -> np.ndarray | None:
+        """The array's bytes, or None if somebody wrote into the file meanwhile."""
+        try:
+            self._file.read(0, 0)  # no byte of a file that was written to can be read, and that takes no time
+        except StoreError:
+            return None
+        return self._data
 
 
 def chunk_key(file_sha256: str, chunk: int, kind: str) -> str:
@@ -51,9 +61,9 @@ def chunk_key(file_sha256: str, chunk: int, kind: str) -> str:
 class ChunkCache:
     """A folder of decoded chunks, at most `limit_bytes` of them, shared by any number of threads and processes.
 
-    An entry is the array's bytes and their crc32c. It appears by a rename, and without an fsync: what a power cut
-    leaves of it fails its checksum, and is made again. Nothing here fails its caller: without room or rights, nothing
-    is cached.
+    An entry is the array's bytes, the key they were put under, and a crc32c of both: under another name it is no entry.
+    It appears by a rename, and without an fsync: what a power cut leaves of it fails its checksum, and is made again.
+    Nothing here fails its caller: without room or rights, nothing is cached.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -77,12 +87,11 @@ class ChunkCache:
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         with self._lock:
             opened = self._opened.get(key)
-        if opened is None:
-            data = self._read(key, n_bytes)
-            if data is None:
-                return None
-            opened = _Opened(data)
-        elif len(opened.data) != n_bytes:
+        data = None if opened is None else opened.data()
+        if opened is None or data is None:
+            opened = self._open(key, n_bytes)
+            data = None if opened is None else opened.data()
+        if opened is None or data is None or len(data) != n_bytes:
             return None
         with self._lock:
             self._opened[key] = opened
@@ -93,12 +102,13 @@ class ChunkCache:
             opened.noted = time.monotonic()
             with suppress(OSError):  # deleted meanwhile, or the folder is not ours to write
                 os.utime(self.folder / key)
-        return opened.data.view(dtype).reshape(shape)
+        return data.view(dtype).reshape(shape)
 
     def put(self, key: str, array: np.ndarray) -> None:
         """Keep an array for `get`, if there is room; the folder is never larger than its limit for long."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        n_bytes = len(data) + CRC_BYTES
+        footer = _footer(key, data)
+        n_bytes = len(data) + len(footer)
         if n_bytes > self.limit_bytes // 2:
             return
         if key >= self._last_name:
@@ -113,7 +123,7 @@ class ChunkCache:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
                 _write(descriptor, data.data)
-                _write(descriptor, memoryview(google_crc32c.value(data).to_bytes(CRC_BYTES, "little")))
+                _write(descriptor, memoryview(footer))
             finally:
                 os.close(descriptor)
             os.rename(draft, self.folder / key)
@@ -125,18 +135,17 @@ class ChunkCache:
                 self._warned = True
                 _log.warning("%s: chunks are not cached (%s)", self.folder, error)
 
-    def _read(self, key: str, n_bytes: int) -> np.ndarray | None:
+    def _open(self, key: str, n_bytes: int) -> _Opened | None:
+        """The entry of an array of `n_bytes`; what lies under its name and is none is removed."""
         path = self.folder / key
         if not path.exists():
             return None
-        try:
+        with suppress(StoreError):  # deleted meanwhile, cut short, or not ours to read
             file = self._place.open(key)
-            data = file.read(0, file.n_bytes)
-        except StoreError:  # deleted meanwhile, cut short, or not ours to read
-            data = np.empty(0, np.uint8)
-        body, footer = data[:-CRC_BYTES], data[-CRC_BYTES:].tobytes()
-        if len(body) == n_bytes and google_crc32c.value(body) == int.from_bytes(footer, "little"):
-            return body
+            entry = file.read(0, file.n_bytes)
+            data, footer = entry[:-_FOOTER_BYTES], entry[-_FOOTER_BYTES:].tobytes()
+            if len(data) == n_bytes and footer == _footer(key, data):
+                return _Opened(file, data)
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return None
@@ -170,6 +179,12 @@ class ChunkCache:
             return True
         finally:
             os.close(descriptor)
+
+
+def _footer(key: str, data: np.ndarray) -> bytes:
+    """What follows the array's bytes: the key, and a crc32c of bytes and key."""
+    address = bytes.fromhex(key)
+    return address + google_crc32c.extend(google_crc32c.value(data), address).to_bytes(CRC_BYTES, "little")
 
 
 def _entries(folder: Path) -> list[_Entry]:

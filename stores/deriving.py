@@ -13,6 +13,7 @@ from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.finishing import finish, next_unit, recover
 from stores.format import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
+from stores.outside import refuse_inside_a_store
 from stores.places import LocalPlace
 from stores.plan import Plan, read_plan
 from stores.planning import create_store
@@ -74,8 +75,9 @@ def planned(
 ) -> Plan:
     """The plan at `out`, made there if there is none.
 
-    Raises: StoreError if the plan there is another one's.
+    Raises: StoreError if the plan there is another one's, or `out` lies inside a store.
     """
+    refuse_inside_a_store(out, "the new store", may_be_one=True)
     if (out / PLAN).is_file():
         plan = read_plan(out)
         found = {"n_rows": plan.n_rows} | {name: getattr(plan, name) for name in fields}

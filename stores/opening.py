@@ -1,9 +1,9 @@
 """Opening a store wherever it lies: here, by way of a nearer disk, or behind a URL."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from stores import environment
 from stores.cache_root import cache_root
 from stores.cached_rows import CachedRows
 from stores.checking import check_opened
@@ -11,7 +11,8 @@ from stores.chunk_cache import ChunkCache
 from stores.contents import Contents, all_files, read_contents
 from stores.errors import StoreError
 from stores.format import ARRAYS, EXTRAS
-from stores.places import LocalPlace, Place, is_safe_to_map
+from stores.identity import Identity, is_safe_to_map
+from stores.places import LocalPlace, Place
 from stores.plan import Plan, read_plan
 from stores.remote import is_url, open_head
 from stores.site_rows import SiteRows
@@ -45,7 +46,9 @@ def open_at(where: Path | str, io: str, stage: Path | None, stage_sites: list[st
         folder = Path(where)
         plan = read_plan(folder)
         mapped = io == "mmap" or (io == "auto" and is_safe_to_map(folder))
-        opened = Opened(folder, plan, check_opened(folder, plan), LocalPlace(folder, mapped=mapped), _local_cache(plan))
+        seen: dict[str, Identity] = {}
+        contents = check_opened(folder, plan, seen)
+        opened = Opened(folder, plan, contents, LocalPlace(folder, mapped=mapped, identities=seen), cache=None)
     if stage is None:
         return opened
     sites = [site for site in stage_sites or opened.plan.sites if site in opened.plan.sites]
@@ -101,10 +104,5 @@ def _remote(url: str) -> Opened:
     return Opened(head.folder, head.plan, contents, place, _cache())
 
 
-def _local_cache(plan: Plan) -> ChunkCache | None:
-    """Chunks of a local store are cached where that was asked for, and only if decoding them is slow."""
-    return _cache() if plan.compressor == "zstd" and "STRATA_CACHE" in os.environ else None
-
-
 def _cache() -> ChunkCache:
-    return ChunkCache(cache_root() / "chunks", int(os.environ.get("STRATA_CACHE_BYTES", _CACHE_BYTES)))
+    return ChunkCache(cache_root() / "chunks", environment.size_bytes(environment.CACHE_BYTES, _CACHE_BYTES))

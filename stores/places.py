@@ -4,19 +4,17 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from stores.errors import StoreError
+from stores.identity import Identity, identity_of, inodes_last, is_same
+from stores.os_errors import explain
 
-_NETWORK_TYPES = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs"}
-)
 _OPEN_FILES = 256
-_MOUNTS = Path("/proc/self/mounts")
 
 
 class FileBytes(Protocol):
@@ -51,45 +49,68 @@ class LocalPlace:
     or rewrite files, as on network file systems, blocks are read with `pread` instead.
     """
 
-    def __init__(self, folder: Path, *, mapped: bool) -> None:
+    def __init__(self, folder: Path, *, mapped: bool, identities: Mapping[str, Identity] | None = None) -> None:
+        """`identities`: the files that were checked, by path. A name that stands for another file by now is refused,
+        however late it is opened or opened again.
+        """
         self.name = str(folder)
-        self._folder, self._mapped = folder, mapped
+        self._folder, self._mapped, self._identities = folder, mapped, identities
+        self._inodes_last = inodes_last(folder)
 
     def open(self, path: str) -> FileBytes:
-        """See `Place.open`."""
-        return (_MappedFile if self._mapped else _ReadFile)(self._folder / path)
+        """See `Place.open`. Raises: StoreError, too, if it is not the file that was checked."""
+        full = self._folder / path
+        descriptor = _descriptor(full)
+        keep = False
+        try:
+            found = identity_of(os.fstat(descriptor))
+            self._check(path, found)
+            if self._mapped:
+                return _MappedFile(full, descriptor, found)
+            keep = True
+            return _ReadFile(full, descriptor, found)
+        finally:
+            if not keep:
+                os.close(descriptor)
+
+    def _check(self, path: str, found: Identity) -> None:
+        if self._identities is None:
+            return
+        expected = self._identities.get(path)
+        if expected is None or not is_same(found, expected, inodes_last=self._inodes_last):
+            raise StoreError(
+                f"{self._folder / path}: is not the file that was there when this folder was opened: it was replaced "
+                f"or written to; put the old one back, or run the command again to read what is there now"
+            )
 
 
-def is_safe_to_map(folder: Path) -> bool:
-    """Whether a folder lies on a local file system, by its type in the mount table (unknown: yes)."""
-    try:
-        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return True
-    where = os.path.realpath(folder)
-    best, kind = "", ""
-    for line in mounts:
-        _, point, type_, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        inside = where == point or where.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, type_
-    return kind not in _NETWORK_TYPES
+def _written_to(path: Path) -> StoreError:
+    return StoreError(
+        f"{path}: was written to while it is read; put the old file back, or run the command again to read what is "
+        f"there now"
+    )
 
 
 class _MappedFile:
-    def __init__(self, path: Path) -> None:
-        descriptor = _descriptor(path)
+    def __init__(self, path: Path, descriptor: int, identity: Identity) -> None:
+        self._path, self._identity = path, identity
         try:
             self._memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be mapped ({explain(error)})") from None
+        except ValueError as error:  # it is empty
             raise StoreError(f"{path}: cannot be mapped ({error}); fetch the file again") from None
-        finally:
-            os.close(descriptor)
         self._data = np.frombuffer(self._memory, np.uint8)
         self.n_bytes = len(self._data)
 
     def read(self, offset: int, n_bytes: int) -> np.ndarray:
+        # What is mapped outlives a new file of the same name, and a deletion; a write into this very file shows in it.
+        try:
+            now = identity_of(os.stat(self._path, follow_symlinks=False))
+        except OSError:
+            now = self._identity
+        if now != self._identity and now[:2] == self._identity[:2]:
+            raise _written_to(self._path)
         return self._data[offset : offset + n_bytes]
 
     def will_need(self, offset: int, n_bytes: int) -> None:
@@ -104,14 +125,12 @@ class _MappedFile:
 
 
 class _ReadFile:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = _descriptor(path)
-        self.n_bytes = os.fstat(self._descriptor).st_size
+    def __init__(self, path: Path, descriptor: int, identity: Identity) -> None:
+        self._path, self._descriptor, self._identity = path, descriptor, identity
+        self.n_bytes = identity.n_bytes
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
     def read(self, offset: int, n_bytes: int) -> np.ndarray:
         data = bytearray()
@@ -119,7 +138,9 @@ class _ReadFile:
             try:
                 piece = os.pread(self._descriptor, n_bytes - len(data), offset + len(data))
             except OSError as error:
-                raise StoreError(f"{self._path}: cannot be read at byte {offset + len(data)} ({error})") from None
+                raise StoreError(
+                    f"{self._path}: cannot be read at byte {offset + len(data)} ({explain(error)})"
+                ) from None
             if not piece:
                 size = os.fstat(self._descriptor).st_size
                 raise StoreError(
@@ -127,6 +148,8 @@ class _ReadFile:
                     f"fetch it again"
                 )
             data += piece
+        if identity_of(os.fstat(self._descriptor)) != self._identity:
+            raise _written_to(self._path)
         rows = np.frombuffer(data, np.uint8)
         rows.flags.writeable = False
         return rows
@@ -143,7 +166,7 @@ def _descriptor(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
+        raise StoreError(f"{path}: cannot be read ({explain(error)})") from None
 
 
 class OpenFiles:

@@ -25,6 +25,7 @@ from stores.format import (
     token_specs,
 )
 from stores.lease import Lease, planning_prefix, remove_dead
+from stores.outside import refuse_inside_a_store
 from stores.plan import Plan, parse_plan, read_plan
 from stores.shards import ShardWriter
 from stores.units import commit_folders
@@ -64,10 +65,11 @@ def create_store(
         vocabulary: what every token id that occurs stands for.
         extras: other files to keep with the rows, by name (docs/store.md says which names mean what).
         fields: the other fields of `Plan`.
-    Raises: StoreError if something else is at `path`.
+    Raises: StoreError if something else is at `path`, or `path` lies inside a store.
 
     """
     files = files or FileSystem()
+    refuse_inside_a_store(path, "the new store", may_be_one=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = planning_prefix(path)
     remove_dead(files, path.parent, prefix)

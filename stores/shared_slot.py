@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import StoreError
+from stores.os_errors import explain
 from stores.windows import WindowBuffer
 
 NOTHING = -1
@@ -83,7 +84,7 @@ def open_own(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be opened for shared windows ({error.strerror})") from None
+        raise StoreError(f"{path}: cannot be opened for shared windows ({explain(error)})") from None
     if os.fstat(descriptor).st_uid != os.geteuid():
         os.close(descriptor)
         raise StoreError(f"{path}: belongs to another user; name another folder for shared windows")

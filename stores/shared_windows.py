@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import StoreError
+from stores.os_errors import explain
+from stores.outside import refuse_inside_a_store
 from stores.presence import PRESENT, Presence, slot_paths
 from stores.shared_slot import NOTHING, Slot
 from stores.windows import Filling, WindowBuffer, own_memory
@@ -63,6 +65,7 @@ class SharedWindows:
         self._ahead: _Claim | None = None
         self._gave_up_on = [NOTHING, NOTHING]
         """What each slot held when our patience with those who use it ended."""
+        refuse_inside_a_store(folder, "shared windows")
         present = folder / f"{key}{PRESENT}"
         self._presence = Presence(present)
         self._slots: list[Slot] = []
@@ -73,7 +76,7 @@ class SharedWindows:
             self.close()
             raise StoreError(
                 f"{folder}: no room for two shared windows of {n_bytes} bytes, {shutil.disk_usage(folder).free} are "
-                f"free ({error.strerror}); name another folder, or make training.window_rows smaller"
+                f"free ({explain(error)}); name another folder, or make training.window_rows smaller"
             ) from None
 
     def get(self, window: int) -> WindowBuffer:

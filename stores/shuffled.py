@@ -26,6 +26,7 @@ from stores.filesystem import FileSystem
 from stores.finishing import finish, recover
 from stores.format import MANIFEST, PLAN, TOKEN_FIELDS
 from stores.lease import Lease, remove_dead
+from stores.outside import refuse_inside_a_store
 from stores.plan import Plan
 from stores.reader import ActivationStore
 from stores.sizes import activation_bytes, token_map_bytes, unit_bytes
@@ -62,6 +63,7 @@ def shuffle_store(
         bucket_rows,
         source.plan.rows_per_chunk,
     )
+    refuse_inside_a_store(out, "the new store", may_be_one=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{out.name}.shuffling-"
     remove_dead(files, out.parent, prefix)

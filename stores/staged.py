@@ -1,7 +1,9 @@
 """Copies of a store's files on a disk that is near, made once a machine and verified on the way."""
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -13,13 +15,19 @@ from typing import NamedTuple
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
 from stores.format import ARRAYS
-from stores.places import FileBytes, LocalPlace, Place, is_safe_to_map
+from stores.identity import Identity, is_safe_to_map
+from stores.os_errors import explain
+from stores.outside import refuse_inside_a_store
+from stores.places import FileBytes, LocalPlace, Place
 from stores.plan import Plan
+from stores.stamps import Stamp, hashed, read_stamp, stamp_of, write_stamp
 from stores.units import keys, read_commit
 
 _PIECE_BYTES = 4 * 2**20
 _ATTEMPTS = 3
 _LOCK, _UNFINISHED = ".lock", ".tmp"
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_log = logging.getLogger(__name__)
 
 
 class Expected(NamedTuple):
@@ -33,7 +41,8 @@ class StagedPlace:
     """The files of another place by way of `folder`, where each lies under its sha256.
 
     A copy appears whole, durable and verified, or not at all; any number of processes share it. Copies are kept: who
-    made the folder removes it.
+    made the folder removes it. A copy is hashed again before its first use unless its lock file says that this very
+    file, with these times, was hashed before (`stores.stamps`); one that is not what its name says is made anew.
     """
 
     def __init__(
@@ -43,8 +52,11 @@ class StagedPlace:
         self.name = f"{base.name} (staged in {folder})"
         self._base, self._folder, self._expected = base, folder, expected
         self._files = files or FileSystem()
+        refuse_inside_a_store(folder, "staging")
         folder.mkdir(parents=True, exist_ok=True)
-        self._copies = LocalPlace(folder, mapped=is_safe_to_map(folder))
+        self._known: dict[str, Identity] = {}
+        """Copies whose bytes are known to be right, by name."""
+        self._copies = LocalPlace(folder, mapped=is_safe_to_map(folder), identities=self._known)
 
     def open(self, path: str) -> FileBytes:
         """See `Place.open`; copies the file first, if it is to be copied and nobody has.
@@ -76,32 +88,74 @@ class StagedPlace:
                 pool.shutdown(cancel_futures=True)
 
     def _is_there(self, path: str) -> bool:
-        # Names appear only after their bytes are verified and durable; the size shows what was cut short later.
+        """Whether there is a copy of the right size; whether its bytes are right is seen before they are used."""
         n_bytes, sha256 = self._expected[path]
         with suppress(FileNotFoundError):
             return os.lstat(self._folder / sha256).st_size == n_bytes
         return False
 
     def _copy(self, path: str) -> None:
-        if self._is_there(path):
+        """Make sure of the copy of a file: it is there, and its bytes are known to be right."""
+        n_bytes, sha256 = self._expected[path]
+        copy = self._folder / sha256
+        lock = copy.with_name(copy.name + _LOCK)
+        if stamp := self._stamped(path):
+            self._known[sha256] = stamp.identity
             return
+        try:
+            with _locked(lock) as descriptor:
+                stamp = self._stamped(path) or self._hashed(path)  # somebody else may just have made it
+                if stamp is None:
+                    self._make(path)
+                    stamp = stamp_of(copy, sha256)
+                write_stamp(descriptor, stamp)
+        except OSError as error:
+            stamp = self._hashed(path) if error.errno in _NOT_OURS else None  # somebody else's folder can be read
+            if stamp is None:
+                free = shutil.disk_usage(self._folder).free
+                raise StoreError(
+                    f"{self._folder}: staging {path} needs {n_bytes} bytes and {free} are free ({explain(error)}); "
+                    f"name another folder"
+                ) from None
+        self._known[sha256] = stamp.identity
+
+    def _stamped(self, path: str) -> Stamp | None:
+        """The stamp of the copy that lies there, if it is the file whose bytes were once found to be right."""
+        copy = self._folder / self._expected[path].sha256
+        with suppress(OSError):
+            stamp = stamp_of(copy, copy.name)
+            if stamp == read_stamp(copy.with_name(copy.name + _LOCK)):
+                return stamp
+        return None
+
+    def _hashed(self, path: str) -> Stamp | None:
+        """The stamp of the copy that lies there, if its bytes are right."""
+        sha256 = self._expected[path].sha256
+        if not self._is_there(path):
+            return None
+        try:
+            stamp, found = hashed(self._folder / sha256, sha256)
+        except OSError as error:
+            _log.warning("%s: cannot be read (%s); it is fetched again", self._folder / sha256, explain(error))
+            return None
+        if found == sha256:
+            return stamp
+        _log.warning(
+            "%s: is not the file that its name says (its sha256 is %s): damaged or replaced; it is fetched again",
+            self._folder / sha256,
+            found,
+        )
+        return None
+
+    def _make(self, path: str) -> None:
         copy = self._folder / self._expected[path].sha256
         draft = copy.with_name(copy.name + _UNFINISHED)
         try:
-            with _locked(copy.with_name(copy.name + _LOCK)):
-                if not self._is_there(path):
-                    try:
-                        self._copy_with_patience(path, draft)
-                        self._files.rename(draft, copy)
-                        self._files.sync_folder(self._folder)
-                    finally:
-                        draft.unlink(missing_ok=True)
-        except OSError as error:
-            free = shutil.disk_usage(self._folder).free
-            raise StoreError(
-                f"{self._folder}: staging {path} needs {self._expected[path].n_bytes} bytes and {free} are free "
-                f"({error.strerror}); name another folder"
-            ) from None
+            self._copy_with_patience(path, draft)
+            self._files.rename(draft, copy)
+            self._files.sync_folder(self._folder)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _copy_with_patience(self, path: str, draft: Path) -> None:
         """What came wrong is read again: over a network it may have been right where it lies."""
@@ -148,11 +202,11 @@ def files_to_stage(store: Path, plan: Plan, sites: Iterable[str], rows: tuple[in
 
 
 @contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Alone among all processes and threads; a lock's file stays, because to remove it would let two in."""
+def _locked(lock: Path) -> Iterator[int]:
+    """The lock file, held alone among all processes and threads. It stays: to remove it would let two in."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -221,8 +221,37 @@ def test_the_store_commands_make_list_and_share_stores(make_store: Callable[...,
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("rows", ["5", "a:b", "-1:5", "1:²"])
-def test_a_row_range_that_is_none_is_bad_input(make_store: Callable[..., Path], tmp_path: Path, rows: str) -> None:
-    result = strata("store", "slice", str(make_store()), str(tmp_path / "out"), f"--rows={rows}")
+NO_RANGES = ["5", "a:b", "-1:5", "1:²", "0:" + "9" * 5000, "7" * 5000 + ":1", "5:5", "6:5", ":", "0:1e3", "", "0:٣"]
+
+
+@pytest.mark.parametrize("rows", NO_RANGES, ids=lambda rows: ascii(rows[:9]))
+@pytest.mark.parametrize("command", ["slice", "pull"])
+def test_a_row_range_that_is_none_is_bad_input(
+    make_store: Callable[..., Path], tmp_path: Path, command: str, rows: str
+) -> None:
+    result = strata("store", command, str(make_store()), str(tmp_path / "out"), f"--rows={rows}")
     assert result.exit_code == 2
     assert "START:STOP" in result.stderr
+    assert len(result.stderr) < 300
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_range_beyond_the_store_is_an_error(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    result = strata("store", "slice", str(make_store()), str(tmp_path / "out"), "--rows", "0:" + "9" * 18)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64), "9" * 61, "9" * 5000, "x", "1e3", "²"], ids=lambda seed: seed[:9])
+@pytest.mark.parametrize("command", ["shuffle", "spot-check"])
+def test_a_seed_that_is_none_is_bad_input(
+    make_store: Callable[..., Path], tmp_path: Path, command: str, seed: str
+) -> None:
+    out = [str(tmp_path / "out")] * (command == "shuffle")
+    assert strata("store", command, str(make_store()), *out, f"--seed={seed}").exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_largest_seed_is_one(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    assert strata("store", "shuffle", str(make_store()), str(tmp_path / "out"), f"--seed={2**64 - 1}").exit_code == 0

@@ -11,6 +11,7 @@ from pipeline.config.routes import check_sites
 from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from pipeline.config.variants import Variant
 from pipeline.model_settings import ModelSettings
+from pipeline.outside import outside_stores
 from pipeline.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -70,13 +71,14 @@ class RunConfig(Settings):
         return list(dict.fromkeys([*saes, *(site for route in routes for site in route.sites)]))
 
     def store_path(self) -> Path:
-        """Folder of this run's activation store."""
+        """Folder of this run's activation store. Raises: ConfigError if it lies inside another store."""
         root = Path(os.environ.get("STRATA_DATA", "data"))
-        return Path(self.store.path) if self.store.path is not None else root / self.name
+        path = Path(self.store.path) if self.store.path is not None else root / self.name
+        return outside_stores(path, "store.path", may_be_one=True)
 
     def run_path(self) -> Path:
-        """Folder of this run's results."""
-        return Path("runs") / self.name
+        """Folder of this run's results. Raises: ConfigError if it lies inside a store."""
+        return outside_stores(Path("runs") / self.name, "name")
 
     def extraction(self) -> dict[str, Any]:
         """The part that decides the store's content: plain data, the same for every run that may share the store."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config.recorded import differences
 from pipeline.config.run import RunConfig
+from pipeline.outside import outside_stores
 from stores.canonical import file_sha256
 from stores.checking import check_opened
 from stores.errors import StoreError
@@ -56,9 +57,11 @@ def open_store(config: RunConfig, stage: Path | None = None) -> Together:
 
     Args:
         stage: a folder on a near disk, to which the files of the sites to train on are copied first.
-    Raises: StoreError.
+    Raises: StoreError; ConfigError if `stage` lies inside a store.
 
     """
+    if stage is not None:
+        outside_stores(stage, "--stage")
     sites = config.sites_to_train_on()
     url = config.store.path if is_url(config.store.path or "") else None
     path = find_store(config)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
+from pipeline.outside import outside_stores
 from pipeline.rows import side_by_side
 from pipeline.trainer.pending import Pending
 from stores.diagnostics import BatchMixing, batch_mixing
@@ -29,6 +30,12 @@ class Rows(NamedTuple):
         return self.x_BM if self.target_BM is None else self.target_BM
 
 
+def _shared_windows(training: TrainingSettings) -> Path | None:
+    if training.shared_windows is None:
+        return None
+    return outside_stores(Path(training.shared_windows), "training.shared_windows")
+
+
 class Feed:
     """The batches of a group; a pure function of the step."""
 
@@ -43,7 +50,7 @@ class Feed:
             filters=pending.filters,
             seed=group.seed,
             batch_size=group.batch_size,
-            shared=None if training.shared_windows is None else Path(training.shared_windows),
+            shared=_shared_windows(training),
             window_rows=min(training.window_rows, max(training.window_bytes // (2 * row_bytes), group.batch_size)),
         )
         joint_limit = len(sites) > 1 and pending.filters.max_norm_multiple is not None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from stores.canonical import MAX_JSON_BYTES, file_sha256
 from stores.errors import StoreError
 from stores.filesystem import FileSystem
+from stores.os_errors import explain
 from stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
 from stores.remote.transports import Advance, Source
 
@@ -187,7 +188,7 @@ def local_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{error.filename or where}: cannot be written ({error.strerror}); once that is put right, "
+            f"{error.filename or where}: cannot be written ({explain(error)}); once that is put right, "
             f"the same command goes on from what was fetched"
         ) from None
 

@@ -5,14 +5,16 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, publish_exclusive
 from stores.format import STAGING
+from stores.identity import identity_of, inodes_last
 from stores.lease import Lease, remove_dead
+from stores.os_errors import explain
 from stores.remote.patience import Absent, NoRanges, Patience
-from stores.remote.transports import Advance, Entry
+from stores.remote.transports import Advance, Entry, local_folder
+from stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
 _PREFIX = "push-"
@@ -24,11 +26,12 @@ class Folder:
     own_files: frozenset[str] = frozenset()
 
     def __init__(self, url: str, patience: Patience) -> None:
-        parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost"):
-            raise StoreError(f"{url}: names another machine; a file:// URL begins with file:///")
-        self._root = Path(unquote(parts.path))
+        folder = local_folder(url)
+        assert folder is not None, "a folder's URL, which is why this class was chosen"
+        self._root = folder
         self.url = str(self._root)
+        self._unchanged = Unchanged()
+        self._inodes_last = inodes_last(self._root)
         self._files = FileSystem()
         self._lease: Lease | None = None
 
@@ -46,6 +49,8 @@ class Folder:
         """See `Source.get_range`."""
         descriptor = self._open(path)
         try:
+            found = identity_of(os.fstat(descriptor))
+            self._unchanged.check(path, str(found if self._inodes_last else found.written), self.url)
             data = bytearray()
             while len(data) < n_bytes:
                 piece = _pread(descriptor, n_bytes - len(data), offset + len(data), self._root / path)
@@ -125,7 +130,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             raise Absent("there is no such file") from None
         except OSError as error:
-            raise StoreError(f"{self._root / path}: cannot be read ({error.strerror})") from None
+            raise StoreError(f"{self._root / path}: cannot be read ({explain(error)})") from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise StoreError(f"{self._root / path}: not a plain file")
@@ -136,4 +141,4 @@ def _pread(descriptor: int, n_bytes: int, offset: int, where: Path) -> bytes:
     try:
         return os.pread(descriptor, n_bytes, offset)
     except OSError as error:
-        raise StoreError(f"{where}: cannot be read at byte {offset} ({error.strerror})") from None
+        raise StoreError(f"{where}: cannot be read at byte {offset} ({explain(error)})") from None

@@ -1,20 +1,29 @@
 """Reading from a web server: standard library only, with resuming, and never a byte that was not asked for."""
 
+import errno
 import http.client
-import re
+import os
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from stores.errors import StoreError
+from stores.os_errors import explain
+from stores.remote.headers import changes_bytes, content_length, content_range, object_identity, retry_after
 from stores.remote.patience import Absent, NoRanges, Patience, Unavailable
+from stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 2**20
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
+_RESERVED = ":/?#[]@!$&'()*+,;=%"
+_WEB_ERRORS = (OSError, http.client.HTTPException, ValueError, OverflowError)
+"""What the standard library raises at what a server says; the last two at addresses and numbers that are none."""
 _PASSING = frozenset([408, 425, 429, 500, 502, 503, 504])
+
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -37,6 +46,7 @@ class HttpSource:
     def __init__(self, url: str, patience: Patience) -> None:
         self.url = url
         self._patience = patience
+        self._unchanged = Unchanged()
         self._opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -50,19 +60,22 @@ class HttpSource:
 
     def address(self, path: str) -> str:
         """Where a file lies."""
-        return f"{self.url}/{quote(path)}"
+        return f"{quote(os.fsencode(self.url), safe=_RESERVED)}/{quote(path)}"
 
     def secrets(self) -> dict[str, str]:
         """Headers for this server alone."""
         return {}
+
+    def identity(self, headers: Message) -> str | None:
+        """What names the object that an answer is a part of; None where an address names the same bytes for ever."""
+        return object_identity(headers)
 
     def stream(self, path: str, start: int) -> Iterator[bytes | memoryview]:
         """See `Source.stream`."""
         with self._request(path, f"bytes={start}-" if start else None) as response:
             if start:
                 _check_range(response, path, start, None)
-            length = response.headers.get("Content-Length", "")
-            missing = int(length) if length.isascii() and length.isdigit() else None
+            missing = content_length(response.headers)
             while piece := self._read(response, path):
                 missing = None if missing is None else missing - len(piece)
                 yield piece
@@ -74,6 +87,7 @@ class HttpSource:
         data = bytearray()
         with self._request(path, f"bytes={offset}-{offset + n_bytes - 1}") as response:
             _check_range(response, path, offset, n_bytes)
+            self._unchanged.check(path, self.identity(response.headers), self.url)
             while len(data) <= n_bytes and (piece := self._read(response, path)):
                 data += piece
         if len(data) < n_bytes:
@@ -94,9 +108,9 @@ class HttpSource:
         except urllib.error.HTTPError as error:
             with error:
                 raise _meaning(error, path) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _broken(error, self.url) from None
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+        except _WEB_ERRORS as error:
+            raise _broken(error, f"{self.url}/{path}") from None
+        if changes_bytes(response.headers):
             response.close()
             raise StoreError(f"{self.address(path)}: the server changes files as it sends them (Content-Encoding)")
         return response
@@ -104,18 +118,18 @@ class HttpSource:
     def _read(self, response: Any, path: str) -> bytes:
         try:
             piece: bytes = response.read1(_PIECE_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+        except _WEB_ERRORS as error:
             raise _broken(error, f"{self.url}/{path}") from None
         return piece
 
 
 def _check_range(response: Any, path: str, start: int, n_bytes: int | None) -> None:
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    found = content_range(response.headers)
     if response.status != 206 or found is None:
         raise NoRanges(
             f"{path}: asked for bytes from {start}, the server answers {response.status} without saying which it sends"
         )
-    first, last = int(found[1]), int(found[2])
+    first, last = found
     if first != start or (n_bytes is not None and last != start + n_bytes - 1):
         raise NoRanges(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
 
@@ -124,8 +138,7 @@ def _meaning(error: urllib.error.HTTPError, path: str) -> Exception:
     if error.code in (404, 410):
         return Absent(f"the server answers {error.code}")
     if error.code in _PASSING:
-        after = error.headers.get("Retry-After", "")
-        return Unavailable(f"the server answers {error.code}", float(after) if after.isdigit() else 0.0)
+        return Unavailable(f"the server answers {error.code}", retry_after(error.headers))
     if error.code == 416:
         return NoRanges(f"{path}: is shorter than the bytes that were asked for (416)")
     hint = "; log in, or ask for access" if error.code in (401, 403) else ""
@@ -138,4 +151,8 @@ def _broken(error: Exception, where: str) -> Exception:
         return StoreError(f"{where}: its certificate is not valid ({reason.verify_message})")
     if isinstance(reason, TimeoutError):
         return Unavailable("no byte came in time")
+    if isinstance(reason, ValueError | OverflowError):  # asking again would be answered alike
+        return StoreError(f"{where}: the server names an address or a number that is none ({str(reason)[:200]})")
+    if isinstance(reason, OSError) and reason.errno in _OURS:
+        return StoreError(f"{where}: cannot be fetched ({explain(reason)})")
     return Unavailable(f"{type(reason).__name__}: {reason}")

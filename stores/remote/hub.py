@@ -4,17 +4,22 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from stores import environment
 from stores.errors import StoreError
 from stores.remote.http import HttpSource
 from stores.remote.patience import Patience
 from stores.remote.transports import Advance, Entry, require
 
 _URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
+_FOREIGN = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)
+"""What the hub's package raises at answers that are not what it takes for granted."""
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _CARD = "README.md"
 
 
@@ -38,7 +43,7 @@ class HubRepository(HttpSource):
         self._repo = found[1]
         self._revision = unquote(found[2]) if found[2] else "main"
         self._folder = f"{found[3]}/" if found[3] else ""
-        self._endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+        self._endpoint = (environment.text("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._api = self._hub.HfApi(endpoint=self._endpoint)
         self._about = {"repo_id": self._repo, "repo_type": "dataset"}
         self._last_commit: str | None = None
@@ -48,11 +53,20 @@ class HubRepository(HttpSource):
     @cached_property
     def _commit(self) -> str:
         with self._errors():
-            return str(self._api.repo_info(**self._about, revision=self._revision).sha)
+            commit = self._api.repo_info(**self._about, revision=self._revision).sha
+            if not isinstance(commit, str) or _COMMIT.fullmatch(commit) is None:
+                raise ValueError(f"it calls its commit {str(commit)[:50]!a}")
+            return commit
 
     def address(self, path: str) -> str:
         """See `HttpSource.address`."""
-        return f"{self._endpoint}/datasets/{self._repo}/resolve/{self._commit}/{quote(self._folder + path)}"
+        return (
+            f"{self._endpoint}/datasets/{self._repo}/resolve/{self._commit}/{quote(os.fsencode(self._folder + path))}"
+        )
+
+    def identity(self, headers: Message) -> None:
+        """See `HttpSource.identity`: an address names a commit."""
+        return None
 
     def secrets(self) -> dict[str, str]:
         """See `HttpSource.secrets`."""
@@ -122,7 +136,7 @@ class HubRepository(HttpSource):
                 f"{self.url}: there is no such repository or revision, or this account may not see it; "
                 f"`hf auth login`, or set HF_TOKEN"
             ) from None
-        except (errors.HfHubHTTPError, self._httpx_error, OSError, ValueError, RuntimeError) as error:
+        except (errors.HfHubHTTPError, self._httpx_error, *_FOREIGN) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             code = getattr(getattr(error, "response", None), "status_code", None)
             hint = "; somebody else changed the repository, push again" if code in (409, 412) else ""

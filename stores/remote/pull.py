@@ -12,6 +12,8 @@ from stores.checking import check_opened
 from stores.errors import StoreError
 from stores.filesystem import FileSystem, remove_tree
 from stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
+from stores.os_errors import explain
+from stores.outside import refuse_inside_a_store
 from stores.plan import read_plan
 from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
 from stores.remote.head import fetch_head, fetch_manifest
@@ -43,6 +45,7 @@ def pull(
     """
     files, patience = files or FileSystem(), patience or Patience()
     out = out.absolute()
+    refuse_inside_a_store(out, "pull", may_be_one=True)
     fetcher = Fetcher(open_source(url, patience), patience)
     manifest = fetch_manifest(fetcher, expected_id)
     if _is_there(out, manifest):
@@ -88,7 +91,7 @@ def _finish(files: FileSystem, landing: Landing, out: Path, manifest: bytes) -> 
     try:
         files.rename(landing.store, out)
     except OSError as error:
-        raise StoreError(f"{out}: cannot be made ({error.strerror}); the whole store is in {landing.store}") from None
+        raise StoreError(f"{out}: cannot be made ({explain(error)}); the whole store is in {landing.store}") from None
 
 
 def _is_there(out: Path, manifest: bytes) -> bool:

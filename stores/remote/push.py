@@ -56,6 +56,8 @@ def push(
         _refuse_losses(target, [*identity, *data])
         target.describe(dataset_card(plan, store_id, str(url), n_bytes))
         manifest = (store / MANIFEST).read_bytes()
+        if MANIFEST in there:  # the very same, as was seen before: nothing is written into a finished store
+            return store_id
         if not target.send_new(MANIFEST, manifest) and Fetcher(target, patience).get(MANIFEST) != manifest:
             raise StoreError(f"{target.url}: somebody else pushed another store there meanwhile; choose another place")
     finally:

@@ -1,6 +1,5 @@
 """S3 and whatever speaks its protocol. Who we are, and where the servers are, only the environment says (AWS_*)."""
 
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -9,16 +8,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stores import environment
 from stores.errors import StoreError
 from stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
 from stores.remote.threads import in_threads
 from stores.remote.transports import Advance, Entry, require, split_url
+from stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
 _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 2
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_STATUS = re.compile(r"status code: (\d{3})")
+_STATUS = re.compile(r"status code: ([0-9]{3})")
 _NO_KEY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true for a public bucket)"
 
 
@@ -30,12 +31,13 @@ class Bucket:
     def __init__(self, url: str, patience: Patience) -> None:
         self.url = url
         self._patience = patience
+        self._unchanged = Unchanged()
         self._obstore = require("obstore", url)
         parts = split_url(url)
         if not parts.netloc:
             raise StoreError(f"{url}: has no bucket; write s3://bucket/prefix")
         stall = timedelta(seconds=patience.stall_seconds)
-        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        endpoint = next(filter(None, map(environment.text, _ENDPOINTS)), "")
         options = {"timeout": stall, "connect_timeout": stall, "allow_http": endpoint.startswith("http://")}
         try:
             self._store = require("obstore.store", url).S3Store(
@@ -65,7 +67,11 @@ class Bucket:
     def get_range(self, path: str, offset: int, n_bytes: int) -> memoryview:
         """See `Source.get_range`."""
         with self._errors(path):
-            data = memoryview(self._obstore.get_range(self._store, path, start=offset, length=n_bytes))
+            result = self._obstore.get(self._store, path, options={"range": (offset, offset + n_bytes)})
+            about = result.meta
+            data = memoryview(result.bytes())
+        named = about["e_tag"] or f"last modified {about['last_modified']}, {about['size']} bytes"
+        self._unchanged.check(path, f"ETag {named!a}" if about["e_tag"] else named, self.url)
         if len(data) != n_bytes:
             raise NoRanges(f"{path}: the server sends {len(data)} bytes instead of the {n_bytes} from {offset}")
         return data
@@ -166,8 +172,8 @@ class _Errors:
 
 def _credentials(url: str) -> dict[str, Any]:
     """A named profile needs boto3, which knows all that a profile can say; everything else obstore reads itself."""
-    profile = os.environ.get("AWS_PROFILE")
-    if not profile or os.environ.get("AWS_ACCESS_KEY_ID"):
+    profile = environment.text("AWS_PROFILE")
+    if not profile or environment.text("AWS_ACCESS_KEY_ID"):
         return {}
     try:
         session = import_module("boto3.session").Session()

@@ -1,13 +1,15 @@
 """Where stores are shared: one small protocol, and the kinds of URL that speak it."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from stores.errors import StoreError
+from stores.outside import refuse_inside_a_store
 from stores.remote.patience import Patience
 
 Advance = Callable[[int], None]
@@ -68,6 +70,22 @@ def is_url(text: object) -> bool:
     return isinstance(text, str) and _SCHEME.match(text) is not None
 
 
+def local_folder(url: str | Path) -> Path | None:
+    """The folder of this machine that a path or a file:// URL names; None for what lies elsewhere.
+
+    Raises: StoreError if it is a file:// URL of another machine.
+    """
+    if not is_url(url):
+        return Path(url)
+    parts = split_url(str(url))
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost"):
+        raise StoreError(f"{url}: names another machine; a file:// URL begins with file:///")
+    # Bytes, because a name need not be text in any encoding.
+    return Path(os.fsdecode(unquote_to_bytes(os.fsencode(parts.path))))
+
+
 def open_source(url: str | Path, patience: Patience) -> Source:
     """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
     source: Source = _transport(url, patience)
@@ -75,7 +93,13 @@ def open_source(url: str | Path, patience: Patience) -> Source:
 
 
 def open_target(url: str | Path, patience: Patience) -> Target:
-    """A place to write to. Raises: StoreError if it cannot be written to, or a package is missing."""
+    """A place to write to.
+
+    Raises: StoreError if it cannot be written to, lies inside a store, or a package is missing.
+    """
+    folder = local_folder(url)
+    if folder is not None:
+        refuse_inside_a_store(folder, "push", may_be_one=True)
     target = _transport(url, patience)
     if not hasattr(target, "send"):
         raise StoreError(f"{url}: can only be read from; push to s3://, hf:// or a folder")
@@ -94,8 +118,12 @@ def _transport(url: str | Path, patience: Patience):  # type: ignore[no-untyped-
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a URL. Raises: StoreError if it carries a secret, or what no store's URL has."""
-    parts = urlsplit(url)
+    """The parts of a URL. Raises: StoreError if it is none, carries a secret, or has what no store's URL has."""
+    try:
+        parts = urlsplit(url)
+        parts.hostname, parts.port  # noqa: B018  # both are read from the text only when they are asked for
+    except ValueError as error:
+        raise StoreError(f"{_without_secrets(url)}: is no URL ({error}); write scheme://host/path") from None
     if parts.username is not None or (parts.scheme != "hf" and "@" in parts.netloc):
         raise StoreError(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}: user names and passwords do not belong into a URL, "
@@ -104,6 +132,12 @@ def split_url(url: str) -> SplitResult:
     if parts.query or parts.fragment:
         raise StoreError(f"{parts.scheme}://{parts.netloc}{parts.path}: a store's URL has no '?' and no '#'")
     return parts
+
+
+def _without_secrets(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def require(package: str, url: str):  # type: ignore[no-untyped-def]  # a module of a package without types

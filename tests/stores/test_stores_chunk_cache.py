@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_store import build_store, fill_unit, plan_store, stored_rows
 
-from stores import ActivationStore
+from stores import ActivationStore, chunk_cache
 from stores.cached_rows import CachedRows
 from stores.chunk_cache import ChunkCache, chunk_key
 from stores.filesystem import FileSystem
@@ -27,7 +27,7 @@ from stores.site_rows import SiteRows
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE, DTYPE = (64, 8), "<f4"
-ENTRY_BYTES = 64 * 8 * 4 + 4
+ENTRY_BYTES = 64 * 8 * 4 + 32 + 4
 SITE = "blocks.1.hook_resid_post"
 
 
@@ -84,6 +84,64 @@ def test_control_without_checksums_a_flipped_bit_is_served(tmp_path: Path, monke
     rows = ChunkCache(tmp_path, 2**20).get(key_of(0), SHAPE, DTYPE)
     assert rows is not None
     assert rows.tobytes() != array_of(0).tobytes()
+
+
+def exchange(folder: Path, first: str, second: str) -> None:
+    (folder / first).rename(folder / "aside")
+    (folder / second).rename(folder / first)
+    (folder / "aside").rename(folder / second)
+
+
+def write_over(folder: Path, first: str, second: str) -> None:
+    """Exchange two entries of one size by writing into the very files."""
+    contents = [(folder / name).read_bytes() for name in (second, first)]
+    for name, data in zip((first, second), contents, strict=True):
+        with (folder / name).open("r+b") as file:
+            file.write(data)
+
+
+def copy_over(folder: Path, first: str, second: str) -> None:
+    (folder / first).unlink()
+    shutil.copyfile(folder / second, folder / first)
+
+
+def of_version_1(folder: Path, first: str, second: str) -> None:
+    """What an earlier version left: the bytes and their crc32c, without a key."""
+    data = (folder / second).read_bytes()[: -32 - 4]
+    (folder / first).write_bytes(data + google_crc32c.value(data).to_bytes(4, "little"))
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+@pytest.mark.parametrize("mixed_up", [exchange, write_over, copy_over, of_version_1])
+def test_an_entry_under_another_key_is_a_miss(
+    tmp_path: Path, mixed_up: Callable[[Path, str, str], None], opened_before: bool
+) -> None:
+    cache = ChunkCache(tmp_path, 2**20)
+    for number in range(2):
+        cache.put(key_of(number), array_of(number))
+        assert not opened_before or cache.get(key_of(number), SHAPE, DTYPE) is not None
+    mixed_up(tmp_path, key_of(0), key_of(1))
+    for reader in (cache, ChunkCache(tmp_path, 2**20)):
+        for number in range(2):
+            rows = reader.get(key_of(number), SHAPE, DTYPE)
+            assert rows is None or rows.tobytes() == array_of(number).tobytes()
+    assert ChunkCache(tmp_path, 2**20).get(key_of(0), SHAPE, DTYPE) is None
+    assert not (tmp_path / key_of(0)).exists()
+
+
+@pytest.mark.parametrize("mixed_up", [exchange, write_over, copy_over])
+def test_control_without_the_key_another_chunk_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixed_up: Callable[[Path, str, str], None]
+) -> None:
+    footer = chunk_cache._footer
+    monkeypatch.setattr(chunk_cache, "_footer", lambda key, data: footer("0" * 64, data))
+    cache = ChunkCache(tmp_path, 2**20)
+    for number in range(2):
+        cache.put(key_of(number), array_of(number))
+    mixed_up(tmp_path, key_of(0), key_of(1))
+    rows = ChunkCache(tmp_path, 2**20).get(key_of(0), SHAPE, DTYPE)
+    assert rows is not None
+    assert rows.tobytes() == array_of(1).tobytes()
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 4, 100, ENTRY_BYTES - 1])
@@ -184,7 +242,7 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support"]
 from stores.chunk_cache import ChunkCache, chunk_key
 seed, folder = int(sys.argv[3]), Path(sys.argv[2])
 rng, hits, largest = random.Random(seed), 0, 0
-cache = ChunkCache(folder, 30 * 2052)
+cache = ChunkCache(folder, 30 * 2084)
 for turn in range(800):
     number = rng.randrange(60)
     expected = np.full((64, 8), number, np.float32)
@@ -196,7 +254,7 @@ for turn in range(800):
         hits += 1
         assert (rows == expected).all()
     if turn % 97 == 0:
-        cache = ChunkCache(folder, 30 * 2052)
+        cache = ChunkCache(folder, 30 * 2084)
         sizes = []
         for path in list(folder.glob("*")):
             try:
@@ -208,13 +266,13 @@ for turn in range(800):
         shutil.rmtree(folder, ignore_errors=True)
     if turn % 150 == 149:  # a damaged entry appears
         try:
-            (folder / f".{seed}.tmp").write_bytes(b"?" * 2052)
+            (folder / f".{seed}.tmp").write_bytes(b"?" * 2084)
             (folder / f".{seed}.tmp").rename(folder / key)
         except FileNotFoundError:
             pass
-        cache = ChunkCache(folder, 30 * 2052)
+        cache = ChunkCache(folder, 30 * 2084)
 assert hits > 50, hits
-assert largest <= 30 * 2052, largest
+assert largest <= 30 * 2084, largest
 """
 
 

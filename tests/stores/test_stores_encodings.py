@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import build_store, fill_unit, plan_store, stored_rows
 
-from stores import ActivationStore, Batches, Filters, StoreError, places
+from stores import ActivationStore, Batches, Filters, StoreError, identity
 from stores.calibration import commit_columns, committed_columns
 from stores.deriving import slice_store
 from stores.encodings import merge_planes, split_planes, to_float32, to_stored
@@ -131,6 +131,6 @@ def test_a_file_cut_while_it_is_read_is_a_named_error_with_pread(tmp_path: Path)
 def test_network_file_systems_are_not_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "mounts"
     table.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far\\040away nfs4 rw 0 0\n", encoding="utf-8")
-    monkeypatch.setattr(places, "_MOUNTS", table)
-    assert places.is_safe_to_map(tmp_path)
-    assert not places.is_safe_to_map(tmp_path / "far away" / "store")
+    monkeypatch.setattr(identity, "_MOUNTS", table)
+    assert identity.is_safe_to_map(tmp_path)
+    assert not identity.is_safe_to_map(tmp_path / "far away" / "store")

@@ -113,6 +113,35 @@ def test_wrong_ranges_are_errors_never_wrong_bytes(server: LyingServer, tmp_path
         file.read(1000, 5000)
 
 
+SAYINGS = {
+    "ETag": ({"ETag": '"a"'}, {"ETag": '"b"'}),
+    "ETag alone": ({"ETag": '"a"', "Last-Modified": ""}, {"ETag": '"b"', "Last-Modified": ""}),
+    "time": ({"ETag": "", "Last-Modified": "yesterday"}, {"ETag": "", "Last-Modified": "today"}),
+    "size": ({"ETag": ""}, {"ETag": "", "Content-Range": "bytes 1000-1999/7"}),
+}
+
+
+@pytest.mark.parametrize("said", SAYINGS)
+def test_an_object_of_another_identity_is_refused(server: LyingServer, honest: Path, tmp_path: Path, said: str) -> None:
+    file = open_head(server.url, tmp_path, patience=HASTY).place.open(SHARD)
+    server.headers[SHARD], later = SAYINGS[said]
+    for offset in (0, 5000, 1000):
+        data = file.read(offset, 1000)
+        assert data.tobytes() == (honest / SHARD).read_bytes()[offset : offset + 1000]
+    server.headers[SHARD] = later
+    with pytest.raises(StoreError, match=f"{SHARD}: was replaced while it is read"):
+        file.read(1000, 1000)
+    server.headers[SHARD] = SAYINGS[said][0]
+    file.read(1000, 1000)
+
+
+def test_a_server_that_says_nothing_of_an_object_is_believed(server: LyingServer, honest: Path, tmp_path: Path) -> None:
+    file = open_head(server.url, tmp_path, patience=HASTY).place.open(SHARD)
+    for headers in ({"ETag": "", "Last-Modified": ""}, {"ETag": 'W/"a"'}, {"ETag": '"a"'}):
+        server.headers[SHARD] = headers
+        assert file.read(7, 100).tobytes() == (honest / SHARD).read_bytes()[7:107]
+
+
 def test_a_flipped_byte_in_a_range_is_found_by_the_chunk(server: LyingServer, tmp_path: Path) -> None:
     remote = opened(server.url, tmp_path)
     remote.rows(SITE, 0, 1)  # the shard's index and its first chunk

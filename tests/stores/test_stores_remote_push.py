@@ -21,7 +21,8 @@ from stores import ActivationStore, StoreError, verify
 from stores.remote import Patience, open_head, pull, push
 from stores.remote import push as push_
 from stores.remote.card import dataset_card
-from stores.remote.transports import Target, open_source, open_target
+from stores.remote.transports import TRANSPORTS, Target, open_source, open_target
+from stores.remote.unchanged import Unchanged
 
 SITE = "blocks.1.hook_resid_post"
 COMMIT = "commits/000/000000.json"
@@ -250,6 +251,53 @@ def test_a_profile_without_boto3_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "boto3.session", None)
     with pytest.raises(StoreError, match="export-credentials --profile work"):
         open_source("s3://bucket/x", HASTY)
+
+
+def replace_shard(place: str, tmp_path: Path, honest: Path) -> bytes:
+    """Put other bytes of the same size where a shard lies. Returns: the old ones."""
+    old = (honest / SHARD).read_bytes()
+    (tmp_path / "other").write_bytes(bytes(255 - byte for byte in old))
+    target = open_target(place, HASTY)
+    try:
+        target.send([(SHARD, tmp_path / "other")], lambda n_bytes: None)
+    finally:
+        target.close()
+    return old
+
+
+WHEN_REPLACED = {"file": "refused", "s3": "refused", "hf": "served: an address names a commit"}
+WHEN_REPLACED |= {"http": "refused: test_stores_remote_place.py", "https": "as http"}
+
+
+def test_what_each_transport_does_with_a_replaced_object_is_known() -> None:
+    assert set(WHEN_REPLACED) == set(TRANSPORTS)
+
+
+@every_place
+def test_an_object_replaced_while_it_is_read_is_never_mixed_in(place: str, honest: Path, tmp_path: Path) -> None:
+    push(honest, place, patience=HASTY)
+    file = open_head(place, tmp_path / "cache", patience=HASTY).place.open(SHARD)
+    assert file.read(0, 100).tobytes() == (honest / SHARD).read_bytes()[:100]
+    old = replace_shard(place, tmp_path, honest)
+    if place.startswith("hf://"):
+        assert file.read(100, 900).tobytes() == old[100:1000]
+    else:
+        with pytest.raises(StoreError, match=rf"{SHARD}: was replaced while it is read \(.* before, .* now\)"):
+            file.read(100, 900)
+    again = open_head(place, tmp_path / "cache", patience=HASTY).place.open(SHARD)
+    assert again.read(0, 100).tobytes() != old[:100], "opened anew: what is there now, for the hashes to refuse"
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
+def test_control_without_the_comparison_the_new_bytes_come(
+    place: str, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unchanged, "check", lambda self, path, identity, where: None)
+    push(honest, place, patience=HASTY)
+    file = open_head(place, tmp_path / "cache", patience=HASTY).place.open(SHARD)
+    file.read(0, 100)
+    old = replace_shard(place, tmp_path, honest)
+    assert file.read(100, 900).tobytes() == bytes(255 - byte for byte in old[100:1000])
 
 
 def test_hub_commits_card_and_privacy(hub: FakeHub, honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ class LyingServer(ThreadingHTTPServer):
         self.root = root
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.lies: dict[str, deque[str]] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        """Header lines by path, instead of the usual ones of these names; what is not latin-1 cannot be sent."""
         self.sent: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.ranges = True
@@ -45,8 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         lie = told.popleft() if told else ""
         if lie.isdigit() or not (self.server.root / path).is_file():
             self.send_response(int(lie or 404))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._end_headers(path, {"Content-Length": "0"})
             return
         data = (self.server.root / path).read_bytes()
         start, stop = 0, len(data)
@@ -56,19 +57,19 @@ class _Handler(BaseHTTPRequestHandler):
             start, stop = int(first), min(int(last) + 1, stop) if last else stop
             self.send_response(206)
             shift = lie == "another range"
-            self.send_header("Content-Range", f"bytes {start + shift}-{stop - 1 + shift}/{len(data)}")
+            range_headers = {"Content-Range": f"bytes {start + shift}-{stop - 1 + shift}/{len(data)}"}
         else:
             self.send_response(200)
-        self._send(path, data[start:stop], lie)
+            range_headers = {}
+        self._send(path, data[start:stop], lie, range_headers)
 
-    def _send(self, path: str, body: bytes, lie: str) -> None:
+    def _send(self, path: str, body: bytes, lie: str, range_headers: dict[str, str]) -> None:
         if lie == "flipped byte":
             body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
         body = {"shorter": body[:-1], "longer": body + b"x"}.get(lie, body)
-        self.send_header("Last-Modified", "Thu, 01 Jan 1970 00:00:00 GMT")  # clients of S3 want one
-        self.send_header("ETag", '"0"')
-        self.send_header("Content-Length", str(2**60 if lie == "endless" else len(body)))
-        self.end_headers()
+        modified = {"Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT", "ETag": '"0"'}  # clients of S3 want both
+        length = {"Content-Length": str(2**60 if lie == "endless" else len(body))}
+        self._end_headers(path, range_headers | modified | length)
         while lie == "endless":
             self._write(path, bytes(2**20))
         if lie in ("broken", "stall"):
@@ -77,6 +78,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._write(path, body)
+
+    def _end_headers(self, path: str, usual: dict[str, str]) -> None:
+        for name, value in (usual | self.server.headers.get(path, {})).items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
 
     def _write(self, path: str, data: bytes) -> None:
         for first in range(0, len(data), 65536):
