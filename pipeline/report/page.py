@@ -11,6 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
+from pipeline.report.leaves import record_tables
 from pipeline.report.mixing import HEADS, mixing_table
 from pipeline.report.results import curve_definitions, definitions, pretty, result_tables
 from pipeline.report.run_data import Run, Trained
@@ -56,6 +57,7 @@ def render(run: Run, title: str | None) -> str:
         curve_definitions=curve_definitions(run),
         environment_facts=environment_facts(run),
         variant_facts=variant_facts(run),
+        record_tables=record_tables(run),
         run=run,
         legend=[{"variant": name, "colour": index % N_COLOURS} for index, name in enumerate(run.variants)],
         colour={name: index % N_COLOURS for index, name in enumerate(run.variants)},
@@ -70,7 +72,7 @@ def heat(value: float | None, top: float) -> int:
     """How strongly a token is coloured: 0 (not active) to 10 (as active as the example itself)."""
     if not value or value <= 0.0 or top <= 0.0:
         return 0
-    return max(1, min(10, round(10 * value / top)))
+    return max(1, round(min(10.0, 10 * value / top)))
 
 
 def figures(run: Run) -> dict[str, Any]:
