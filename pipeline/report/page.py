@@ -3,10 +3,11 @@
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -27,9 +28,6 @@ MAX_CURVE_POINTS = 400
 def render(run: Run, title: str | None) -> str:
     """The whole page as one string."""
     style, plotly, script = _file("report.css"), get_plotlyjs(), _file("report.js")
-    template = Environment(
-        loader=FunctionLoader(_file), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("report.html.jinja")
     policy = {
         "default-src": "'none'",
         "script-src": f"{_hash(plotly)} {_hash(script)}",
@@ -38,7 +36,7 @@ def render(run: Run, title: str | None) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    return template.render(
+    return _template().render(
         policy="; ".join(f"{directive} {sources}" for directive, sources in policy.items()),
         style=Markup(style),
         plotly=Markup(plotly),
@@ -66,6 +64,14 @@ def render(run: Run, title: str | None) -> str:
         heat=heat,
         config_text=Markup.escape(visible(run.config_text, keep_lines=True)),
     )
+
+
+@cache
+def _template() -> Template:
+    """The page's template, compiled once."""
+    return Environment(
+        loader=FunctionLoader(_file), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html.jinja")
 
 
 def heat(value: float | None, top: float) -> int:
