@@ -14,11 +14,12 @@ from page_parser import Page
 from sealing import load
 from small_run import SITE
 
+from pipeline.artifacts import write_yaml
 from pipeline.report.facts import UNKNOWN
 from pipeline.report.leaves import ADDED_UP
 from pipeline.report.run_data import read_run
 from pipeline.report.write import write_report
-from pipeline.strict_yaml import parse
+from pipeline.strict_yaml import parse, unparse
 
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 RECORDS = {"config.json", "training.json", "metrics.json", "examples.json"}
@@ -82,9 +83,8 @@ def test_every_value_of_every_record_is_on_the_page(run: Path, source: str):
 
 def elsewhere(key: str) -> bool:
     """Shown as a figure, as definitions, or as examples: see the tests below."""
-    return bool(
-        re.match(r"metrics\.(density_histogram|definitions)|metrics\.metrics\..*\.(unit|definition)$", key)
-    ) or (key.startswith("examples.latents"))
+    own = r"metrics\.(density_histogram|definitions)|metrics\.metrics\..*\.(unit|definition)$|examples\.latents"
+    return bool(re.match(own, key))
 
 
 def check_loader(path: Path, shown: dict[str, str]) -> None:
@@ -141,6 +141,7 @@ def test_no_cell_is_a_dash_where_the_run_has_data(run: Path, source: str):
 def schema(record: Any, at: str = "") -> set[str]:
     """Keys of a record; of lists the first item; not what is named by the user or by an architecture."""
     free = ("sae", "objective", "config", "model", "corpus", "statistics", "sites", "packages", "split_rows", "metrics")
+    free += ("timing",)  # a small store is not timed
     if isinstance(record, dict):
         keys = {f"{at}.{key}" for key in record}
         inside = {name for key, item in record.items() if key not in free for name in schema(item, f"{at}.{key}")}
@@ -169,9 +170,6 @@ def test_variants_called_no_and_off_stay_two(run: Path):
     plain = parse(text, "config.yaml")[0]
     renamed = {"no": "topk", "off": "batch", "1:30": "relu", "on": "wild"}
     variants = {new: plain["variants"][old] for new, old in renamed.items()}
-    from pipeline.artifacts import write_yaml
-    from pipeline.strict_yaml import unparse
-
     write_yaml(run / "config.yaml", unparse(plain | {"variants": variants}))
     assert list(read_run(run).config["variants"]) == list(renamed)
     assert read_run(run).config["training"]["window_rows"] == 512
