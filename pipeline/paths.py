@@ -1,6 +1,7 @@
 """Paths as people write them, in a config, on the command line or in the environment: all are read here, alike."""
 
-from pathlib import Path
+import hashlib
+from pathlib import Path, PurePath
 
 from pipeline.errors import ConfigError
 
@@ -20,3 +21,10 @@ def as_path(text: str | Path, where: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{where}: {str(text)!r}: {error}; write the whole path") from None
+
+
+def impersonal(path: str) -> str:
+    """`<name>#<hash>` of a path that leads from the root or a named home; any other path, hub id or word as it is."""
+    if not PurePath(path).is_absolute() and not (path.startswith("~") and not path.startswith("~/")):
+        return path
+    return f"{PurePath(path).name}#{hashlib.sha256(path.encode()).hexdigest()[:12]}"

@@ -11,6 +11,7 @@ import numpy as np
 from stores.canonical import canonical_json, sha256
 from stores.errors import StoreError
 from stores.filters import Filters
+from stores.loader_clock import LoaderClock
 from stores.masks import RowMask
 from stores.ranks import RankFiller, Share
 from stores.reader import ActivationStore
@@ -48,6 +49,7 @@ class Batches:
         shared: Path | None = None,
         share: Share | None = None,
         mask: RowMask | None = None,
+        clock: LoaderClock | None = None,
     ) -> None:
         """Open a stream.
 
@@ -55,6 +57,7 @@ class Batches:
             shared: a folder in memory (/dev/shm), or on a disk, where all who read the same stream share windows.
             share: this process reads one part of each window, and gets the rest from the other ranks.
             mask: a narrower one than the site's own (see `stores.joined`).
+            clock: one that several streams share; null: a clock of its own.
         Raises: StoreError if the split has fewer rows than a batch, or if there is no room for shared windows.
 
         """
@@ -72,14 +75,16 @@ class Batches:
         self.blocks_per_window = max(1, min(window_rows // size, len(self._mask.blocks)))
         limits = {"limited_by": [*self._mask.limited_by]} if self._mask.limited_by else {}
         self._key = [store.plan.order_id, split, {**filters.key(), **limits}, seed, self.blocks_per_window]
+        self.clock = clock or LoaderClock(threads)
+        """How long reading took so far."""
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="strata-window")
         self._values = store.values(site)
         if share is not None and shared is not None:
             raise StoreError("windows are shared on one machine or split between ranks, not both")
         if share is not None:
-            self._filler: WindowFiller = RankFiller(self._values, self._mask, self._pool, threads, share)
+            self._filler: WindowFiller = RankFiller(self._values, self._mask, self._pool, threads, self.clock, share)
         else:
-            self._filler = WindowFiller(self._values, self._mask, self._pool, threads)
+            self._filler = WindowFiller(self._values, self._mask, self._pool, threads, self.clock)
         self._windows_per_epoch = -(-len(self._mask.blocks) // self.blocks_per_window)
         self._mixes: dict[int, Future[np.ndarray]] = {}
         self._epochs: dict[int, _Epoch] = {}
@@ -154,7 +159,8 @@ class Batches:
         return self._epochs[epoch]
 
     def _window(self, epoch: int, window: int) -> WindowBuffer:
-        return self._windows.get(epoch * self._windows_per_epoch + window)
+        with self.clock.waiting():
+            return self._windows.get(epoch * self._windows_per_epoch + window)
 
     def _filling(self, window: int) -> Callable[[WindowBuffer], None]:
         """What fills a buffer with a window, counted over all epochs."""

@@ -7,8 +7,12 @@ import numpy as np
 
 from stores.batches import Batches
 from stores.filters import Filters
+from stores.loader_clock import LoaderClock
 from stores.masks import RowMask
 from stores.reader import ActivationStore
+
+_THREADS = 2
+"""Threads of each stream."""
 
 Sites = Sequence[tuple[ActivationStore, str]]
 """Sites, each with the store that holds it. The stores are row-aligned (see `stores.together`)."""
@@ -50,6 +54,8 @@ class JoinedBatches:
         filters = filters or Filters()
         mask = joint_mask(sites, split, filters)
         self.streams: list[Batches] = []
+        self.clock = LoaderClock(_THREADS)
+        """How long reading took so far, all streams together."""
         try:
             for store, site in sites:
                 stream = Batches(
@@ -62,6 +68,8 @@ class JoinedBatches:
                     window_rows=window_rows,
                     shared=shared,
                     mask=mask,
+                    threads=_THREADS,
+                    clock=self.clock,
                 )
                 self.streams.append(stream)
         except BaseException:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stores.errors import StoreError
+from stores.loader_clock import LoaderClock
 from stores.masks import RowMask
 from stores.site_rows import SiteRows
 from stores.windows import WindowBuffer, WindowFiller
@@ -32,8 +33,16 @@ class Share(NamedTuple):
 class RankFiller(WindowFiller):
     """Fills windows with what each rank read: rank r of n the blocks r, r + n, r + 2n, ... of a window."""
 
-    def __init__(self, values: SiteRows, mask: RowMask, pool: ThreadPoolExecutor, threads: int, share: Share) -> None:
-        super().__init__(values, mask, pool, threads)
+    def __init__(
+        self,
+        values: SiteRows,
+        mask: RowMask,
+        pool: ThreadPoolExecutor,
+        threads: int,
+        clock: LoaderClock,
+        share: Share,
+    ) -> None:
+        super().__init__(values, mask, pool, threads, clock)
         self._share = share
         n_bytes = values.rows_per_chunk * values.shape[1] * values.coded_dtype.itemsize
         self._scales_at = -(-(_STATUS_BYTES + n_bytes) // 64) * 64
@@ -42,6 +51,12 @@ class RankFiller(WindowFiller):
 
     def fill(self, buffer: WindowBuffer, blocks: np.ndarray, counts: np.ndarray, mix: Callable[[], np.ndarray]) -> None:
         """See `WindowFiller.fill`. Raises: StoreError on every rank if a chunk of any is damaged."""
+        with self._clock.filling(self._put_bytes(counts)):
+            self._fill(buffer, blocks, counts, mix)
+
+    def _fill(
+        self, buffer: WindowBuffer, blocks: np.ndarray, counts: np.ndarray, mix: Callable[[], np.ndarray]
+    ) -> None:
         rank, n_ranks, exchange = self._share
         ends = np.cumsum(counts).tolist()
         places = list(map(slice, [0, *ends], ends))
@@ -50,13 +65,17 @@ class RankFiller(WindowFiller):
         targets: np.ndarray | None = None
         for first in range(0, len(blocks), n_ranks):
             while mine and len(reads) < self._threads:
-                reads.append(self._pool.submit(self._values.coded, mine.popleft()))
+                reads.append(self._pool.submit(self._read, mine.popleft()))
             error = self._send(reads.popleft() if reads else None)
             exchange(self._parts)
             self._agree(error)
             targets = mix() if targets is None else targets
             for part, block in enumerate(blocks[first : first + n_ranks].tolist()):
                 self._put(buffer, targets[places[first + part]], block, *self._received(part, block))
+
+    def _read(self, block: int) -> _Chunk:
+        with self._clock.decoding():
+            return self._values.coded(block)
 
     def _send(self, read: "Future[_Chunk] | None") -> StoreError | None:
         """Put a chunk and how we are into our part of what is exchanged. Returns: what went wrong."""

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from stores.loader_clock import LoaderClock
 from stores.masks import RowMask
 from stores.site_rows import SiteRows
 
@@ -49,8 +50,10 @@ class _Piece(NamedTuple):
 class WindowFiller:
     """Copies blocks of one site into window buffers, with several threads."""
 
-    def __init__(self, values: SiteRows, mask: RowMask, pool: ThreadPoolExecutor, threads: int) -> None:
-        self._values, self._mask, self._pool, self._threads = values, mask, pool, threads
+    def __init__(
+        self, values: SiteRows, mask: RowMask, pool: ThreadPoolExecutor, threads: int, clock: LoaderClock
+    ) -> None:
+        self._values, self._mask, self._pool, self._threads, self._clock = values, mask, pool, threads, clock
         self._stopped = False
 
     def stop(self) -> None:
@@ -92,10 +95,15 @@ class WindowFiller:
         ahead = [*blocks.tolist()[_READ_AHEAD_BLOCKS:], *[None] * _READ_AHEAD_BLOCKS]
         pieces = deque(map(_Piece, blocks.tolist(), map(slice, [0, *ends], ends), ahead))
         targets = mix()
-        parts = [self._pool.submit(self._copy, buffer, targets, pieces) for _ in range(self._threads - 1)]
-        self._copy(buffer, targets, pieces)
-        for part in parts:
-            part.result()
+        with self._clock.filling(self._put_bytes(counts)):
+            parts = [self._pool.submit(self._copy, buffer, targets, pieces) for _ in range(self._threads - 1)]
+            self._copy(buffer, targets, pieces)
+            for part in parts:
+                part.result()
+
+    def _put_bytes(self, counts: np.ndarray) -> int:
+        """Bytes of so many rows of each block, as a window holds them."""
+        return int(counts.sum()) * self._values.shape[1] * self._values.coded_dtype.itemsize
 
     def _copy(self, buffer: WindowBuffer, targets: np.ndarray, pieces: deque[_Piece]) -> None:
         """Take pieces until none is left."""
@@ -108,7 +116,9 @@ class WindowFiller:
                 return
             if ahead is not None:
                 self._values.will_need(ahead)
-            self._put(buffer, targets[place], block, *self._values.coded(block))
+            with self._clock.decoding():
+                rows, scales = self._values.coded(block)
+            self._put(buffer, targets[place], block, rows, scales)
 
     def _put(
         self, buffer: WindowBuffer, target: np.ndarray, block: int, rows: np.ndarray, scales: np.ndarray | None

@@ -12,7 +12,8 @@ import yaml
 from gradient_parity import TOLERANCE, largest_difference, make_rows, make_sae, reference, step
 from small_run import SITE, run_data, store_for_training
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_record
+from pipeline.artifacts.shapes import Ending
 from pipeline.config.run import RunConfig
 from pipeline.objective import TERMS
 from pipeline.saes import ARCHITECTURES
@@ -45,7 +46,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> dict:
     config = RunConfig.model_validate(run_data(store_for_training(tmp_path / "store"), variants))
     train(config, report_progress=False)
     (name,) = variants
-    return read_json(tmp_path / f"runs/run/variants/{name}@{SITE}/training.json")
+    return read_record(tmp_path / f"runs/run/variants/{name}@{SITE}/training.json", Ending).data
 
 
 def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

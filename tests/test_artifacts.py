@@ -13,14 +13,18 @@ from pipeline.artifacts import (
     fingerprint,
     only_writer,
     publish_folder,
-    read_json,
+    read_record,
+    read_yaml,
     remove_folder,
     remove_staged,
     sha256_of,
     write_bytes,
-    write_json,
+    write_record,
+    write_yaml,
 )
+from pipeline.artifacts.shapes import Ending, Shape
 from pipeline.errors import CheckpointError
+from pipeline.strict_yaml import parse
 
 
 def test_canonical_json_is_one_spelling():
@@ -37,21 +41,48 @@ def test_canonical_json_refuses_what_json_cannot_spell(value):
 
 def test_json_round_trip_keeps_every_bit(tmp_path: Path):
     record = {"a": 0.1 + 0.2, "text": "\ud800 \u2028 é", "none": None}
-    write_json(tmp_path / "deep" / "record.json", record)
-    assert read_json(tmp_path / "deep" / "record.json") == record
+    write_record(tmp_path / "deep" / "record.json", record)
+    assert read_record(tmp_path / "deep" / "record.json", Shape) == (record, True)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1} trailing'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b'{"a": 1} trailing', b'{"a": NaN}', b'{"a": 1e400}', b"[" * 10**5 + b"]" * 10**5],
+)
 def test_garbled_json_names_the_file(tmp_path: Path, content: bytes):
     path = tmp_path / "training.json"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"training\.json: not JSON .*delete it"):
-        read_json(path)
+    with pytest.raises(CheckpointError, match=r"training\.json: not readable as JSON .*delete its folder"):
+        read_record(path, Ending)
+
+
+def test_a_record_that_was_changed_is_refused_and_one_without_a_hash_is_told_apart(tmp_path: Path):
+    path = tmp_path / "record.json"
+    write_record(path, {"r2": 0.306})
+    changed = path.read_text(encoding="utf-8").replace("0.306", "0.906")
+    path.write_text(changed, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"record\.json: its self_sha256 is not that of its content"):
+        read_record(path, Shape)
+    old = {key: value for key, value in json.loads(changed).items() if key != "self_sha256"}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert read_record(path, Shape) == ({"r2": 0.906}, False)  # control: without a hash the change is not seen
+
+
+def test_yaml_carries_its_hash_in_a_comment(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    write_yaml(path, "no: 1\n")
+    assert read_yaml(path) == ("no: 1\n", True)
+    assert parse(path.read_text(encoding="utf-8"), "x")[0] == {"no": 1}
+    path.write_text(path.read_text(encoding="utf-8").replace("no: 1", "no: 2"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: its self_sha256"):
+        read_yaml(path)
+    path.write_text("no: 2\n", encoding="utf-8")
+    assert read_yaml(path) == ("no: 2\n", False)
 
 
 def test_missing_json_names_the_file(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"gone\.json: cannot be read"):
-        read_json(tmp_path / "gone.json")
+        read_record(tmp_path / "gone.json", Shape)
 
 
 def test_changed_keys_name_paths_and_both_values():
@@ -135,8 +166,8 @@ def test_environment_is_plain_and_impersonal():
 def test_run_folder_lists_what_is_trained(tmp_path: Path):
     run = RunFolder(tmp_path)
     done, begun = run.variant("a@blocks.1.hook_resid_post"), run.variant("b@blocks.1.hook_resid_post")
-    write_json(done.training, {})
-    write_json(begun.config, {})
+    write_record(done.training, {})
+    write_record(begun.config, {})
     assert run.trained() == [done]
     assert (done.variant, done.site) == ("a", "blocks.1.hook_resid_post")
 

@@ -13,9 +13,19 @@ from pipeline.artifacts.durable import (
 from pipeline.artifacts.environment import environment
 from pipeline.artifacts.folders import RunFolder, VariantFolder
 from pipeline.artifacts.lock import only_writer
-from pipeline.artifacts.records import canonical_json, changed_keys, fingerprint, read_json, write_json
+from pipeline.artifacts.records import (
+    Record,
+    canonical_json,
+    changed_keys,
+    fingerprint,
+    read_record,
+    read_yaml,
+    write_record,
+    write_yaml,
+)
 
 __all__ = [
+    "Record",
     "RunFolder",
     "VariantFolder",
     "canonical_json",
@@ -25,12 +35,14 @@ __all__ = [
     "make_folder",
     "only_writer",
     "publish_folder",
-    "read_json",
+    "read_record",
+    "read_yaml",
     "remove_folder",
     "remove_staged",
     "sha256_of",
     "staging_path",
     "sync",
     "write_bytes",
-    "write_json",
+    "write_record",
+    "write_yaml",
 ]

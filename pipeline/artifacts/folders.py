@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / "environment.json"
 
     @property
+    def store(self) -> Path:
+        """What the store was that scores were measured on; written by evaluate."""
+        return self.path / "store.json"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.path / "report.html"

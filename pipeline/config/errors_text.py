@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.lookup import nearest
 from pipeline.config.schema import in_words, kind_of, locate, options, settings_class
-from pipeline.config.strict_yaml import Path
+from pipeline.strict_yaml import Path
 
 _BOUNDS = {
     "greater_than": "greater than {gt}",

@@ -11,10 +11,10 @@ from pipeline.config.errors_text import lines_of, unknown_key
 from pipeline.config.lookup import nearest
 from pipeline.config.run import RunConfig
 from pipeline.config.schema import kind_of, locate, settings_class
-from pipeline.config.strict_yaml import MAX_BYTES, parse, unparse
-from pipeline.config.strict_yaml import Path as KeyPath
 from pipeline.config.sweep import expand
 from pipeline.errors import ConfigError
+from pipeline.strict_yaml import MAX_BYTES, parse, unparse
+from pipeline.strict_yaml import Path as KeyPath
 
 
 def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) -> RunConfig:

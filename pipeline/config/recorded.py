@@ -1,12 +1,11 @@
 """The config as a plan records it: what decides the rows, and nothing that says whose machine it was."""
 
-import hashlib
-from pathlib import PurePath
 from typing import Any
 
 from pipeline.artifacts import changed_keys
 from pipeline.config.corpus import CorpusSettings, StoreSettings
 from pipeline.model_settings import ModelSettings
+from pipeline.paths import impersonal
 from pipeline.settings import Settings
 
 _SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}
@@ -38,13 +37,6 @@ def differences(plan_config: dict[str, Any], extraction: dict[str, Any]) -> list
         if isinstance(plan_config.get(section), dict):
             filled[section] = defaults | plan_config[section]
     return changed_keys(recorded(filled) if _SECTIONS.keys() <= filled.keys() else filled, recorded(extraction))
-
-
-def impersonal(path: str) -> str:
-    """`<name>#<hash>` of a path that leads from the root or a named home; any other path, hub id or word as it is."""
-    if not PurePath(path).is_absolute() and not (path.startswith("~") and not path.startswith("~/")):
-        return path
-    return f"{PurePath(path).name}#{hashlib.sha256(path.encode()).hexdigest()[:12]}"
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipeline.config.run import RunConfig
-from pipeline.config.strict_yaml import Path
 from pipeline.objective import TERMS
 from pipeline.objective.term import TermSettings
 from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAESettings
+from pipeline.strict_yaml import Path
 
 _WORDS: dict[Any, str] = {
     str: "a string",

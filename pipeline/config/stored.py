@@ -1,13 +1,12 @@
 """Which stores a run reads: its own, or a finished one that holds what it asks for."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.recorded import differences
 from pipeline.config.run import RunConfig
 from pipeline.outside import outside_stores
-from stores.canonical import file_sha256
+from stores.canonical import file_sha256, parse_json
 from stores.checking import check_opened
 from stores.errors import StoreError
 from stores.format import MANIFEST, PLAN
@@ -112,7 +111,7 @@ def _trained_on(config: RunConfig) -> set[str]:
     ids = set()
     for record in config.run_path().glob("variants/*/config.json"):
         try:
-            ids.add(str(json.loads(record.read_text(encoding="utf-8"))["store_id"]))
-        except (OSError, ValueError, KeyError, TypeError):  # not ours to judge: training says what is wrong with it
+            ids.add(str(parse_json(record.read_bytes(), record)["store_id"]))
+        except (OSError, StoreError, KeyError, TypeError):  # not ours to judge: training says what is wrong with it
             continue
     return ids

@@ -6,7 +6,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from pipeline.artifacts import RunFolder, fingerprint, read_json, write_bytes, write_json
+from pipeline.artifacts import RunFolder, VariantFolder, fingerprint, sha256_of, sync, write_bytes, write_record
+from pipeline.artifacts.chain import UNHASHED, check_examples, check_features, check_metrics, read_metrics
 from pipeline.config.routes import Route
 from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
@@ -25,7 +26,6 @@ from stores.together import Together
 
 log = logging.getLogger(__name__)
 
-STORE_RECORD = "store.json"
 SPLIT = "heldout"
 
 
@@ -37,19 +37,24 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
     stores = open_store(config)
     run = RunFolder(config.run_path())
     device = choose_device(config.training.device)
-    write_json(run.path / STORE_RECORD, stores.summary())
+    write_record(run.store, stores.summary())
+    unhashed: set[str] = set()
     for route in _routes(config):
         store = stores.at(route.reads[0])
         todo = []
-        for folder in finished(run, route.name, store.id):
-            trained = load(folder, device)
+        for found in finished(run, route.name, store.id):
+            trained = load(found, device)
+            for path, record in ((found.folder.config, found.config), (found.folder.training, found.training)):
+                unhashed |= set() if record.is_hashed else {path.name}
             if _is_scored(trained, _identity(trained, store, config)):
-                log.info("%s: scored already", folder.name)
+                log.info("%s: scored already", trained.folder.name)
             else:
                 todo.append(Scores(trained))
         if todo:
             log.info("%s: scoring %s", route.name, ", ".join(scores.trained.folder.variant for scores in todo))
             _score_site(todo, route, stores, config, device, progress)
+    if unhashed:
+        log.info("%s: %s: %s", run.path, ", ".join(sorted(unhashed)), UNHASHED)
 
 
 def _routes(config: RunConfig) -> list[Route]:
@@ -94,10 +99,12 @@ def _score_site(
 def _write(scores: Scores, top: TopRows, population: dict[str, Any], reads: Sites, config: RunConfig) -> None:
     """The three files of one SAE; metrics.json last, so its presence means scored. `reads`: the sites it reads."""
     trained, settings, store = scores.trained, config.evaluation, reads[0][0]
+    folder = trained.folder
+    _forget(folder)
     record = scores.record(_identity(trained, store, config), population)
     density_E = scores.latents.fired_E.double() / scores.latents.n_rows
     features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
-    write_bytes(trained.folder.features, safetensors.torch.save(features, {"fingerprint": record["fingerprint"]}))
+    write_bytes(folder.features, safetensors.torch.save(features, {"fingerprint": record["fingerprint"]}))
     latents = [
         {
             "latent": latent,
@@ -111,8 +118,16 @@ def _write(scores: Scores, top: TopRows, population: dict[str, Any], reads: Site
     ]
     choice = CHOICE.format(n=settings.examples_per_latent)
     identity = {key: record[key] for key in ("fingerprint", "store_id", "split")}
-    write_json(trained.folder.examples, {**identity, "choice": choice, "latents": latents})
-    write_json(trained.folder.metrics, record)
+    write_record(folder.examples, {**identity, "choice": choice, "latents": latents})
+    hashes = {"features": sha256_of(folder.features), "examples": sha256_of(folder.examples)}
+    write_record(folder.metrics, {**record, "sha256": hashes})
+
+
+def _forget(folder: VariantFolder) -> None:
+    """Remove older scores first: a kill must not leave them beside features and examples of other ones."""
+    if folder.metrics.exists():
+        folder.metrics.unlink()
+        sync(folder.path)
 
 
 def _top_rows(scores: Scores, config: RunConfig, device: torch.device) -> TopRows:
@@ -135,10 +150,19 @@ def _identity(trained: TrainedSAE, store: ActivationStore, config: RunConfig) ->
 
 
 def _is_scored(trained: TrainedSAE, identity: dict[str, Any]) -> bool:
+    """Whether the very scores are there. Raises: CheckpointError if they are, but not as they were written."""
     folder = trained.folder
     if not all(path.exists() for path in (folder.metrics, folder.features, folder.examples)):
         return False
-    return bool(read_json(folder.metrics).get("fingerprint") == fingerprint(identity))
+    scores = read_metrics(folder)
+    if not scores.is_hashed:
+        return False
+    if scores.data["sae"] == identity["sae"] and scores.data["fingerprint"] != fingerprint(identity):
+        return False  # other settings, rows or weights than now
+    check_metrics(folder, scores.data, trained.record, trained.training)
+    check_features(folder, scores.data)
+    check_examples(folder, scores.data)
+    return True
 
 
 def _filters(config: RunConfig) -> Filters:

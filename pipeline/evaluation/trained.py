@@ -1,16 +1,27 @@
 """Trained SAEs read back from a run folder."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 
-from pipeline.artifacts import RunFolder, VariantFolder, read_json, sha256_of
+from pipeline.artifacts import Record, RunFolder, VariantFolder
+from pipeline.artifacts.chain import check_curves, check_weights, read_config, read_training
 from pipeline.errors import CheckpointError
+from pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAE
+
+
+class Finished(NamedTuple):
+    """A folder whose SAE was trained to its end, and its records."""
+
+    folder: VariantFolder
+    config: Record
+    training: Record
 
 
 @dataclass(frozen=True)
@@ -23,38 +34,46 @@ class TrainedSAE:
     sae: SAE
 
 
-def finished(run: RunFolder, site: str, store_id: str) -> list[VariantFolder]:
+def finished(run: RunFolder, site: str, store_id: str) -> list[Finished]:
     """The SAEs at a site that were trained to their end on this store, by name.
 
-    Raises: CheckpointError if one was trained on another store.
+    Raises: CheckpointError if one was trained on another store, or if a file of its folder is not what was written.
     """
-    folders = [folder for folder in run.trained() if folder.site == site]
-    folders = [folder for folder in folders if read_json(folder.training)["status"] == "finished"]
-    for folder in folders:
-        trained_on = read_json(folder.config)["store_id"]
+    found = []
+    for folder in (folder for folder in run.trained() if folder.site == site):
+        config = read_config(folder)
+        training = read_training(folder, config.data)
+        check_curves(folder, training.data)
+        if training.data["status"] != "finished":
+            continue
+        trained_on = config.data["store_id"]
         if trained_on != store_id:
             raise CheckpointError(
                 f"{folder.config}: trained on store {trained_on[:16]}, but the config's store is {store_id[:16]}; "
                 "set store.path to the store it was trained on"
             )
-    return folders
+        found.append(Finished(folder, config, training))
+    return found
 
 
-def load(folder: VariantFolder, device: torch.device) -> TrainedSAE:
-    """Read an SAE. Raises: CheckpointError if the files are damaged, foreign to each other, or of an unknown kind."""
-    record, training = read_json(folder.config), read_json(folder.training)
-    if training["fingerprint"] != record["fingerprint"]:
-        raise CheckpointError(f"{folder.training} does not belong to the config beside it; delete {folder.path}")
-    found = sha256_of(folder.weights)
-    if found != training["sha256"]["weights"]:
-        raise CheckpointError(
-            f"{folder.weights}: sha256 {found[:16]} is not the {training['sha256']['weights'][:16]} that training.json "
-            f"names; the file is damaged, delete {folder.path} and train it again"
-        )
+def load(found: Finished, device: torch.device) -> TrainedSAE:
+    """Read an SAE. Raises: CheckpointError if the weights are damaged, or of an unknown kind."""
+    folder, record, training = found.folder, found.config.data, found.training.data
+    check_weights(folder, training)
     name = record["sae"]["architecture"]
     if name not in ARCHITECTURES:
         raise CheckpointError(f"{folder.config}: architecture {name!r} is unknown; known: {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
-    weights = safetensors.torch.load_file(folder.weights, device=str(device))
-    settings = architecture.Config.model_validate(record["sae"])
-    return TrainedSAE(folder, record, training, architecture(settings, record["d_model"], weights, record.get("d_in")))
+    try:
+        settings = architecture.Config.model_validate(record["sae"])
+        weights = safetensors.torch.load_file(folder.weights, device=str(device))
+        sae = architecture(settings, record["d_model"], weights, record.get("d_in"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in ("sae", *first["loc"]))
+        raise CheckpointError(f"{folder.config}: {key}: {first['msg']}; delete {folder.path} and train again") from None
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder.weights}: no weights of {folder.name}: {error}; delete {folder.path}") from None
+    # Recorded with the SAE, since it decides how sums are rounded: scores then depend on files alone.
+    sae.break_even_density = record.get("training", {}).get("break_even_density") or BREAK_EVEN_DENSITY
+    return TrainedSAE(folder, record, training, sae)

@@ -7,37 +7,34 @@ from pipeline.kernels.backends import backend_of
 from pipeline.kernels.codes import Codes, DenseCodes, SparseCodes, from_flat
 
 BREAK_EVEN_DENSITY = 0.15
-"""Share of latents on above which a matrix product beats the gathers (break_even.py measures it for a machine)."""
+"""Share of latents on above which a matrix product beats the gathers (break_even.py measures it for a machine).
+
+It decides how sums are rounded, so an SAE's config records it and every selection is given it.
+"""
 
 
-def set_break_even(density: float) -> None:
-    """Choose another, before training and once: it decides how sums are rounded, so a resumed run needs the same."""
-    global BREAK_EVEN_DENSITY
-    BREAK_EVEN_DENSITY = density
-
-
-def is_dense(n_pairs: int, n_entries: int) -> bool:
+def is_dense(n_pairs: int, n_entries: int, break_even_density: float) -> bool:
     """Whether so many pairs of so many entries are better held as a full matrix."""
-    return n_pairs > BREAK_EVEN_DENSITY * n_entries
+    return n_pairs > break_even_density * n_entries
 
 
-def row_topk(pre_BE: Tensor, k: int) -> Codes:
+def row_topk(pre_BE: Tensor, k: int, break_even_density: float) -> Codes:
     """The k largest of each row, negative ones as 0; of equal values, the first latents (on a GPU: any).
 
-    A row's result depends on that row alone.
+    break_even_density: density from which the codes are a full matrix. A row's result depends on that row alone.
     """
     batch_size, n_latents = pre_BE.shape
     if k == n_latents:
         return DenseCodes(pre_BE.clamp(min=0))
     values_BK, indices_BK = backend_of(pre_BE).row_topk(pre_BE, k)
     values_BK = values_BK.clamp(min=0)
-    if is_dense(k, n_latents):
+    if is_dense(k, n_latents, break_even_density):
         return DenseCodes(torch.zeros_like(pre_BE).scatter_(1, indices_BK, values_BK))
     offsets = torch.arange(0, batch_size * k + 1, k, device=pre_BE.device)
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, n_latents)
 
 
-def batch_topk(pre_BE: Tensor, n_pairs: int, guess: float = 0.0) -> tuple[Codes, float]:
+def batch_topk(pre_BE: Tensor, n_pairs: int, break_even_density: float, guess: float = 0.0) -> tuple[Codes, float]:
     """The n_pairs largest positive values of the whole batch (all of them where fewer are positive).
 
     `guess` only saves time: values at or below it are looked at again when too few lie above it. Of equal values at
@@ -51,7 +48,9 @@ def batch_topk(pre_BE: Tensor, n_pairs: int, guess: float = 0.0) -> tuple[Codes,
         candidates_P = true_places(flat > 0)
     kept_P, cut = largest_pairs(flat[candidates_P], n_pairs)
     codes = from_flat(candidates_P[kept_P], pre_BE)
-    return (DenseCodes(codes.to_dense()) if is_dense(kept_P.numel(), pre_BE.numel()) else codes), cut
+    return (
+        DenseCodes(codes.to_dense()) if is_dense(kept_P.numel(), pre_BE.numel(), break_even_density) else codes
+    ), cut
 
 
 def largest_pairs(values_P: Tensor, n_pairs: int) -> tuple[Tensor, float]:
@@ -65,10 +64,10 @@ def largest_pairs(values_P: Tensor, n_pairs: int) -> tuple[Tensor, float]:
     return kept_P.nonzero().squeeze(1), smallest
 
 
-def above(pre_BE: Tensor, threshold: float | Tensor) -> Codes:
+def above(pre_BE: Tensor, threshold: float | Tensor, break_even_density: float) -> Codes:
     """Every value strictly above `threshold` (at least 0). A row's result depends on that row alone."""
     kept_BE = pre_BE > threshold
-    if is_dense(int(kept_BE.count_nonzero()), pre_BE.numel()):
+    if is_dense(int(kept_BE.count_nonzero()), pre_BE.numel(), break_even_density):
         return DenseCodes(torch.where(kept_BE, pre_BE, 0.0))
     return from_flat(true_places(kept_BE), pre_BE)
 

@@ -69,10 +69,10 @@ class Tiles:
         return min(n_latents, max(LATENTS_AT_ONCE, self._buffer.numel() // n_rows))
 
 
-def row_topk_of_tiles(tiles: Tiles, k: int) -> Codes | None:
+def row_topk_of_tiles(tiles: Tiles, k: int, break_even_density: float) -> Codes | None:
     """As `row_topk` of all tiles together; None where the codes would be dense."""
     n_rows, n_latents = tiles.shape
-    if is_dense(k, n_latents):
+    if is_dense(k, n_latents, break_even_density):
         return None
     if tiles.encoder == "certified_bfloat16":
         encoder = Bfloat16Encoder(tiles.W_EM, tiles.b_E)
@@ -84,14 +84,14 @@ def row_topk_of_tiles(tiles: Tiles, k: int) -> Codes | None:
     return SparseCodes(values.clamp(min=0).view(-1), latents.view(-1), offsets, n_latents)
 
 
-def batch_topk_of_tiles(tiles: Tiles, n_pairs: int) -> Codes | None:
+def batch_topk_of_tiles(tiles: Tiles, n_pairs: int, break_even_density: float) -> Codes | None:
     """As `batch_topk` of all tiles together; None where the codes would be dense.
 
     A guess from the first tile says what is kept of each until the cut is known; if that is too little, the product is
     computed again with a lower one. The guess depends on this batch alone, and the result not on the guess.
     """
     n_rows, n_latents = tiles.shape
-    if is_dense(n_pairs, n_rows * n_latents):
+    if is_dense(n_pairs, n_rows * n_latents, break_even_density):
         return None
     guess, found = _above(tiles, None, n_pairs / (n_rows * n_latents))
     while found[0].numel() < n_pairs and guess > 0:

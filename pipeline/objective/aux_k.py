@@ -59,7 +59,7 @@ class AuxK(Term):
             weight *= min(n_candidates / k, 1.0)
 
         W_dec = step.sae.W_dec if rows is None else step.sae.W_dec[rows]
-        codes = _top(_candidate_pre(step, rows), min(k, n_candidates), form.negative)
+        codes = _top(_candidate_pre(step, rows), min(k, n_candidates), form.negative, step.sae.break_even_density)
         difference_BM = codes.decode(W_dec) - residual_BM
         if form.bias == "prediction":
             difference_BM += step.sae.b_dec
@@ -111,10 +111,10 @@ def _divisor(residual_BM: Tensor, target_BM: Tensor, form: AuxForm) -> float:
     return float((varying_BM - varying_BM.mean(0)).square().sum())
 
 
-def _top(pre_BE: Tensor, k: int, negative: bool) -> Codes:
+def _top(pre_BE: Tensor, k: int, negative: bool, break_even_density: float) -> Codes:
     """The k largest of each row of the candidates; a negative one is 0, unless `negative`."""
     if not negative:
-        return row_topk(pre_BE, k)
+        return row_topk(pre_BE, k, break_even_density)
     values_BK, indices_BK = pre_BE.topk(k, dim=1, sorted=False)
     offsets = torch.arange(0, values_BK.numel() + 1, k, device=pre_BE.device)
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, pre_BE.shape[1])

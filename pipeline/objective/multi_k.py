@@ -54,7 +54,7 @@ class MultiK(Term):
         share = weight / error_divisor(self.settings.reduction, step.x_BM)
         k = step.sae.target_l0(step.progress)
         assert k is not None
-        codes = row_topk(step.encoding.pre_BE, self.settings.multiple * int(k))
+        codes = row_topk(step.encoding.pre_BE, self.settings.multiple * int(k), step.sae.break_even_density)
         difference_BM = step.sae.decode(codes) - step.x_BM
         gradient_BM = difference_BM * (2 * share)
         values_gradient = codes.dots(gradient_BM, step.sae.W_dec) * (codes.values > 0)

@@ -1,5 +1,6 @@
 """What was extracted and with what, as (label, value) pairs of text."""
 
+import math
 from typing import Any
 
 from pipeline.report.run_data import Run
@@ -14,7 +15,9 @@ UNEVEN = 0.3
 
 def count(value: Any) -> str:
     """A whole number with thin spaces between thousands; a dash for what is not known."""
-    return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if isinstance(value, int | float) else UNKNOWN
+    if not (isinstance(value, int | float) and math.isfinite(value)):
+        return UNKNOWN
+    return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def size(n_bytes: Any) -> str:

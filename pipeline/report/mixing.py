@@ -1,9 +1,9 @@
 """How well the batches of each site were mixed, and whether reading them kept up: from curves and loader logs."""
 
-from statistics import fmean
 from typing import Any
 
 from pipeline.report.facts import UNKNOWN, count
+from pipeline.report.leaves import loader_totals
 from pipeline.report.run_data import Run, Trained
 
 HEADS = ("batches of", "documents in one", "positions in one", "variance ratio", "read", "decoding", "waiting")
@@ -14,25 +14,27 @@ def mixing_table(run: Run) -> list[tuple[str, list[str]]]:
     """For each site, batch size and seed: (what, one cell for each of HEADS)."""
     table = []
     for site in run.sites:
-        for key in dict.fromkeys(_key(sae.config) for sae in run.at(site)):
-            saes = [sae for sae in run.at(site) if _key(sae.config) == key]
+        logs = {(total["batch_size"], total["seed"]): total for total in loader_totals(run.loader.get(site, []))}
+        for key in dict.fromkeys(_key(sae) for sae in run.at(site)):
+            saes = [sae for sae in run.at(site) if _key(sae) == key]
             lines = max((_measured(sae) for sae in saes), key=len)
-            log = [line for line in run.loader.get(site, []) if _key(line) == key]
+            log = logs.get(key, {})
             if lines or log:
                 table.append((site, [f"{count(key[0])} rows, seed {count(key[1])}", *_mixed(lines, log), *_speed(log)]))
     return table
 
 
-def _key(record: dict[str, Any]) -> tuple[Any, Any]:
-    return record.get("batch_size"), record.get("seed")
+def _key(sae: Trained) -> tuple[Any, Any]:
+    """Batch size and seed of what an SAE was trained on: those of the lines of its loader's log."""
+    return sae.config.get("training", {}).get("batch_size"), sae.config.get("seed")
 
 
 def _measured(sae: Trained) -> list[dict[str, Any]]:
     return [line for line in sae.curves if isinstance(line.get(SHOWN), int | float)]
 
 
-def _mixed(lines: list[dict[str, Any]], log: list[dict[str, Any]]) -> list[str]:
-    predicted = _last(log, "predicted_variance_ratio")
+def _mixed(lines: list[dict[str, Any]], log: dict[str, Any]) -> list[str]:
+    predicted = log.get("predicted_variance_ratio")
     measured = _mean(lines, "mixing/variance_ratio")
     return [
         _of_perfect(lines, "documents"),
@@ -50,33 +52,19 @@ def _of_perfect(lines: list[dict[str, Any]], name: str) -> str:
     return f"{count(_mean(lines, key))} ({_percent(whole)} of a perfect shuffle; first batch {_percent(first)})"
 
 
-def _speed(log: list[dict[str, Any]]) -> list[str]:
-    fill, threads = _sum(log, "fill_seconds"), _sum(log, "thread_seconds")
-    seconds = _sum(log, "seconds")
-    waits, waited = count(_sum(log, "waits")), _sum(log, "wait_seconds")
+def _speed(log: dict[str, Any]) -> list[str]:
+    """Dashes where this process filled no window: another one did (shared windows), or an earlier version ran."""
+    fill, threads, waited = (log.get(f"{name}_seconds", 0.0) for name in ("fill", "thread", "wait"))
     return [
-        f"{count(_sum(log, 'n_bytes') / fill / 1e6)} MB/s" if fill > 0 else UNKNOWN,
-        _percent(_sum(log, "decode_seconds") / threads) if threads > 0 else UNKNOWN,
-        f"{waited:.1f} of {count(seconds)} s (stalls: {waits})" if fill > 0 else UNKNOWN,
+        f"{count(log['n_bytes'] / fill / 1e6)} MB/s" if fill > 0 else UNKNOWN,
+        _percent(log["decode_seconds"] / threads) if threads > 0 else UNKNOWN,
+        f"{waited:.2f} of {log['seconds']:.1f} s (stalls: {count(log['waits'])})" if waited > 0 else UNKNOWN,
     ]
 
 
-def _values(lines: list[dict[str, Any]], name: str) -> list[float]:
-    return [line[name] for line in lines if isinstance(line.get(name), int | float)]
-
-
 def _mean(lines: list[dict[str, Any]], name: str) -> float | None:
-    values = _values(lines, name)
-    return fmean(values) if values else None
-
-
-def _sum(lines: list[dict[str, Any]], name: str) -> float:
-    return sum(_values(lines, name))
-
-
-def _last(lines: list[dict[str, Any]], name: str) -> float | None:
-    values = _values(lines, name)
-    return values[-1] if values else None
+    values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
+    return sum(value / len(values) for value in values) if values else None
 
 
 def _percent(share: Any) -> str:

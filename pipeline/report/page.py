@@ -3,14 +3,16 @@
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
+from pipeline.report.leaves import record_tables
 from pipeline.report.mixing import HEADS, mixing_table
 from pipeline.report.results import curve_definitions, definitions, pretty, result_tables
 from pipeline.report.run_data import Run, Trained
@@ -26,9 +28,6 @@ MAX_CURVE_POINTS = 400
 def render(run: Run, title: str | None) -> str:
     """The whole page as one string."""
     style, plotly, script = _file("report.css"), get_plotlyjs(), _file("report.js")
-    template = Environment(
-        loader=FunctionLoader(_file), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("report.html.jinja")
     policy = {
         "default-src": "'none'",
         "script-src": f"{_hash(plotly)} {_hash(script)}",
@@ -37,7 +36,7 @@ def render(run: Run, title: str | None) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    return template.render(
+    return _template().render(
         policy="; ".join(f"{directive} {sources}" for directive, sources in policy.items()),
         style=Markup(style),
         plotly=Markup(plotly),
@@ -56,6 +55,7 @@ def render(run: Run, title: str | None) -> str:
         curve_definitions=curve_definitions(run),
         environment_facts=environment_facts(run),
         variant_facts=variant_facts(run),
+        record_tables=record_tables(run),
         run=run,
         legend=[{"variant": name, "colour": index % N_COLOURS} for index, name in enumerate(run.variants)],
         colour={name: index % N_COLOURS for index, name in enumerate(run.variants)},
@@ -66,11 +66,19 @@ def render(run: Run, title: str | None) -> str:
     )
 
 
+@cache
+def _template() -> Template:
+    """The page's template, compiled once."""
+    return Environment(
+        loader=FunctionLoader(_file), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("report.html.jinja")
+
+
 def heat(value: float | None, top: float) -> int:
     """How strongly a token is coloured: 0 (not active) to 10 (as active as the example itself)."""
     if not value or value <= 0.0 or top <= 0.0:
         return 0
-    return max(1, min(10, round(10 * value / top)))
+    return max(1, round(min(10.0, 10 * value / top)))
 
 
 def figures(run: Run) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _row(sae: Trained, names: list[str], units: dict[str, str]) -> dict[str, Any
     elif not sae.finished:
         status = "not finished"
     else:
-        status = "" if sae.metrics else "not scored"
+        status = "" if sae.metrics else "scores not shown" if sae.refused else "not scored"
     cells = [{"key": sae.value(name), "text": show(sae.value(name), units[name])} for name in names]
     return {"variant": sae.variant, "status": status, "cells": cells}
 

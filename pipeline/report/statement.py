@@ -1,7 +1,8 @@
 """One plain paragraph: what was done, and what came out."""
 
 from pipeline.report.facts import count, model_name, uneven_sites
-from pipeline.report.run_data import Run
+from pipeline.report.results import show
+from pipeline.report.run_data import Run, Trained
 
 
 def statement(run: Run) -> str:
@@ -44,19 +45,30 @@ def _lost(run: Run) -> str:
 
 
 def _scored(run: Run) -> str:
-    best = []
-    for site in run.sites:
-        scored = [(value, sae) for sae in run.at(site) if (value := sae.value("r2_pooled")) is not None]
-        if scored:
-            r2, sae = max(scored, key=lambda pair: pair[0])
-            l0 = sae.value("l0")
-            cost = f" with {l0:.1f} active latents per row" if l0 is not None else ""
-            best.append(f"{sae.variant} at {site} (R² {r2:.3f}{cost})")
-    if not best:
+    scored = [sae for sae in run.trained if sae.value("r2_pooled") is not None]
+    if not scored:
         return "Nothing has been scored yet."
-    n_documents = max((sae.metrics.get("n_documents", 0) for sae in run.trained), default=0)
-    unseen = _number(n_documents, "document") if n_documents else "documents"
-    return f"On {unseen} that training never saw, the most variance was explained by {_list(best)}."
+    n_documents = max(sae.metrics["n_documents"] for sae in scored)
+    measured = f"They were scored on {_number(n_documents, 'document')} that training never saw."
+    best = [line for site in run.sites for line in _best_of_equals([sae for sae in scored if sae.site == site])]
+    if best:
+        return f"{measured} R² can be compared between equal L0 only: {'; '.join(best)}."
+    one = len(scored) == 1
+    return measured if one else f"{measured} No two at one site have equal L0, so R² alone makes none of them the best."
+
+
+def _best_of_equals(saes: list[Trained]) -> list[str]:
+    """At one site: of the SAEs whose L0 is the same as it is shown, which explains the most variance."""
+    by_l0: dict[str, list[Trained]] = {}
+    for sae in saes:
+        by_l0.setdefault(show(sae.value("l0"), "latents per row"), []).append(sae)
+    lines = []
+    for l0, equals in by_l0.items():
+        if len(equals) > 1:
+            best = max(equals, key=lambda sae: sae.value("r2_pooled") or 0.0)
+            r2 = show(best.value("r2_pooled"), "fraction of variance")
+            lines.append(f"of {len(equals)} with {l0} active latents per row at {best.site}, {best.variant} (R² {r2})")
+    return lines
 
 
 def _uneven(run: Run) -> str:

@@ -14,6 +14,8 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 def visible(text: str, keep_lines: bool = False) -> str:
     """The text with control, bidirectional, invisible and unencodable characters shown as a symbol or their number."""
+    if text.isprintable():
+        return text
     return "".join(char if keep_lines and char == "\n" else _shown(char) for char in text)
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.kernels.codes import Codes, DenseCodes, row_sum
+from pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from pipeline.kernels.tiles import Tiles
 from pipeline.saes.encoding import Encoding, TiledEncoding, Workspace
 from pipeline.saes.initialisation import InitialSettings, initial_weights
@@ -46,6 +47,9 @@ class SAE:
     """Whether there is anything to train."""
     scales_with_x: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec", "threshold")
     """Checkpoint keys in units of the rows: they are divided by the input scale to get an SAE of unscaled rows."""
+
+    break_even_density: float = BREAK_EVEN_DENSITY
+    """Share of latents on above which codes are full matrices; whoever has the SAE's record sets what it says."""
 
     W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]

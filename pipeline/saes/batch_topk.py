@@ -31,12 +31,14 @@ class BatchTopK(Ranked):
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """The k * B largest of the batch."""
         n_pairs = k_at(self.settings.k, progress) * pre_BE.shape[0]
-        codes, self._previous_cut = batch_topk(pre_BE, n_pairs, guess=0.9 * self._previous_cut)
+        guess = 0.9 * self._previous_cut
+        codes, self._previous_cut = batch_topk(pre_BE, n_pairs, self.break_even_density, guess)
         return codes
 
     def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
         """The k * B largest of the batch."""
-        return batch_topk_of_tiles(tiles, k_at(self.settings.k, progress) * tiles.shape[0])
+        n_pairs = k_at(self.settings.k, progress) * tiles.shape[0]
+        return batch_topk_of_tiles(tiles, n_pairs, self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every pre-activation above the threshold.
@@ -48,4 +50,4 @@ class BatchTopK(Ranked):
                 "this batch_topk SAE has no threshold yet, so inference would depend on the batch; "
                 "finish its training, which sets the threshold"
             )
-        return above(pre_BE, max(float(self.threshold), 0.0))
+        return above(pre_BE, max(float(self.threshold), 0.0), self.break_even_density)

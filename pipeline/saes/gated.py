@@ -55,16 +55,16 @@ class Gated(SAE):
     def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> GatedEncoding:
         """The codes, and the gate behind them."""
         x0_BM, pre_BE = self._product(x_BM, workspace)
-        gate = above(pre_BE, 0.0)
+        gate = above(pre_BE, 0.0, self.break_even_density)
         return GatedEncoding(self._magnitudes(gate), pre_BE, x0_BM, gate.values)
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """Every latent with a positive gate, and its magnitude."""
-        return self._magnitudes(above(pre_BE, 0.0))
+        return self._magnitudes(above(pre_BE, 0.0, self.break_even_density))
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every latent with a positive gate, and its magnitude."""
-        return self._magnitudes(above(pre_BE, 0.0))
+        return self._magnitudes(above(pre_BE, 0.0, self.break_even_density))
 
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None

@@ -72,18 +72,18 @@ class JumpReLU(SAE):
     def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> JumpReLUEncoding:
         """The codes, and the pre-activations that the kernel may see."""
         x0_BM, pre_BE = self._product(x_BM, workspace)
-        near = above(pre_BE, self.threshold - self.settings.bandwidth / 2)
+        near = above(pre_BE, self.threshold - self.settings.bandwidth / 2, self.break_even_density)
         near_pre = pre_BE if isinstance(near, DenseCodes) else near.values
         codes = near.with_values(near_pre * (near_pre > per_pair(near, self.threshold)))
         return JumpReLUEncoding(codes, pre_BE, x0_BM, near_pre)
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """Every pre-activation above its threshold."""
-        return above(pre_BE, self.threshold)
+        return above(pre_BE, self.threshold, self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every pre-activation above its threshold."""
-        return above(pre_BE, self.threshold)
+        return above(pre_BE, self.threshold, self.break_even_density)
 
     def constrain(self) -> None:
         """A threshold below 0 would switch negative pre-activations on."""

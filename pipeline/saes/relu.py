@@ -42,11 +42,11 @@ class ReLU(SAE):
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """Every positive pre-activation."""
-        return above(pre_BE, 0.0)
+        return above(pre_BE, 0.0, self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every positive pre-activation."""
-        return above(pre_BE, 0.0)
+        return above(pre_BE, 0.0, self.break_even_density)
 
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None

@@ -24,12 +24,12 @@ class TopK(Ranked):
 
     def select(self, pre_BE: Tensor, progress: float) -> Codes:
         """The k largest of each row."""
-        return row_topk(pre_BE, k_at(self.settings.k, progress))
+        return row_topk(pre_BE, k_at(self.settings.k, progress), self.break_even_density)
 
     def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
         """The k largest of each row."""
-        return row_topk_of_tiles(tiles, k_at(self.settings.k, progress))
+        return row_topk_of_tiles(tiles, k_at(self.settings.k, progress), self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """The final k largest of each row."""
-        return row_topk(pre_BE, k_at(self.settings.k, 1.0))
+        return row_topk(pre_BE, k_at(self.settings.k, 1.0), self.break_even_density)

@@ -10,17 +10,19 @@ import safetensors.torch
 from torch import Tensor
 
 from pipeline.artifacts import (
-    fingerprint,
     make_folder,
     publish_folder,
-    read_json,
+    read_record,
     remove_folder,
     remove_staged,
     sha256_of,
     staging_path,
-    write_json,
+    write_record,
 )
+from pipeline.artifacts.chain import UNHASHED
+from pipeline.artifacts.shapes import State
 from pipeline.errors import CheckpointError
+from pipeline.trainer.curves import Prefix, prefix_of
 from pipeline.trainer.record import Record, refuse_change
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     scalars: dict[str, Any]
-    curves_bytes: int
-    """Size of curves.jsonl at this step: what lies behind it is written again."""
+    curves: Prefix
+    """curves.jsonl up to this step: what lies behind it is written again."""
 
 
 def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
@@ -65,11 +67,12 @@ def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
     state = {
         "step": checkpoint.step,
         "scalars": checkpoint.scalars,
-        "curves_bytes": checkpoint.curves_bytes,
+        "curves_bytes": checkpoint.curves.n_bytes,
+        "curves_sha256": checkpoint.curves.sha256,
         "config": record,
         "sha256": sha256_of(staged / TENSORS),
     }
-    write_json(staged / "state.json", {**state, "self_sha256": fingerprint(state)})
+    write_record(staged / "state.json", state)
     publish_folder(staged, target)
     for old in _published(folder)[KEPT:]:
         remove_folder(old)
@@ -82,25 +85,25 @@ def newest(folder: Path, record: Record, curves: Path) -> Checkpoint | None:
     """
     remove_staged(folder)
     published = _published(folder)
+    damages = []
     for path in published:
         try:
             state = _read(path)
-            size = curves.stat().st_size if curves.exists() else 0
-            if size < state["curves_bytes"]:
-                raise DamagedCheckpoint(f"{curves}: {size} bytes, {path.name} needs {state['curves_bytes']}")
+            found = _check_curves(curves, state, path.name)
             refuse_change(state["config"], record, str(path))
         except DamagedCheckpoint as damage:
             log.warning("%s; falling back to an older checkpoint", damage)
+            damages.append(str(damage))
             continue
         return Checkpoint(
             step=state["step"],
             tensors=safetensors.torch.load_file(path / TENSORS),
             scalars=state["scalars"],
-            curves_bytes=state["curves_bytes"],
+            curves=found,
         )
     if published:
         raise CheckpointError(
-            f"{folder}: every checkpoint is damaged ({', '.join(path.name for path in published)}); "
+            f"{folder}: every checkpoint is damaged ({'; '.join(damages)}); "
             f"delete {folder.parent} to train this variant again from step 0"
         )
     return None
@@ -113,17 +116,34 @@ class DamagedCheckpoint(CheckpointError):
 def _read(path: Path) -> dict[str, Any]:
     """state.json of a checkpoint, once it and the tensors beside it are known to be whole."""
     try:
-        state = read_json(path / "state.json")
-        whole = state.pop("self_sha256") == fingerprint(state)
-        whole = whole and state["sha256"] == sha256_of(path / TENSORS)
-    except (CheckpointError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        state, is_hashed = read_record(path / "state.json", State)
+        whole = is_hashed and state["sha256"] == sha256_of(path / TENSORS)
+    except (CheckpointError, OSError) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     if not whole:
         raise DamagedCheckpoint(f"{path}: its files differ from the checksums written with them")
+    if state["step"] != _step(path):
+        raise DamagedCheckpoint(f"{path}: it is the checkpoint of step {state['step']}")
     return state
+
+
+def _check_curves(curves: Path, state: dict[str, Any], name: str) -> Prefix:
+    """The curves up to a checkpoint. Raises: DamagedCheckpoint if they are not those that it was written with."""
+    found = prefix_of(curves, state["curves_bytes"])
+    if found.n_bytes < state["curves_bytes"]:
+        raise DamagedCheckpoint(f"{curves}: {found.n_bytes} bytes, {name} needs {state['curves_bytes']}")
+    if state.get("curves_sha256") is None:
+        log.info("%s: %s was %s", curves, name, UNHASHED)
+    elif found.sha256 != state["curves_sha256"]:
+        raise DamagedCheckpoint(f"{curves}: sha256 {found.sha256[:16]} is not what {name} was written with")
+    return found
 
 
 def _published(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     steps = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
-    return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+    return sorted(steps, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))

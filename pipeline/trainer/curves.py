@@ -1,9 +1,11 @@
 """curves.jsonl: what training looked like, one line per logged step. No clock in it, so a kill leaves no trace."""
 
+import hashlib
 import json
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,22 @@ COSINE_LINES = 20
 """About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""
 
 
+class Prefix(NamedTuple):
+    """The beginning of a file, and what it holds."""
+
+    n_bytes: int
+    sha256: str
+
+
+def prefix_of(path: Path, n_bytes: int) -> Prefix:
+    """The first `n_bytes` of a file, or as much of them as there is; a missing file is empty."""
+    try:
+        data = path.read_bytes()[:n_bytes]
+    except FileNotFoundError:
+        data = b""
+    return Prefix(len(data), hashlib.sha256(data).hexdigest())
+
+
 class Curves:
     """The open log of one SAE, cut to `offset` bytes first: lines after the last checkpoint are written again."""
 
@@ -21,18 +39,25 @@ class Curves:
         make_folder(path.parent)
         self._file = open(path, "ab")  # noqa: SIM115 - lives as long as this object
         self._file.truncate(offset)
+        self._digest = hashlib.sha256(path.read_bytes())
         sync(path.parent)  # a checkpoint that counts on this file must not outlive it in a power cut
 
     def write(self, line: dict[str, float | int | None]) -> None:
         """Add one line; what JSON cannot spell (NaN, infinity) becomes null."""
         spelled = {key: value if value is None or math.isfinite(value) else None for key, value in line.items()}
-        self._file.write(json.dumps(spelled, sort_keys=True).encode("utf-8") + b"\n")
+        data = json.dumps(spelled, sort_keys=True).encode("utf-8") + b"\n"
+        self._digest.update(data)
+        self._file.write(data)
 
-    def sync(self) -> int:
-        """Flush to the disk. Returns: bytes written so far."""
+    def sync(self) -> Prefix:
+        """Flush to the disk. Returns: what was written so far."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+        return Prefix(os.fstat(self._file.fileno()).st_size, self._digest.hexdigest())
+
+    def sha256(self) -> str:
+        """Hash (hex) of all that was written, as it was meant to be: not of what a disk made of it."""
+        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Flush to the disk and close; a second time does nothing."""

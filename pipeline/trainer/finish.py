@@ -1,12 +1,13 @@
 """From a trainee to its final files: raw units, checksums, and training.json last."""
 
+import hashlib
 import shutil
 from collections.abc import Collection
 
 import safetensors.torch
 import torch
 
-from pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_json
+from pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_record
 from pipeline.trainer import checkpoint
 from pipeline.trainer.optimiser import Tensors
 from pipeline.trainer.record import Record
@@ -22,7 +23,9 @@ def in_raw_units(weights: Tensors, input_scale: float, scales_with_x: Collection
     return {name: tensor / input_scale if name in scales_with_x else tensor for name, tensor in weights.items()}
 
 
-def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: float | None) -> None:
+def finish(
+    trainee: Trainee, folder: VariantFolder, record: Record, calibrated: float | None, curves_sha256: str
+) -> None:
     """Write the final weights, then training.json, then drop the checkpoints. `curves` must be closed.
 
     `calibrated`: the threshold that gives the wanted l0 (scaled units), or None where there is none.
@@ -36,7 +39,8 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
     raw = in_raw_units(weights, scale, trainee.sae.scales_with_x)
     if "reads" in record:
         raw = fold(raw, record)
-    write_bytes(folder.weights, safetensors.torch.save(raw))
+    data = safetensors.torch.save(raw)
+    write_bytes(folder.weights, data)
     finished = trainee.diverged is None
     last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
     ending = {
@@ -51,12 +55,13 @@ def finish(trainee: Trainee, folder: VariantFolder, record: Record, calibrated: 
             "running_mean": None if running is None else running / scale,
         },
         "sha256": {
-            "weights": sha256_of(folder.weights),
-            "curves": sha256_of(folder.curves),
+            # Of what was written, not of what can be read back: a disk that damages a file meanwhile is found later.
+            "weights": hashlib.sha256(data).hexdigest(),
+            "curves": curves_sha256,
             "state": sha256_of(last) if finished else None,  # optimiser and all: equal states, equal training
         },
     }
-    write_json(folder.training, ending)
+    write_record(folder.training, ending)
     remove_checkpoints(folder)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import make_folder
+from pipeline.artifacts.shapes import LoaderLine
 from pipeline.trainer.groups import Group
 from stores.batches import Batches
-from stores.diagnostics import BatchMixing, LoaderClock
+from stores.diagnostics import BatchMixing
 from stores.joined import JoinedBatches
 
 
@@ -18,7 +19,7 @@ class LoaderLog:
 
     def __init__(self, path: Path, group: Group, batches: Batches | JoinedBatches, mixing: BatchMixing | None) -> None:
         self._path = path
-        self._clock: LoaderClock = getattr(batches, "clock", None) or LoaderClock()
+        self._clock = batches.clock
         self._about: dict[str, Any] = {
             "batch_size": group.batch_size,
             "seed": group.seed,
@@ -44,8 +45,9 @@ class LoaderLog:
             return
         totals, now = self._clock.totals(), time.perf_counter()
         added = asdict(totals.since(self._before))
-        line = {**self._about, **added, "seconds": now - self._since, "steps": self._steps}
-        self._append(json.dumps(line, sort_keys=True).encode("utf-8") + b"\n")
+        line = LoaderLine(**self._about, **added, seconds=now - self._since, steps=self._steps)
+        data = json.dumps(line.model_dump(exclude_none=True), sort_keys=True)
+        self._append(data.encode("utf-8") + b"\n")
         self._before, self._since, self._steps = totals, now, 0
 
     def _append(self, data: bytes) -> None:

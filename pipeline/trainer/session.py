@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from pipeline.artifacts import VariantFolder, read_json, write_json
+from pipeline.artifacts import VariantFolder, read_record, write_record
+from pipeline.artifacts.chain import UNHASHED, check_curves, read_training
+from pipeline.artifacts.shapes import SAERecord
 from pipeline.config.training import TrainingSettings
 from pipeline.errors import CheckpointError
 from pipeline.trainer import checkpoint
@@ -22,14 +24,16 @@ log = logging.getLogger(__name__)
 def is_done(folder: VariantFolder, record: Record) -> bool:
     """Whether this very SAE is trained already. Raises: CheckpointError if the folder holds another one."""
     if folder.config.exists():
-        refuse_change(read_json(folder.config), record, str(folder.path))
+        config = read_record(folder.config, SAERecord)
+        refuse_change(config.data, record, str(folder.path))
     elif folder.training.exists() or folder.checkpoints.exists():
         raise CheckpointError(f"{folder.config}: missing, so what made the folder is unknown; delete {folder.path}")
     if not folder.training.exists():
         return False
-    ending = read_json(folder.training)
-    if ending.get("fingerprint") != record["fingerprint"]:
-        raise CheckpointError(f"{folder.training} does not belong to the config beside it; delete {folder.path}")
+    ending = read_training(folder, record)
+    check_curves(folder, ending.data)
+    if not (config.is_hashed and ending.is_hashed):
+        log.info("%s: %s", folder.name, UNHASHED)
     remove_checkpoints(folder)
     return True
 
@@ -42,7 +46,7 @@ class Session:
         self.folder = folder
         self.record = record
         self.training: TrainingSettings = trainee.training
-        write_json(folder.config, record)
+        write_record(folder.config, record)
         saved = checkpoint.newest(folder.checkpoints, record, folder.curves)
         if saved is not None:
             trainee.load_state(saved.tensors, saved.scalars)
@@ -50,7 +54,7 @@ class Session:
         self.fresh = saved is None
         self.last: dict[str, float | int | None] = {}
         self._seconds, self._updates = 0.0, 0
-        self.curves = Curves(folder.curves, 0 if saved is None else saved.curves_bytes)
+        self.curves = Curves(folder.curves, 0 if saved is None else saved.curves.n_bytes)
 
     def advance(self, x_BM: Tensor, mixed: dict[str, float], target_BM: Tensor | None = None) -> None:
         """Learn from one batch of scaled rows; log, together with how well the batch was `mixed`, save, or freeze.
@@ -76,7 +80,7 @@ class Session:
         self.curves.close()
         k = self.trainee.sae.target_l0(1.0)
         calibrated = None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k)
-        finish(self.trainee, self.folder, self.record, calibrated)
+        finish(self.trainee, self.folder, self.record, calibrated, self.curves.sha256())
 
     def tokens_per_second(self) -> float | None:
         """Rows learnt from per second spent on this SAE's updates; None where there was no update."""
@@ -96,7 +100,7 @@ class Session:
     def _save(self) -> None:
         tensors, scalars = self.trainee.state()
         state = checkpoint.Checkpoint(
-            step=self.trainee.step, tensors=tensors, scalars=scalars, curves_bytes=self.curves.sync()
+            step=self.trainee.step, tensors=tensors, scalars=scalars, curves=self.curves.sync()
         )
         checkpoint.save(self.folder.checkpoints, state, self.record)
 

@@ -1,10 +1,11 @@
 """How training went, one line per SAE: what the last lines of the curves say."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.artifacts import RunFolder, VariantFolder, read_json
+from pipeline.artifacts import RunFolder, VariantFolder, read_record
+from pipeline.artifacts.curve_lines import read_curves
+from pipeline.artifacts.shapes import Ending
 from pipeline.trainer.groups import Job
 
 HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "tokens/s", "")
@@ -29,19 +30,15 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
 def _row(job: Job, folder: VariantFolder, speed: float | None) -> tuple[str, ...] | None:
     if not folder.training.exists():
         return None
-    ending = read_json(folder.training)
-    last = _last_line(folder)
+    ending = read_record(folder.training, Ending).data
+    lines = read_curves(folder.curves)
+    last = lines[-1] if lines else {}
     numbers = [
         _number(last.get(key), spelled) for key, spelled in (("loss", ".4g"), ("batch_r2", ".4f"), ("l0", ".1f"))
     ]
-    dead = _number(last.get("dead_latents"), ",d")
-    diverged = f"diverged: {ending['reason']}" if ending["status"] == "diverged" else ""
-    return (job.variant_name, job.site, f"{ending['n_steps']:,}", *numbers, dead, _number(speed, ",.0f"), diverged)
-
-
-def _last_line(folder: VariantFolder) -> dict[str, Any]:
-    lines = folder.curves.read_text(encoding="utf-8").splitlines()
-    return dict(json.loads(lines[-1])) if lines else {}
+    steps, dead = _number(ending.get("n_steps"), ",d"), _number(last.get("dead_latents"), ",.0f")
+    diverged = f"diverged: {ending.get('reason')}" if ending["status"] == "diverged" else ""
+    return (job.variant_name, job.site, steps, *numbers, dead, _number(speed, ",.0f"), diverged)
 
 
 def _number(value: Any, spelled: str) -> str:

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import RunFolder, changed_keys, environment, only_writer, read_json, write_bytes, write_json
+from pipeline.artifacts import (
+    RunFolder,
+    changed_keys,
+    environment,
+    only_writer,
+    read_record,
+    write_record,
+    write_yaml,
+)
+from pipeline.artifacts.shapes import Environment
 from pipeline.config.loading import dump
 from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
 from pipeline.kernels.break_even import measured_break_even
-from pipeline.kernels.selection import set_break_even
 from pipeline.rows import choose_device
 from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
@@ -41,12 +49,11 @@ def train(
     store = open_store(config, stage)
     run = RunFolder(config.run_path())
     device = choose_device(training.device)
-    set_break_even(training.break_even_density)
     jobs = chosen(expand(config, _sites(config, store)), only)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
         parts = _parts(jobs, config, store, device)
-        write_bytes(run.config, dump(config).encode("utf-8"))
+        write_yaml(run.config, dump(config))
         if parts:
             _note_environment(run, device)
             for line in _announcement(parts, store, config):
@@ -100,9 +107,9 @@ def _note_environment(run: RunFolder, device: torch.device) -> None:
     """Record what bits depend on besides config and store, and say so when it changed since the last call."""
     now = environment(device=device.type, torch_threads=torch.get_num_threads())
     if run.environment.exists():
-        for change in changed_keys(read_json(run.environment), now):
+        for change in changed_keys(read_record(run.environment, Environment).data, now):
             log.warning("%s: environment %s; results may differ in the last bits", run.path, change)
-    write_json(run.environment, now)
+    write_record(run.environment, now)
 
 
 def _announcement(parts: list[Pending], store: Together, config: RunConfig) -> list[str]:

@@ -49,6 +49,7 @@ class Trainee:
         self.sae = ARCHITECTURES[job.variant.sae.architecture](
             job.variant.sae, weights["b_dec"].numel(), weights, _d_in(weights)
         )
+        self.sae.break_even_density = training.break_even_density
         self.objective = Objective(job.variant.objective, self.sae)
         self.adam = Adam.start(training, self.sae.parameters())
         self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_tokens, device)

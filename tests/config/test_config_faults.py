@@ -9,9 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config import RunConfig
-from pipeline.config.strict_yaml import parse
 from pipeline.errors import ConfigError
 from pipeline.model_settings import ModelSettings
+from pipeline.strict_yaml import parse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

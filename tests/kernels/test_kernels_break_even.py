@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pipeline.kernels import break_even as module
-from pipeline.kernels import selection
 from pipeline.kernels.break_even import DENSITIES, break_even, measured_break_even
 from pipeline.kernels.codes import DenseCodes, SparseCodes
+from pipeline.kernels.selection import above
 
 
 @pytest.mark.parametrize("slope", [7.0, 10.0, 25.0])
@@ -25,21 +25,15 @@ def test_it_stays_within_what_was_tried():
 def test_it_is_measured_once_and_says_what_it_found(monkeypatch, caplog):
     monkeypatch.setattr(module, "LARGEST_SHAPE", (8, 64))
     measured_break_even.cache_clear()
-    before = selection.BREAK_EVEN_DENSITY
     with caplog.at_level(logging.INFO):
         found = [measured_break_even(64, 128, 8) for _ in range(2)]
     assert found[0] == found[1]
     assert [record.message.startswith(f"break-even density {found[0]:.3f}") for record in caplog.records] == [True]
-    assert before == selection.BREAK_EVEN_DENSITY  # measuring chooses nothing
     measured_break_even.cache_clear()
 
 
-def test_a_chosen_density_decides_the_layout(monkeypatch):
-    monkeypatch.setattr(selection, "BREAK_EVEN_DENSITY", selection.BREAK_EVEN_DENSITY)
+def test_a_chosen_density_decides_the_layout():
     pre_BE = torch.ones(4, 10)
     pre_BE[:, 3:] = -1.0
-    layouts = []
-    for density in (0.29, 0.31):
-        selection.set_break_even(density)
-        layouts.append(type(selection.above(pre_BE, 0.0)))
+    layouts = [type(above(pre_BE, 0.0, density)) for density in (0.29, 0.31)]
     assert layouts == [DenseCodes, SparseCodes]

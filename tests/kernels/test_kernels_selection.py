@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.kernels import selection
 from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.kernels.selection import above, batch_topk, row_topk
+from pipeline.kernels.selection import BREAK_EVEN_DENSITY, above, batch_topk, row_topk
+
+DENSITY = {SparseCodes: 2.0, DenseCodes: -1.0}
+"""A break-even density that no density exceeds, or that every density exceeds."""
 
 
 @pytest.fixture(params=[SparseCodes, DenseCodes])
-def layout(request, monkeypatch):
-    density = {SparseCodes: 2.0, DenseCodes: -1.0}[request.param]
-    monkeypatch.setattr(selection, "BREAK_EVEN_DENSITY", density)
+def layout(request):
     return request.param
 
 
@@ -35,7 +35,7 @@ def test_row_topk_equals_sorting_each_row(k, layout):
     for row, expected in zip(pre_BE, expected_BE, strict=True):
         for latent in row.argsort(descending=True)[:k]:
             expected[latent] = max(float(row[latent]), 0.0)
-    codes = row_topk(pre_BE, k)
+    codes = row_topk(pre_BE, k, DENSITY[layout])
     assert isinstance(codes, DenseCodes if k == 20 else layout)
     assert torch.equal(codes.to_dense(), expected_BE)
 
@@ -45,7 +45,7 @@ def test_row_topk_equals_sorting_each_row(k, layout):
 @pytest.mark.parametrize("guess", [-1.0, 0.0, 0.5, 1.0, 100.0])
 def test_batch_topk_equals_sorting_everything_whatever_the_guess(n_pairs, tied, guess, layout):
     pre_BE = pre_activations(tied=tied)
-    codes, cut = batch_topk(pre_BE, n_pairs, guess)
+    codes, cut = batch_topk(pre_BE, n_pairs, DENSITY[layout], guess)
     assert isinstance(codes, layout)
     expected_BE = batch_topk_by_sorting(pre_BE, n_pairs)
     assert torch.equal(codes.to_dense(), expected_BE)
@@ -55,16 +55,18 @@ def test_batch_topk_equals_sorting_everything_whatever_the_guess(n_pairs, tied, 
 
 
 def test_ties_at_the_cut_stay_in_row_order(layout):
-    codes, cut = batch_topk(torch.ones(4, 5), 7)
+    codes, cut = batch_topk(torch.ones(4, 5), 7, DENSITY[layout])
     assert torch.equal(codes.to_dense().flatten(), (torch.arange(20) < 7).float())
     assert cut == 1.0
 
 
 def test_the_cut_is_the_smallest_selected_value_and_a_good_next_guess():
     pre_BE = pre_activations()
-    codes, cut = batch_topk(pre_BE, 18)
+    codes, cut = batch_topk(pre_BE, 18, BREAK_EVEN_DENSITY)
     assert cut == float(codes.values[codes.values > 0].min())
-    again, _ = batch_topk(pre_BE, 18, guess=cut)  # leaves one candidate too few: the guess is exclusive
+    again, _ = batch_topk(
+        pre_BE, 18, BREAK_EVEN_DENSITY, guess=cut
+    )  # leaves one candidate too few: the guess is exclusive
     assert torch.equal(again.to_dense(), codes.to_dense())
 
 
@@ -72,7 +74,7 @@ def test_the_cut_is_the_smallest_selected_value_and_a_good_next_guess():
 def test_above_is_strict(threshold, layout):
     pre_BE = pre_activations()
     pre_BE[0, 0] = 0.7
-    codes = above(pre_BE, threshold)
+    codes = above(pre_BE, threshold, DENSITY[layout])
     assert isinstance(codes, layout) or codes.n_active() == 0
     assert torch.equal(codes.to_dense(), torch.where(pre_BE > threshold, pre_BE, 0.0))
 
@@ -80,10 +82,10 @@ def test_above_is_strict(threshold, layout):
 def test_the_layout_follows_from_the_density_alone():
     pre_BE = torch.zeros(10, 100)
     pre_BE[:, :15] = 1.0
-    assert isinstance(above(pre_BE, 0.0), SparseCodes)
-    assert isinstance(batch_topk(pre_BE, 150)[0], SparseCodes)
-    assert isinstance(row_topk(pre_BE, 15), SparseCodes)
+    assert isinstance(above(pre_BE, 0.0, 0.15), SparseCodes)
+    assert isinstance(batch_topk(pre_BE, 150, 0.15)[0], SparseCodes)
+    assert isinstance(row_topk(pre_BE, 15, 0.15), SparseCodes)
     pre_BE[0, 15] = 1.0
-    assert isinstance(above(pre_BE, 0.0), DenseCodes)
-    assert isinstance(batch_topk(pre_BE, 151)[0], DenseCodes)
-    assert isinstance(row_topk(pre_BE, 16), DenseCodes)
+    assert isinstance(above(pre_BE, 0.0, 0.15), DenseCodes)
+    assert isinstance(batch_topk(pre_BE, 151, 0.15)[0], DenseCodes)
+    assert isinstance(row_topk(pre_BE, 16, 0.15), DenseCodes)

@@ -6,19 +6,21 @@ from dense_saes import SAE_KNOBS
 from gradient_parity import make_sae, settings_of
 from torch import Tensor
 
-from pipeline.kernels import selection, tiles
+from pipeline.kernels import tiles
 from pipeline.kernels.selection import batch_topk
 from pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
 from pipeline.objective import Objective
+from pipeline.saes.base import SAE
 from pipeline.saes.encoding import TiledEncoding, Workspace
 
 B, E, M = 24, 48, 10
+DENSITY = 0.5
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     monkeypatch.setattr(Workspace, "tile_rows", 7)
-    monkeypatch.setattr(selection, "BREAK_EVEN_DENSITY", 0.5)
+    monkeypatch.setattr(SAE, "break_even_density", DENSITY)
 
 
 def rows() -> Tensor:
@@ -63,8 +65,8 @@ def test_no_guess_changes_which_pairs_of_the_batch_are_largest(n_pairs, margin, 
     monkeypatch.setattr(tiles, "GUESS_MARGIN", margin)
     x_BM, W_EM = rows(), torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x_BM[:7] *= 10  # the first tile, from which the guess comes, is another than the rest
-    expected, _ = batch_topk(x_BM @ W_EM.T, n_pairs)
-    found = batch_topk_of_tiles(make_tiles(x_BM, W_EM), n_pairs)
+    expected, _ = batch_topk(x_BM @ W_EM.T, n_pairs, DENSITY)
+    found = batch_topk_of_tiles(make_tiles(x_BM, W_EM), n_pairs, DENSITY)
     assert found is not None
     torch.testing.assert_close(found.to_dense(), expected.to_dense())
     assert found.n_active() == n_pairs
@@ -74,15 +76,15 @@ def test_fewer_positive_than_asked_for_are_all_there():
     x_BM, W_EM = rows(), -torch.ones(E, M, dtype=torch.float64)
     x_BM[:] = x_BM.abs()
     x_BM[20] *= -1
-    found = batch_topk_of_tiles(make_tiles(x_BM, W_EM), 100)
+    found = batch_topk_of_tiles(make_tiles(x_BM, W_EM), 100, DENSITY)
     assert found is not None
     assert found.n_active() == E
 
 
 def test_dense_codes_are_left_to_the_other_way():
     x_BM, W_EM = rows(), torch.ones(E, M, dtype=torch.float64)
-    assert row_topk_of_tiles(make_tiles(x_BM, W_EM), E // 2 + 1) is None
-    assert batch_topk_of_tiles(make_tiles(x_BM, W_EM), B * E // 2 + 1) is None
+    assert row_topk_of_tiles(make_tiles(x_BM, W_EM), E // 2 + 1, DENSITY) is None
+    assert batch_topk_of_tiles(make_tiles(x_BM, W_EM), B * E // 2 + 1, DENSITY) is None
 
 
 @pytest.mark.timeout(60)
@@ -91,9 +93,11 @@ def test_dense_codes_are_left_to_the_other_way():
 def test_rows_that_are_no_numbers_end(bad, n_bad):
     x_BM, W_EM = rows(), torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x_BM[:n_bad] = bad
-    codes = batch_topk_of_tiles(make_tiles(x_BM, W_EM), 4 * B)  # a guess that is no number was lowered for ever
+    codes = batch_topk_of_tiles(
+        make_tiles(x_BM, W_EM), 4 * B, DENSITY
+    )  # a guess that is no number was lowered for ever
     assert codes is not None
     assert not bool(codes.to_dense()[:n_bad].isnan().any())
-    codes = row_topk_of_tiles(make_tiles(x_BM, W_EM), 4)
+    codes = row_topk_of_tiles(make_tiles(x_BM, W_EM), 4, DENSITY)
     assert codes is not None
     assert bool(codes.to_dense()[:n_bad].isnan().any(1).all())

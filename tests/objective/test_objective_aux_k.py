@@ -23,7 +23,7 @@ from pipeline.objective.aux_forms import FORMS
 @pytest.fixture(params=["sparse", "dense"])
 def path(request, monkeypatch):
     """Both sides of the density rule, on the same state."""
-    monkeypatch.setattr("pipeline.kernels.selection.BREAK_EVEN_DENSITY", {"sparse": 2.0, "dense": -1.0}[request.param])
+    monkeypatch.setattr("pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param])
     return request.param
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from made_up_run import HOSTILE, TOKENS, write_run
 from page_parser import Page
+from sealing import edit, seal
 
+from pipeline.artifacts import read_yaml, write_yaml
 from pipeline.report.text import csv_cell, script_json, visible
 from pipeline.report.write import write_report
+from pipeline.strict_yaml import unparse
 
 
 def shape(path: Path) -> list[tuple[str, list[str]]]:
@@ -44,17 +47,13 @@ def test_the_comparison_sees_an_injection(tmp_path):
 def test_hostile_names_and_records_are_only_text(tmp_path, text):
     folder = write_run(tmp_path / "run")
     before = shape(write_report(folder))
-    changes = {"store.json": {"store_id": text, "model": {"model": text}}, "environment.json": {"platform": text}}
-    for name, change in changes.items():
-        record = json.loads((folder / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(json.dumps(record | change), encoding="utf-8")
+    edit(folder / "store.json", lambda store: store["model"].update(model=text) or store | {"plan_id": text})
+    edit(folder / "environment.json", {"platform": text})
     for path in folder.glob("variants/*/metrics.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["metrics"]["l0"] |= {"unit": text, "definition": text}
-        path.write_text(json.dumps(record), encoding="utf-8")
-    if text.isprintable():  # YAML forbids the others
-        with open(folder / "config.yaml", "a", encoding="utf-8") as file:
-            file.write(f"# {text}\n")
+        edit(path, lambda record: record["metrics"]["l0"].update(unit=text, definition=text))
+    if text.isprintable():  # UTF-8 or YAML forbid some of the others
+        config, _ = read_yaml(folder / "config.yaml")
+        write_yaml(folder / "config.yaml", config + unparse({"report": {"title": text}}))
     assert shape(write_report(folder, text)) == before
 
 
@@ -62,7 +61,10 @@ def test_hostile_folder_names(tmp_path):
     folder = write_run(tmp_path / "run")
     before = Page(write_report(folder)).elements
     old = folder / "variants" / "topk@blocks.9.hook_resid_post"
-    old.rename(old.with_name('=1+1"><img src=x onerror=alert(1)>@<b>'))
+    name, site = '=1+1"><img src=x onerror=alert(1)>', "<b>"
+    edit(old / "config.json", {"variant": name, "site": site})
+    seal(old)
+    old.rename(old.with_name(f"{name}@{site}"))
     page = Page(write_report(folder))
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in before}
     assert not any(key.startswith("on") for _, attrs in page.elements for key in attrs)

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from made_up_run import SITES
 from page_parser import Page
+from sealing import seal
 
+from pipeline.artifacts.shapes import LoaderLine
 from pipeline.report.facts import UNKNOWN
 from pipeline.report.write import write_report
 
@@ -15,23 +16,34 @@ FIRST, SECOND = SITES
 
 def add_mixing(run: Path, site: str, documents_ratio: float, variance_ratio: float) -> None:
     for folder in run.glob(f"variants/*@{site}"):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"batch_size": 2048}
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text(encoding="utf-8").splitlines()]
         for place, line in enumerate(lines):
             first = 0.5 if place == 0 else 1.0
             line |= {"mixing/documents": 900 * documents_ratio, "mixing/documents_ratio": documents_ratio * first}
             line |= {"mixing/positions": 511, "mixing/positions_ratio": 1.0, "mixing/variance_ratio": variance_ratio}
         (folder / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        seal(folder)
 
 
-def add_log(run: Path, site: str, **values: Any) -> None:
+def add_log(run: Path, site: str, seed: int = 0, wait_seconds: float = 0.25) -> None:
     (run / "loader").mkdir(exist_ok=True)
-    line = {"batch_size": 2048, "seed": 0, "predicted_variance_ratio": 1.17, "steps": 10, "seconds": 20.0}
-    line |= {"fill_seconds": 2.0, "thread_seconds": 4.0, "decode_seconds": 1.0, "n_bytes": 10**9, "waits": 1}
-    line |= {"wait_seconds": 0.25, **values}
+    line = LoaderLine(
+        batch_size=2048,
+        seed=seed,
+        epoch_rows=10**6,
+        window_blocks=64,
+        predicted_variance_ratio=1.17,
+        fill_seconds=2.0,
+        thread_seconds=4.0,
+        decode_seconds=1.0,
+        wait_seconds=wait_seconds,
+        waits=1,
+        n_bytes=10**9,
+        seconds=20.0,
+        steps=10,
+    )
     with open(run / "loader" / f"{site}.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(line.model_dump_json() + "\n")
 
 
 def text_of(run: Path) -> str:
@@ -49,7 +61,7 @@ def test_the_page_says_how_batches_were_mixed_and_read(run_folder: Path) -> None
     assert "How its rows were served" in text
     assert f"{FIRST}2 048 rows, seed 0900 (100 % of a perfect shuffle; first batch 50 %)" in text
     assert "511 (100 % of a perfect shuffle; first batch 100 %)" in text
-    assert "1.17 predicted, 1.21 measured500 MB/s25 %0.5 of 40 s (stalls: 2)" in text
+    assert "1.17 predicted, 1.21 measured500 MB/s25 %0.50 of 40.0 s (stalls: 2)" in text
 
 
 def test_a_bad_window_shows_beside_a_good_one(run_folder: Path) -> None:

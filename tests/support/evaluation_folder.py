@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import RunFolder, fingerprint, sha256_of, write_json
+from pipeline.artifacts import RunFolder, fingerprint, sha256_of, write_record
 
 SITE = "blocks.1.hook_resid_post"
 D_MODEL = 16
@@ -39,10 +39,11 @@ def write_trained(
     folder = RunFolder(run).variant(f"{name}@{SITE}")
     record = {"variant": name, "site": SITE, "sae": sae, "store_id": store_id, "d_model": D_MODEL}
     record["fingerprint"] = fingerprint(record)
-    write_json(folder.config, record)
+    write_record(folder.config, record)
     safetensors.torch.save_file(weights, folder.weights)
-    ending = {"fingerprint": record["fingerprint"], "status": status, "sha256": {"weights": sha256_of(folder.weights)}}
-    write_json(folder.training, ending)
+    folder.curves.write_text('{"step": 1}\n', encoding="utf-8")
+    hashes = {"weights": sha256_of(folder.weights), "curves": sha256_of(folder.curves)}
+    write_record(folder.training, {"fingerprint": record["fingerprint"], "status": status, "sha256": hashes})
 
 
 def config_data(store: Path, evaluation: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:

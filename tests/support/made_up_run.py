@@ -1,4 +1,7 @@
-"""A finished run folder with made-up but plausible numbers, written by hand: none of the code under test helps."""
+"""A finished run folder with made-up but plausible numbers: of the code under test, only the hashing helps.
+
+Its records have the keys of a real run's: `test_made_up_records_have_the_keys_of_real_ones` compares them.
+"""
 
 import json
 import math
@@ -7,10 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sealing import seal
+
+from pipeline.artifacts import write_record, write_yaml
+
 SITES = {"blocks.9.hook_resid_post": 576, "blocks.20.hook_resid_post": 576}
 D_SAE = 4096
 N_STEPS = 6000
 N_ROWS = 2**20
+STORE_ID, PLAN_ID = "5b" * 32, "c4" * 32
 VARIANTS: dict[str, dict[str, float]] = {
     "relu-l1": {"l0": 58.3, "r2": 0.842, "dead": 41, "cosine": 0.41},
     "topk": {"l0": 32.0, "r2": 0.871, "dead": 212, "cosine": 0.47},
@@ -69,11 +77,6 @@ HOSTILE = [
     "\r\n\x85\x7f",
     "\uffff\U000e0041",
 ]
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, sort_keys=True, indent=1) + "\n", encoding="utf-8")
 
 
 def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: float) -> list[dict[str, Any]]:
@@ -138,28 +141,37 @@ def example_latents(noise: random.Random, n_latents: int, tokens: list[str]) -> 
 
 def write_variant(folder: Path, site: str, name: str, noise: random.Random, tokens: list[str], slower: float) -> None:
     numbers = VARIANTS[name] | {"r2": VARIANTS[name]["r2"] - (0.06 if "20" in site else 0.0)}
-    fingerprint = f"{noise.getrandbits(256):064x}"
     sae: dict[str, Any] = {"architecture": ARCHITECTURES.get(name, "topk"), "d_sae": D_SAE}
     sae |= {} if name == "relu-l1" else {"k": 32}
-    objective: dict[str, Any] = {"reconstruction": {"term": "reconstruction"}}
+    objective: dict[str, Any] = {"reconstruction": {"term": "reconstruction", "weight": 1.0}}
     objective |= {"l1": {"term": "l1", "weight": 0.04}} if name == "relu-l1" else {"aux_k": {"weight": 0.03125}}
     if "orthogonal" in name:
         objective["orthogonality"] = {"weight": {"shape": "power", "start": 0.1, "end": 0.0, "exponent": 2.0}}
-    config = {"variant": name, "site": site, "sae": sae, "objective": objective, "seed": 0, "fingerprint": fingerprint}
-    write_json(folder / "config.json", config)
+    config = {"variant": name, "site": site, "sae": sae, "objective": objective, "seed": 0, "resampling": None}
+    config |= {"training": {"batch_size": 2048, "n_steps": N_STEPS, "break_even_density": 0.15}}
+    config |= {"store_id": STORE_ID, "plan_id": PLAN_ID, "d_model": 576, "input_scale": 0.04}
+    write_record(folder / "config.json", config)
     lines = curves(name, numbers, noise, slower)
     text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
     (folder / "curves.jsonl").write_text(text, encoding="utf-8")
+    (folder / "weights.safetensors").write_bytes(noise.randbytes(64))
     diverged = name == "topk-hot"
     training = {
-        "fingerprint": fingerprint,
         "status": "diverged" if diverged else "finished",
         "n_steps": lines[-1]["step"],
+        "tokens": lines[-1]["tokens"],
+        "diverged_at_step": int(1262 * slower) if diverged else None,
+        "reason": "loss is nan" if diverged else None,
+        "threshold": {"calibrated": None if diverged else 0.31, "running_mean": 0.29},
+        "sha256": {"state": None if diverged else f"{noise.getrandbits(256):064x}"},
     }
-    training |= {"tokens": lines[-1]["tokens"], "diverged_at_step": int(1262 * slower) if diverged else None}
-    write_json(folder / "training.json", training)
-    if diverged:
-        return
+    write_record(folder / "training.json", training)
+    if not diverged:
+        write_scores(folder, numbers, noise, tokens)
+    seal(folder)
+
+
+def write_scores(folder: Path, numbers: dict[str, float], noise: random.Random, tokens: list[str]) -> None:
     variance = 812.0
     values = {
         "l0": numbers["l0"],
@@ -179,24 +191,26 @@ def write_variant(folder: Path, site: str, name: str, noise: random.Random, toke
     for _ in range(D_SAE - int(numbers["dead"])):
         counts[min(39, max(0, int(40 * (noise.gauss(-2.5, 0.55) + 5) / 5)))] += 1
     entries = {key: {"value": values[key], "unit": unit, "definition": text} for key, (unit, text) in METRICS.items()}
+    fingerprint = f"{noise.getrandbits(256):064x}"
     metrics = {
         "metrics": entries,
+        "definitions": {key: text for key, (_, text) in METRICS.items()},
+        "evaluation": {"max_rows": None, "example_latents": 6, "examples_per_latent": 6, "context_tokens": 12},
         "split": "heldout",
         "n_rows": 103_212,
         "n_documents": 441,
         "top_percent_square_share": 0.05,
         "fingerprint": fingerprint,
-        "store_id": "5b" * 32,
+        "store_id": STORE_ID,
     }
     metrics["filters"] = {"drop_bos": True, "drop_special": True, "drop_template": False, "max_norm_multiple": None}
     metrics["density_histogram"] = {"log10_edges": [-5 + 0.125 * i for i in range(41)], "counts": counts}
-    write_json(folder / "metrics.json", metrics)
-    examples = {
-        "latents": example_latents(noise, 6, tokens),
-        "fingerprint": fingerprint,
-        "choice": "Spread over density.",
-    }
-    write_json(folder / "examples.json", examples)
+    write_record(folder / "metrics.json", metrics)
+    (folder / "features.safetensors").write_bytes(noise.randbytes(64))
+    latents, choice = example_latents(noise, 6, tokens), "Spread over density."
+    write_record(
+        folder / "examples.json", {"latents": latents, "choice": choice, "store_id": STORE_ID, "split": "heldout"}
+    )
 
 
 def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = SITES) -> Path:
@@ -204,15 +218,15 @@ def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = 
     lines = ["name: demo", "seed: 0", "model:", "  path: demo", "training:", "  n_steps: 6000", "  batch_size: 2048"]
     lines += ["store:", "  sites:", *(f"  - {site}" for site in sites)]
     lines += ["variants:", *(f"  {name}: {{sae: {{architecture: {name.split('-')[0]}}}}}" for name in VARIANTS)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_yaml(folder / "config.yaml", "\n".join(lines) + "\n")
     packages = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "zarr": "3.1.6", "numcodecs": "0.16.6", "safetensors": "0.8.0"}
-    machine = {"python": "3.11.2", "platform": "Linux x86_64", "cpu_count": 2, "threads": 2, "device": "cpu"}
-    write_json(folder / "environment.json", {"packages": packages, **machine})
+    machine = {"python": "3.11.2", "platform": "Linux x86_64", "cpu_count": 2, "torch_threads": 2, "device": "cpu"}
+    write_record(folder / "environment.json", {"packages": packages | {"strata-sae": "0.1.0"}, **machine})
     source = {"kind": "python_docs", "weight": 1.0, "documents": 4429, "tokens": N_ROWS, "documents_repeated": 0}
     store = {
-        "store_id": "5b" * 32,
-        "plan_id": "c4" * 32,
+        "store_id": STORE_ID,
+        "plan_id": PLAN_ID,
+        "lineage": None,
         "model": {"model": "SmolLM2-135M-Instruct", "architecture": "LlamaForCausalLM", "dtype": "float32"},
         "corpus": {"sources": [source]},
         "config": {"seed": 0, "corpus": {"mode": "packed", "context_length": 512}},
@@ -224,9 +238,13 @@ def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = 
         "split_rows": {"train": N_ROWS - 104_858, "heldout": 104_858},
         "n_data_files": 23,
         "total_bytes": N_ROWS * 1156 * len(sites),
+        "n_units": 11,
+        "rows_per_chunk": 512,
+        "token_map_bytes": 17 * N_ROWS,
+        "statistics": {site: {"all": {"count": N_ROWS, "mean_square_norm": 812.0}} for site in sites},
         "timing": {"rows": N_ROWS, "seconds": 473.6, "rows_per_second": 2214.0},
     }
-    write_json(folder / "store.json", store)
+    write_record(folder / "store.json", store)
     for index, site in enumerate(sites):
         for name in VARIANTS:
             path = folder / "variants" / f"{name}@{site}"

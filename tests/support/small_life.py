@@ -12,7 +12,8 @@ from typing import Any
 
 from small_store import build_store
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import read_record, write_record
+from pipeline.artifacts.shapes import Shape
 from pipeline.config import load
 from stores import ActivationStore, Batches, StoreError, verify
 
@@ -26,7 +27,7 @@ def live(folder: Path, config_file: Path) -> dict[str, Any]:
         served = hashlib.sha256(b"".join(batches.batch(step)[0].tobytes() for step in range(10))).hexdigest()
     (folder / "config.yaml").write_bytes(config_file.read_bytes() + "# é ıİ 日本\n".encode())
     config = load(folder / "config.yaml", [])
-    write_json(folder / "record.json", {"é": 0.1, "I": "ß"})
+    write_record(folder / "record.json", {"é": 0.1, "I": "ß"})
     (path / "plan.json").chmod(0o644)
     (path / "plan.json").write_bytes(b"\xff")
     try:
@@ -39,7 +40,7 @@ def live(folder: Path, config_file: Path) -> dict[str, Any]:
         "summary": store.summary()["corpus"],
         "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         "record": [
-            read_json(folder / "record.json"),
+            read_record(folder / "record.json", Shape),
             hashlib.sha256((folder / "record.json").read_bytes()).hexdigest(),
         ],
         "message": message,

@@ -1,19 +1,24 @@
+import hashlib
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from sealing import edit
 
 from pipeline.errors import CheckpointError
 from pipeline.trainer.checkpoint import Checkpoint, newest, save
+from pipeline.trainer.curves import Prefix, prefix_of
 
 RECORD = {"store_id": "s", "training": {"n_steps": 9}, "fingerprint": "f"}
+EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def checkpoint(step: int, size: int = 0) -> Checkpoint:
     tensors = {"a": torch.full((4,), float(step)), "clock": torch.tensor([step], dtype=torch.int64)}
-    return Checkpoint(step=step, tensors=tensors, scalars={"step": step}, curves_bytes=size)
+    return Checkpoint(step=step, tensors=tensors, scalars={"step": step}, curves=Prefix(size, EMPTY))
 
 
 @pytest.fixture
@@ -80,6 +85,41 @@ def test_curves_shorter_than_a_checkpoint_knows_is_damage(folder: Path):
     (folder.parent / "curves.jsonl").write_bytes(b"x" * 10)
     save(folder, checkpoint(2000, size=20), RECORD)
     assert load(folder).step == 1500
+
+
+def test_curves_changed_before_a_checkpoint_are_refused_by_name(folder: Path, caplog):
+    """A digit of the log, its size unchanged: the size alone says nothing."""
+    curves = folder.parent / "curves.jsonl"
+    curves.write_bytes(b'{"loss": 0.3}')
+    save(folder, replace(checkpoint(2000), curves=prefix_of(curves, 13)), RECORD)
+    assert load(folder).step == 2000
+    curves.write_bytes(b'{"loss": 0.9}')
+    with caplog.at_level(logging.WARNING):
+        assert load(folder).step == 1500  # written before that line
+    assert "curves.jsonl: sha256" in caplog.text
+    shutil.rmtree(folder / "step_00001500")
+    with pytest.raises(CheckpointError, match=r"every checkpoint is damaged .*curves\.jsonl: sha256"):
+        load(folder)
+
+
+def test_a_checkpoint_of_an_earlier_version_does_not_check_its_curves(folder: Path, caplog):
+    curves = folder.parent / "curves.jsonl"
+    curves.write_bytes(b'{"loss": 0.3}')
+    save(folder, replace(checkpoint(2000), curves=prefix_of(curves, 13)), RECORD)
+    edit(folder / "step_00002000" / "state.json", lambda state: state.pop("curves_sha256") and None)
+    curves.write_bytes(b'{"loss": 0.9}')
+    with caplog.at_level(logging.INFO):
+        assert load(folder).step == 2000
+    assert "written before records carried a hash" in caplog.text
+
+
+def test_two_checkpoints_exchanged_are_damage(folder: Path):
+    one, two = folder / "step_00001000", folder / "step_00001500"
+    one.rename(folder / "between")
+    two.rename(one)
+    (folder / "between").rename(two)
+    with pytest.raises(CheckpointError, match="it is the checkpoint of step 1000"):
+        load(folder)
 
 
 def test_leftovers_of_a_kill_are_removed(folder: Path):

@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
+from pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged, prefix_of
 
 
 def test_reopening_cuts_what_lies_behind_the_offset(tmp_path: Path):
     path = tmp_path / "curves.jsonl"
     curves = Curves(path, 0)
     curves.write({"step": 1, "loss": 0.5})
-    offset = curves.sync()
+    offset = curves.sync().n_bytes
     curves.write({"step": 2, "loss": float("nan")})
     curves.close()
     curves.close()
@@ -19,6 +19,7 @@ def test_reopening_cuts_what_lies_behind_the_offset(tmp_path: Path):
     again = Curves(path, offset)
     again.write({"step": 3})
     again.close()
+    assert again.sha256() == prefix_of(path, 10**6).sha256
     assert path.read_text() == '{"loss": 0.5, "step": 1}\n{"step": 3}\n'
 
 
