@@ -46,6 +46,10 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     from pipeline.extractor.workers import extract_with_workers
 
     extract_with_workers(config, n_workers, progress=_shows_progress())
+    from pipeline.config.outlier_norms import stored_outlier_norms
+
+    if line := stored_outlier_norms(config):
+        logging.getLogger("pipeline").warning("%s", line)
 
 
 def train_saes(config: "RunConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
@@ -159,6 +163,10 @@ def plan(config: ConfigFile, overrides: Overrides) -> None:
     from pipeline.extractor.plan import describe_plan
 
     typer.echo(describe_plan(settings, progress=_shows_progress()))
+    from pipeline.config.outlier_norms import stored_outlier_norms
+
+    if line := stored_outlier_norms(settings):
+        typer.echo(line)
 
 
 @app.command()

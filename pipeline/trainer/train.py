@@ -9,6 +9,7 @@ import torch
 
 from pipeline.artifacts import RunFolder, changed_keys, environment, only_writer, read_json, write_bytes, write_json
 from pipeline.config.loading import dump
+from pipeline.config.outlier_norms import outlier_norms
 from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
 from pipeline.errors import ConfigError
@@ -51,6 +52,8 @@ def train(
             _note_environment(run, device)
             for line in _announcement(parts, store, config):
                 log.info("%s", line)
+            if uneven := outlier_norms(config, store):
+                log.warning("%s", uneven)
         for line in never_dead(job for part in parts for job in part.group.jobs):
             log.warning("%s", line)
         for part in parts:
