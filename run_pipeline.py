@@ -43,11 +43,12 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
             "%s: a store that is read where it lies; nothing to extract", config.store.path
         )
         return
+    from pipeline.artifacts import naming
+    from pipeline.config.outlier_norms import stored_outlier_norms
     from pipeline.extractor.workers import extract_with_workers
 
-    extract_with_workers(config, n_workers, progress=_shows_progress())
-    from pipeline.config.outlier_norms import stored_outlier_norms
-
+    with naming(config.store_path()):
+        extract_with_workers(config, n_workers, progress=_shows_progress())
     if line := stored_outlier_norms(config):
         logging.getLogger("pipeline").warning("%s", line)
 
@@ -102,6 +103,8 @@ def _explained(error: Exception) -> tuple[str | None, int]:
         advice = {
             errno.ENOSPC: f"no space left; {again}",
             errno.EDQUOT: f"disk quota exceeded; {again}",
+            errno.EFBIG: "larger than the file system, or this shell (ulimit -f), lets a file be; raise that limit, or "
+            "choose another disk, and run the same command again: finished parts are kept",
             errno.EROFS: "the file system is read-only; choose another folder (store.path or STRATA_DATA)",
             errno.EACCES: "permission denied; change it or choose another folder (store.path or STRATA_DATA)",
         }.get(error.errno or 0)
