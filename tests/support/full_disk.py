@@ -63,9 +63,11 @@ def disk(full_from: int = 0) -> Iterator[Disk]:
 
         return call
 
-    with mock.patch("builtins.open", opened), mock.patch("io.open", opened):
-        with mock.patch("safetensors.torch.save_file", saved):
-            with mock.patch.multiple(
-                "os", **{name: checked(getattr(os, name)) for name in ("write", "fsync", "mkdir")}
-            ):
-                yield it
+    failing = {name: checked(getattr(os, name)) for name in ("write", "fsync", "mkdir")}
+    with (
+        mock.patch("builtins.open", opened),
+        mock.patch("io.open", opened),
+        mock.patch("safetensors.torch.save_file", saved),
+        mock.patch.multiple("os", **failing),
+    ):
+        yield it
