@@ -1,8 +1,13 @@
 """Paths as people write them, in a config, on the command line or in the environment: all are read here, alike."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+
+DATA_ROOT = "STRATA_DATA"
+"""The environment variable that names the folder in which stores lie by their runs' names."""
 
 
 def as_path(text: str | Path, where: str) -> Path:
@@ -20,3 +25,21 @@ def as_path(text: str | Path, where: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{where}: {str(text)!r}: {error}; write the whole path") from None
+
+
+def reader_of(where: str) -> Callable[[str | Path], Path]:
+    """`as_path` for one argument or option of a command; what says `--stage` in its errors."""
+    return lambda text: as_path(text, where)
+
+
+def place_reader_of(where: str) -> Callable[[str], str]:
+    """The same for what may be a URL, or the id of a hub, too: these stay as they are."""
+    return lambda text: text if "://" in text else str(as_path(text, where))
+
+
+def data_root() -> Path:
+    """`$STRATA_DATA`, else `data`. Raises: ConfigError if that is a file."""
+    root = as_path(os.environ.get(DATA_ROOT) or "data", DATA_ROOT)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{DATA_ROOT}: {str(root)!r} is a file; it names the folder in which stores lie")
+    return root

@@ -1,6 +1,5 @@
 """The whole of one run's configuration."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from pipeline.config.routes import check_sites
 from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from pipeline.config.variants import Variant
 from pipeline.model_settings import ModelSettings
+from pipeline.paths import as_path, data_root
 from pipeline.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -71,8 +71,7 @@ class RunConfig(Settings):
 
     def store_path(self) -> Path:
         """Folder of this run's activation store."""
-        root = Path(os.environ.get("STRATA_DATA", "data"))
-        return Path(self.store.path) if self.store.path is not None else root / self.name
+        return data_root() / self.name if self.store.path is None else as_path(self.store.path, "store.path")
 
     def run_path(self) -> Path:
         """Folder of this run's results."""

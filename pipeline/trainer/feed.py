@@ -1,7 +1,6 @@
 """What a group is fed: batch t of its sites, scaled, and side by side where there are several."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
+from pipeline.paths import as_path
 from pipeline.rows import side_by_side
 from pipeline.trainer.pending import Pending
 from stores.diagnostics import BatchMixing, batch_mixing
@@ -43,7 +43,7 @@ class Feed:
             filters=pending.filters,
             seed=group.seed,
             batch_size=group.batch_size,
-            shared=None if training.shared_windows is None else Path(training.shared_windows),
+            shared=None if (shared := training.shared_windows) is None else as_path(shared, "training.shared_windows"),
             window_rows=min(training.window_rows, max(training.window_bytes // (2 * row_bytes), group.batch_size)),
         )
         joint_limit = len(sites) > 1 and pending.filters.max_norm_multiple is not None
