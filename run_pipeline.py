@@ -5,13 +5,13 @@ reads files and writes files, so any of them can be stopped, repeated, or run on
 """
 
 import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.paths import reader_of
 from pipeline.store_commands import store_app
 from pipeline.supervised import supervise
 
@@ -44,9 +45,14 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
             "%s: a store that is read where it lies; nothing to extract", config.store.path
         )
         return
+    from pipeline.artifacts import naming
+    from pipeline.config.outlier_norms import stored_outlier_norms
     from pipeline.extractor.workers import extract_with_workers
 
-    extract_with_workers(config, n_workers, progress=_shows_progress())
+    with naming(config.store_path()):
+        extract_with_workers(config, n_workers, progress=_shows_progress())
+    if line := stored_outlier_norms(config):
+        logging.getLogger("pipeline").warning("%s", line)
 
 
 def train_saes(config: "RunConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
@@ -99,6 +105,8 @@ def _explained(error: Exception) -> tuple[str | None, int]:
         advice = {
             errno.ENOSPC: f"no space left; {again}",
             errno.EDQUOT: f"disk quota exceeded; {again}",
+            errno.EFBIG: "larger than the file system, or this shell (ulimit -f), lets a file be; raise that limit, or "
+            "choose another disk, and run the same command again: finished parts are kept",
             errno.EROFS: "the file system is read-only; choose another folder (store.path or STRATA_DATA)",
             errno.EACCES: "permission denied; change it or choose another folder (store.path or STRATA_DATA)",
         }.get(error.errno or 0)
@@ -108,7 +116,10 @@ def _explained(error: Exception) -> tuple[str | None, int]:
     return (str(error) if isinstance(error, StoreError | CheckpointError) else None), 1
 
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/demo.yaml.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", parser=reader_of("CONFIG"), help="YAML file, for example configs/demo.yaml."),
+]
 Overrides = Annotated[
     list[str],
     typer.Option(
@@ -144,12 +155,13 @@ def _options(
     for package in ("pipeline", "stores"):
         logging.getLogger(package).setLevel("WARNING" if quiet else log_level.upper())
     if context.invoked_subcommand is None:
-        run(Path("configs/demo.yaml"), [])
+        run(context, Path("configs/demo.yaml"), [])
 
 
 @app.command()
-def run(config: ConfigFile, overrides: Overrides) -> None:
+def run(context: typer.Context, config: ConfigFile, overrides: Overrides) -> None:
     """All four stages; finished parts are skipped."""
+    _supervise(context, config, overrides)
     run_stages(_load(config, overrides))
 
 
@@ -160,6 +172,10 @@ def plan(config: ConfigFile, overrides: Overrides) -> None:
     from pipeline.extractor.plan import describe_plan
 
     typer.echo(describe_plan(settings, progress=_shows_progress()))
+    from pipeline.config.outlier_norms import stored_outlier_norms
+
+    if line := stored_outlier_norms(settings):
+        typer.echo(line)
 
 
 @app.command()
@@ -180,20 +196,30 @@ def extract(
 
 @app.command()
 def train(
+    context: typer.Context,
     config: ConfigFile,
     overrides: Overrides,
     stage: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy what is read to this nearer disk first; jobs share it.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            parser=reader_of("--stage"),
+            help="Copy what is read to this nearer disk first; jobs share it.",
+        ),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Train this variant now, or all of a pattern; repeatable.")
     ] = None,
     add: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Train the variants of this YAML file, too; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", parser=reader_of("--add"), help="Train the variants of this YAML file, too; repeatable."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and what it takes.")] = False,
 ) -> None:
     """Stage 2: store to trained SAEs, without the model. What is trained already stays as it is."""
+    _supervise(context, config, overrides)
     from pipeline.config import load
 
     settings = load(config, overrides, add or ())
@@ -206,8 +232,9 @@ def train(
 
 
 @app.command()
-def evaluate(config: ConfigFile, overrides: Overrides) -> None:
+def evaluate(context: typer.Context, config: ConfigFile, overrides: Overrides) -> None:
     """Stage 3: scores of every SAE on held-out rows."""
+    _supervise(context, config, overrides)
     evaluate_saes(_load(config, overrides))
 
 
@@ -232,23 +259,28 @@ def main() -> None:
     # Before torch is loaded: its threads spin while they wait for each other, and where another process has one of the
     # cores every step then takes many times as long (measured: docs/log.md). Asleep they lose nothing worth measuring.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if not {"run", "train", "evaluate"}.isdisjoint(sys.argv[1:]) or not sys.argv[1:]:
-        supervise(partial(_damaged_files, sys.argv[1:]))
-    app()
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, and are still to be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app(obj=supervise)
 
 
-def _damaged_files(arguments: list[str]) -> str | None:
+def _supervise(context: typer.Context, config: Path, overrides: list[str]) -> None:
+    """The first act of a command that maps a store's files: while nothing is loaded, this process may still fork.
+
+    Only `main` hands over the supervisor: whoever calls the commands from a process of his own, as tests do, has
+    threads.
+    """
+    if context.obj is not None:
+        context.obj(partial(_damaged_files, config, overrides))
+
+
+def _damaged_files(path: Path, overrides: list[str]) -> str | None:
     """Which files of the store that a command reads are not what they should be; None if all are."""
-    from pipeline.config import load
     from pipeline.config.stored import find_store
     from stores import verify
 
-    added = [value for flag, value in pairwise(arguments) if flag == "--add"]
-    yamls = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
-    configs = [Path(argument) for argument in yamls if argument not in added]
-    overrides = [value for flag, value in pairwise(arguments) if flag == "--set"]
-    config = load(configs[0] if configs else Path("configs/demo.yaml"), overrides)
-    return "\n".join(verify(find_store(config))) or None
+    return "\n".join(verify(find_store(_load(path, overrides)))) or None
 
 
 if __name__ == "__main__":

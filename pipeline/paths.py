@@ -1,9 +1,14 @@
 """Paths as people write them, in a config, on the command line or in the environment: all are read here, alike."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from pipeline.errors import ConfigError
+
+DATA_ROOT = "STRATA_DATA"
+"""The environment variable that names the folder in which stores lie by their runs' names."""
 
 
 def as_path(text: str | Path, where: str) -> Path:
@@ -28,3 +33,21 @@ def impersonal(path: str) -> str:
     if not PurePath(path).is_absolute() and not (path.startswith("~") and not path.startswith("~/")):
         return path
     return f"{PurePath(path).name}#{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+
+
+def reader_of(where: str) -> Callable[[str | Path], Path]:
+    """`as_path` for one argument or option of a command; what says `--stage` in its errors."""
+    return lambda text: as_path(text, where)
+
+
+def place_reader_of(where: str) -> Callable[[str], str]:
+    """The same for what may be a URL, or the id of a hub, too: these stay as they are."""
+    return lambda text: text if "://" in text else str(as_path(text, where))
+
+
+def data_root() -> Path:
+    """`$STRATA_DATA`, else `data`. Raises: ConfigError if that is a file."""
+    root = as_path(os.environ.get(DATA_ROOT) or "data", DATA_ROOT)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{DATA_ROOT}: {str(root)!r} is a file; it names the folder in which stores lie")
+    return root

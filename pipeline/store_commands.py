@@ -10,6 +10,7 @@ import typer
 
 from pipeline.errors import ConfigError
 from pipeline.outside import outside_stores
+from pipeline.paths import data_root, place_reader_of, reader_of
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
@@ -21,9 +22,19 @@ _SHOWN = 60
 _LARGEST_SEED = 2**64 - 1
 """What a store's JSON holds."""
 
-StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of an activation store.")]
-StoreAnywhere = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL (s3://, https://, hf://datasets/).")]
-NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new store.")]
+StoreFolder = Annotated[
+    Path, typer.Argument(metavar="STORE", parser=reader_of("STORE"), help="Folder of an activation store.")
+]
+StoreAnywhere = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", parser=place_reader_of("STORE"), help="Folder or URL (s3://, https://, hf://datasets/)."
+    ),
+]
+NewFolder = Annotated[Path, typer.Argument(metavar="OUT", parser=reader_of("OUT"), help="Folder of the new store.")]
+Place = typer.Argument(
+    metavar="URL", parser=place_reader_of("URL"), help="s3://, https://, hf://datasets/ or a folder."
+)
 Sites = Annotated[
     list[str], typer.Option("--site", default_factory=list, show_default=False, help="Repeat for several.")
 ]
@@ -32,12 +43,19 @@ Rows = Annotated[str | None, typer.Option("--rows", metavar="START:STOP", help="
 
 @store_app.command("list")
 def list_(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that stores lie in.")] = Path("data"),
+    root: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="ROOT",
+            parser=reader_of("ROOT"),
+            help="Folder that stores lie in; STRATA_DATA or data if not given.",
+        ),
+    ] = None,
 ) -> None:
     """The stores in a folder: model, sites, rows, encoding, bytes, id, age."""
     from stores.listing import list_stores, table
 
-    typer.echo(table(list_stores(root)))
+    typer.echo(table(list_stores(data_root() if root is None else root)))
 
 
 @store_app.command()
@@ -72,7 +90,14 @@ def spot_check(
     store: StoreFolder,
     rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
     seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the choice of rows.")] = 0,
-    model: Annotated[str | None, typer.Option(help="Where the model is now, if not where the store says.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            parser=place_reader_of("--model"),
+            help="Where the model is now, if not where the store says.",
+        ),
+    ] = None,
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from pipeline.extractor.spot_check import spot_check
@@ -132,7 +157,12 @@ def add_sites(
     store: StoreFolder,
     out: NewFolder,
     site: Sites,
-    config: Annotated[Path | None, typer.Option(help="YAML whose `model` says where the model is now.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG", parser=reader_of("--config"), help="YAML whose `model` says where the model is now."
+        ),
+    ] = None,
 ) -> None:
     """New sites of the same model, row by row beside a store's, as a store of their own."""
     from pipeline.config import load
@@ -146,9 +176,7 @@ def add_sites(
 
 
 @store_app.command()
-def push(
-    store: StoreFolder, url: Annotated[str, typer.Argument(metavar="URL", help="s3://, hf://datasets/ or a folder.")]
-) -> None:
+def push(store: StoreFolder, url: Annotated[str, Place]) -> None:
     """Copy a store to where others can pull it; goes on where it stopped."""
     from stores.remote import push
     from stores.remote.transports import local_folder
@@ -162,7 +190,7 @@ def push(
 
 @store_app.command()
 def pull(
-    url: Annotated[str, typer.Argument(metavar="URL", help="s3://, https://, hf://datasets/ or a folder.")],
+    url: Annotated[str, Place],
     out: NewFolder,
     site: Sites,
     rows: Rows = None,

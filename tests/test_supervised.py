@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import store_for_training
+from small_run import ALL, run_data, store_for_training
+from typer.testing import CliRunner
+
+import run_pipeline
+from pipeline.config import RunConfig, dump
+from pipeline.errors import ConfigError
+from pipeline.supervised import supervise
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = ROOT / "tests" / "support"
@@ -172,6 +178,58 @@ def test_sigterm_ends_both_as_it_ends_one() -> None:
     out, error = program.communicate(timeout=30)
     assert (program.returncode, out, error) == (-signal.SIGTERM, "", "")
     assert not alive(child)
+
+
+# ---- Which commands are watched
+
+
+def watched(*arguments: str) -> list[Any]:
+    """What a command hands to the watcher before it does anything else; the command itself is stopped there."""
+    explanations: list[Any] = []
+
+    def stop(explain: Any) -> None:
+        explanations.append(explain)
+        raise ConfigError("stopped by the watcher")
+
+    CliRunner().invoke(run_pipeline.app, arguments, obj=stop)
+    return explanations
+
+
+@pytest.mark.parametrize("command", ["run", "train", "evaluate"])
+def test_commands_that_map_a_store_are_watched_and_the_store_is_that_of_their_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = store_for_training(tmp_path / "store")
+    made = RunConfig.model_validate(run_data(Path("elsewhere"), {"topk": ALL["topk"]}))
+    Path("a.config").write_text(dump(made))
+    (explain,) = watched(command, "a.config", "--set", f"store.path={store}", "--set", "report.title=b.yaml")
+    assert explain() is None
+    shard = next(store.glob("activations.zarr/sites/*/values/c/0/0"))
+    shard.chmod(0o644)
+    os.truncate(shard, 0)
+    assert str(shard.relative_to(store)) in explain()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("plan", "train"), ("extract", "evaluate.yaml"), ("report", "run"), ("store", "list", "train"), ("--help", "run")],
+)
+def test_other_commands_are_not_watched_whatever_their_words(arguments: tuple[str, ...]) -> None:
+    assert watched(*arguments) == []
+
+
+def test_without_a_command_the_demo_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (explain,) = watched()
+    assert explain.args == (Path("configs/demo.yaml"), [])
+
+
+def test_main_hands_over_the_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(run_pipeline, "app", lambda *, obj: given.append(obj))
+    run_pipeline.main()
+    assert given == [supervise]
 
 
 # ---- Training over a store that is cut meanwhile

@@ -2,6 +2,7 @@
 
 from pipeline.artifacts.durable import (
     make_folder,
+    naming,
     publish_folder,
     remove_folder,
     remove_staged,
@@ -33,6 +34,7 @@ __all__ = [
     "environment",
     "fingerprint",
     "make_folder",
+    "naming",
     "only_writer",
     "publish_folder",
     "read_record",

@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 STAGED = ".staged-"
@@ -15,7 +17,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     staged = staging_path(path)
     try:
-        with open(staged, "wb") as file:
+        with naming(path), open(staged, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -24,6 +26,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         staged.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the file's name into an OSError that has none: a full disk is found by write, which knows no names."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def make_folder(path: Path) -> None:
@@ -69,7 +82,8 @@ def sync(path: Path) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

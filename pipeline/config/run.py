@@ -1,6 +1,5 @@
 """The whole of one run's configuration."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from pipeline.config.training import EvaluationSettings, ReportSettings, Trainin
 from pipeline.config.variants import Variant
 from pipeline.model_settings import ModelSettings
 from pipeline.outside import outside_stores
+from pipeline.paths import as_path, data_root
 from pipeline.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -72,8 +72,7 @@ class RunConfig(Settings):
 
     def store_path(self) -> Path:
         """Folder of this run's activation store. Raises: ConfigError if it lies inside another store."""
-        root = Path(os.environ.get("STRATA_DATA", "data"))
-        path = Path(self.store.path) if self.store.path is not None else root / self.name
+        path = data_root() / self.name if self.store.path is None else as_path(self.store.path, "store.path")
         return outside_stores(path, "store.path", may_be_one=True)
 
     def run_path(self) -> Path:

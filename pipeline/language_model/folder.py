@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.language_model.gguf import converted, demo_gguf
 from pipeline.model_settings import ModelSettings
+from pipeline.paths import as_path
 
 # Not "*.safetensors": repositories may carry the weights a second time, in another layout, under another name.
 _SAFETENSORS = ["model*.safetensors"]
@@ -33,7 +34,7 @@ def model_folder(settings: ModelSettings) -> ModelFolder:
     """
     if settings.path == "demo":
         return _from_gguf(demo_gguf(), demo_gguf().stem)
-    path = Path(settings.path).expanduser()
+    path = as_path(settings.path, "model.path")
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ConfigError(f"model.path: there is no file {settings.path}")

@@ -1,11 +1,14 @@
 """Resumable states: checkpoints/step_00000500/{state.safetensors, state.json}, whole or absent, checked when read."""
 
 import logging
+import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -61,9 +64,26 @@ def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
         except DamagedCheckpoint:
             remove_folder(target)
     staged = staging_path(target)
-    staged.mkdir()
+    try:
+        staged.mkdir()
+        _write(staged, checkpoint, record)
+        publish_folder(staged, target)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)  # on a full disk it would lie in its own way
+        raise
+    for old in _published(folder)[KEPT:]:
+        remove_folder(old)
+
+
+def _write(staged: Path, checkpoint: Checkpoint, record: Record) -> None:
+    """The two files of a checkpoint. Raises: OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    safetensors.torch.save_file(tensors, staged / TENSORS)
+    try:
+        safetensors.torch.save_file(tensors, staged / TENSORS)  # from the tensors' own memory: no copy of a large state
+    except safetensors.SafetensorError as error:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(staged / TENSORS)) from None
     state = {
         "step": checkpoint.step,
         "scalars": checkpoint.scalars,
@@ -73,9 +93,6 @@ def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
         "sha256": sha256_of(staged / TENSORS),
     }
     write_record(staged / "state.json", state)
-    publish_folder(staged, target)
-    for old in _published(folder)[KEPT:]:
-        remove_folder(old)
 
 
 def newest(folder: Path, record: Record, curves: Path) -> Checkpoint | None:

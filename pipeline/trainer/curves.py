@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import make_folder, sync
+from pipeline.artifacts import make_folder, naming, sync
 
 COSINE_LINES = 20
 """About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""
@@ -37,22 +38,29 @@ class Curves:
 
     def __init__(self, path: Path, offset: int) -> None:
         make_folder(path.parent)
+        self._path = path
         self._file = open(path, "ab")  # noqa: SIM115 - lives as long as this object
-        self._file.truncate(offset)
-        self._digest = hashlib.sha256(path.read_bytes())
-        sync(path.parent)  # a checkpoint that counts on this file must not outlive it in a power cut
+        try:
+            self._file.truncate(offset)
+            self._digest = hashlib.sha256(path.read_bytes())
+            sync(path.parent)  # a checkpoint that counts on this file must not outlive it in a power cut
+        except OSError:
+            self._file.close()
+            raise
 
     def write(self, line: dict[str, float | int | None]) -> None:
         """Add one line; what JSON cannot spell (NaN, infinity) becomes null."""
         spelled = {key: value if value is None or math.isfinite(value) else None for key, value in line.items()}
         data = json.dumps(spelled, sort_keys=True).encode("utf-8") + b"\n"
         self._digest.update(data)
-        self._file.write(data)
+        with naming(self._path):
+            self._file.write(data)
 
     def sync(self) -> Prefix:
         """Flush to the disk. Returns: what was written so far."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return Prefix(os.fstat(self._file.fileno()).st_size, self._digest.hexdigest())
 
     def sha256(self) -> str:
@@ -61,9 +69,15 @@ class Curves:
 
     def close(self) -> None:
         """Flush to the disk and close; a second time does nothing."""
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        try:
             self.sync()
-            self._file.close()
+        except OSError:
+            with suppress(OSError):  # what waits in its buffer fails once more
+                self._file.close()
+            raise
+        self._file.close()
 
 
 def is_logged(step: int, every_steps: int, n_steps: int) -> bool:

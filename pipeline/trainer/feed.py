@@ -31,9 +31,10 @@ class Rows(NamedTuple):
 
 
 def _shared_windows(training: TrainingSettings) -> Path | None:
+    key = "training.shared_windows"
     if training.shared_windows is None:
         return None
-    return outside_stores(Path(training.shared_windows), "training.shared_windows")
+    return outside_stores(as_path(training.shared_windows, key), key)
 
 
 class Feed:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import make_folder
+from pipeline.artifacts import make_folder, naming
 from pipeline.artifacts.shapes import LoaderLine
 from pipeline.trainer.groups import Group
 from stores.batches import Batches
@@ -51,5 +51,5 @@ class LoaderLog:
         self._before, self._since, self._steps = totals, now, 0
 
     def _append(self, data: bytes) -> None:
-        with open(self._path, "ab") as file:
+        with naming(self._path), open(self._path, "ab") as file:
             file.write(data)

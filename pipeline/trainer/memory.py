@@ -9,8 +9,8 @@ from pipeline.trainer.groups import Group
 
 IN_MEMORY = 4
 """Copies of the parameters: themselves, gradients, and Adam's two memories."""
-ON_DISK = 3 * (KEPT + 1)
-"""Copies of the parameters: themselves and Adam's two memories, in each checkpoint kept and the one being written."""
+IN_CHECKPOINT = 3
+"""Copies of the parameters: themselves and Adam's two memories."""
 FLOAT_BYTES = 4
 
 
@@ -27,8 +27,15 @@ def memory_bytes(
 
 
 def checkpoint_bytes(group: Group, *, d_model: int, d_in: int | None = None) -> int:
-    """Most bytes that a group's checkpoints take while it trains."""
-    return ON_DISK * _n_parameters(group, d_model, d_in) * FLOAT_BYTES
+    """Most bytes that a group's checkpoints take while it trains: those that are kept and the one being written."""
+    training = group.jobs[0].training
+    n_checkpoints = min(KEPT + 1, -(-training.n_steps // training.checkpoint_every_steps))
+    return n_checkpoints * IN_CHECKPOINT * weights_bytes(group, d_model=d_model, d_in=d_in)
+
+
+def weights_bytes(group: Group, *, d_model: int, d_in: int | None = None) -> int:
+    """Bytes of a group's final weights, which stay."""
+    return _n_parameters(group, d_model, d_in) * FLOAT_BYTES
 
 
 def _n_parameters(group: Group, d_model: int, d_in: int | None) -> int:

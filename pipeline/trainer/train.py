@@ -1,6 +1,7 @@
 """Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,14 @@ from pipeline.artifacts import (
 )
 from pipeline.artifacts.shapes import Environment
 from pipeline.config.loading import dump
+from pipeline.config.outlier_norms import outlier_norms
 from pipeline.config.run import RunConfig
 from pipeline.config.stored import open_store
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.kernels.break_even import measured_break_even
 from pipeline.rows import choose_device
 from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
-from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
+from pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes
 from pipeline.trainer.one_pass import train_group
 from pipeline.trainer.passes import free_bytes, in_passes
 from pipeline.trainer.pending import Pending, pending
@@ -58,6 +60,9 @@ def train(
             _note_environment(run, device)
             for line in _announcement(parts, store, config):
                 log.info("%s", line)
+            _check_space(run, parts, store)
+            if uneven := outlier_norms(config, store):
+                log.warning("%s", uneven)
         for line in never_dead(job for part in parts for job in part.group.jobs):
             log.warning("%s", line)
         for part in parts:
@@ -116,9 +121,29 @@ def _announcement(parts: list[Pending], store: Together, config: RunConfig) -> l
     """What is about to be trained together, and what it takes."""
     groups = [part.group for part in parts]
     memory = max((_needed_bytes(some, store, config) for some in groups), default=0)
-    disk = max((checkpoint_bytes(some, **_widths(some, store)) for some in groups), default=0)
-    needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints"
+    disk = _disk_bytes(parts, store)
+    needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints and weights"
     return [*describe(groups), needs]
+
+
+def _disk_bytes(parts: list[Pending], store: Together) -> int:
+    """The checkpoints of one pass, which are gone before the next, and the weights of all."""
+    groups = [part.group for part in parts]
+    checkpoints = max((checkpoint_bytes(some, **_widths(some, store)) for some in groups), default=0)
+    return checkpoints + sum(weights_bytes(some, **_widths(some, store)) for some in groups)
+
+
+def _check_space(run: RunFolder, parts: list[Pending], store: Together) -> None:
+    """Raises: CheckpointError if the run folder's disk lacks room for what is not there yet."""
+    there = [path for part in parts for _, folder, _ in part.jobs for path in folder.checkpoints.rglob("*.safetensors")]
+    needed = _disk_bytes(parts, store) - sum(path.stat().st_size for path in there)
+    free = shutil.disk_usage(run.path).free
+    if needed > free:
+        raise CheckpointError(
+            f"{run.path}: training needs about {needed:,} bytes for checkpoints and weights, and its disk has {free:,} "
+            "free; free some, train fewer variants at once (--only, or a lower training.memory_bytes), or raise "
+            "training.checkpoint_every_steps to n_steps"
+        )
 
 
 def _break_evens(parts: list[Pending], store: Together, config: RunConfig, device: torch.device) -> list[str]:

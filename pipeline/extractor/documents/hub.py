@@ -2,29 +2,28 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline.config.corpus import HubDataset
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents.document import Document, from_row
 from pipeline.extractor.documents.files import file_record, needed
+from pipeline.paths import as_path
 
 
 def read(source: HubDataset) -> Iterator[Document]:
     """Every row of the split; rows are counted from 0."""
     datasets = needed("datasets", source.path)
+    path = str(as_path(source.path, "corpus.sources: path"))
     where = f"dataset {source.path!r}"
     # `datasets` and the libraries under it raise every kind of exception for a missing name, split, file or network.
     try:
-        builder = datasets.load_dataset_builder(source.path, source.name, revision=source.revision)
+        builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
         commit = _commit(builder)
         # The commit that was found, not the branch again: what is recorded is what is read.
         revision = commit if commit is not None else source.revision
         rows = iter(
-            datasets.load_dataset(
-                source.path, source.name, split=source.split, revision=revision, streaming=source.streaming
-            )
+            datasets.load_dataset(path, source.name, split=source.split, revision=revision, streaming=source.streaming)
         )
     except Exception as error:
         raise _unreadable(where, source, error) from error
@@ -42,7 +41,7 @@ def read(source: HubDataset) -> Iterator[Document]:
 
 def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
     """What was asked for, and what it was: the commit of a hub dataset, or the files of a local folder."""
-    folder = Path(source.path)
+    folder = as_path(source.path, "corpus.sources: path")
     record: dict[str, Any] = {"name": source.name, "split": source.split, "revision": source.revision}
     if folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))

@@ -1,8 +1,4 @@
-"""How loops are compiled: without the GIL, once for each machine and dtype, and kept on disk where that is possible.
-
-Kept beside this package, or in the user's cache folder, or in NUMBA_CACHE_DIR; where none of them can be written, each
-process compiles for some seconds.
-"""
+"""How loops are compiled: without the GIL, once for each machine and dtype, and kept on disk where that is possible."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,17 +7,18 @@ from typing import Any
 
 import numba
 
+from pipeline.kernels.compiled.cache import CheckedCache, folder
+
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
-"""Of all loops together: one is compiled with those it calls inside, and Numba looks for changes in its file alone."""
+"""Of all loops together: one is compiled with those it calls inside, and each is kept under the version of all."""
 
 
 def _compile(**flags: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(loop: Callable[..., Any]) -> Any:
-        loop.__qualname__ += f"_{VERSION[:12]}"  # which names the file it is kept in
-        try:
-            return numba.njit(nogil=True, cache=True, error_model="numpy", **flags)(loop)
-        except RuntimeError:  # there is no folder to keep it in
-            return numba.njit(nogil=True, error_model="numpy", **flags)(loop)
+        dispatcher = numba.njit(nogil=True, error_model="numpy", **flags)(loop)
+        if (place := folder(VERSION)) is not None:
+            dispatcher._cache = CheckedCache(loop, place)
+        return dispatcher
 
     return decorate
 

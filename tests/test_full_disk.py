@@ -1,0 +1,158 @@
+"""A full disk at any write: one line that names the file, exit code 1, and with room again the undisturbed result."""
+
+import ast
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from extraction import SITES, extraction_config
+from full_disk import disk
+from small_run import TOPK
+from typer.testing import CliRunner
+
+import run_pipeline
+from pipeline.artifacts import sha256_of
+from pipeline.config import dump
+
+ROOT = Path(__file__).parents[1]
+RESULTS = (
+    "weights.safetensors",
+    "curves.jsonl",
+    "metrics.json",
+    "features.safetensors",
+    "examples.json",
+    "MANIFEST.json",
+)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A work folder before each stage, and after the last."""
+    folder = tmp_path_factory.mktemp("disk")
+    (work := folder / "work").mkdir()
+    made = extraction_config(
+        folder,
+        corpus={"n_tokens": 600},
+        store={"path": "store", "sites": SITES[:1]},
+        training={"n_steps": 4, "checkpoint_every_steps": 2, "log_every_steps": 1, "device": "cpu", "window_rows": 512},
+        variants={"topk": TOPK},
+    )
+    (work / "c.yaml").write_text(dump(made))
+    before = {}
+    for stage in ("extract", "train", "evaluate", "report"):
+        before[stage] = shutil.copytree(work, folder / f"before-{stage}")
+        os.chdir(work)
+        assert strata(stage) == (0, "")
+    return before | {"end": work}
+
+
+@pytest.fixture(autouse=True)
+def back_again() -> Iterator[None]:
+    here = Path.cwd()
+    yield
+    os.chdir(here)
+
+
+def strata(stage: str) -> tuple[int, str]:
+    """Exit code, and what was said of an error."""
+    result = CliRunner().invoke(run_pipeline.app, ["--quiet", stage, "c.yaml"])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, "" if result.exit_code == 0 else result.stderr.splitlines()[-1]
+
+
+def results(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.name in RESULTS
+    }
+
+
+def leavings(folder: Path) -> list[Path]:
+    return list((folder / "runs").rglob(".staged-*"))
+
+
+@pytest.mark.parametrize(("stage", "stride"), [("extract", 15), ("train", 1), ("evaluate", 1), ("report", 1)])
+def test_a_disk_that_is_full_at_any_write_loses_nothing(
+    stages: dict[str, Path], tmp_path: Path, stage: str, stride: int
+) -> None:
+    """`stride`: what extract writes is mostly the store's, whose every step has tests of its own."""
+    shutil.copytree(stages[stage], counting := tmp_path / "counting")
+    os.chdir(counting)
+    with disk() as counted:
+        assert strata(stage)[0] == 0
+    wanted = results(counting)
+    assert counted.n_writes > 5
+    for write in range(1, counted.n_writes + 1, stride):
+        shutil.copytree(stages[stage], work := tmp_path / str(write))
+        os.chdir(work)
+        with disk(full_from=write):
+            code, said = strata(stage)
+        assert (code, "no space left; free some" in said) == (1, True), f"write {write}: {said}"
+        assert not said.startswith("writing:"), f"write {write}: which file? {said}"
+        assert leavings(work) == []
+        assert strata(stage)[0] == 0
+        assert results(work) == wanted, f"write {write}"
+        shutil.rmtree(work)
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """The kernel refuses larger files to this process (RLIMIT_FSIZE), as a full disk or a quota would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("stage", ["extract", "train", "evaluate", "report"])
+@pytest.mark.parametrize("n_bytes", [0, 300, 3000, 12_000, 40_000])
+def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Path, stage: str, n_bytes: int) -> None:
+    """What the libraries themselves make of it; the disk above is only as true as its words."""
+    shutil.copytree(stages[stage], work := tmp_path / "work")
+    os.chdir(work)
+    with largest_file(n_bytes):
+        code, said = strata(stage)
+    assert code == (1 if said else 0)
+    if n_bytes <= 300:
+        assert "larger than" in said
+        assert os.strerror(errno.EFBIG) not in said
+    assert strata(stage)[0] == 0
+    after = {"extract": "train", "train": "evaluate", "evaluate": "report", "report": "end"}[stage]
+    assert results(work) == results(stages[after])
+
+
+# Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `durable.write_bytes` is what
+# the others are to use; each of them holds a file open, or is written by a library.
+WRITERS = {
+    ("artifacts/durable.py", "write_bytes"): "train",
+    ("trainer/checkpoint.py", "_write"): "train",
+    ("trainer/curves.py", "__init__"): "train",
+    ("trainer/loader_log.py", "_append"): "train",
+    ("extractor/spool.py", "spool_documents"): "extract",
+}
+
+
+def test_every_writer_is_known() -> None:
+    found = set()
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and any(writes(call) for call in ast.walk(function)):
+                found.add((str(path.relative_to(ROOT / "pipeline")), function.name))
+    assert found == WRITERS.keys()
+
+
+def writes(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name == "open":
+        modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        return any(set(mode) & set("wax+") and len(mode) <= 3 for mode in modes)
+    return name in ("save_file", "write_text", "tofile", "copyfile", "copy2", "copytree", "NamedTemporaryFile")
