@@ -215,6 +215,8 @@ def describe_draft(config: RunConfig, draft: Draft) -> str:
         f"model      {draft.description.provenance['model']} ({config.model.dtype})",
         f"tokens     {plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
         f"{plan.n_rows - train_rows:,} held out; {arrangement.spool.skipped_documents} short documents skipped",
+        f"copies     {arrangement.copies:,} of {plan.n_documents:,} documents have the tokens of an earlier one; "
+        f"all documents of the same tokens are on one side of the split",
         *(
             f"site       {site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
             for site, width in plan.sites.items()
