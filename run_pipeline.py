@@ -131,6 +131,11 @@ Overrides = Annotated[
     ),
 ]
 
+Rehash = Annotated[
+    bool,
+    typer.Option("--rehash", help="Read every input file again, also those that look as they did when last hashed."),
+]
+
 app = typer.Typer(
     cls=_Guarded,
     help="Extract a language model's activations once, train many sparse autoencoders on them. "
@@ -159,15 +164,17 @@ def _options(
 
 
 @app.command()
-def run(context: typer.Context, config: ConfigFile, overrides: Overrides) -> None:
+def run(context: typer.Context, config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
     """All four stages; finished parts are skipped."""
     _supervise(context, config, overrides)
+    _forget_hashes(rehash)
     run_stages(_load(config, overrides))
 
 
 @app.command()
-def plan(config: ConfigFile, overrides: Overrides) -> None:
+def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
     """What extract would do: tokens, bytes, free space."""
+    _forget_hashes(rehash)
     settings = _load(config, overrides)
     from pipeline.extractor.plan import describe_plan
 
@@ -186,8 +193,10 @@ def extract(
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes on this machine that share the work.")
     ] = 1,
+    rehash: Rehash = False,
 ) -> None:
     """Stage 1: corpus and language model to store."""
+    _forget_hashes(rehash)
     if dry_run:
         plan(config, overrides)
     else:
@@ -248,6 +257,13 @@ def _load(path: Path, overrides: list[str]) -> "RunConfig":
     from pipeline.config import load
 
     return load(path, overrides)
+
+
+def _forget_hashes(rehash: bool) -> None:
+    from pipeline.input_files import forget
+
+    if rehash:
+        forget()
 
 
 def _shows_progress() -> bool:

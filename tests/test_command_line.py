@@ -174,6 +174,19 @@ def test_a_dry_run_prints_the_plan_only(
     assert (result.stdout, called) == ("plan of demo\n", [])
 
 
+@pytest.mark.parametrize("command", ["plan", "extract", "run"])
+def test_rehash_forgets_what_is_remembered_of_input_files(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr("pipeline.input_files.forget", lambda: forgotten.append(command))
+    monkeypatch.setattr("pipeline.extractor.plan.describe_plan", lambda config, *, progress: "")
+    assert strata(command, "configs/demo.yaml").exit_code == 0
+    assert forgotten == []
+    assert strata(command, "configs/demo.yaml", "--rehash").exit_code == 0
+    assert forgotten == [command]
+
+
 def test_store_info_is_text_or_json(make_store: Callable[..., Path]) -> None:
     store = make_store()
     assert json.loads(strata("store", "info", str(store), "--json").stdout)["n_rows"] == 1000

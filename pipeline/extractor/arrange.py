@@ -21,6 +21,8 @@ class Arrangement:
     """int64 [D]: place in the spool of the document that comes d-th; held-out documents are last."""
     splits: dict[str, tuple[int, int]]
     """Rows of `train` and of `heldout`: first, and one past the last."""
+    copies: int
+    """Documents with the tokens of one that was drawn before them, drawn again or met at another place."""
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -57,31 +59,55 @@ class Arrangement:
 
 
 def arrange(spool: Spool, corpus: CorpusSettings, seed: int) -> Arrangement:
-    """Hold documents out, and order the rest. A document drawn several times is on one side only.
+    """Hold documents out, and order the rest. All documents of the same tokens are on one side.
 
     Raises: ConfigError where `heldout_fraction` leaves no document to train on.
     """
-    held_out = np.isin(spool.document, _held_out(np.unique(spool.document), corpus.heldout_fraction, seed))
-    n_documents = len(spool.document)
+    original = spool.document[first_of_its_tokens(spool)]
+    originals = np.unique(original)
+    held_out = np.isin(original, _held_out(np.unique(spool.document), originals, corpus.heldout_fraction, seed))
+    n_documents = len(original)
     order = permutation(["document order", seed], n_documents) if corpus.shuffle_documents else np.arange(n_documents)
     order = np.concatenate([order[~held_out[order]], order[held_out[order]]])
     n_training = n_documents - int(held_out.sum())
     starts = _starts(spool, order)
     boundary, n_rows = int(starts[n_training]), int(starts[-1])
-    return Arrangement(spool, order, {"train": (0, boundary), "heldout": (boundary, n_rows)})
+    splits = {"train": (0, boundary), "heldout": (boundary, n_rows)}
+    return Arrangement(spool, order, splits, n_documents - len(originals))
 
 
-def _held_out(documents: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """A seeded choice of round(fraction * documents), at least one where the fraction is not 0."""
+def first_of_its_tokens(spool: Spool) -> np.ndarray:
+    """Place in the spool of the first document with the tokens of each: int64 [D].
+
+    A document that was cut to fit `n_tokens` has the tokens it had before as well as those that were kept: it belongs
+    to the copies of either, and so do these to each other.
+    """
+    _, first, number = np.unique(spool.sequence, return_index=True, return_inverse=True)
+    original = first[number.reshape(-1)]
+    same_as_cut: dict[bytes, int] = {}
+    for place, kept in spool.cut.items():
+        twins = np.flatnonzero(spool.sequence == kept)[:1].tolist()
+        for twin in [*twins, same_as_cut.setdefault(kept, place)]:
+            one, other = sorted((int(original[place]), int(original[twin])))
+            original[original == other] = one
+    return original
+
+
+def _held_out(documents: np.ndarray, originals: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A seeded choice of round(fraction * originals), at least one where the fraction is not 0.
+
+    All documents are permuted, and the copies then passed over, so that a copy somewhere changes little of the choice.
+    """
     if fraction == 0.0:
-        return documents[:0]
-    n_heldout = max(1, round(fraction * len(documents)))
-    if n_heldout >= len(documents):
+        return originals[:0]
+    n_heldout = max(1, round(fraction * len(originals)))
+    if n_heldout >= len(originals):
         raise ConfigError(
-            f"corpus.heldout_fraction: {fraction} of {len(documents)} document(s) leaves none to train on; "
-            f"use more documents, a lower fraction, or 0 (then nothing is held out for evaluation)"
+            f"corpus.heldout_fraction: {fraction} of {len(originals)} document(s), copies counted once, leaves none to "
+            f"train on; use more documents, a lower fraction, or 0 (then nothing is held out for evaluation)"
         )
-    return documents[permutation(["held-out documents", seed], len(documents))[:n_heldout]]
+    permuted = documents[permutation(["held-out documents", seed], len(documents))]
+    return permuted[np.isin(permuted, originals)][:n_heldout]
 
 
 def _starts(spool: Spool, order: np.ndarray) -> np.ndarray:

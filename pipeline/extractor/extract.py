@@ -38,10 +38,10 @@ def extract(config: RunConfig, *, progress: bool = True) -> None:
 
 def to_fill(config: RunConfig, *, progress: bool) -> Plan | None:
     """The plan of the run's store, made if there is none; None where a finished store holds what the run asks for."""
-    found, reason = reusable(config)
-    if reason:
-        log.info("%s", reason)
-    if found:
+    reuse = reusable(config)
+    for line in reuse.lines:
+        log.info("%s", line)
+    if reuse.stores:
         return None
     path = config.store_path()
     plan = planned(config, progress=progress)

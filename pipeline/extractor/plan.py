@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import changed_keys
 from pipeline.config import RunConfig
 from pipeline.config.corpus import CorpusSettings
 from pipeline.config.recorded import differences, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
-from pipeline.extractor.reuse import reusable
+from pipeline.extractor.inputs import check_inputs
+from pipeline.extractor.reuse import model_changes, reusable
 from pipeline.extractor.spool import spool_documents
+from pipeline.input_files import shown
 from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_bytes
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
@@ -48,7 +49,10 @@ def planned(config: RunConfig, *, progress: bool) -> Plan:
     """
     path = config.store_path()
     if (path / PLAN).is_file():
-        return _existing(path, config)
+        plan, lines = _existing(path, config)
+        for line in lines:
+            log.info("%s", line)
+        return plan
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
     with _drafted(config, progress=progress) as draft:
@@ -60,15 +64,16 @@ def planned(config: RunConfig, *, progress: bool) -> Plan:
 
 def describe_plan(config: RunConfig, *, progress: bool) -> str:
     """What the store would hold and cost, in words; writes nothing that stays."""
-    found, reason = reusable(config)
-    if found:
-        return reason
+    reuse = reusable(config)
+    if reuse.stores:
+        return "\n".join(reuse.lines)
     path = config.store_path()
     if (path / PLAN).is_file():
-        plan = _existing(path, config)
-        return f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
+        plan, lines = _existing(path, config)
+        found = f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
+        return "\n".join([found, *lines])
     with _drafted(config, progress=progress) as draft:
-        return describe_draft(config, draft)
+        return "\n".join([*reuse.lines, describe_draft(config, draft)])
 
 
 class _drafted:
@@ -120,24 +125,26 @@ def _check_isolation(config: RunConfig, description: Description) -> None:
         )
 
 
-def _existing(path: Path, config: RunConfig) -> Plan:
+def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
+    """The plan that lies there, and what could not be compared with what it was made from, a line."""
     plan = read_plan(path)
     if changed := differences(plan.config, config.extraction()):
         raise ConfigError(
             f"{path}: this store was made from another config: {'; '.join(changed)}. "
             f"Give the run another name (or store.path), put the old values back, or delete that folder"
         )
+    lines = check_inputs(path, plan, config)
     if not (path / MANIFEST).is_file():
         _check_model(config, path, plan)
-    return plan
+    return plan, lines
 
 
 def _check_model(config: RunConfig, path: Path, plan: Plan) -> None:
     """A store is filled by one model: the same files, the same versions."""
-    now, planned_with = describe(config.model, config.store.sites).provenance, plan.provenance["model"]
-    if changed := changed_keys(planned_with, now):
+    now = describe(config.model, config.store.sites).provenance
+    if changed := model_changes(plan.provenance["model"], now):
         raise ConfigError(
-            f"{path}: the model or its software is not what this store was planned with: {'; '.join(changed)}. "
+            f"{path}: the model or its software is not what this store was planned with: {shown(tuple(changed))}. "
             f"Go back to what it was, or delete the folder and extract again"
         )
 
@@ -208,6 +215,8 @@ def describe_draft(config: RunConfig, draft: Draft) -> str:
         f"model      {draft.description.provenance['model']} ({config.model.dtype})",
         f"tokens     {plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
         f"{plan.n_rows - train_rows:,} held out; {arrangement.spool.skipped_documents} short documents skipped",
+        f"copies     {arrangement.copies:,} of {plan.n_documents:,} documents have the tokens of an earlier one; "
+        f"all documents of the same tokens are on one side of the split",
         *(
             f"site       {site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
             for site, width in plan.sites.items()

@@ -2,30 +2,54 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.artifacts import changed_keys
 from pipeline.config import RunConfig
 from pipeline.config.recorded import differences
 from pipeline.config.stored import find_siblings, find_store
-from pipeline.language_model import describe
+from pipeline.extractor.inputs import check_inputs, compare_inputs, not_compared
+from pipeline.input_files import shown
+from pipeline.language_model.identity import software
 from stores.format import MANIFEST
-from stores.plan import read_plan
+from stores.plan import Plan, read_plan
 
 
-def reusable(config: RunConfig) -> tuple[list[Path], str]:
-    """The stores the run reads instead of extracting, and a line that says so; none if it has to extract.
+class Reuse(NamedTuple):
+    """The stores that a run reads instead of extracting; none if it has to extract. `lines` say so."""
 
-    Another's store is used only if the model's files are the ones it was made with; then only the line is given.
+    stores: list[Path]
+    lines: list[str]
+
+
+def reusable(config: RunConfig) -> Reuse:
+    """What a run need not extract.
+
+    Another run's store is used only if text and model are now what it was made from; what was deleted since is not
+    compared, and a line says so. It is the store that training would find (`find_store`), or none.
+    Raises: ConfigError where the run's own store was made from other inputs.
     """
     own, found = config.store_path(), find_store(config)
     if found == own:
         siblings = find_siblings(config, own) if _lacks_sites_only(own, config) else []
-        return ([own, *siblings], f"{_names(siblings)}: holds the sites that {own} lacks") if siblings else ([], "")
-    now = describe(config.model, config.store.sites).provenance
-    if changed := model_changes(read_plan(found).provenance["model"], now):
-        return [], f"{found}: was made from this config, but with another model: {'; '.join(changed)}; not used"
-    return [found], f"{found}: finished, and holds all that this run asks for; used as it is, nothing is extracted"
+        if not siblings:
+            return Reuse([], [])
+        lines = check_inputs(own, read_plan(own), config)
+        return Reuse([own, *siblings], [f"{_names(siblings)}: holds the sites that {own} lacks", *lines])
+    plan = read_plan(found)
+    now = compare_inputs(plan, config)
+    if changed := [*now.differences, *_software_changes(plan)]:
+        return Reuse(
+            [], [f"{found}: was made from this config, but from other inputs: {shown(tuple(changed))}; not used"]
+        )
+    used = f"{found}: finished, and holds all that this run asks for; used as it is, nothing is extracted"
+    return Reuse([found], [used, *not_compared(found, now)])
+
+
+def _software_changes(plan: Plan) -> list[str]:
+    """What else rows are a function of, in the last bits: the versions they were computed with."""
+    recorded = plan.provenance.get("model", {}).get("software")
+    return [] if recorded is None else changed_keys(recorded, software(), "software")
 
 
 def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
@@ -37,10 +61,14 @@ def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
 
 
 def model_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two models' provenance, a line each; hooks only at sites that both have."""
+    """What differs between two models' provenance, a line each; hooks only at sites that both have.
+
+    What was not recorded yet when the first was made is not compared.
+    """
     both = recorded.get("hooks", {}).keys() & now["hooks"].keys()
     then, today = (record | {"hooks": {site: record["hooks"][site] for site in both}} for record in (recorded, now))
-    return changed_keys(then, today)
+    tokenizer = {key: value for key, value in now["tokenizer"].items() if key in recorded.get("tokenizer", {})}
+    return changed_keys(then, {k: v for k, v in (today | {"tokenizer": tokenizer}).items() if k in then})
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config.corpus import CorpusSettings, Source
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents import describe, read_documents
+from pipeline.extractor.read_files import ReadFiles
 from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
 
 
@@ -24,6 +25,7 @@ class Stream:
         self._skip_short = skip_short
         self._indices = array("q")  # by place in the source; a document drawn again keeps the index it got first
         self._origins: dict[Path | str, None] = {}
+        self._files = ReadFiles(source, self.label)
         self._first_pass = True
         self._drawn_before_pass = 0
         self._restart()
@@ -40,6 +42,7 @@ class Stream:
                 self._place += 1
                 return document
             self.skipped += self._first_pass
+        self._files.all_read()
         return None
 
     def rewind(self) -> None:
@@ -66,10 +69,14 @@ class Stream:
         return self._indices[self._place]
 
     def provenance(self) -> dict[str, Any]:
-        """What was read, and how much of it."""
+        """What was read, and how much of it. Raises: ConfigError for a file that changed meanwhile."""
         unique = sum(index >= 0 for index in self._indices)
         counts = {"documents": unique, "documents_repeated": self.documents - unique, "tokens": self.tokens}
-        return {**describe(self.source, list(self._origins)), **counts, "documents_too_short": self.skipped}
+        files, not_read = self._files.parted(self._origins)
+        self._files.check_unchanged(files)
+        record = {**describe(self.source, files), **counts, "documents_too_short": self.skipped}
+        self._files.check_unchanged(files)
+        return record if not_read is None else record | {"files_not_read": not_read}
 
 
 def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[TokenisedDocument, int, int]]:

@@ -1,5 +1,6 @@
 """The corpus as two flat files of tokens, in the order in which documents were drawn."""
 
+import hashlib
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ class Spool:
     """Documents of fewer than two tokens, left out."""
     provenance: dict[str, Any]
     """What was read, by source."""
+    sequence: np.ndarray
+    """S16 [D]: hash of the tokens that the model would see of the document; of one cut to fit `n_tokens`, before that.
+    128 bits: among 10^12 documents two different ones share a hash with a chance of about 10^-15."""
+    cut: dict[int, bytes]
+    """Documents that were cut to fit `n_tokens`: hash of what was kept."""
 
 
 def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progress: bool) -> Spool:
@@ -44,10 +50,16 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
     token_path, flags_path = folder / "token_id.int32", folder / "flags.uint8"
     starts = array("q", [0])
     documents = array("q")
+    sequence, cut = bytearray(), {}
     shown = Progress("tokenise", corpus.n_tokens, "token", shown=progress)
     with token_path.open("wb") as tokens, flags_path.open("wb") as flags, shown:
         for document, n_tokens, index in drawn(corpus, streams):
-            tokens.write(document.token_id[:n_tokens].astype("<i4").tobytes())
+            whole = document.token_id.astype("<i4").tobytes()
+            kept = whole[: 4 * n_tokens]
+            if kept != whole:
+                cut[len(documents)] = sequence_hash(kept)
+            sequence += sequence_hash(whole)
+            tokens.write(kept)
             flags.write(document.flags[:n_tokens].tobytes())
             starts.append(starts[-1] + n_tokens)
             documents.append(index)
@@ -64,4 +76,11 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
         document=np.array(documents, dtype=np.int64),
         skipped_documents=skipped,
         provenance={"sources": [stream.provenance() for stream in streams]},
+        sequence=np.frombuffer(bytes(sequence), dtype="S16"),
+        cut=cut,
     )
+
+
+def sequence_hash(tokens: bytes) -> bytes:
+    """16 bytes that stand for a sequence of token ids (little-endian int32)."""
+    return hashlib.blake2b(tokens, digest_size=16).digest()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.artifacts import changed_keys
 from pipeline.errors import ConfigError
 from pipeline.extractor.forward import Inputs, unit_spans
+from pipeline.extractor.reuse import model_changes
 from pipeline.extractor.sequences import Span, batches, groups
 from pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
 from pipeline.model_settings import ModelSettings
@@ -128,7 +128,7 @@ def _changes(store: ActivationStore, settings: ModelSettings) -> list[str]:
             f"say where it is now: --model PATH"
         )
     now = describe(settings, list(store.plan.sites)).provenance
-    return [f"the model is not the recorded one: {change}" for change in changed_keys(recorded, now)]
+    return [f"the model is not the recorded one: {change}" for change in model_changes(recorded, now)]
 
 
 def _chosen(n_total: int, n_rows: int, seed: int) -> list[int]:

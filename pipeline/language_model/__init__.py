@@ -10,6 +10,7 @@ from pipeline.language_model.isolation import SAME_ROW, check_isolation, restart
 from pipeline.language_model.loading import load, load_tokenizer
 from pipeline.language_model.sites import FAMILIES
 from pipeline.language_model.tokens_text import token_bytes, token_texts
+from pipeline.language_model.unchanged import compare_model
 
 __all__ = [
     "FAMILIES",
@@ -17,6 +18,7 @@ __all__ = [
     "Capture",
     "Description",
     "check_isolation",
+    "compare_model",
     "describe",
     "load",
     "load_tokenizer",

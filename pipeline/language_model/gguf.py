@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.language_model.identity import file_sha256
+from pipeline.input_files import file_sha256
 from pipeline.language_model.quiet import quiet
 from stores.cache_root import cache_root
 

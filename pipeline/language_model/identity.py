@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.input_files import file_sha256
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file of any size, read as a stream."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
 
 def _combined(digests: dict[str, str]) -> str:
@@ -59,6 +55,11 @@ def weights_identity(folder: Path) -> dict[str, Any]:
     }
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files that decide how text becomes tokens, those that are there."""
+    return [folder / name for name in (*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS) if (folder / name).is_file()]
+
+
 def tokenizer_identity(folder: Path, tokenizer: Any) -> dict[str, Any]:
     """sha256 of the vocabulary and of the chat template, and the ids that begin and end a text (null: it has none)."""
     names = _TOKENIZER_FILES[:1] if (folder / _TOKENIZER_FILES[0]).is_file() else _TOKENIZER_FILES[1:]
@@ -69,6 +70,7 @@ def tokenizer_identity(folder: Path, tokenizer: Any) -> dict[str, Any]:
     return {
         "tokenizer_class": type(tokenizer).__name__,
         "tokenizer_sha256": _combined(digests),
+        "tokenizer_files_sha256": {path.name: file_sha256(path) for path in tokenizer_files(folder)},
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,

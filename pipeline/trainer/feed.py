@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
 from pipeline.outside import outside_stores
+from pipeline.paths import as_path
 from pipeline.rows import side_by_side
 from pipeline.trainer.pending import Pending
 from stores.diagnostics import BatchMixing, batch_mixing

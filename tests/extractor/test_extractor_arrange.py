@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import arrange
-from pipeline.extractor.spool import Spool
+from pipeline.extractor.spool import Spool, sequence_hash
 from stores.shuffling import permutation
 
 GOLDEN = [3, 1, 7, 6, 0, 4, 5, 2]
@@ -23,7 +23,8 @@ def made(lengths, documents=None):
     n_tokens = int(starts[-1])
     document = np.arange(len(lengths)) if documents is None else np.array(documents)
     token_id = np.arange(n_tokens, dtype=np.int32)
-    return Spool(token_id, (token_id % 8).astype(np.uint8), starts, document.astype(np.int64), 0, {})
+    sequence = np.array([sequence_hash(str(number).encode()) for number in document.tolist()], dtype="S16")
+    return Spool(token_id, (token_id % 8).astype(np.uint8), starts, document.astype(np.int64), 0, {}, sequence, {})
 
 
 def slowly(arrangement):

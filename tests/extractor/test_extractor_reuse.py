@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.config.stored import find_store, open_store
 from pipeline.extractor.extract import extract
 from pipeline.extractor.plan import describe_plan
-from pipeline.language_model import Description, describe
+from pipeline.language_model.identity import software
 from pipeline.trainer.train import train
 from stores import ActivationStore
 from stores.deriving import slice_store
@@ -144,18 +143,22 @@ def test_its_own_store_comes_first_and_then_the_one_it_trained_on(run: Make, fir
     assert find_store(first) == first.store_path()
 
 
+@pytest.mark.parametrize("changed", ["config.json", "software"])
 def test_a_model_that_changed_since_is_extracted_again(
-    run: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: Make, shared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, changed: str
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(reuse, "describe", another_model)
     second = run("second")
-    extract(second, progress=False)
-    assert "with another model: config_sha256" in caplog.text
+    file = Path(second.model.path) / "config.json"
+    before = file.read_bytes()
+    try:
+        if changed == "software":
+            monkeypatch.setattr(reuse, "software", lambda: {**software(), "torch": "0.1"})
+        else:
+            file.write_bytes(before + b"\n")
+        extract(second, progress=False)
+    finally:
+        file.write_bytes(before)
+    assert f"from other inputs: {'model.path: ' if changed == 'config.json' else ''}{changed}" in caplog.text
     assert find_store(second) == second.store_path()
     assert open_store(second).path == second.store_path()
-
-
-def another_model(*arguments: Any) -> Description:
-    now = describe(*arguments)
-    return replace(now, provenance=now.provenance | {"config_sha256": "0" * 64})

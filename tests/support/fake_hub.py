@@ -1,8 +1,9 @@
-"""A hub in memory: as much of its HTTP interface as making, filling and reading a dataset repository takes."""
+"""A hub in memory: as much of its HTTP interface as making, filling, reading and asking for the commit takes."""
 
 import base64
 import hashlib
 import json
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -55,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
             code = 409 if name in hub.commits else 200
             hub.commits.setdefault(name, [{".gitattributes": b""}])
             return {"url": f"{hub.url}/datasets/{name}"}, code, {}
-        user, name, *rest = path.partition("datasets/")[2].split("/")
+        user, name, *rest = re.split("(?:datasets|models)/", path, maxsplit=1)[-1].split("/")
         repo = f"{user}/{name.removesuffix('.git')}"
         command, revision = [*rest, "revision", "main"][:2] if rest else ("revision", "main")
         if repo not in hub.commits or not (revision in ("main", "lfs") or revision.isdigit()):

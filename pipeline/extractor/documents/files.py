@@ -2,7 +2,6 @@
 
 import glob
 import gzip
-import hashlib
 import importlib
 import zlib
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import ConfigError
+from pipeline.input_files import file_sha256
 
 READ_BYTES = 1 << 20
 
@@ -86,9 +86,7 @@ def decoded(raw: bytes, path: Path, offset: int) -> str:
 
 def file_record(path: Path) -> dict[str, Any]:
     """Base name, size and sha256 of a file, as it lies on disk."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def needed(module: str, path: Path | str) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.corpus import HubDataset
@@ -44,9 +45,13 @@ def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
     folder = as_path(source.path, "corpus.sources: path")
     record: dict[str, Any] = {"name": source.name, "split": source.split, "revision": source.revision}
     if folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return {**record, "path": folder.resolve().name, "files": [file_record(path) for path in files]}
+        return {**record, "path": folder.resolve().name, "files": [file_record(path) for path in local_files(folder)]}
     return {**record, "path": source.path, "commits": commits}
+
+
+def local_files(folder: Path) -> list[Path]:
+    """The files of a local folder in the form of a dataset, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _commit(builder: Any) -> str | None:

@@ -1,0 +1,130 @@
+"""The corpus and the model as they lie there now, beside what a plan recorded of them when it was made."""
+
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.extractor.read_files import files_of
+from pipeline.input_files import Comparison, compare_commit, compare_file, shown
+from pipeline.language_model import compare_model
+from stores.plan import Plan
+
+
+def check_inputs(path: Path, plan: Plan, config: RunConfig) -> list[str]:
+    """Refuse to take the store at `path`, finished or not, for what the config's inputs would give now.
+
+    Returns: a line where there is something that could not be compared, such as a corpus that was deleted since.
+    Raises: ConfigError naming each file, commit or version that differs.
+    """
+    found = compare_inputs(plan, config)
+    if found.differences:
+        raise ConfigError(
+            f"{path}: its inputs are not what this store was made from: {shown(found.differences)}. Give the run "
+            f"another name (or store.path), delete that folder to extract again, or put back what was there"
+        )
+    return not_compared(path, found)
+
+
+def not_compared(path: Path, found: Comparison) -> list[str]:
+    """A line that says which inputs could not be compared; none if all were."""
+    if not found.unknown:
+        return []
+    return [f"{path}: used as it is; not compared with what it was made from: {shown(found.unknown)}"]
+
+
+def compare_inputs(plan: Plan, config: RunConfig) -> Comparison:
+    """Every file, commit and version that decides the rows. The configs are equal already.
+
+    A file whose size, times and inode are as they were when it was hashed is not read again.
+    """
+    return Comparison.of([compare_corpus(plan, config), _model(plan, config)])
+
+
+def compare_corpus(plan: Plan, config: RunConfig) -> Comparison:
+    """The part of `compare_inputs` that is text."""
+    return Comparison.of(_corpus(plan, config))
+
+
+def _corpus(plan: Plan, config: RunConfig) -> Iterator[Comparison]:
+    recorded = plan.provenance.get("corpus", {}).get("sources", [])
+    for number, source in enumerate(config.corpus.sources):
+        where = f"corpus.sources[{number}] ({source.kind})"
+        try:
+            yield COMPARE[source.kind](source, recorded[number]).under(where)
+        except (KeyError, IndexError, TypeError, AttributeError):
+            yield Comparison(unknown=(f"{where}: the plan does not say what was read",))
+
+
+def _model(plan: Plan, config: RunConfig) -> Comparison:
+    try:
+        return compare_model(config.model, plan.provenance["model"])
+    except (KeyError, TypeError, AttributeError):
+        return Comparison(unknown=("model.path: the plan does not say what was read",))
+
+
+def _python_docs(source: Any, recorded: dict[str, Any]) -> Comparison:
+    then, now = recorded["python"], platform.python_version()
+    return Comparison() if then == now else Comparison((f"Python was {then}, is {now}",))
+
+
+def _files(source: Any, recorded: dict[str, Any]) -> Comparison:
+    return _listed(recorded, files_of(source))
+
+
+def _dataset(source: Any, recorded: dict[str, Any]) -> Comparison:
+    if "files" in recorded:
+        return _listed(recorded, files_of(source))
+    if files_of(source):
+        return Comparison((f"{source.path}: was a dataset of the hub, is a folder",))
+    commits = recorded["commits"]
+    if not commits:
+        return Comparison(unknown=(f"{source.path}: no commit was recorded",))
+    return Comparison.of(compare_commit("dataset", source.path, source.revision, commit) for commit in commits)
+
+
+COMPARE: dict[str, Callable[[Any, dict[str, Any]], Comparison]] = {
+    "python_docs": _python_docs,
+    "text": _files,
+    "jsonl": _files,
+    "parquet": _files,
+    "dataset": _dataset,
+}
+"""How a kind of source is compared with what `documents.describe` recorded of it."""
+
+
+def _listed(recorded: dict[str, Any], now: list[Path]) -> Comparison:
+    """Files by name, those of one name in their order; then the order of all."""
+    if not now:
+        return Comparison(unknown=("none of its files is there",))
+    then: dict[str, list[str | None]] = {}
+    for record in recorded["files"]:
+        then.setdefault(record["name"], []).append(record["sha256"])
+    for name in recorded.get("files_not_read", []):
+        then.setdefault(name, []).append(None)
+    if "files_not_read" not in recorded:  # an older plan names the files alone that documents were drawn from
+        now = [path for path in now if path.name in then]
+    there: dict[str, list[Path]] = {}
+    for path in now:
+        there.setdefault(path.name, []).append(path)
+    names = dict.fromkeys([*then, *there])
+    found = Comparison.of(part for name in names for part in _same_name(name, then.get(name, []), there.get(name, [])))
+    before = [*(record["name"] for record in recorded["files"]), *recorded.get("files_not_read", [])]
+    if not found.differences and before != [path.name for path in now]:
+        return Comparison(("its files come in another order",), found.unknown)
+    return found
+
+
+def _same_name(name: str, hashes: list[str | None], paths: list[Path]) -> Iterator[Comparison]:
+    """`hashes`: None for a file that was there and not read, as the budget of tokens was spent before it."""
+    if len(hashes) != len(paths):
+        yield Comparison((f"{name}: was {_there(len(hashes))}, is {_there(len(paths))}",))
+    for sha256, path in zip(hashes, paths, strict=False):
+        if sha256 is not None:
+            yield compare_file(name, sha256, path)
+
+
+def _there(n_files: int) -> str:
+    return {0: "absent", 1: "there"}.get(n_files, f"there {n_files} times")

@@ -1,0 +1,170 @@
+"""Files that a run reads: their sha256, remembered for as long as a file stays as it was, and how they differ."""
+
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from stores.cache_root import cache_root
+from stores.canonical import canonical_json, parse_json
+from stores.errors import StoreError
+
+SETTLED_NS = 2_000_000_000
+"""A file that was written this shortly before it was hashed may be written again without a change of its times: some
+file systems count them in steps of two seconds. What was hashed so early is not remembered."""
+SMALL_BYTES = 2**16
+"""Reading a smaller file again costs no more than looking up what is remembered of it."""
+_ENTRY_BYTES = 2**12
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_SECONDS = 10.0
+SHOWN = 5
+"""Differences that a message names; of more it says how many."""
+
+
+class FileState(NamedTuple):
+    """What changes when a file does, whether its content is looked at or not."""
+
+    n_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "FileState":
+        """From what `os.stat` found."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+class Comparison(NamedTuple):
+    """Inputs as they are now beside what a plan recorded of them: a line for each that differs, or cannot be told."""
+
+    differences: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Iterable["Comparison"]) -> "Comparison":
+        """All parts together, in their order."""
+        kept = list(parts)
+        return cls(
+            tuple(line for part in kept for line in part.differences),
+            tuple(line for part in kept for line in part.unknown),
+        )
+
+    def under(self, where: str) -> "Comparison":
+        """The same, each line with the place it belongs to in front."""
+        return Comparison(*(tuple(f"{where}: {line}" for line in lines) for lines in self))
+
+
+def shown(lines: tuple[str, ...]) -> str:
+    """The first lines, and how many there are beyond them."""
+    more = f"; and {len(lines) - SHOWN:,} more" if len(lines) > SHOWN else ""
+    return "; ".join(lines[:SHOWN]) + more
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file; remembered under the cache root, and believed while the file's `FileState` is the same.
+
+    Safe under several processes. What is remembered and damaged, or belongs to another file, is not believed.
+    Raises: OSError.
+    """
+    resolved = path.resolve()
+    with resolved.open("rb") as file:
+        before = FileState.of(os.fstat(file.fileno()))
+        if before.n_bytes >= SMALL_BYTES and (known := _remembered(resolved, before)):
+            return known
+        began_ns = time.time_ns()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        after = FileState.of(os.fstat(file.fileno()))
+    settled = began_ns - max(before.mtime_ns, before.ctime_ns) > SETTLED_NS
+    if before == after and settled and before.n_bytes >= SMALL_BYTES:
+        _remember(resolved, before, digest)
+    return digest
+
+
+def compare_file(name: str, recorded: str | None, path: Path) -> Comparison:
+    """A file beside the sha256 recorded of it, which is None where there was no such file."""
+    if not path.is_file():
+        return Comparison(unknown=() if recorded is None else (f"{name} is not there",))
+    try:
+        now = file_sha256(path)
+    except OSError as error:
+        return Comparison(unknown=(f"{name} cannot be read ({error.strerror})",))
+    if recorded is None:
+        return Comparison((f"{name}: was absent, is there",))
+    return Comparison() if now == recorded else Comparison((f"{name}: sha256 was {recorded[:12]}, is {now[:12]}",))
+
+
+def compare_commit(kind: str, name: str, revision: str | None, recorded: str) -> Comparison:
+    """A `dataset` or `model` of the hub beside the commit recorded of it. Nothing is downloaded."""
+    now = revision
+    if revision is None or not _COMMIT.fullmatch(revision):
+        import huggingface_hub
+
+        try:
+            found = huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_HUB_SECONDS)
+        except Exception as error:  # HTTP, network and offline errors share no base class
+            return Comparison(unknown=(f"the hub does not say which commit {name} is at ({type(error).__name__})",))
+        now = found.sha
+    return Comparison() if now == recorded else Comparison((f"{name}: commit was {recorded}, is {now}",))
+
+
+def forget() -> None:
+    """Forget every hash, so that each file is read anew."""
+    folder = _folder()
+    if folder is not None and folder.is_dir():
+        for entry in folder.iterdir():
+            entry.unlink(missing_ok=True)
+
+
+def _folder() -> Path | None:
+    try:
+        return cache_root() / "inputs"
+    except StoreError:  # no home folder: then nothing is remembered
+        return None
+
+
+def _remembered(path: Path, state: FileState) -> str | None:
+    folder = _folder()
+    if folder is None:
+        return None
+    try:
+        with _entry(folder, path).open("rb") as file:
+            data = file.read(_ENTRY_BYTES)
+        known = str(parse_json(data, "an entry", _ENTRY_BYTES)["sha256"])
+    except (OSError, StoreError, KeyError, TypeError):
+        return None
+    return known if data == _content(path, state, known) else None
+
+
+def _remember(path: Path, state: FileState, digest: str) -> None:
+    folder = _folder()
+    if folder is None:
+        return
+    entry = _entry(folder, path)
+    draft = entry.with_name(f".{entry.name}-{uuid.uuid4().hex}")
+    with suppress(OSError):  # a cache that cannot be written costs time, no more
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(_content(path, state, digest))
+            os.replace(draft, entry)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _entry(folder: Path, path: Path) -> Path:
+    return folder / f"{_sha256(os.fsencode(path))}.json"
+
+
+def _content(path: Path, state: FileState, digest: str) -> bytes:
+    """An entry: it names its file and its own hash, so that a damaged or exchanged one is never believed."""
+    record = {"path_sha256": _sha256(os.fsencode(path)), "state": list(state), "sha256": digest}
+    return canonical_json(record | {"self_sha256": _sha256(canonical_json(record))})
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
