@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline.artifacts import changed_keys
-from pipeline.config.corpus import CorpusSettings, StoreSettings
+from pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
 from pipeline.model_settings import ModelSettings
 from pipeline.settings import Settings
 
@@ -37,6 +37,9 @@ def differences(plan_config: dict[str, Any], extraction: dict[str, Any]) -> list
         defaults = {name: fields[name].default for name in extraction[section] if not fields[name].is_required()}
         if isinstance(plan_config.get(section), dict):
             filled[section] = defaults | plan_config[section]
+    if isinstance(filled.get("corpus"), dict) and isinstance(filled["corpus"].get("sources"), list):
+        sources = [_filled_source(source) for source in filled["corpus"]["sources"]]
+        filled["corpus"] = filled["corpus"] | {"sources": sources}
     return changed_keys(recorded(filled) if _SECTIONS.keys() <= filled.keys() else filled, recorded(extraction))
 
 
@@ -45,6 +48,13 @@ def impersonal(path: str) -> str:
     if not PurePath(path).is_absolute() and not (path.startswith("~") and not path.startswith("~/")):
         return path
     return f"{PurePath(path).name}#{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+
+
+def _filled_source(source: Any) -> Any:
+    if not isinstance(source, dict) or source.get("kind") not in SOURCES:
+        return source
+    fields = SOURCES[source["kind"]].model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()} | source
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def _held_out(documents: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     if n_heldout >= len(documents):
         raise ConfigError(
             f"corpus.heldout_fraction: {fraction} of {len(documents)} document(s) leaves none to train on; "
-            f"use more documents, a lower fraction, or 0 (then nothing is held out for evaluation)"
+            f"use more documents (`separator` cuts a text file), a lower fraction, or 0 (then nothing is held out for "
+            f"evaluation)"
         )
     return documents[permutation(["held-out documents", seed], len(documents))[:n_heldout]]
 

@@ -5,23 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import CorpusSettings, Source
+from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
-from pipeline.extractor.documents import describe, read_documents
+from pipeline.extractor.documents import BadRow, describe, read_documents
+from pipeline.extractor.noted import Noted
 from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
 
 
 class Stream:
     """One source's documents as tokens, again from the first one after each end."""
 
-    def __init__(self, source: Source, number: int, tokenizer: DocumentTokenizer, skip_short: bool) -> None:
-        self.source = source
+    def __init__(self, corpus: CorpusSettings, number: int, tokenizer: DocumentTokenizer) -> None:
+        self.source = source = corpus.sources[number]
         self.label = f"corpus.sources[{number}] ({source.kind})"
         self.tokens = 0
         self.documents = 0
         self.skipped = 0
         self._tokenizer = tokenizer
-        self._skip_short = skip_short
+        self._noted = Noted()
+        self._skip_short, self._bad_rows = corpus.short_documents == "skip", corpus.bad_rows
         self._indices = array("q")  # by place in the source; a document drawn again keeps the index it got first
         self._origins: dict[Path | str, None] = {}
         self._first_pass = True
@@ -29,17 +31,26 @@ class Stream:
         self._restart()
 
     def _restart(self) -> None:
-        documents = self._tokenizer.tokenise(read_documents(self.source))
+        documents = self._tokenizer.tokenise(read_documents(self.source, self._bad_rows))
         self._read = without_short(documents, self._skip_short)
         self._place = -1
 
     def next(self) -> TokenisedDocument | None:
-        """The next document, or None at the end of the source."""
+        """The next document, or None at the end of the source. Raises: ConfigError if all its rows are bad."""
         for document in self._read:
-            if document is not None:
+            if document is None:
+                self.skipped += self._first_pass
+            elif not isinstance(document, BadRow):
                 self._place += 1
                 return document
-            self.skipped += self._first_pass
+            elif self._first_pass:
+                self._noted.bad_row(document)
+        if self._place < 0 and self.skipped == 0:
+            first = self._noted.bad_rows[0]
+            raise ConfigError(
+                f"{self.label}: all its rows are bad ({self._noted.n_bad_rows:,}); the first is {first.place.where}: "
+                f"{first.why}"
+            )
         return None
 
     def rewind(self) -> None:
@@ -62,6 +73,7 @@ class Stream:
         while self._place >= len(self._indices):
             self._indices.append(-1)
         if self._indices[self._place] < 0:
+            self._noted.document(document)
             self._indices[self._place] = next_index
         return self._indices[self._place]
 
@@ -69,7 +81,12 @@ class Stream:
         """What was read, and how much of it."""
         unique = sum(index >= 0 for index in self._indices)
         counts = {"documents": unique, "documents_repeated": self.documents - unique, "tokens": self.tokens}
-        return {**describe(self.source, list(self._origins)), **counts, "documents_too_short": self.skipped}
+        return {
+            **describe(self.source, list(self._origins)),
+            **counts,
+            "documents_too_short": self.skipped,
+            **self._noted.provenance(),
+        }
 
 
 def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[TokenisedDocument, int, int]]:
