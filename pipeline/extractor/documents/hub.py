@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import foreign
 from pipeline.extractor.documents.document import BadRow, Document, Place
 from pipeline.extractor.documents.files import file_record, head_of, needed, printable
-from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, suffixes
+from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, plainly_named, suffixes
 from pipeline.extractor.documents.rows import from_row, no_column
 from pipeline.paths import as_path
 
@@ -19,21 +19,29 @@ _KEY = "corpus.sources: path"
 
 def read(source: HubDataset) -> Iterator[Document | BadRow]:
     """Every row of the split; rows are counted from 0."""
+    folder = _folder(source)
+    if not folder.is_dir():
+        yield from _rows(source, source.path, source.path)
+        return
+    with plainly_named(folder) as path:
+        yield from _rows(source, str(path), printable(folder.resolve().name))
+
+
+def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRow]:
+    """Every row of what `datasets` finds at `path`; records call it `name`."""
     datasets = needed("datasets", source.path)
     where = f"dataset {source.path!r}"
-    folder = _folder(source)
     # `datasets` and the libraries under it raise every kind of exception for a missing name, split, file or network.
     try:
-        if is_saved_dataset(folder):
-            commit, table = None, _saved(datasets.load_from_disk(str(folder)), source)
+        if is_saved_dataset(Path(path)):
+            commit, table = None, _saved(datasets.load_from_disk(path), source)
         else:
-            commit, table = _loaded(datasets, source, str(folder) if folder.is_dir() else source.path)
+            commit, table = _loaded(datasets, source, path)
         rows = iter(_only(table, source))
     except ConfigError:
         raise
     except Exception as error:
         raise _unreadable(where, source, error) from error
-    name = folder.resolve().name if folder.is_dir() else source.path
     row_number = 0
     while True:
         try:
@@ -42,7 +50,7 @@ def read(source: HubDataset) -> Iterator[Document | BadRow]:
             return
         except Exception as error:
             raise _unreadable(f"{where}, row {row_number}", source, error) from error
-        place = Place(f"{source.path}/{source.split}[{row_number}]", f"{name}/{source.split}", row_number)
+        place = Place(f"{printable(source.path)}/{source.split}[{row_number}]", f"{name}/{source.split}", row_number)
         if source.column not in row:  # of any row: all have the same
             raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
         yield from_row(row, source, place, commit)
