@@ -18,7 +18,7 @@ _CONVERT = "convert it to UTF-8, for example with `iconv -f {} -t UTF-8`"
 _EXPORT = "export it as parquet or JSON lines"
 
 # The longer of two marks that begin alike stands first.
-_MARKS: tuple[tuple[bytes, Foreign], ...] = (
+MARKS: tuple[tuple[bytes, Foreign], ...] = (
     (b"PAR1", Foreign("a parquet file", _TABLE)),
     (b"ARROW1", Foreign("an Arrow file", _ARROW)),
     (b"\xff\xff\xff\xff", Foreign("an Arrow stream", _ARROW)),
@@ -49,7 +49,7 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2
 
 def foreign(head: bytes) -> Foreign | None:
     """What a file is that begins with `head`, if it is known to be no UTF-8 text."""
-    for mark, what in _MARKS:
+    for mark, what in MARKS:
         if head.startswith(mark):
             return what
     if head[257:262] == b"ustar":
