@@ -8,30 +8,38 @@ from typing import Any
 
 # A message takes some 35 steps of an ordinary template: this is a chat of 280,000 messages, and a few seconds.
 MAX_STEPS = 10_000_000
+# Four times the longest document: what a macro gives back is counted again where its caller prints it.
+MAX_CHARACTERS = 256 << 20
 # What jinja2 calls the source of compiled templates.
 _TEMPLATE = "<template>"
 
 
-class TooManySteps(Exception):
+class TooLong(Exception):
     """A template that was stopped."""
 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Count the lines of templates and the calls of Python functions in this thread.
+    """Count the lines of templates, what they print, and the calls of Python functions, in this thread.
 
-    One step may still be long: what it builds at once is bounded by memory alone.
-    Raises: TooManySteps within the block, past MAX_STEPS.
+    What one step builds is bounded by memory alone.
+    Raises: TooLong within the block, past MAX_STEPS or MAX_CHARACTERS.
     """
-    n_steps = 0
+    n_steps = n_characters = 0
 
     def step(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal n_steps
+        nonlocal n_steps, n_characters
         n_steps += 1
         if n_steps > MAX_STEPS:
-            raise TooManySteps(f"more than {MAX_STEPS:,} steps: it does not end, or its loops are far too long")
+            raise TooLong(f"more than {MAX_STEPS:,} steps: it does not end, or its loops are far too long")
         # Lines are counted in templates, calls everywhere: a loop of a filter calls, or runs in C.
-        return step if frame.f_code.co_filename == _TEMPLATE else None
+        if frame.f_code.co_filename != _TEMPLATE:
+            return None
+        if event == "return" and isinstance(argument, str):  # and so does a generator with what it yields
+            n_characters += len(argument)
+            if n_characters > MAX_CHARACTERS:
+                raise TooLong(f"it prints more than {MAX_CHARACTERS:,} characters")
+        return step
 
     before = sys.gettrace()
     sys.settrace(step)

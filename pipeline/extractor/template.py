@@ -5,8 +5,9 @@ import re
 from typing import Any
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 
+from pipeline.errors import ConfigError
 from pipeline.extractor.steps import limited
 
 # A template that prints the day would make a store that differs from day to day. The date is Llama 3.1's default.
@@ -35,9 +36,13 @@ _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a mark of transfo
 
 
 class Template:
-    """One template of a tokenizer, which may have another for chats with tools."""
+    """One template of a tokenizer, which may have another for chats with tools.
+
+    Raises: ConfigError for one that computes powers.
+    """
 
     def __init__(self, tokenizer: Any, text: str) -> None:
+        _check_powers(text)
         self._tokenizer = tokenizer
         self._text = _undated(text)
         self._words = set(re.findall(r"\w+", text))
@@ -53,7 +58,7 @@ class Template:
         return not self._words.isdisjoint({field, *same})
 
     def apply(self, messages: list[dict[str, Any]], beside: dict[str, Any]) -> str:
-        """The conversation as text. Raises: whatever a template raises, and RuntimeError for one that does not end."""
+        """The conversation as text. Raises: whatever a template raises, and TooLong for one that does not end."""
         with limited():
             return str(
                 self._tokenizer.apply_chat_template(messages, chat_template=self._text, tokenize=False, **beside)
@@ -72,6 +77,15 @@ def _is_parsed(template: str) -> bool:
     except jinja2.TemplateError:
         return False
     return True
+
+
+def _check_powers(template: str) -> None:
+    """9**9**9 is one step and takes years; jinja2 takes it before the first row is seen."""
+    if _is_parsed(template) and _parsed(template).find(nodes.Pow):
+        raise ConfigError(
+            "corpus.sources: chat: the tokenizer's chat template computes a power (**), as no chat needs; look at it "
+            "before you use it, and take that out"
+        )
 
 
 def _variables(template: str) -> set[str]:

@@ -16,8 +16,8 @@ from pipeline.extractor.documents.contents import HEAD_BYTES, compression, refus
 from pipeline.extractor.documents.document import BadRow, Place
 
 READ_BYTES = 1 << 20
-# A block of 128 KiB takes four bytes of zstd at least: so much compressed data is 32 MiB at most.
-ZSTD_READ_BYTES = 1 << 10
+# A block of 128 KiB takes four bytes of zstd at least: so much compressed data is 8 MiB at most.
+ZSTD_READ_BYTES = 1 << 8
 # The longest document, uncompressed: 16 million tokens of English, and a tokenizer takes some fifty times its bytes in
 # memory. What a compressed file of a few MB holds may be longer than any memory.
 MAX_DOCUMENT_BYTES = 64 << 20
