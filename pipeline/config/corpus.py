@@ -1,6 +1,6 @@
 """What is read and stored: text, sites, encoding."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,24 @@ class _Source(Settings):
     """Share of the tokens drawn from this source, relative to the other sources' weights."""
 
 
+class _Rows(_Source):
+    """A source whose rows have columns, of which one is the document."""
+
+    column: str = "text"
+    """Column (key) that holds the text; the messages, for `chat`; the token ids, for `tokens`."""
+    chat: bool = False
+    """The column holds messages, `{role, content, ...}`: apply the tokenizer's chat template to them, whole, and to
+    what it reads beside them (`tools`, `documents`, `chat_template_kwargs`, its own variables)."""
+    tokens: bool = False
+    """The column holds token ids of the model's tokenizer. They are stored as they are: no BOS or EOS is added."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_document(self) -> "_Rows":
+        if self.chat and self.tokens:
+            raise ValueError("chat: true and tokens: true exclude each other; set the one that the column holds")
+        return self
+
+
 class PythonDocs(_Source):
     """The documentation every Python carries: `pydoc_data.topics` and the standard library's docstrings."""
 
@@ -22,45 +40,40 @@ class PythonDocs(_Source):
 
 
 class TextFiles(_Source):
-    """Plain text files, one document each."""
+    """Plain text files, one document each, or several where a separator is named."""
 
     kind: Literal["text"]
-    """`text`: one file is one document (UTF-8)."""
+    """`text`: one file is one document (UTF-8; plain, .gz, .bz2, .xz or .zst)."""
     paths: list[str] = Field(min_length=1)
     """Files or glob patterns, read in sorted order."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between documents in a file, for example `<|endoftext|>`; it is not stored, and what is blank between
+    two is no document. null: one file is one document."""
 
 
-class JsonLines(_Source):
+class JsonLines(_Rows):
     """JSON lines, one document a line."""
 
     kind: Literal["jsonl"]
-    """`jsonl`: plain, .gz or .zst."""
+    """`jsonl`: one object a line, or one array of objects; plain, .gz, .bz2, .xz or .zst."""
     paths: list[str] = Field(min_length=1)
     """Files or glob patterns, read in sorted order."""
-    column: str = "text"
-    """Key that holds the text, or the list of `{role, content}` messages when `chat` is set."""
-    chat: bool = False
-    """Apply the tokenizer's chat template to the column's messages."""
 
 
-class Parquet(_Source):
+class Parquet(_Rows):
     """Parquet files, one document a row."""
 
     kind: Literal["parquet"]
-    """`parquet`: any parquet file with a string column."""
+    """`parquet`: any parquet file with a column of strings, messages or token ids."""
     paths: list[str] = Field(min_length=1)
     """Files or glob patterns, read in sorted order."""
-    column: str = "text"
-    """Column that holds the text, or the list of `{role, content}` messages when `chat` is set."""
-    chat: bool = False
-    """Apply the tokenizer's chat template to the column's messages."""
 
 
-class HubDataset(_Source):
+class HubDataset(_Rows):
     """A dataset of the Hugging Face hub, or a local folder in its form."""
 
     kind: Literal["dataset"]
-    """`dataset`: anything `datasets.load_dataset` loads."""
+    """`dataset`: anything `datasets.load_dataset` or `load_from_disk` loads."""
     path: str
     """Hub id or local folder."""
     name: str | None = None
@@ -71,13 +84,14 @@ class HubDataset(_Source):
     """Hub revision; null: the default branch."""
     streaming: bool = True
     """Read row by row instead of downloading the whole dataset first."""
-    column: str = "text"
-    """Column that holds the text, or the list of `{role, content}` messages when `chat` is set."""
-    chat: bool = False
-    """Apply the tokenizer's chat template to the column's messages."""
 
 
-Source = Annotated[PythonDocs | TextFiles | JsonLines | Parquet | HubDataset, Field(discriminator="kind")]
+AnySource = PythonDocs | TextFiles | JsonLines | Parquet | HubDataset
+Source = Annotated[AnySource, Field(discriminator="kind")]
+SOURCES: dict[str, type[AnySource]] = {
+    get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(AnySource)
+}
+"""The settings of each kind of source."""
 
 
 class CorpusSettings(Settings):
@@ -104,6 +118,9 @@ class CorpusSettings(Settings):
     """Permute documents by the config's seed. false: corpus order."""
     short_documents: Literal["error", "skip"] = "error"
     """What to do with a document of fewer than two tokens."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What to do with a row that is no document: null or of another type, broken JSON, no UTF-8, longer than 64 MiB, a
+    chat that the template refuses, an id that is no token. `skip`: leave it out; the plan counts and lists them."""
     repeat: bool = False
     """Start again at the first document when the corpus holds fewer than `n_tokens` tokens."""
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.artifacts import changed_keys
-from pipeline.config.corpus import CorpusSettings, StoreSettings
+from pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
 from pipeline.model_settings import ModelSettings
 from pipeline.paths import impersonal
 from pipeline.settings import Settings
@@ -36,7 +36,17 @@ def differences(plan_config: dict[str, Any], extraction: dict[str, Any]) -> list
         defaults = {name: fields[name].default for name in extraction[section] if not fields[name].is_required()}
         if isinstance(plan_config.get(section), dict):
             filled[section] = defaults | plan_config[section]
+    if isinstance(filled.get("corpus"), dict) and isinstance(filled["corpus"].get("sources"), list):
+        sources = [_filled_source(source) for source in filled["corpus"]["sources"]]
+        filled["corpus"] = filled["corpus"] | {"sources": sources}
     return changed_keys(recorded(filled) if _SECTIONS.keys() <= filled.keys() else filled, recorded(extraction))
+
+
+def _filled_source(source: Any) -> Any:
+    if not isinstance(source, dict) or source.get("kind") not in SOURCES:
+        return source
+    fields = SOURCES[source["kind"]].model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()} | source
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def _held_out(documents: np.ndarray, originals: np.ndarray, fraction: float, see
     if n_heldout >= len(originals):
         raise ConfigError(
             f"corpus.heldout_fraction: {fraction} of {len(originals)} document(s), copies counted once, leaves none to "
-            f"train on; use more documents, a lower fraction, or 0 (then nothing is held out for evaluation)"
+            f"train on; use more documents (`separator` cuts a text file), a lower fraction, or 0 (then nothing is "
+            f"held out for evaluation)"
         )
     permuted = documents[permutation(["held-out documents", seed], len(documents))]
     return permuted[np.isin(permuted, originals)][:n_heldout]

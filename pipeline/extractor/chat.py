@@ -1,18 +1,30 @@
-"""Chats as text: the tokenizer's template, and which characters of it are the messages' own."""
+"""Chats as text: the tokenizer's template, applied to all that a row says."""
 
-import datetime
-import re
-from typing import Any
-
-import numpy as np
+import json
+from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError
-from pipeline.extractor.documents import Document
+from pipeline.extractor.documents import BadRow, Document
+from pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
+from pipeline.extractor.template import BESIDE, SETTINGS, Template
 
-Span = tuple[int, int]
+# What transformers documents as said by a message. A template that does not know such a field would lose it; whatever
+# else a message carries (a time, an id, a weight) is counted.
+_SPEAKING = {"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"}
+_N_SKELETONS = 1024  # kept; chats of one form share one
 
-# A template that prints the day would make a store that differs from day to day. The date is Llama 3.1's default.
-TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
+Messages = list[dict[str, Any]]
+
+
+class Rendered(NamedTuple):
+    """A conversation as the model sees it."""
+
+    text: str
+    spans: list[Span]
+    """The characters that are the messages' own."""
+    own: list[Own]
+    unread: tuple[str, ...]
+    """Fields of the messages, and columns beside them, that the template does not read."""
 
 
 class ChatTemplate:
@@ -33,88 +45,135 @@ class ChatTemplate:
                 "from content; use another model or `chat: false`"
             )
         self._tokenizer = tokenizer
-        self._template = _undated(tokenizer.get_chat_template())
-        self._skeletons: dict[tuple[str, ...], tuple[list[str], list[int]]] = {}
+        self._templates: dict[bool, Template] = {}  # by whether there are tools
+        self._skeletons: dict[str, Skeleton] = {}
+        self._shows: dict[str, bool] = {}  # fields that the template does not name
 
-    def render(self, document: Document) -> tuple[str, list[Span]]:
-        """The conversation as the model sees it, and the character spans of the messages' contents.
+    def render(self, document: Document) -> Rendered:
+        """The conversation as the model sees it, and the character spans of the messages' own strings.
 
-        Raises: ConfigError where the template refuses the conversation, or drops or rewrites a message's content.
+        Raises: BadRow where the template refuses the conversation, drops or rewrites a message's content, or does not
+            read a field that says something.
         """
         messages = document.messages or []
-        contents = [message["content"] for message in messages]
-        rendered = self._apply(messages, document.where)
-        texts, numbers = self._skeleton(tuple(message["role"] for message in messages), document.where)
-        spans: list[Span] = []
-        cursor = 0
-        for before, number, after in zip(texts, numbers, texts[1:], strict=False):
-            start = cursor + len(before) if rendered.startswith(before, cursor) else cursor
-            span = _locate(rendered, contents[number], start, after)
-            if span is None:
-                raise self._altered(document.where, number)
-            spans.append(span)
-            cursor = span[1]
-        lost = set(range(len(contents))) - set(numbers)
-        if lost:
-            raise self._altered(document.where, min(lost))
-        return rendered, spans
+        template, beside = self._chosen(document)
+        rendered = _applied(template, messages, beside, document)
+        _check_parts(messages, rendered, document)
+        unread = self._unread_fields(template, messages, beside, rendered, document)
+        copies, own = marked(messages)
+        around = self._skeleton(template, copies, beside, document)
+        spans, altered = located(rendered, around, own)
+        if altered is not None:
+            raise BadRow(
+                document.place,
+                f"message {altered}: the tokenizer's chat template drops or rewrites its content, so template tokens "
+                f"cannot be told from content",
+            )
+        columns = sorted((document.beside or {}).keys() - beside.keys() - {SETTINGS})
+        return Rendered(rendered, spans, own, (*unread, *(f"column {name!r}" for name in columns)))
 
-    def _skeleton(self, roles: tuple[str, ...], where: str) -> tuple[list[str], list[int]]:
-        """The template's own texts around the contents, and the numbers of the messages between them."""
-        if roles not in self._skeletons:
-            # Markers in place of contents show what is template: searching for the contents alone would take the role
-            # header of a message that says just "user" for its content.
-            marked = [{"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)]
-            parts = re.split("\ue000([0-9]+)\ue001", self._apply(marked, where))
-            self._skeletons[roles] = parts[::2], [int(number) for number in parts[1::2]]
-        return self._skeletons[roles]
+    def _chosen(self, document: Document) -> tuple[Template, dict[str, Any]]:
+        """The template for a row, and what stands beside its messages that it reads."""
+        columns = document.beside or {}
+        given = {name: _parsed(columns[name], name, document) for name in sorted(BESIDE & columns.keys())}
+        settings = _parsed(columns.get(SETTINGS, {}), SETTINGS, document)
+        if not isinstance(settings, dict):
+            raise BadRow(document.place, f"column {SETTINGS!r}: expected a mapping, got a {type(settings).__name__}")
+        template = self._template(given.get("tools"))
+        for name in (name for name, value in given.items() if value and name not in template.beside):
+            raise _unread(f"column {name!r}", document)
+        for name in settings.keys() - template.variables:
+            raise _unread(f"column {SETTINGS!r}: {name!r}", document)
+        own = {name: value for name, value in columns.items() if name in template.variables}
+        beside = {**own, **given, **settings}
+        for name, value in beside.items():
+            _check_plain(value, f"column {name!r}", document)
+        return template, beside
 
-    def _apply(self, messages: list[dict[str, str]], where: str) -> str:
-        try:
-            return str(self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False))
-        except Exception as error:  # a template may raise anything: it is a program of the model's authors
-            raise ConfigError(
-                f"{where}: the tokenizer's chat template refuses these messages ({type(error).__name__}: {error}); "
-                f"roles are {[message['role'] for message in messages]}; mend or remove this document"
-            ) from error
+    def _template(self, tools: Any) -> Template:
+        with_tools = tools is not None
+        if with_tools not in self._templates:
+            try:
+                text = self._tokenizer.get_chat_template(tools=tools)
+            except ValueError as error:
+                raise ConfigError(f"corpus.sources: chat: the tokenizer's chat template: {error}") from None
+            self._templates[with_tools] = Template(self._tokenizer, text)
+        return self._templates[with_tools]
 
-    def _altered(self, where: str, number: int) -> ConfigError:
-        return ConfigError(
-            f"{where}: message {number}: the tokenizer's chat template drops or rewrites its content, so "
-            f"template tokens cannot be told from content; mend or remove this document"
-        )
+    def _unread_fields(
+        self, template: Template, messages: Messages, beside: dict[str, Any], rendered: str, document: Document
+    ) -> list[str]:
+        """The messages' fields that change nothing. Raises: BadRow for one that says something, and is lost."""
+        unread = []
+        for field in dict.fromkeys(key for message in messages for key in message if key not in ("role", "content")):
+            number = next(number for number, message in enumerate(messages) if field in message)
+            where = f"message {number}: field {field!r}"
+            if template.names(field):
+                _check_plain([message.get(field) for message in messages], where, document)
+                continue
+            # A template may print messages whole, without naming what they hold.
+            if field in _SPEAKING or field not in self._shows:
+                without = [{key: item for key, item in message.items() if key != field} for message in messages]
+                self._shows[field] = _applied(template, without, beside, document) != rendered
+            if not self._shows[field]:
+                if field in _SPEAKING:
+                    raise _unread(where, document)
+                unread.append(f"message field {field!r}")
+        return unread
+
+    def _skeleton(self, template: Template, copies: Messages, beside: dict[str, Any], document: Document) -> Skeleton:
+        key = json.dumps([id(template), copies, beside], default=str)
+        if key not in self._skeletons:
+            if len(self._skeletons) >= _N_SKELETONS:
+                self._skeletons.clear()
+            self._skeletons[key] = skeleton(_applied(template, copies, beside, document))
+        return self._skeletons[key]
 
 
-def _undated(template: str) -> str:
-    """The template with a `strftime_now` that always gives TODAY."""
-    if "strftime_now" not in template:
-        return template
-    # A macro of the template's own language: transformers hands templates plain data only, never functions.
-    fields = "".join(f"|replace('%{code}','{TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
-    return "{% macro strftime_now(format) %}{{ format" + fields + " }}{% endmacro +%}" + template
+def _applied(template: Template, messages: Messages, beside: dict[str, Any], document: Document) -> str:
+    try:
+        return template.apply(messages, beside)
+    except Exception as error:  # a template may raise anything: it is a program of the model's authors
+        raise BadRow(
+            document.place,
+            f"the tokenizer's chat template refuses these messages ({type(error).__name__}: {error}); "
+            f"roles are {[message['role'] for message in messages]}",
+        ) from error
 
 
-def _locate(rendered: str, content: str, start: int, after: str) -> Span | None:
-    """Where the content lies: at `start` and followed by `after`, or else the first place from `start` on."""
-    candidates = dict.fromkeys((content, content.strip(), content.lstrip(), content.rstrip()))  # templates often trim
-    for candidate in candidates:
-        if rendered.startswith(candidate + after, start):
-            return start, start + len(candidate)
-    for candidate in candidates:
-        found = rendered.find(candidate, start)
-        if found >= 0:
-            return found, found + len(candidate)
-    return None
+def _unread(what: str, document: Document) -> BadRow:
+    return BadRow(
+        document.place,
+        f"{what}: the tokenizer's chat template does not read it, so what it says would be lost; use a model whose "
+        f"template does, or take it out of the data",
+    )
 
 
-def is_template(offsets: list[Span], spans: list[Span], n_characters: int) -> np.ndarray:
-    """Which tokens lie outside every span: bool, one a token. `offsets` are the characters of each token."""
-    content_before = np.zeros(n_characters + 1, dtype=np.int64)
-    for start, stop in spans:
-        content_before[start + 1 : stop + 1] = 1
-    np.cumsum(content_before, out=content_before)
-    bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    stops = bounds[:, 1]
-    # Tokenizers may trim the space off a token's offsets: it belongs to the token all the same.
-    starts = np.minimum(bounds[:, 0], np.concatenate([[0], stops[:-1]]))
-    return content_before[stops] == content_before[starts]
+def _check_parts(messages: Messages, rendered: str, document: Document) -> None:
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list) and content and str(content) in rendered:
+            raise BadRow(
+                document.place,
+                f"message {number}: content: the tokenizer's chat template takes text, and prints a list of parts as "
+                f"Python writes it; join the parts into one string",
+            )
+
+
+def _check_plain(value: Any, what: str, document: Document) -> None:
+    """Raises: BadRow for what JSON has no word for: transformers hands a template the name of its type instead."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item, what, document)
+    elif value is not None and type(value) not in (str, int, float, bool):
+        raise BadRow(document.place, f"{what}: holds a {type(value).__name__}; store it as text")
+
+
+def _parsed(value: Any, column: str, document: Document) -> Any:
+    """A column that many tables hold as JSON text: a table has one type a column, and tools have many."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except (ValueError, RecursionError) as error:
+        raise BadRow(document.place, f"column {column!r}: is not JSON ({error})") from None

@@ -15,6 +15,7 @@ from pipeline.config.recorded import differences, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
 from pipeline.extractor.inputs import check_inputs
+from pipeline.extractor.noted import lines as noted_lines
 from pipeline.extractor.reuse import model_changes, reusable
 from pipeline.extractor.spool import spool_documents
 from pipeline.input_files import shown
@@ -227,6 +228,7 @@ def describe_draft(config: RunConfig, draft: Draft) -> str:
         f"units      {plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows",
         f"mixing     a window of {min(training.window_rows, train_rows):,} rows spans {documents:,.0f} documents; "
         f"variance of a batch mean {ratio:.2f} x a perfect shuffle's",
+        *(f"corpus     {line}" for line in noted_lines(arrangement.spool.provenance, config.extraction()["corpus"])),
     ]
     return "\n".join(lines)
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import CorpusSettings, Source
+from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
-from pipeline.extractor.documents import describe, read_documents
+from pipeline.extractor.documents import BadRow, describe, read_documents
+from pipeline.extractor.noted import Noted
 from pipeline.extractor.read_files import ReadFiles
 from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
 
@@ -15,14 +16,15 @@ from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, with
 class Stream:
     """One source's documents as tokens, again from the first one after each end."""
 
-    def __init__(self, source: Source, number: int, tokenizer: DocumentTokenizer, skip_short: bool) -> None:
-        self.source = source
+    def __init__(self, corpus: CorpusSettings, number: int, tokenizer: DocumentTokenizer) -> None:
+        self.source = source = corpus.sources[number]
         self.label = f"corpus.sources[{number}] ({source.kind})"
         self.tokens = 0
         self.documents = 0
         self.skipped = 0
         self._tokenizer = tokenizer
-        self._skip_short = skip_short
+        self._noted = Noted()
+        self._skip_short, self._bad_rows = corpus.short_documents == "skip", corpus.bad_rows
         self._indices = array("q")  # by place in the source; a document drawn again keeps the index it got first
         self._origins: dict[Path | str, None] = {}
         self._files = ReadFiles(source, self.label)
@@ -31,18 +33,27 @@ class Stream:
         self._restart()
 
     def _restart(self) -> None:
-        documents = self._tokenizer.tokenise(read_documents(self.source))
+        documents = self._tokenizer.tokenise(read_documents(self.source, self._bad_rows))
         self._read = without_short(documents, self._skip_short)
         self._place = -1
 
     def next(self) -> TokenisedDocument | None:
-        """The next document, or None at the end of the source."""
+        """The next document, or None at the end of the source. Raises: ConfigError if all its rows are bad."""
         for document in self._read:
-            if document is not None:
+            if document is None:
+                self.skipped += self._first_pass
+            elif not isinstance(document, BadRow):
                 self._place += 1
                 return document
-            self.skipped += self._first_pass
+            elif self._first_pass:
+                self._noted.bad_row(document)
         self._files.all_read()
+        if self._place < 0 and self.skipped == 0:
+            first = self._noted.bad_rows[0]
+            raise ConfigError(
+                f"{self.label}: all its rows are bad ({self._noted.n_bad_rows:,}); the first is {first.place.where}: "
+                f"{first.why}"
+            )
         return None
 
     def rewind(self) -> None:
@@ -65,6 +76,7 @@ class Stream:
         while self._place >= len(self._indices):
             self._indices.append(-1)
         if self._indices[self._place] < 0:
+            self._noted.document(document)
             self._indices[self._place] = next_index
         return self._indices[self._place]
 
@@ -74,7 +86,12 @@ class Stream:
         counts = {"documents": unique, "documents_repeated": self.documents - unique, "tokens": self.tokens}
         files, not_read = self._files.parted(self._origins)
         self._files.check_unchanged(files)
-        record = {**describe(self.source, files), **counts, "documents_too_short": self.skipped}
+        record = {
+            **describe(self.source, files),
+            **counts,
+            "documents_too_short": self.skipped,
+            **self._noted.provenance(),
+        }
         self._files.check_unchanged(files)
         return record if not_read is None else record | {"files_not_read": not_read}
 

@@ -44,8 +44,7 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
     Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
     """
     document_tokenizer = DocumentTokenizer(tokenizer, corpus)
-    skip_short = corpus.short_documents == "skip"
-    streams = [Stream(source, number, document_tokenizer, skip_short) for number, source in enumerate(corpus.sources)]
+    streams = [Stream(corpus, number, document_tokenizer) for number in range(len(corpus.sources))]
     folder.mkdir(parents=True, exist_ok=True)
     token_path, flags_path = folder / "token_id.int32", folder / "flags.uint8"
     starts = array("q", [0])

@@ -1,7 +1,9 @@
 """Documents as token ids and flags."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import numpy as np
 
 from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
-from pipeline.extractor.chat import ChatTemplate, is_template
-from pipeline.extractor.documents import Document
+from pipeline.extractor.chat import ChatTemplate, Rendered
+from pipeline.extractor.documents import BadRow, Document
+from pipeline.extractor.spans import is_template
 
 BOS = 1
 SPECIAL = 2
@@ -28,6 +31,10 @@ class TokenisedDocument:
     origin: Path | str | None
     token_id: np.ndarray
     flags: np.ndarray
+    spelled: str | None = None
+    """A special token that the document's own text spells, if it does: the first."""
+    unread: tuple[str, ...] = ()
+    """Fields of a chat that the template does not read."""
 
 
 class DocumentTokenizer:
@@ -36,67 +43,116 @@ class DocumentTokenizer:
     def __init__(self, tokenizer: Any, corpus: CorpusSettings) -> None:
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
+        self._skip_bad = corpus.bad_rows == "skip"
         self._limit = corpus.context_length if corpus.mode == "sequential" else None
         self._bos: int | None = tokenizer.bos_token_id
         before = self._bos if corpus.prepend_bos else None
         after = tokenizer.eos_token_id if corpus.append_eos else None
         self._before = np.array([] if before is None else [before], dtype=np.int32)
         self._after = np.array([] if after is None else [after], dtype=np.int32)
-        added = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+        added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special = np.array(sorted({*tokenizer.all_special_ids, *added}), dtype=np.int32)
+        # The longest first: where one begins another, the whole one is meant.
+        texts = sorted({*tokenizer.all_special_tokens, *added.values()} - {""}, key=lambda text: (-len(text), text))
+        self._special_text = re.compile("|".join(map(re.escape, texts)) or "(?!)")
 
-    def tokenise(self, documents: Iterable[Document]) -> Iterator[TokenisedDocument]:
-        """Each document in turn. Raises: ConfigError for a chat that the template refuses."""
-        for batch in _batches(documents):
-            chats = [document for document in batch if document.messages is not None]
-            yield from self._chats(chats) if chats else self._texts(batch)
+    def tokenise(self, rows: Iterable[Document | BadRow]) -> Iterator[TokenisedDocument | BadRow]:
+        """Each document in turn, and each row that is none in its place.
+
+        Raises: BadRow for a document that the chat template or the vocabulary refuses, unless such rows are left out.
+        """
+        for batch in _batches(rows):
+            tokenised = self._tokenised([row for row in batch if isinstance(row, Document)])
+            for row in batch:
+                result = next(tokenised) if isinstance(row, Document) else row
+                if isinstance(result, BadRow) and not self._skip_bad:
+                    raise result
+                yield result
+
+    def _tokenised(self, documents: list[Document]) -> Iterator[TokenisedDocument | BadRow]:
+        """A batch of one source: all are texts, all are chats, or all are token ids."""
+        if documents and documents[0].messages is not None:
+            return self._chats(documents)
+        if documents and documents[0].token_ids is not None:
+            return map(self._ids, documents)
+        return self._texts(documents)
 
     def _texts(self, documents: list[Document]) -> Iterator[TokenisedDocument]:
-        encoded = self._tokenizer(
-            [document.text for document in documents],
-            add_special_tokens=False,
-            # Text that spells a special token ("<|im_start|>" in a tutorial) is text: only templates write such tokens.
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for document, token_ids in zip(documents, encoded["input_ids"], strict=True):
+        texts = [document.text or "" for document in documents]
+        # Text that spells a special token ("<|im_start|>" in a tutorial) is text: only templates write such tokens.
+        encoded = self._encoded(texts, split_special_tokens=True)
+        for document, text, token_ids in zip(documents, texts, encoded.get("input_ids", []), strict=True):
             token_id = np.concatenate([self._before, np.array(token_ids, dtype=np.int32), self._after])
-            yield self._document(document, token_id, np.zeros(len(token_id), dtype=np.uint8))
+            yield self._document(document, token_id, 0, spelled=self._spelled(text))
 
-    def _chats(self, documents: list[Document]) -> Iterator[TokenisedDocument]:
+    def _chats(self, documents: list[Document]) -> Iterator[TokenisedDocument | BadRow]:
+        rendered = [self._rendered(document) for document in documents]
+        texts = [chat.text for chat in rendered if isinstance(chat, Rendered)]
+        encoded = self._encoded(texts, split_special_tokens=False, return_offsets_mapping=True)
+        tokens = zip(encoded.get("input_ids", []), encoded.get("offset_mapping", []), strict=True)
+        for document, chat in zip(documents, rendered, strict=True):
+            if isinstance(chat, BadRow):
+                yield chat
+                continue
+            token_ids, offsets = next(tokens)
+            template = is_template(offsets, chat.spans, len(chat.text)).astype(np.uint8) * np.uint8(TEMPLATE)
+            spelled = next((found for own in chat.own if (found := self._spelled(own.text))), None)
+            token_id = np.array(token_ids, dtype=np.int32)
+            yield self._document(document, token_id, template, spelled=spelled, unread=chat.unread)
+
+    def _rendered(self, document: Document) -> Rendered | BadRow:
         if self._template is None:
             self._template = ChatTemplate(self._tokenizer)
-        rendered = [self._template.render(document) for document in documents]
-        encoded = self._tokenizer(
-            [text for text, _ in rendered],
-            # The template alone decides about BOS and EOS: it writes the ones the model was trained with.
-            add_special_tokens=False,
-            split_special_tokens=False,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        columns = zip(documents, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        for document, (text, spans), token_ids, offsets in columns:
-            flags = is_template(offsets, spans, len(text)).astype(np.uint8) * np.uint8(TEMPLATE)
-            yield self._document(document, np.array(token_ids, dtype=np.int32), flags)
+        try:
+            return self._template.render(document)
+        except BadRow as bad:
+            return bad
 
-    def _document(self, document: Document, token_id: np.ndarray, flags: np.ndarray) -> TokenisedDocument:
-        flags = flags | np.isin(token_id, self._special).astype(np.uint8) * np.uint8(SPECIAL)
+    def _ids(self, document: Document) -> TokenisedDocument | BadRow:
+        """Token ids as they are: whoever made them decided about BOS and EOS."""
+        token_ids = document.token_ids or []
+        for place, token_id in enumerate(token_ids):
+            if token_id not in self._vocabulary:
+                what = f"id {token_id} at place {place} is no token of the model's tokenizer"
+                held = f"it has {len(self._vocabulary):,}, up to {max(self._vocabulary):,}"
+                return BadRow(document.place, f"{what} ({held}); these ids were made by another one")
+        return self._document(document, np.array(token_ids, dtype=np.int32), 0)
+
+    @cached_property
+    def _vocabulary(self) -> frozenset[int]:
+        return frozenset(self._tokenizer.get_vocab().values())
+
+    def _encoded(self, texts: list[str], **options: Any) -> Any:
+        """Token ids by text; the template alone, or the config, decides about BOS and EOS."""
+        if not texts:
+            return {}
+        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False, **options}
+        return self._tokenizer(texts, **options)
+
+    def _spelled(self, text: str) -> str | None:
+        found = self._special_text.search(text)
+        return found.group() if found else None
+
+    def _document(
+        self, document: Document, token_id: np.ndarray, template: np.ndarray | int, **notes: Any
+    ) -> TokenisedDocument:
+        flags = np.isin(token_id, self._special).astype(np.uint8) * np.uint8(SPECIAL) | np.uint8(template)
         # Where one token serves as BOS and as end of turn (GPT-2, SmolLM2), only the first of a document is its BOS.
         if len(token_id) and token_id[0] == self._bos:
             flags[0] = flags[0] & TEMPLATE | BOS
-        return TokenisedDocument(document.where, document.origin, token_id[: self._limit], flags[: self._limit])
+        limit = self._limit
+        return TokenisedDocument(document.where, document.origin, token_id[:limit], flags[:limit], **notes)
 
 
-def without_short(documents: Iterator[TokenisedDocument], skip: bool) -> Iterator[TokenisedDocument | None]:
-    """The documents of two tokens or more; None in place of a shorter one.
+def without_short(
+    documents: Iterator[TokenisedDocument | BadRow], skip: bool
+) -> Iterator[TokenisedDocument | BadRow | None]:
+    """The documents of two tokens or more; None in place of a shorter one; what is no document as it is.
 
     Raises: ConfigError for a shorter one unless `skip`.
     """
     for document in documents:
-        if len(document.token_id) >= 2:
+        if isinstance(document, BadRow) or len(document.token_id) >= 2:
             yield document
         elif skip:
             yield None
@@ -107,14 +163,20 @@ def without_short(documents: Iterator[TokenisedDocument], skip: bool) -> Iterato
             )
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
+def _batches(rows: Iterable[Document | BadRow]) -> Iterator[list[Document | BadRow]]:
+    batch: list[Document | BadRow] = []
     n_characters = 0
-    for document in documents:
-        batch.append(document)
-        n_characters += len(document.text or "") + sum(len(m["content"]) for m in document.messages or [])
+    for row in rows:
+        batch.append(row)
+        n_characters += _n_characters(row)
         if len(batch) >= BATCH_DOCUMENTS or n_characters >= BATCH_CHARACTERS:
             yield batch
             batch, n_characters = [], 0
     if batch:
         yield batch
+
+
+def _n_characters(row: Document | BadRow) -> int:
+    if isinstance(row, BadRow):
+        return 0
+    return len(row.text or "") + sum(len(str(message.get("content", ""))) for message in row.messages or [])

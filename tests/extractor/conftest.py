@@ -33,3 +33,15 @@ def corpus():
         return CorpusSettings.model_validate({"sources": sources, **plain, **changes})
 
     return build
+
+
+@pytest.fixture
+def datasets_offline(tmp_path_factory, monkeypatch):
+    """The `datasets` library with a cache of its own, quiet, and no network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()

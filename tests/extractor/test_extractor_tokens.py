@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.extractor.chat import ChatTemplate, is_template
+from pipeline.extractor.chat import ChatTemplate
 from pipeline.extractor.documents import Document
+from pipeline.extractor.spans import is_template
 from pipeline.extractor.tokens import DocumentTokenizer
 
 CHAT = [

@@ -8,10 +8,10 @@ from typing import Any
 from pipeline.config.corpus import HubDataset, Source
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents import hub, jsonl, parquet, python_docs, text
-from pipeline.extractor.documents.document import Document
+from pipeline.extractor.documents.document import BadRow, Document, Place
 from pipeline.extractor.documents.files import file_record
 
-READERS: dict[str, Callable[[Any], Iterator[Document]]] = {
+READERS: dict[str, Callable[[Any], Iterator[Document | BadRow]]] = {
     "python_docs": python_docs.read,
     "text": text.read,
     "jsonl": jsonl.read,
@@ -19,17 +19,20 @@ READERS: dict[str, Callable[[Any], Iterator[Document]]] = {
     "dataset": hub.read,
 }
 
-__all__ = ["READERS", "Document", "describe", "read_documents"]
+__all__ = ["READERS", "BadRow", "Document", "Place", "describe", "read_documents"]
 
 
-def read_documents(source: Source) -> Iterator[Document]:
-    """The documents of a source, lazily, always in the same order.
+def read_documents(source: Source, bad_rows: str = "error") -> Iterator[Document | BadRow]:
+    """The documents of a source, lazily, always in the same order; rows that are none too, for `bad_rows: skip`.
 
-    Raises: ConfigError, naming the file and the line or row, for what cannot be read; and for an empty source.
+    Raises: ConfigError, naming the file and the line or row, for what cannot be read; and for an empty source. A
+        damaged file is no bad row.
     """
     empty = True
     for document in READERS[source.kind](source):
         empty = False
+        if isinstance(document, BadRow) and bad_rows == "error":
+            raise document
         yield document
     if empty:
         raise ConfigError(f"corpus.sources: the {source.kind} source holds no document: {source.model_dump_json()}")

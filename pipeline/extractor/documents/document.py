@@ -1,69 +1,66 @@
-"""One document, checked as it is read."""
+"""One document, and a row that is none."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError
 
 
+class Place(NamedTuple):
+    """Where a row was read."""
+
+    where: str
+    """For errors: `data/corpus.jsonl:17`."""
+    file: str
+    """For records, which name no folder of this machine: `corpus.jsonl`."""
+    row: int
+
+
+class BadRow(ConfigError):
+    """A row that is no document: raised, or handed on in the document's stead where such rows are left out."""
+
+    def __init__(self, place: Place, why: str) -> None:
+        super().__init__(
+            f"{place.where}: {why}; mend or remove it, or set corpus.bad_rows: skip, which leaves such rows out"
+        )
+        self.place = place
+        self.why = why
+
+
 @dataclass(frozen=True)
 class Document:
-    """Text, or the messages of a chat: exactly one of the two is set."""
+    """Text, the messages of a chat, or token ids: exactly one of the three is set."""
 
     where: str
     """Where it was read, for errors: `data/corpus.jsonl:17`."""
     text: str | None = None
-    messages: list[dict[str, str]] | None = None
-    """`{role, content}`, in the order of the conversation."""
+    messages: list[dict[str, Any]] | None = None
+    """`{role, content, ...}`, whole, in the order of the conversation."""
+    token_ids: list[int] | None = None
+    beside: dict[str, Any] | None = None
+    """The other columns of a chat's row, but for nulls: a template may read some of them."""
     origin: Path | str | None = None
     """The file, or the commit of a hub dataset, it came from, for provenance."""
+    file: str = ""
+    row: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where it was read."""
+        return Place(self.where, self.file, self.row)
 
 
-def from_row(row: dict[str, Any], column: str, chat: bool, where: str, origin: Path | str | None) -> Document:
-    """The document in one column of a row.
-
-    Raises: ConfigError where the column is missing or holds something else than text (or messages, for `chat`).
-    """
-    if column not in row:
-        raise ConfigError(
-            f"{where}: no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}: set the source's `column`"
-        )
-    value = row[column]
-    if chat:
-        return Document(where, messages=_messages(value, column, where), origin=origin)
-    return Document(where, text=checked_text(value, f"{where}: column {column!r}"), origin=origin)
-
-
-def checked_text(value: Any, where: str) -> str:
-    """`value`, if it is a string that UTF-8 can hold. Raises: ConfigError."""
-    if not isinstance(value, str):
-        hint = "; messages need `chat: true`" if isinstance(value, list) else ""
-        raise ConfigError(f"{where}: expected text, got {_shown(value)}{hint}; mend or remove this row")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"{where}: half of a surrogate pair at character {error.start} is not text; mend or remove this row"
-        ) from error
-    return value
-
-
-def _messages(value: Any, column: str, where: str) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        hint = "; plain text needs `chat: false`" if isinstance(value, str) else ""
-        raise ConfigError(
-            f"{where}: column {column!r}: expected a list of {{role, content}} messages, got {_shown(value)}{hint}"
-        )
-    messages = []
-    for number, message in enumerate(value):
-        place = f"{where}: column {column!r}: message {number}"
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            raise ConfigError(f"{place}: expected a mapping with the keys role and content, got {_shown(message)}")
-        messages.append({key: checked_text(message[key], f"{place}: {key}") for key in ("role", "content")})
-    return messages
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Type and value, cut to a length that fits an error."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def half_of_a_pair(text: str) -> int | None:
+    """The first character of a string that UTF-8 cannot hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None

@@ -1,54 +1,101 @@
-"""Finding files, and reading their bytes whatever their compression."""
+"""Reading the bytes of files whatever their compression, cut where a separator stands."""
 
-import glob
+import bz2
 import gzip
 import importlib
+import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.errors import ConfigError
+from pipeline.extractor.documents.contents import HEAD_BYTES, compression, refusal
+from pipeline.extractor.documents.document import BadRow, Place
 from pipeline.input_files import file_sha256
 
 READ_BYTES = 1 << 20
+# A block of 128 KiB takes four bytes of zstd at least: so much compressed data is 8 MiB at most.
+ZSTD_READ_BYTES = 1 << 8
+# The longest document, uncompressed: 16 million tokens of English, and a tokenizer takes some fifty times its bytes in
+# memory. What a compressed file of a few MB holds may be longer than any memory.
+MAX_DOCUMENT_BYTES = 64 << 20
 
 
-def matching(patterns: list[str]) -> list[Path]:
-    """The files that the patterns name, each once, sorted.
+class Piece(NamedTuple):
+    """What lies between two separators of a file."""
 
-    Raises: ConfigError for a pattern that names no file.
+    data: bytes | None
+    """None: longer than MAX_DOCUMENT_BYTES, and not kept."""
+    offset: int
+    """Its first byte's place in the (decompressed) file."""
+
+
+def pieces(path: Path, separator: bytes | None) -> Iterator[Piece]:
+    """The file cut at every `separator`; uncut for None. No piece is held that is longer than MAX_DOCUMENT_BYTES.
+
+    The last piece is what follows the last separator, empty or not.
+    Raises: ConfigError if the file cannot be read to its end, or is known to be no text.
     """
-    found: set[Path] = set()
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            raise ConfigError(
-                f"corpus.sources: paths: {pattern!r} is a folder; name its files: {pattern.rstrip('/')}/*"
-            )
-        # A file whose name holds brackets is that file, before it is a pattern.
-        names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
-        files = {Path(name) for name in names if Path(name).is_file()}
-        if not files:
-            raise ConfigError(
-                f"corpus.sources: paths: {pattern!r} matches no file (looked in {Path.cwd()}); correct it or remove it"
-            )
-        found |= files
-    return sorted(found, key=lambda path: path.as_posix())
+    held, dropped, offset, searched = bytearray(), 0, 0, 0
+    overlap = len(separator) - 1 if separator else 0  # of a separator that goes on in the next chunk
+    for chunk in text_chunks(path):
+        held += chunk
+        start = 0
+        while separator and (stop := held.find(separator, searched)) >= 0:
+            length = dropped + stop - start
+            yield Piece(bytes(held[start:stop]) if length <= MAX_DOCUMENT_BYTES and not dropped else None, offset)
+            offset += length + len(separator)
+            start = searched = stop + len(separator)
+            dropped = 0
+        del held[:start]
+        if len(held) > MAX_DOCUMENT_BYTES + overlap:
+            dropped += len(held) - overlap
+            del held[: len(held) - overlap]
+        searched = max(0, len(held) - overlap)
+    whole = not dropped and len(held) <= MAX_DOCUMENT_BYTES
+    yield Piece(bytes(held) if whole else None, offset)
+
+
+def text_chunks(path: Path) -> Iterator[bytes]:
+    """`chunks` of a file that should be text. Raises: ConfigError where its first bytes say that it is none."""
+    head, checked = b"", False
+    for chunk in chunks(path):
+        if not checked:
+            head += chunk
+            if len(head) < HEAD_BYTES:
+                continue
+            _check_text(head[:HEAD_BYTES], path)
+            checked, chunk = True, head
+        yield chunk
+    if not checked and head:
+        _check_text(head, path)
+        yield head
+
+
+def _check_text(head: bytes, path: Path) -> None:
+    if said := refusal(head):
+        raise ConfigError(f"{path}: {said}")
 
 
 def chunks(path: Path) -> Iterator[bytes]:
-    """The content of a plain, `.gz` or `.zst` file, in pieces. Raises: ConfigError if it cannot be read to its end."""
+    """The content of a file, plain or compressed by gzip, bzip2, xz or zstd whatever its name, in bounded pieces.
+
+    Raises: ConfigError if it cannot be read to its end.
+    """
     try:
         with path.open("rb") as file:
-            if path.suffix == ".gz":
-                with gzip.open(file) as stream:
-                    yield from iter(lambda: stream.read(READ_BYTES), b"")
-            elif path.suffix == ".zst":
+            head = file.read(8)
+            file.seek(0)
+            kind = compression(head)
+            if kind == "zstd":
                 yield from _zstandard(path, file)
-            else:
-                yield from iter(lambda: file.read(READ_BYTES), b"")
-    except (OSError, EOFError, zlib.error) as error:
+                return
+            openers: dict[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+            stream = openers[kind](file) if kind else file
+            yield from iter(lambda: stream.read(READ_BYTES), b"")
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); is the file complete and readable?") from error
 
 
@@ -58,35 +105,56 @@ def _zstandard(path: Path, file: BinaryIO) -> Iterator[bytes]:
     frame = zstandard.ZstdDecompressor().decompressobj()
     inside = False
     try:
-        for piece in iter(lambda: file.read(READ_BYTES), b""):
-            while piece:
-                inside = True
-                yield frame.decompress(piece)
-                piece = b""
-                if frame.eof:
-                    piece, inside = frame.unused_data, False
-                    frame = zstandard.ZstdDecompressor().decompressobj()
+        for block in iter(lambda: file.read(READ_BYTES), b""):
+            for start in range(0, len(block), ZSTD_READ_BYTES):
+                piece = block[start : start + ZSTD_READ_BYTES]
+                while piece:
+                    inside = True
+                    if data := frame.decompress(piece):
+                        yield data
+                    piece = b""
+                    if frame.eof:
+                        piece, inside = frame.unused_data, False
+                        frame = zstandard.ZstdDecompressor().decompressobj()
     except zstandard.ZstdError as error:
         raise ConfigError(f"{path}: is not a whole .zst file ({error}); copy or compress it again") from error
     if inside:
         raise ConfigError(f"{path}: ends inside a zstd frame; copy or compress it again")
 
 
-def decoded(raw: bytes, path: Path, offset: int) -> str:
-    """`raw`, which begins `offset` bytes into the (decompressed) file, as UTF-8. Raises: ConfigError."""
+def decoded(data: bytes, place: Place, offset: int) -> str | BadRow:
+    """`data`, which begins `offset` bytes into the (decompressed) file, as UTF-8, without the mark of its beginning."""
     try:
-        text = raw.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: byte {offset + error.start} (0x{raw[error.start]:02x}) is not UTF-8; convert the file, "
-            f"for example with `iconv -t UTF-8`"
-        ) from error
+        return BadRow(
+            place,
+            f"byte {offset + error.start} (0x{data[error.start]:02x}) is not UTF-8; convert the file, for example with "
+            f"`iconv -t UTF-8`",
+        )
     return text.removeprefix("\ufeff") if offset == 0 else text
+
+
+def too_long() -> str:
+    """What is wrong with a piece that was not kept."""
+    return f"longer than {MAX_DOCUMENT_BYTES >> 20} MiB uncompressed, the most that one document may have"
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of what a file holds, decompressed. Raises: ConfigError if there are none to read."""
+    for chunk in chunks(path):
+        return chunk[:HEAD_BYTES]
+    return b""
+
+
+def printable(path: Path | str) -> str:
+    """A path for a record or an error: bytes of its name that are no UTF-8 stand in hex, after a backslash."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def file_record(path: Path) -> dict[str, Any]:
     """Base name, size and sha256 of a file, as it lies on disk."""
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    return {"name": printable(path.name), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def needed(module: str, path: Path | str) -> Any:

@@ -7,25 +7,39 @@ from typing import Any
 
 from pipeline.config.corpus import HubDataset
 from pipeline.errors import ConfigError
-from pipeline.extractor.documents.document import Document, from_row
-from pipeline.extractor.documents.files import file_record, needed
+from pipeline.extractor.documents.contents import foreign
+from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.files import file_record, head_of, needed, printable
+from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, plainly_named, suffixes
+from pipeline.extractor.documents.rows import from_row, no_column
 from pipeline.paths import as_path
 
+_KEY = "corpus.sources: path"
 
-def read(source: HubDataset) -> Iterator[Document]:
+
+def read(source: HubDataset) -> Iterator[Document | BadRow]:
     """Every row of the split; rows are counted from 0."""
+    folder = _folder(source)
+    if not folder.is_dir():
+        yield from _rows(source, source.path, source.path)
+        return
+    with plainly_named(folder) as path:
+        yield from _rows(source, str(path), printable(folder.resolve().name))
+
+
+def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRow]:
+    """Every row of what `datasets` finds at `path`; records call it `name`."""
     datasets = needed("datasets", source.path)
-    path = str(as_path(source.path, "corpus.sources: path"))
     where = f"dataset {source.path!r}"
     # `datasets` and the libraries under it raise every kind of exception for a missing name, split, file or network.
     try:
-        builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
-        commit = _commit(builder)
-        # The commit that was found, not the branch again: what is recorded is what is read.
-        revision = commit if commit is not None else source.revision
-        rows = iter(
-            datasets.load_dataset(path, source.name, split=source.split, revision=revision, streaming=source.streaming)
-        )
+        if is_saved_dataset(Path(path)):
+            commit, table = None, _saved(datasets.load_from_disk(path), source)
+        else:
+            commit, table = _loaded(datasets, source, path)
+        rows = iter(_only(table, source))
+    except ConfigError:
+        raise
     except Exception as error:
         raise _unreadable(where, source, error) from error
     row_number = 0
@@ -36,16 +50,20 @@ def read(source: HubDataset) -> Iterator[Document]:
             return
         except Exception as error:
             raise _unreadable(f"{where}, row {row_number}", source, error) from error
-        yield from_row(row, source.column, source.chat, f"{source.path}/{source.split}[{row_number}]", commit)
+        place = Place(f"{printable(source.path)}/{source.split}[{row_number}]", f"{name}/{source.split}", row_number)
+        if source.column not in row:  # of any row: all have the same
+            raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
+        yield from_row(row, source, place, commit)
         row_number += 1
 
 
 def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
     """What was asked for, and what it was: the commit of a hub dataset, or the files of a local folder."""
-    folder = as_path(source.path, "corpus.sources: path")
+    folder = as_path(source.path, _KEY)
     record: dict[str, Any] = {"name": source.name, "split": source.split, "revision": source.revision}
     if folder.is_dir():
-        return {**record, "path": folder.resolve().name, "files": [file_record(path) for path in local_files(folder)]}
+        files = [file_record(path) for path in local_files(folder)]
+        return {**record, "path": printable(folder.resolve().name), "files": files}
     return {**record, "path": source.path, "commits": commits}
 
 
@@ -54,14 +72,78 @@ def local_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
+def _folder(source: HubDataset) -> Path:
+    """The folder that `path` names, if it names one. Raises: ConfigError for a file, and for an address."""
+    if said := elsewhere(source.path):
+        raise ConfigError(f"{_KEY}: {source.path!r} {said}")
+    path = as_path(source.path, _KEY)
+    if path.is_file():
+        what = foreign(head_of(path))
+        kind = "parquet" if what and "parquet" in what.advice else "jsonl"
+        raise ConfigError(
+            f"{_KEY}: {source.path!r} is a file, not a folder; use `kind: {kind}`, `paths: [{source.path}]`, "
+            f"or name the folder that it lies in"
+        )
+    return path
+
+
+def _loaded(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
+    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
+    commit = _commit(builder)
+    # The commit that was found, not the branch again: what is recorded is what is read.
+    revision = commit if commit is not None else source.revision
+    return commit, datasets.load_dataset(
+        path, source.name, split=source.split, revision=revision, streaming=source.streaming
+    )
+
+
+def _saved(saved: Any, source: HubDataset) -> Any:
+    """The split of what `save_to_disk` wrote: of a dataset that was saved alone, the dataset."""
+    if source.name is not None:
+        raise ConfigError(
+            f"{_KEY}: {source.path!r}: a folder of `save_to_disk` has no configurations; set `name: null`"
+        )
+    if isinstance(saved, dict):
+        if source.split not in saved:
+            raise ConfigError(
+                f"{_KEY}: {source.path!r} has no split {source.split!r}, but {', '.join(map(repr, saved))}; set `split`"
+            )
+        return saved[source.split]
+    own = str(saved.split) if saved.split is not None else "train"
+    if source.split != own:
+        raise ConfigError(f"{_KEY}: {source.path!r} holds one split, {own!r}, not {source.split!r}; set `split: {own}`")
+    return saved
+
+
+def _only(table: Any, source: HubDataset) -> Any:
+    """The table without the columns that are not read: an image beside the text need not be decoded."""
+    features = getattr(table, "features", None)
+    return (
+        table.select_columns([source.column]) if features and source.column in features and not source.chat else table
+    )
+
+
 def _commit(builder: Any) -> str | None:
     found = re.search(r"@([0-9a-f]{40})(?:/|$)", str(builder.base_path))
     return found.group(1) if found else None
 
 
 def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError:
+    folder = as_path(source.path, _KEY)
+    if folder.is_dir():
+        held = ", ".join(suffixes(folder)[:8]) or "no file"
+        advice = (
+            f"Check these names; the folder holds {held}, and `datasets` reads files of one kind: .parquet, .jsonl, "
+            f".json, .csv, .txt or .arrow"
+        )
+    elif source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
+        advice = "There is no such folder; correct `path`"
+    else:
+        advice = (
+            "Check these names and the network; without a network, copy the dataset to a folder and set `path` to it, "
+            "or use a `jsonl` or `parquet` source"
+        )
     return ConfigError(
         f"{where} (name {source.name!r}, split {source.split!r}, revision {source.revision!r}) cannot be read: "
-        f"{type(error).__name__}: {error}. Check these names and the network; without a network, copy the dataset "
-        f"to a folder and set `path` to it, or use a `jsonl` or `parquet` source"
+        f"{type(error).__name__}: {' '.join(str(error).split())}. {advice}"
     )

@@ -1,42 +1,48 @@
-"""JSON lines: one line is one document."""
+"""JSON lines, of which each is one document; or one JSON array, of which each item is."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.corpus import JsonLines
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.document import Document, from_row
-from pipeline.extractor.documents.files import chunks, decoded, matching
+from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.files import Piece, decoded, pieces, printable, too_long
+from pipeline.extractor.documents.finding import check_is_no_table, matching
+from pipeline.extractor.documents.json_array import array_items, is_array
+from pipeline.extractor.documents.rows import from_row
+from stores.canonical import parse_json
+from stores.errors import StoreError
 
 
-def read(source: JsonLines) -> Iterator[Document]:
-    """Every line that is not blank; lines are counted from 1."""
+def read(source: JsonLines) -> Iterator[Document | BadRow]:
+    """Every line that is not blank, counted from 1; every item of an array, counted from 0."""
     for path in matching(source.paths):
-        offset = 0
-        for number, line in enumerate(_lines(path), start=1):
-            where = f"{path}:{number}"
-            text = decoded(line, path, offset)
-            offset += len(line)
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{where}: is not JSON ({error}); mend or remove this line") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{where}: expected a JSON object a line, got a {type(row).__name__}")
-            yield from_row(row, source.column, source.chat, where, path)
+        check_is_no_table(path)
+        where = printable(path)
+        if is_array(path):
+            for number, piece in enumerate(array_items(path)):
+                yield _document(piece, source, Place(f"{where}[{number}]", printable(path.name), number), path)
+            continue
+        # Only a line feed ends a line: JSON strings may hold every other separator of Unicode.
+        for number, piece in enumerate(pieces(path, b"\n"), start=1):
+            if piece.data is None or piece.data.strip():
+                yield _document(piece, source, Place(f"{where}:{number}", printable(path.name), number), path)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines with their ends. Only a line feed ends one: JSON strings may hold every other separator of Unicode."""
-    rest: list[bytes] = []
-    for chunk in chunks(path):
-        *whole, last = chunk.split(b"\n")
-        for line in whole:
-            yield b"".join((*rest, line, b"\n"))
-            rest = []
-        rest.append(last)
-    if any(rest):
-        yield b"".join(rest)
+def _document(piece: Piece, source: JsonLines, place: Place, path: Path) -> Document | BadRow:
+    if piece.data is None:
+        return BadRow(place, too_long())
+    text = decoded(piece.data, place, piece.offset)
+    if isinstance(text, BadRow):
+        return text
+    try:
+        row = parse_json(text.encode("utf-8"), "it")
+    except StoreError as error:
+        return BadRow(place, f"is not JSON ({str(error).removeprefix('it: ')}){_hint(text.strip())}")
+    return from_row(row, source, place, path)
+
+
+def _hint(line: str) -> str:
+    """What the line probably is."""
+    if line == "{":
+        return "; each object must stand on one line: `jq -c .` writes it so"
+    return "" if line.startswith(("{", "[", '"')) else "; plain text needs `kind: text`"

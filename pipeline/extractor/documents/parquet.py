@@ -1,29 +1,75 @@
 """Parquet files: one row is one document."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from pipeline.config.corpus import Parquet
 from pipeline.errors import ConfigError
-from pipeline.extractor.documents.document import Document, from_row
-from pipeline.extractor.documents.files import matching, needed
+from pipeline.extractor.documents.contents import compression, foreign
+from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.files import head_of, needed, printable
+from pipeline.extractor.documents.finding import matching
+from pipeline.extractor.documents.rows import from_row, no_column
 
 BATCH_ROWS = 256
+_MAGIC = (b"PAR1", b"PARE")
 
 
-def read(source: Parquet) -> Iterator[Document]:
+def read(source: Parquet) -> Iterator[Document | BadRow]:
     """Every row, in file order, a batch in memory at a time; rows are counted from 0."""
     for path in matching(source.paths):
         pyarrow = needed("pyarrow", path)
         parquet = needed("pyarrow.parquet", path)
+        where = printable(path)
+        _check_magic(path)
         try:
-            with parquet.ParquetFile(path) as file:
+            with path.open("rb") as raw, parquet.ParquetFile(raw) as file:
                 names = file.schema_arrow.names
-                # An unknown name would be read as no column at all; the first row's check then names the known ones.
-                columns = [source.column] if source.column in names else None
+                if source.column not in names:
+                    raise ConfigError(f"{where}: {no_column(source.column, dict.fromkeys(names))}")
+                # A template may read the columns beside the messages.
+                columns = None if source.chat else [source.column]
                 row_number = 0
                 for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                    for row in batch.to_pylist():
-                        yield from_row(row, source.column, source.chat, f"{path}[{row_number}]", path)
+                    for row in _rows(batch):
+                        place = Place(f"{where}[{row_number}]", printable(path.name), row_number)
+                        yield BadRow(place, row) if isinstance(row, str) else from_row(row, source, place, path)
                         row_number += 1
         except (OSError, pyarrow.ArrowException) as error:
-            raise ConfigError(f"{path}: is not a readable parquet file ({error}); copy it again") from error
+            raise ConfigError(f"{where}: is not a readable parquet file ({error}); copy it again") from error
+
+
+def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch; a line that says what is wrong in place of one that Python cannot hold."""
+    try:
+        yield from batch.to_pylist()
+    except ValueError:
+        # One value of a batch is enough: bytes that are no UTF-8 in a string, a date beyond the calendar.
+        for number in range(batch.num_rows):
+            try:
+                yield batch.slice(number, 1).to_pylist()[0]
+            except ValueError as error:
+                yield f"holds a value that cannot be read ({error})"
+
+
+def _check_magic(path: Path) -> None:
+    """Raises: ConfigError saying what a file is that is no parquet file."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(8)
+    except OSError as error:
+        raise ConfigError(f"{printable(path)}: cannot be read ({error})") from error
+    if begin.startswith(_MAGIC):
+        return
+    head = head_of(path)
+    what, packed = foreign(head), compression(begin)
+    if head.lstrip()[:1] in (b"{", b"["):
+        said = "holds JSON; set `kind: jsonl`"
+    elif packed:
+        said = f"is compressed with {packed}, as no parquet file is; unpack it first"
+    elif what:
+        said = f"is {what.name}; {what.advice}"
+    else:
+        said = "is not a readable parquet file (its first bytes are not PAR1); copy it again, or set another `kind`"
+    raise ConfigError(f"{printable(path)}: {said}")

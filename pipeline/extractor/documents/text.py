@@ -1,13 +1,27 @@
-"""Plain text files: one file is one document."""
+"""Plain text files: one file is one document, or several with a separator between them."""
 
 from collections.abc import Iterator
 
 from pipeline.config.corpus import TextFiles
-from pipeline.extractor.documents.document import Document
-from pipeline.extractor.documents.files import chunks, decoded, matching
+from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.files import decoded, pieces, printable, too_long
+from pipeline.extractor.documents.finding import check_is_no_json, check_is_no_table, matching
 
 
-def read(source: TextFiles) -> Iterator[Document]:
-    """Every file, whole, line ends as they are."""
+def read(source: TextFiles) -> Iterator[Document | BadRow]:
+    """Every file, whole, line ends as they are; or what lies between its separators and is not blank, from 0."""
+    separator = source.separator.encode("utf-8") if source.separator is not None else None
     for path in matching(source.paths):
-        yield Document(str(path), text=decoded(b"".join(chunks(path)), path, 0), origin=path)
+        check_is_no_table(path)
+        check_is_no_json(path)
+        for number, (data, offset) in enumerate(pieces(path, separator)):
+            where = f"{printable(path)}[{number}]" if separator else printable(path)
+            place = Place(where, printable(path.name), number)
+            if data is None:
+                yield BadRow(place, too_long() if separator else f"{too_long()}; if it holds several, set `separator`")
+                continue
+            text = decoded(data, place, offset)
+            if isinstance(text, BadRow):
+                yield text
+            elif text.strip() or not separator:
+                yield Document(place.where, text=text, origin=path, file=place.file, row=place.row)

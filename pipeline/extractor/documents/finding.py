@@ -1,0 +1,109 @@
+"""The files that a source's patterns name."""
+
+import glob
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.extractor.documents.files import head_of, printable
+from pipeline.paths import as_path
+
+# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in their folder.
+SAVED_DATASET, SAVED_DATASETS = "state.json", "dataset_dict.json"
+_KEY = "corpus.sources: paths"
+_PLAIN = re.compile(r"[^\[\]*?{}!\n\r\ud800-\udfff]*")
+
+
+def matching(patterns: list[str]) -> list[Path]:
+    """The files that the patterns name, each once, sorted.
+
+    Raises: ConfigError for a pattern that names no file.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        if said := elsewhere(pattern):
+            raise ConfigError(f"{_KEY}: {pattern!r} {said}")
+        path = as_path(pattern, _KEY)
+        if path.is_dir():
+            raise ConfigError(f"{_KEY}: {pattern!r} is a folder{_folder_advice(path, pattern)}")
+        # A file whose name holds brackets is that file, before it is a pattern.
+        names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
+        files = {Path(name) for name in names if Path(name).is_file()}
+        if not files:
+            raise ConfigError(
+                f"{_KEY}: {pattern!r} matches no file (looked in {printable(Path.cwd())}); correct it or remove it"
+            )
+        found |= files
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def elsewhere(address: str) -> str | None:
+    """What to say of an address that is no path of this machine."""
+    if repository := re.match(
+        r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)datasets/([^/]+/[^/@?#]+)", address
+    ):
+        return f"lies on the hub; use `kind: dataset`, `path: {repository.group(1)}`"
+    if re.match(r"[a-z][a-z0-9+.-]*://", address, re.IGNORECASE):
+        return "is an address, and only files of this machine are read; download it, and name the file"
+    return None
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote the folder."""
+    return (folder / SAVED_DATASETS).is_file() or (
+        (folder / SAVED_DATASET).is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+@contextmanager
+def plainly_named(folder: Path) -> Iterator[Path]:
+    """The folder, or for the time of the block one of links to its files, under names that `datasets` can read.
+
+    It takes brackets in a folder's name for a pattern, follows a link to its end, and knows no bytes but UTF-8's.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if all(_PLAIN.fullmatch(str(path)) for path in (folder.absolute(), *files)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="strata-") as place:
+        for path in files:
+            link = Path(place) / printable(path.relative_to(folder)).replace("\n", " ")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.absolute())
+        yield Path(place)
+
+
+def suffixes(folder: Path) -> list[str]:
+    """The suffixes of the files under a folder, the most frequent first."""
+    names = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [suffix for suffix, _ in Counter("".join(path.suffixes[-2:]) for path in names).most_common()]
+
+
+def _folder_advice(folder: Path, pattern: str) -> str:
+    if is_saved_dataset(folder):
+        return f" that `save_to_disk` wrote; use `kind: dataset`, `path: {pattern}`"
+    return f"; name its files: {pattern.rstrip('/')}/*"
+
+
+def check_is_no_table(path: Path) -> None:
+    """Raises: ConfigError for CSV, which has no mark to be known by but its name."""
+    if {".csv", ".tsv"} & _suffixes(path) and head_of(path).lstrip()[:1] not in (b"{", b"["):
+        raise ConfigError(
+            f"{printable(path)}: is a table; use `kind: dataset`, with `path` a folder of such files only"
+        )
+
+
+def check_is_no_json(path: Path) -> None:
+    """Raises: ConfigError for JSON lines under a name that says so: as text they would be stored with their keys."""
+    if {".jsonl", ".ndjson"} & _suffixes(path):
+        first_line = head_of(path).split(b"\n")[0].strip()
+        if first_line.startswith(b'{"'):
+            raise ConfigError(f"{printable(path)}: holds JSON lines; set `kind: jsonl`")
+
+
+def _suffixes(path: Path) -> set[str]:
+    return {suffix.lower() for suffix in path.suffixes[-2:]}

@@ -1,0 +1,101 @@
+"""A chat template: its text, what it reads, and how it is applied."""
+
+import datetime
+import re
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+
+from pipeline.errors import ConfigError
+from pipeline.extractor.steps import limited
+
+# A template that prints the day would make a store that differs from day to day. The date is Llama 3.1's default.
+TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
+
+# transformers hands a template the first of these that a message has under the other names too.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+BESIDE = {"tools", "documents"}
+SETTINGS = "chat_template_kwargs"
+# Set by us, by transformers or by the template's language: no column of such a name is handed on.
+_NOT_COLUMNS = {
+    *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+    *(
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "conversations",
+    ),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs", "raise_exception", "strftime_now", SETTINGS, *BESIDE),
+    *jinja2.Environment().globals,
+}
+_GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a mark of transformers' own
+
+
+class Template:
+    """One template of a tokenizer, which may have another for chats with tools.
+
+    Raises: ConfigError for one that computes powers.
+    """
+
+    def __init__(self, tokenizer: Any, text: str) -> None:
+        _check_powers(text)
+        self._tokenizer = tokenizer
+        self._text = _undated(text)
+        self._words = set(re.findall(r"\w+", text))
+        read = _variables(text) if _is_parsed(text) else self._words & BESIDE
+        self.variables = read - _NOT_COLUMNS - set(tokenizer.special_tokens_map)
+        """What it reads from outside, by names that are the data's."""
+        self.beside = read & BESIDE
+        """Which of `tools` and `documents` it reads."""
+
+    def names(self, field: str) -> bool:
+        """Whether the template holds the name of a message's field."""
+        same = _REASONING[:2] if field in _REASONING else ()
+        return not self._words.isdisjoint({field, *same})
+
+    def apply(self, messages: list[dict[str, Any]], beside: dict[str, Any]) -> str:
+        """The conversation as text. Raises: whatever a template raises, and TooLong for one that does not end."""
+        with limited():
+            return str(
+                self._tokenizer.apply_chat_template(messages, chat_template=self._text, tokenize=False, **beside)
+            )
+
+
+def _parsed(template: str) -> Any:
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    return environment.parse(_GENERATION.sub("", template))
+
+
+def _is_parsed(template: str) -> bool:
+    """Whether the template is plain Jinja; transformers may know more of its tags."""
+    try:
+        _parsed(template)
+    except jinja2.TemplateError:
+        return False
+    return True
+
+
+def _check_powers(template: str) -> None:
+    """9**9**9 is one step and takes years; jinja2 takes it before the first row is seen."""
+    if _is_parsed(template) and _parsed(template).find(nodes.Pow):
+        raise ConfigError(
+            "corpus.sources: chat: the tokenizer's chat template computes a power (**), as no chat needs; look at it "
+            "before you use it, and take that out"
+        )
+
+
+def _variables(template: str) -> set[str]:
+    return set(meta.find_undeclared_variables(_parsed(template)))
+
+
+def _undated(template: str) -> str:
+    """The template with a `strftime_now` that always gives TODAY."""
+    if "strftime_now" not in template:
+        return template
+    # A macro of the template's own language: transformers hands templates plain data only, never functions.
+    fields = "".join(f"|replace('%{code}','{TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    return "{% macro strftime_now(format) %}{{ format" + fields + " }}{% endmacro +%}" + template
