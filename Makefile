@@ -12,7 +12,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo test check long browser peers bench
+.PHONY: help demo twice test check long browser peers package bench toy
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -21,14 +21,18 @@ demo: .venv/installed-demo ## extract, train, evaluate and report the demo, no G
 	$(BIN)/python run_pipeline.py run configs/demo.yaml
 	@echo "The report: $(CURDIR)/runs/demo/report.html"
 
+twice: .venv/installed-demo ## the demo, and that a second run finds everything finished
+	$(BIN)/python .ci/demo.py
+
 test: .venv/installed-dev ## the tests, in two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long and not browser"
 
-check: .venv/installed-dev ## format, lint, types, layers
+check: .venv/installed-dev ## format, lint, types, layers, unused code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 
 long: export STRATA_EXTRACTOR_KILLS ?= 200
 long: export STRATA_TRAINER_KILLS ?= 200
@@ -42,8 +46,14 @@ browser: .venv/installed-dev ## the report in headless Chromium (chromium on the
 peers: .venv-peers/installed ## other people's trainers and readers take our stores, in an environment of their own
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers tests/peers
 
+package: .venv/bin/uv ## build the wheel; train from it where nothing else is installed
+	$(BIN)/python .ci/package.py
+
 bench: .venv/installed-dev ## every benchmark; each prints ratios measured side by side
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+toy: .venv/installed-dev .venv-peers/installed ## every benchmark at toy size, to see that it runs
+	$(BIN)/python .ci/toy_benchmarks.py
 
 .venv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Strata needs Python 3.11 or newer, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12 ..." % sys.version_info[:2])'

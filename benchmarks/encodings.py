@@ -2,8 +2,9 @@
 
     python benchmarks/encodings.py [STORE] [--train]
 
-STORE: a finished bfloat16 store (default: data/demo, which `make demo` leaves). With --train, the TopK SAEs of the demo
-are trained from the bfloat16 rows and from int8 ones, three seeds each, on the same rows in the same order.
+STORE: a finished bfloat16 store (default: data/demo, which `make demo` leaves; at toy size one of a few tokens is
+extracted, and --train is on). With --train, the TopK SAEs of the demo are trained from the bfloat16 rows and from int8
+ones, three seeds each, on the same rows in the same order.
 """
 
 import json
@@ -16,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.toy import TOY, sized
 from stores import ActivationStore
 from stores.deriving import slice_store
 from stores.encodings import to_float32
@@ -23,8 +27,10 @@ from stores.encodings import to_float32
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 FORMATS = [("bfloat16", "none"), ("bfloat16", "zstd"), ("bfloat16", "planes"), ("int8", "none"), ("int8", "zstd")]
-ROUNDS = 5
-SEEDS = (0, 1, 2)
+ROUNDS = sized(5, 1)
+SEEDS = sized((0, 1, 2), (0,))
+TRAINING = sized({}, {"n_steps": 3, "warmup_steps": 0, "batch_size": 128, "calibration_rows": 256})
+"""What is trained otherwise than in the demo."""
 METRICS = ("r2_pooled", "l0", "alive_latents")
 
 
@@ -94,6 +100,7 @@ def train_from(name: str, path: Path, folder: Path) -> dict[str, dict[str, list[
         update={
             "name": name,
             "store": config.store.model_copy(update={"path": str(path)}),
+            "training": config.training.model_copy(update=TRAINING),
             "variants": {f"topk_{seed}": topk.model_copy(update={"seed": seed}) for seed in SEEDS},
         }
     )
@@ -107,6 +114,17 @@ def train_from(name: str, path: Path, folder: Path) -> dict[str, dict[str, list[
         ]
         found[site] = {metric: [score["metrics"][metric]["value"] for score in scores] for metric in METRICS}
     return found
+
+
+def extracted(folder: Path) -> Path:
+    """A store of a few tokens of the demo's text."""
+    from extract import config
+
+    from pipeline.extractor.workers import extract_with_workers
+
+    settings = config(folder / "extracted", "bfloat16")
+    extract_with_workers(settings, 1, progress=False)
+    return settings.store_path()
 
 
 def compare(made: dict[str, Path], folder: Path) -> None:
@@ -125,11 +143,11 @@ def compare(made: dict[str, Path], folder: Path) -> None:
 
 def main() -> None:
     paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    source = ActivationStore.open(Path(paths[0] if paths else REPOSITORY / "data/demo").resolve())
     folder = Path(tempfile.mkdtemp(prefix="strata-encodings-"))
     try:
-        made = table(source, folder)
-        if "--train" in sys.argv:
+        path = extracted(folder) if TOY else Path(paths[0] if paths else REPOSITORY / "data/demo").resolve()
+        made = table(ActivationStore.open(path), folder)
+        if "--train" in sys.argv or TOY:
             compare(made, folder)
     finally:
         shutil.rmtree(folder)

@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import sized
 from pipeline.config import RunConfig
 from pipeline.extractor.filling import UnitFiller
 from pipeline.extractor.plan import planned
@@ -36,8 +37,8 @@ from stores.shard_records import shard_records
 from stores.stored import StoredArray
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
-N_TOKENS = 2**12
-N_ROUNDS = 3
+N_TOKENS = sized(2**12, 2**10)
+N_ROUNDS = sized(3, 1)
 TARGET = 1.10
 
 
@@ -48,7 +49,7 @@ def config(path: Path, dtype: str) -> RunConfig:
             "model": {"path": "demo", "dtype": dtype, "batch_tokens": 4096},
             "corpus": {"sources": [{"kind": "python_docs"}], "n_tokens": N_TOKENS, "context_length": 256},
             "store": {"path": str(path), "sites": SITES, "encoding": dtype, "shard_bytes": 2**22},
-            "training": {"n_steps": 1},
+            "training": {"n_steps": 1, "warmup_steps": 0},
             "variants": {"a": {"sae": {"architecture": "relu", "d_sae": 1}, "objective": {"reconstruction": {}}}},
         }
     )

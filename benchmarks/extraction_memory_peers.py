@@ -23,13 +23,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import sized, skipped
+
 D_MODEL = 512
 CONTEXT = 128
 BATCH = 2
 N_WORDS = 128
 N_SHARDS = 2
-SHARD_BYTES = (2**25, 2**26)
-CHUNK_BYTES = 2**21
+SHARD_BYTES = sized((2**25, 2**26), (2**21,))
+CHUNK_BYTES = sized(2**21, 2**19)
 SITE = "blocks.0.hook_resid_post"
 MODULE = "transformer.h.0"
 TARGET = 0.3
@@ -159,12 +161,11 @@ def growth(prepare: Callable[[Path, int], Callable[[], None]], folder: Path, sha
     return max(peaks) - before, mebibytes(status, "VmHWM") - resident
 
 
-def main() -> None:
+def main() -> int:
     if find_spec("sae_lens") is None:
-        print(
-            "skipped: no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/extraction_memory_peers.py"
+        return skipped(
+            "no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/extraction_memory_peers.py"
         )
-        return
     from loaders import in_a_process
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -179,7 +180,8 @@ def main() -> None:
         for kind, ours, theirs in zip(("anonymous", "resident"), *found, strict=True):
             what = f"shards of {shard_bytes // 2**20} MiB, {kind}"
             print(f"{what:40s} {ours:8.1f} {theirs:8.1f} {ours / theirs:7.3f} {TARGET:7.1f}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

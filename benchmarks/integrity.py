@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from extract import SITES, config, empty
 
+from benchmarks.toy import sized
 from pipeline.extractor.filling import UnitFiller
 from pipeline.extractor.plan import planned
 from pipeline.language_model import load
@@ -31,9 +32,9 @@ from stores.planning import create_store, layout
 from stores.units import UnitWriter
 from stores.vocabulary import Token
 
-N_ROUNDS = 5
-N_FILES = 10_000
-VERIFIED_BYTES = 2**29
+N_ROUNDS = sized(5, 1)
+N_FILES = sized(10_000, 200)
+VERIFIED_BYTES = sized(2**29, 2**26)
 COST_TARGET, OPEN_TARGET, VERIFY_TARGET = 1.10, 1.0, 1.0
 
 

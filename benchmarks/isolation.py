@@ -14,11 +14,12 @@ from itertools import pairwise
 import torch
 from extract import SITES
 
+from benchmarks.toy import sized
 from pipeline.language_model import load
 from pipeline.language_model.isolation import restarted_positions
 from pipeline.model_settings import ModelSettings
 
-N_SEQUENCES, CONTEXT, N_ROUNDS = 16, 256, 5
+N_SEQUENCES, CONTEXT, N_ROUNDS = sized((16, 256, 5), (2, 64, 1))
 
 
 def main() -> None:

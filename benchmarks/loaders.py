@@ -29,11 +29,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-N_ROWS = int(os.environ.get("STRATA_LOADERS_ROWS", 2**18))
+from benchmarks.toy import sized, skipped
+
+N_ROWS = int(os.environ.get("STRATA_LOADERS_ROWS", sized(2**18, 2**15)))
 D_MODEL = 768
 BATCH = 4096
 CONTEXT = 128
-ROUNDS = {2**13: 2, 2**16: 3, 2**18: 1}
+ROUNDS = sized({2**13: 2, 2**16: 3, 2**18: 1}, {2**13: 1})
 """Rounds for each window. A wide one takes SAELens minutes."""
 COLUMNS = 32
 SITE = "blocks.8.hook_resid_post"
@@ -196,10 +198,9 @@ def ratio(ours: list[Measured], theirs: list[Measured], what: str) -> str:
     return f"{median(ours, what) / median(theirs, what):.1f} ({min(rounds):.1f}..{max(rounds):.1f})"
 
 
-def main(windows: Sequence[int]) -> None:
+def main(windows: Sequence[int]) -> int:
     if find_spec("sae_lens") is None:
-        print("skipped: no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/loaders.py")
-        return
+        return skipped("no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/loaders.py")
     import sae_lens.training.activations_store  # noqa: F401  (once, for every process forked from this one)
 
     import pipeline.iterators  # noqa: F401
@@ -212,7 +213,8 @@ def main(windows: Sequence[int]) -> None:
         print("{:>7} {:28s} {:>10} {:>10} {:>10} {:>10} {:>7} {:>9}".format(*heads), flush=True)
         for window in windows:
             compare(folder, window)
+    return 0
 
 
 if __name__ == "__main__":
-    main([int(window) for window in sys.argv[1:]] or list(ROUNDS))
+    sys.exit(main([int(window) for window in sys.argv[1:]] or list(ROUNDS)))

@@ -15,12 +15,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import sized
+
 SITE = "embed"
 D_MODEL = 512
-N_ROWS = 2**16
+N_ROWS = sized(2**16, 2**13)
+SHARD_BYTES = sized((2**23, 2**26), (2**21, 2**23))
 CHUNK_BYTES = 2**20
 FEW_CHUNKS = 4
-TRAIN_ROWS = (2**15, 10 * 2**15)
+TRAIN_ROWS = sized((2**15, 10 * 2**15), (2**13, 2**14))
 BATCH = 1024
 SAMPLE_SECONDS = 0.1
 
@@ -98,6 +101,7 @@ def train(folder: Path) -> float:
         "training": {
             "n_steps": TRAIN_ROWS[1] // BATCH,
             "batch_size": BATCH,
+            "warmup_steps": 0,
             "window_rows": 2**14,
             "calibration_rows": 4096,
             "log_every_steps": 100,
@@ -138,11 +142,16 @@ def main() -> None:
 
     print("{:58s} {:>8} {:>8} {:>7} {:>22}".format("peak MiB", "small", "large", "ratio", "target"))
     peaks = []
-    for shard_bytes in (2**23, 2**26):
+    for shard_bytes in SHARD_BYTES:
         with tempfile.TemporaryDirectory(prefix="strata-memory-") as folder:
             peaks.append(child("fill", Path(folder), shard_bytes))
     grown = (peaks[1] - peaks[0]) * 2**20 / CHUNK_BYTES
-    row("extracting, resident beyond the start: units of 8 / 64 MiB", *peaks, f"up to {FEW_CHUNKS} chunks: {grown:.1f}")
+    sizes = " / ".join(str(n_bytes // 2**20) for n_bytes in SHARD_BYTES)
+    row(
+        f"extracting, resident beyond the start: units of {sizes} MiB",
+        *peaks,
+        f"up to {FEW_CHUNKS} chunks: {grown:.1f}",
+    )
     peaks = []
     for n_rows in TRAIN_ROWS:
         with tempfile.TemporaryDirectory(prefix="strata-memory-") as folder:

@@ -20,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import met, sized
 from pipeline.config.training import TrainingSettings
 from stores import ActivationStore, Batches, Filters
 from stores.diagnostics import batch_mixing
@@ -36,6 +37,9 @@ ALL_ROWS = Filters(drop_bos=False, drop_special=False)
 WINDOW_ROWS = int(TrainingSettings.model_fields["window_rows"].default)
 BATCH = int(TrainingSettings.model_fields["batch_size"].default)
 DEMO_WINDOW, DEMO_BATCH = 2**17, 512
+N_ROWS, DEMO_SEEDS = sized((2**20, 12), (2**16, 2))
+SEEDS = sized({2**14: 4, 2**16: 8, 2**18: 32, 2**20: 4}, {2**14: 2})
+"""Seeds for each window: more where an epoch has few windows to average over."""
 # Lengths (tokens) at 21 evenly spaced quantiles of the demo's 76 training documents, for where there is no data/demo.
 DEMO_LENGTHS = [50, 77, 96, 115, 146, 174, 186, 227, 261, 303, 365, 409, 486, 666, 1136, 1498, 2000, 2209, 3212, 6981]
 DEMO_LENGTHS.append(15123)
@@ -159,7 +163,7 @@ def report(what: str, found: Found, bound: bool = False) -> bool:
 
 
 def over_windows(folder: Path, n_rows: int) -> bool:
-    """Several lengths of documents, several windows; more seeds where an epoch has few windows to average over."""
+    """Several lengths of documents, several windows."""
     draw = np.random.default_rng(1).lognormal(6.0, 1.2, n_rows // 100).astype(np.int64) + 1
     mixed = draw[: np.searchsorted(np.cumsum(draw), n_rows)]
     cases = {f"documents of {size}": np.full(n_rows // size, size) for size in (128, 512, 2048)}
@@ -167,7 +171,7 @@ def over_windows(folder: Path, n_rows: int) -> bool:
     good = True
     for number, (name, lengths) in enumerate(cases.items()):
         store = signal_store(folder / str(number), lengths)
-        for window, n_seeds in ((2**14, 4), (2**16, 8), (2**18, 32), (2**20, 4)):
+        for window, n_seeds in SEEDS.items():
             what = f"{name}, window 2^{window.bit_length() - 1}"
             good &= report(what, measure(store, window, BATCH, n_seeds))
     return good
@@ -209,9 +213,9 @@ def main() -> int:
     heads = ("", "predicted", "measured", "+-", "off", "docs:1st", "all", "pos:1st", "all")
     print("{:50s} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7} {:>8} {:>7}".format(*heads))
     with tempfile.TemporaryDirectory(prefix="strata-mixing-") as folder:
-        good = over_windows(Path(folder), 2**20)
-        good &= on_demo(Path(folder), n_seeds=12)
-    return int(not good)
+        good = over_windows(Path(folder), N_ROWS)
+        good &= on_demo(Path(folder), DEMO_SEEDS)
+    return int(not met(good))
 
 
 if __name__ == "__main__":

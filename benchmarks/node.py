@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import sized
 from stores import ActivationStore, Batches
 from stores.filesystem import FileSystem
 from stores.finishing import finish
@@ -29,9 +30,9 @@ from stores.units import UnitWriter
 from stores.vocabulary import Token
 
 SITE = "blocks.8.hook_resid_post"
-N_ROWS, D_MODEL = 2**18, 512
-BATCH, WINDOW_ROWS, N_EPOCHS = 2048, 2**15, 4
-N_TRAINERS = 4
+N_ROWS, D_MODEL = sized(2**18, 2**15), 512
+BATCH, WINDOW_ROWS, N_EPOCHS = 2048, sized(2**15, 2**13), sized(4, 1)
+N_TRAINERS = sized(4, 2)
 TARGET = 1.2
 
 
@@ -154,7 +155,8 @@ def main() -> None:
         alone = run(path, Path(windows), 1, "private")
         print(f"{'':22}{'fill CPU':>10}{'chunks':>9}{'windows':>10}{'wall':>9}")
         ratios = {}
-        for name, kind in (("1 alone", ""), ("4 that share", "shared"), ("4 that do not", "private")):
+        sharing, apart = f"{N_TRAINERS} that share", f"{N_TRAINERS} that do not"
+        for name, kind in (("1 alone", ""), (sharing, "shared"), (apart, "private")):
             result = run(path, Path(windows), N_TRAINERS, kind) if kind else alone
             ratios[name] = {key: result[key] / alone[key] for key in ("fill_cpu", "chunks", "memory")}
             print(
@@ -162,8 +164,8 @@ def main() -> None:
                 f"{result['seconds']:7.2f} s   "
                 + ", ".join(f"{key} x {ratio:.2f}" for key, ratio in ratios[name].items())
             )
-        worst = max(ratios["4 that share"].values())
-        print(f"four that share cost at most {worst:.2f} of one alone (target {TARGET})")
+        worst = max(ratios[sharing].values())
+        print(f"{sharing} cost at most {worst:.2f} of one alone (target {TARGET})")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import sized
 from stores import ActivationStore, Batches, Filters
 from stores.filesystem import FileSystem
 from stores.finishing import finish
@@ -33,7 +34,8 @@ from stores.vocabulary import Token
 SITE = "blocks.8.hook_resid_post"
 BATCH = 4096
 WINDOW_ROWS = 2**20
-N_ROUNDS = 7
+N_ROUNDS = sized(7, 1)
+N_ROWS, WIDE_ROWS = sized((2**18, 2**20), (2**14, 2**15))
 DOCUMENT_ROWS = 512
 
 
@@ -129,7 +131,7 @@ def copy_blocks(plain: np.memmap, order: list[int], block_rows: int, target: np.
         place = (place + block_rows) % len(target)
 
 
-def against_plain(folder: Path, encoding: str, n_rows: int = 2**18, d_model: int = 768) -> None:
+def against_plain(folder: Path, encoding: str, n_rows: int = N_ROWS, d_model: int = 768) -> None:
     store, plain = make_store(folder / encoding, n_rows, d_model, encoding)
     block_rows = store.plan.rows_per_chunk
     order = permutation("blocks", n_rows // block_rows).tolist()
@@ -154,9 +156,9 @@ def against_plain(folder: Path, encoding: str, n_rows: int = 2**18, d_model: int
     row(f"{name}, first epoch (checksums, new memory)", [first], small, None)
 
 
-def over_windows(folder: Path, n_rows: int = 2**20, d_model: int = 256) -> None:
+def over_windows(folder: Path, n_rows: int = WIDE_ROWS, d_model: int = 256) -> None:
     store, plain = make_store(folder / "wide", n_rows, d_model, "bfloat16")
-    readers = {window: Reader(store.path, window) for window in (2**13, 2**15, 2**17, 2**20)}
+    readers = {window: Reader(store.path, window) for window in (2**13, 2**15, 2**17, 2**20) if window <= n_rows}
     times: dict[int, list[Timing]] = {window: [] for window in readers}
     for reader in readers.values():
         reader.epoch()
@@ -169,7 +171,7 @@ def over_windows(folder: Path, n_rows: int = 2**20, d_model: int = 256) -> None:
         row(f"bfloat16 {d_model}, window 2^{window.bit_length() - 1} / 2^13", times[window], times[2**13], 0.85)
 
 
-def with_filters(folder: Path, n_rows: int = 2**18, d_model: int = 768) -> None:
+def with_filters(folder: Path, n_rows: int = N_ROWS, d_model: int = 768) -> None:
     store, _ = make_store(folder / "filtered", n_rows, d_model, "bfloat16")
     everything, filtered = Reader(store.path, 2**16), Reader(store.path, 2**16, Filters(True, True, True, 1.25))
     n_kept = filtered.n_rows

@@ -13,7 +13,6 @@ from stores.errors import StoreError
 from stores.filters import Filters
 from stores.loader_clock import LoaderClock
 from stores.masks import RowMask
-from stores.ranks import RankFiller, Share
 from stores.reader import ActivationStore
 from stores.shared_windows import SharedWindows
 from stores.shuffling import permutation
@@ -47,7 +46,6 @@ class Batches:
         window_rows: int = 2**20,
         threads: int = 2,
         shared: Path | None = None,
-        share: Share | None = None,
         mask: RowMask | None = None,
         clock: LoaderClock | None = None,
     ) -> None:
@@ -55,7 +53,6 @@ class Batches:
 
         Args:
             shared: a folder in memory (/dev/shm), or on a disk, where all who read the same stream share windows.
-            share: this process reads one part of each window, and gets the rest from the other ranks.
             mask: a narrower one than the site's own (see `stores.joined`).
             clock: one that several streams share; null: a clock of its own.
         Raises: StoreError if the split has fewer rows than a batch, or if there is no room for shared windows.
@@ -79,12 +76,7 @@ class Batches:
         """How long reading took so far."""
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="strata-window")
         self._values = store.values(site)
-        if share is not None and shared is not None:
-            raise StoreError("windows are shared on one machine or split between ranks, not both")
-        if share is not None:
-            self._filler: WindowFiller = RankFiller(self._values, self._mask, self._pool, threads, self.clock, share)
-        else:
-            self._filler = WindowFiller(self._values, self._mask, self._pool, threads, self.clock)
+        self._filler = WindowFiller(self._values, self._mask, self._pool, threads, self.clock)
         self._windows_per_epoch = -(-len(self._mask.blocks) // self.blocks_per_window)
         self._mixes: dict[int, Future[np.ndarray]] = {}
         self._epochs: dict[int, _Epoch] = {}

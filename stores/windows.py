@@ -161,7 +161,7 @@ class PrivateWindows:
         wait([pending for pending in self._pending if pending is not None])
 
     def _start(self, window: int, slot: int) -> int:
-        # One fill at a time, after a jump too: ranks that fill together must begin their windows in the same order.
+        # One fill at a time, after a jump too: two would write into one buffer.
         wait([pending for pending in self._pending if pending is not None])
         self._holds[slot] = window
         self._pending[slot] = self._pool.submit(self._filling(window), self._buffers[slot])

@@ -122,6 +122,3 @@ class ReportSettings(Settings):
 
     title: str | None = None
     """Heading; null: the run's name."""
-
-
-Split = Literal["train", "heldout"]

@@ -1,0 +1,40 @@
+"""The demo, as a newcomer runs it: its page is there, and a second run finds everything finished.
+
+.venv/bin/python .ci/demo.py
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN, STORE = ROOT / "runs/demo", ROOT / "data/demo"
+RESULTS = ("weights.safetensors", "metrics.json", "examples.json", "curves.jsonl")
+
+
+def written() -> dict[Path, int]:
+    """When each file of results and of the store was written."""
+    files = [file for name in RESULTS for file in RUN.glob(f"variants/*/{name}")]
+    return {file: file.stat().st_mtime_ns for file in [*files, *filter(Path.is_file, STORE.rglob("*"))]}
+
+
+def main() -> None:
+    """SystemExit: what is not as it should be."""
+    subprocess.run(["make", "demo"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    first = written()
+    n_saes = len(list(RUN.glob("variants/*/metrics.json")))
+    if n_saes != 12:
+        sys.exit(f"{RUN}: {n_saes} SAEs have scores; the demo trains 12")
+    page = RUN / "report.html"
+    if not page.is_file() or "blocks.14.hook_resid_post" not in page.read_text(encoding="utf-8"):
+        sys.exit(f"{page}: missing, or does not name the demo's sites")
+    subprocess.run(["make", "demo"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    if again := sorted(str(file) for file in first.keys() ^ written().keys()):
+        sys.exit(f"a second run left other files: {', '.join(again)}")
+    if again := sorted(str(file) for file, at in written().items() if first[file] != at):
+        sys.exit(f"a second run wrote again what was finished: {', '.join(again)}")
+    print(f"{n_saes} SAEs; {page} is there; a second run wrote none of {len(first)} files again")
+
+
+if __name__ == "__main__":
+    main()

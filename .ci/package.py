@@ -1,0 +1,116 @@
+"""Build the sdist and the wheel, and use the wheel where there is nothing but its core dependencies.
+
+    .venv/bin/python .ci/package.py
+
+Built from the files that git knows, in environments that hold no development tools. The wheel is installed into a fresh
+environment, and `strata` trains, evaluates and reports on a store of made-up rows in a folder outside the checkout.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+UV = ROOT / ".venv/bin/uv"
+STAGE_1_ONLY = ("transformers", "datasets", "tokenizers", "pyarrow")
+FOUND = "from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
+CONFIG = """
+name: packaged
+model: {path: none}
+corpus: {sources: [{kind: python_docs}], n_tokens: 2000}
+store: {path: store, sites: [blocks.1.hook_resid_post], encoding: float32}
+training: {n_steps: 4, batch_size: 64, warmup_steps: 1, window_rows: 512, calibration_rows: 256, device: cpu}
+variants:
+  topk: {sae: {architecture: topk, d_sae: 32, k: 4}, objective: {reconstruction: {}}}
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Standard output of a command. SystemExit: it failed."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it may lead to the checkout
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**inherited, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def check(holds: bool, what: str) -> None:
+    """SystemExit unless it holds."""
+    print(f"{'ok    ' if holds else 'FAILED'} {what}", flush=True)
+    if not holds:
+        sys.exit(1)
+
+
+def build(folder: Path) -> tuple[Path, Path]:
+    """The sdist, and the wheel that is built from it."""
+    source = folder / "source"
+    for name in run("git", "ls-files", cwd=ROOT).splitlines():
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    run(UV, "build", "--python", sys.executable, "--out-dir", folder / "dist", cwd=source)
+    return next((folder / "dist").glob("*.tar.gz")), next((folder / "dist").glob("*.whl"))
+
+
+def check_contents(sdist: Path, wheel: Path) -> None:
+    """A licence in both, every module and data file of the packages in the wheel, and nothing else."""
+    with tarfile.open(sdist) as archive:
+        licensed = [name for name in archive.getnames() if name.split("/")[1:] == ["LICENSE"]]
+    check(len(licensed) == 1, f"{sdist.name} holds LICENSE")
+    names = zipfile.ZipFile(wheel).namelist()
+    check(any(name.endswith(".dist-info/licenses/LICENSE") for name in names), f"{wheel.name} holds LICENSE")
+    tracked = run("git", "ls-files", "run_pipeline.py", "pipeline", "stores", cwd=ROOT).splitlines()
+    code = {name for name in names if ".dist-info/" not in name}
+    expected = {name for name in tracked if (ROOT / name).is_file()}
+    missing, extra = sorted(expected - code), sorted(code - expected)
+    check(not missing and not extra, f"it holds the {len(expected)} files of the packages; {missing=} {extra=}")
+
+
+def check_use(folder: Path, wheel: Path) -> None:
+    """Stage 2 to 4 by the installed command, without what stage 1 needs."""
+    python = folder / "core/bin/python"
+    run(UV, "venv", "--python", sys.executable, folder / "core", cwd=folder)
+    constraints = ROOT / ".ci/constraints.txt"
+    run(UV, "pip", "install", "--python", python, "-c", constraints, wheel, cwd=folder)
+    found = run(python, "-c", FOUND.format(names=STAGE_1_ONLY), cwd=folder).strip()
+    check(found == "[]", f"not installed: {', '.join(STAGE_1_ONLY)}; found {found}")
+    strata, outside = folder / "core/bin/strata", folder / "outside"
+    outside.mkdir()
+    check("evaluate" in run(strata, "--help", cwd=outside), "strata --help")
+    # The store is made by the tests' own builder, which the wheel does not hold; only this one call sees the checkout.
+    make = "from pathlib import Path; from small_store import build_store; build_store(Path('store'), 2000)"
+    run(python, "-c", make, cwd=outside, PYTHONPATH=str(ROOT / "tests/support"))
+    (outside / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    for command in ("train", "evaluate", "report"):
+        run(strata, command, "config.yaml", cwd=outside)
+        print(f"ok     strata {command}", flush=True)
+    metrics = outside / "runs/packaged/variants/topk@blocks.1.hook_resid_post/metrics.json"
+    value = json.loads(metrics.read_text(encoding="utf-8"))["metrics"]["r2_pooled"]["value"]
+    page = (outside / "runs/packaged/report.html").read_text(encoding="utf-8")
+    check(isinstance(value, float) and "topk" in page, f"trained and reported outside the checkout; R2 {value:.3f}")
+
+
+def main() -> None:
+    """Build, look inside, use."""
+    with tempfile.TemporaryDirectory(prefix="strata-package-") as name:
+        sdist, wheel = build(Path(name))
+        check_contents(sdist, wheel)
+        check_use(Path(name), wheel)
+
+
+if __name__ == "__main__":
+    main()
