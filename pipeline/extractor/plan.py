@@ -16,6 +16,7 @@ from pipeline.config.recorded import differences, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
 from pipeline.extractor.reuse import reusable
+from pipeline.extractor.runner import runner
 from pipeline.extractor.spool import spool_documents
 from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_bytes
 from stores.calibration import sample_spans
@@ -168,7 +169,11 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
         "rows_per_unit": draft.sizes.rows_per_unit,
         "calibration": _calibration(config, arrangement),
         "config": recorded(config.extraction()),
-        "provenance": {"model": draft.description.provenance, "corpus": arrangement.spool.provenance},
+        "provenance": {
+            "model": draft.description.provenance,
+            "corpus": arrangement.spool.provenance,
+            "runner": runner(),
+        },
     }
 
 
