@@ -7,8 +7,8 @@ from stores.errors import StoreError
 from stores.site_rows import SiteRows
 from stores.stored import StoredArray
 
-COMPARED_ROWS = 32
-"""Of a chunk, evenly spread. All rows would cost a quarter of the first epoch, these cost 1 % of it (docs/log.md)."""
+COMPARED_ROWS = 8
+"""Of a chunk, evenly spread; all of them would take longer than to read them (docs/log.md)."""
 EXACT, ROUNDED = 1e-6, 0.005
 """How far a norm may be off, of itself. A row that was captured in a float encoding has the very norm that is stored:
 not one may be off. A row that was rounded after its norm was taken (int8, and slices: docs/decisions/0008) has not:
@@ -35,12 +35,13 @@ class NormCheckedRows:
         return coded, scales
 
     def _check(self, chunk: int, coded: np.ndarray, scales: np.ndarray | None) -> None:
-        some = np.unique(np.linspace(0, len(coded) - 1, min(COMPARED_ROWS, len(coded))).astype(np.int64))
+        some = slice(None, None, max(1, len(coded) // COMPARED_ROWS))
         rows_NM = to_float32(self.rows.decoded(coded[some], None if scales is None else scales[some]))
-        found_N = np.sqrt(np.einsum("nm,nm->n", rows_NM, rows_NM, dtype=np.float64))
+        wide_NM = rows_NM.astype(np.float64)
         norms_N = self._norms.chunk(chunk)[some].astype(np.float64)
-        bound, allowed = (ROUNDED, len(some) // 2) if self._rounded else (EXACT, 0)
-        if np.count_nonzero(~(np.abs(found_N - norms_N) <= bound * norms_N)) > allowed:
+        found_N = np.sqrt(np.einsum("nm,nm->n", wide_NM, wide_NM))
+        bound, allowed = (ROUNDED, len(norms_N) // 2) if self._rounded else (EXACT, 0)
+        if np.count_nonzero(np.abs(found_N - norms_N) <= bound * norms_N) < len(norms_N) - allowed:
             start, stop = self._norms.chunk_rows(chunk)
             raise StoreError(
                 f"{self._where}: rows {start}..{stop - 1} do not have the norms that are stored for them; "

@@ -55,8 +55,9 @@ class _Sums:
 
 def norm_bins(norms_N: np.ndarray) -> dict[str, int]:
     """Histogram of norms (float32): their upper 16 bits, as text, and how many norms have them."""
-    bins, counts = np.unique(norms_N.view(np.uint32) >> _BIN_SHIFT, return_counts=True)
-    return {str(bin_): count for bin_, count in zip(bins.tolist(), counts.tolist(), strict=True)}
+    counts = np.bincount(norms_N.view(np.uint32) >> _BIN_SHIFT)
+    bins = np.flatnonzero(counts)
+    return {str(bin_): count for bin_, count in zip(bins.tolist(), counts[bins].tolist(), strict=True)}
 
 
 def merge(records: list[dict[str, Any]]) -> dict[str, Any]:

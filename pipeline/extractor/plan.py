@@ -17,6 +17,7 @@ from pipeline.extractor.arrange import Arrangement, arrange
 from pipeline.extractor.inputs import check_inputs
 from pipeline.extractor.noted import lines as noted_lines
 from pipeline.extractor.reuse import model_changes, reusable
+from pipeline.extractor.runner import runner
 from pipeline.extractor.spool import spool_documents
 from pipeline.input_files import shown
 from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_bytes
@@ -176,7 +177,11 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
         "rows_per_unit": draft.sizes.rows_per_unit,
         "calibration": _calibration(config, arrangement),
         "config": recorded(config.extraction()),
-        "provenance": {"model": draft.description.provenance, "corpus": arrangement.spool.provenance},
+        "provenance": {
+            "model": draft.description.provenance,
+            "corpus": arrangement.spool.provenance,
+            "runner": runner(),
+        },
     }
 
 

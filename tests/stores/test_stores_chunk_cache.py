@@ -19,6 +19,7 @@ from small_store import build_store, fill_unit, plan_store, stored_rows
 from stores import ActivationStore, chunk_cache
 from stores.cached_rows import CachedRows
 from stores.chunk_cache import ChunkCache, chunk_key
+from stores.contents import read_contents
 from stores.filesystem import FileSystem
 from stores.finishing import finish
 from stores.opening import Opened, opened_sites
@@ -331,6 +332,8 @@ def test_stores_that_share_one_plane_do_not_share_entries(tmp_path: Path) -> Non
         rows_NM = stored_rows(SITE, 900, 8, "bfloat16") ^ np.uint16(low_bit)
         for unit in range(plan.n_units):
             fill_unit(FileSystem(), path, plan, unit, {SITE: rows_NM})
-        store_id = finish(FileSystem(), path, plan)
-        rows, _ = opened_sites(Opened(path, plan, store_id, LocalPlace(path, mapped=True), cache))[SITE]
+        finish(FileSystem(), path, plan)
+        rows, _ = opened_sites(Opened(path, plan, read_contents(path, plan), LocalPlace(path, mapped=True), cache))[
+            SITE
+        ]
         np.testing.assert_array_equal(rows.coded(0)[0], rows_NM[: plan.rows_per_chunk])

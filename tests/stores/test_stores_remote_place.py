@@ -15,6 +15,7 @@ from small_store import build_store
 
 from stores import ActivationStore, StoreError, verify
 from stores.canonical import canonical_json, file_sha256, sha256
+from stores.contents import read_contents
 from stores.opening import Opened
 from stores.remote import Patience, open_head, pull
 
@@ -43,7 +44,9 @@ def server(honest: Path) -> Iterator[LyingServer]:
 def opened(url: str | Path, cache: Path) -> ActivationStore:
     """A store read from where it lies."""
     head = open_head(url, cache, patience=HASTY)
-    return ActivationStore(Opened(head.folder, head.plan, head.store_id, head.place, cache=None))
+    return ActivationStore(
+        Opened(head.folder, head.plan, read_contents(head.folder, head.plan), head.place, cache=None)
+    )
 
 
 def n_bytes(store: Path, *parts: str) -> int:

@@ -21,10 +21,10 @@ import yaml
 from mutating_server import MutatingServer
 from mutation_world import World, remove, strata
 from mutations import HOSTILE_VALUES, mutated_bytes, mutated_tree
-from pipeline.strict_yaml import parse
 
 from pipeline.config.loading import dump, load
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.strict_yaml import parse
 from stores import ActivationStore, StoreError
 from stores.remote import Patience, pull
 
