@@ -94,6 +94,7 @@ def _written_to(path: Path) -> StoreError:
 class _MappedFile:
     def __init__(self, path: Path, descriptor: int, identity: Identity) -> None:
         self._path, self._identity = path, identity
+        self._name, self._written = str(path), identity.written  # looked at before each block, so as quickly as can be
         try:
             self._memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -106,10 +107,10 @@ class _MappedFile:
     def read(self, offset: int, n_bytes: int) -> np.ndarray:
         # What is mapped outlives a new file of the same name, and a deletion; a write into this very file shows in it.
         try:
-            now = identity_of(os.stat(self._path, follow_symlinks=False))
+            now = os.stat(self._name, follow_symlinks=False)
         except OSError:
-            now = self._identity
-        if now != self._identity and now[:2] == self._identity[:2]:
+            return self._data[offset : offset + n_bytes]
+        if (now.st_size, now.st_mtime_ns) != self._written and identity_of(now)[:2] == self._identity[:2]:
             raise _written_to(self._path)
         return self._data[offset : offset + n_bytes]
 

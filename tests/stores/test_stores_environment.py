@@ -35,6 +35,7 @@ DIRECT = {
     ("run_pipeline.py", "OMP_WAIT_POLICY"): "set for torch, not read",
     ("pipeline/config/run.py", "STRATA_DATA"): "a path",
     ("pipeline/paths.py", "DATA_ROOT"): "a path, read by as_path",
+    ("pipeline/kernels/compiled/cache.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",
 }
 """Places that need not go through the reader, and why."""
 NAMES_READ = {

@@ -151,7 +151,7 @@ def test_what_is_pushed_is_pulled_and_read(
     assert head.place.open(SHARD).read(100, 1000).tobytes() == data[100:1100]
     assert head.place.open(SHARD).read(0, len(data)).tobytes() == data
     assert push(honest, place, patience=HASTY) == store_id
-    assert made[1].sent == ["MANIFEST.json"], "what is there is not sent again"
+    assert made[1].sent == [], "what is there is not sent again, and nothing is written into a finished store"
 
 
 @every_place
@@ -321,6 +321,30 @@ def test_a_hub_that_drops_files_gets_no_manifest(hub: FakeHub, honest: Path, mon
     with pytest.raises(StoreError, match="did not keep"):
         push(honest, "hf://datasets/me/acts", patience=HASTY)
     assert "MANIFEST.json" not in hub.commits["me/acts"][-1]
+
+
+ANSWERS = {
+    "no commit": {"id": "me/acts"},
+    "a commit of another form": {"id": "me/acts", "sha": "../../x"},
+    "a number": {"id": "me/acts", "sha": 7},
+    "a list": [1, 2],
+    "text": "acts",
+    "null": None,
+    "deep": {"id": "me/acts", "sha": "0" * 40, "siblings": [[[]]], "cardData": 5, "tags": {}},
+    "times": {"id": "me/acts", "sha": "0" * 40, "lastModified": "\xb2", "createdAt": 10**400},
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_hub_that_answers_nonsense_is_one_line(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.setattr("fake_hub._Handler._api", lambda self, path, body: (ANSWERS[answer],))
+    with pytest.raises(StoreError) as caught:
+        pull("hf://datasets/me/acts", tmp_path / "out", patience=HASTY)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_hub_errors_say_what_to_do(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
