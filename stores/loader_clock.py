@@ -49,12 +49,9 @@ class LoaderClock:
         seconds = time.perf_counter() - began
         self._add(fill_seconds=seconds, thread_seconds=seconds * self._threads, n_bytes=n_bytes)
 
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """One thread gets a block."""
-        began = time.perf_counter()
-        yield
-        self._add(decode_seconds=time.perf_counter() - began)
+    def decoded(self, seconds: float) -> None:
+        """One thread spent this long on getting blocks."""
+        self._add(decode_seconds=seconds)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

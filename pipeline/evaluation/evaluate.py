@@ -42,12 +42,11 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
     for route in _routes(config):
         store = stores.at(route.reads[0])
         todo = []
-        for found in finished(run, route.name, store.id):
-            trained = load(found, device)
-            for path, record in ((found.folder.config, found.config), (found.folder.training, found.training)):
-                unhashed |= set() if record.is_hashed else {path.name}
+        for folder in finished(run, route.name, store.id):
+            trained = load(folder, device)
+            unhashed.update(trained.unhashed)
             if _is_scored(trained, _identity(trained, store, config)):
-                log.info("%s: scored already", trained.folder.name)
+                log.info("%s: scored already", folder.name)
             else:
                 todo.append(Scores(trained))
         if todo:

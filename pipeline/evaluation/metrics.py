@@ -5,6 +5,8 @@ Adding one = a class here and a line in METRICS.
 Notation: x a row, xhat its reconstruction, e = x - xhat, E the mean over rows.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,9 @@ class Metric:
         self._add(rows)
 
     def value(self) -> float | None:
-        """The number; None where it does not exist (0/0, or no row)."""
-        return self._value() if self.n_rows else None
+        """The number; None where it does not exist (0/0, or no row) or is none (a sum that overflows)."""
+        value = self._value() if self.n_rows else None
+        return value if value is not None and math.isfinite(value) else None
 
     def _add(self, rows: ScoredRows) -> None:
         raise NotImplementedError

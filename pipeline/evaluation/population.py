@@ -33,5 +33,5 @@ class Population:
         """
         squares_N = torch.cat(self._squares).double().sort(descending=True).values
         top, total = float(squares_N[: math.ceil(0.01 * self.n_rows)].sum()), float(squares_N.sum())
-        share = top / total if total > 0.0 else None
+        share = top / total if 0.0 < total < math.inf else None
         return {"n_rows": self.n_rows, "n_documents": len(self._documents), "top_percent_square_share": share}

@@ -1,27 +1,19 @@
 """Trained SAEs read back from a run folder."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from pydantic import ValidationError
 
-from pipeline.artifacts import Record, RunFolder, VariantFolder
+from pipeline.artifacts import RunFolder, VariantFolder
 from pipeline.artifacts.chain import check_curves, check_weights, read_config, read_training
 from pipeline.errors import CheckpointError
 from pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAE
-
-
-class Finished(NamedTuple):
-    """A folder whose SAE was trained to its end, and its records."""
-
-    folder: VariantFolder
-    config: Record
-    training: Record
 
 
 @dataclass(frozen=True)
@@ -32,33 +24,37 @@ class TrainedSAE:
     record: dict[str, Any]
     training: dict[str, Any]
     sae: SAE
+    unhashed: tuple[str, ...]
+    """Names of the records that carry no hash, since an earlier version wrote them."""
 
 
-def finished(run: RunFolder, site: str, store_id: str) -> list[Finished]:
+def finished(run: RunFolder, site: str, store_id: str) -> list[VariantFolder]:
     """The SAEs at a site that were trained to their end on this store, by name.
 
     Raises: CheckpointError if one was trained on another store, or if a file of its folder is not what was written.
     """
     found = []
     for folder in (folder for folder in run.trained() if folder.site == site):
-        config = read_config(folder)
-        training = read_training(folder, config.data)
-        check_curves(folder, training.data)
-        if training.data["status"] != "finished":
+        config = read_config(folder).data
+        training = read_training(folder, config).data
+        check_curves(folder, training)
+        if training["status"] != "finished":
             continue
-        trained_on = config.data["store_id"]
+        trained_on = config["store_id"]
         if trained_on != store_id:
             raise CheckpointError(
                 f"{folder.config}: trained on store {trained_on[:16]}, but the config's store is {store_id[:16]}; "
                 "set store.path to the store it was trained on"
             )
-        found.append(Finished(folder, config, training))
+        found.append(folder)
     return found
 
 
-def load(found: Finished, device: torch.device) -> TrainedSAE:
-    """Read an SAE. Raises: CheckpointError if the weights are damaged, or of an unknown kind."""
-    folder, record, training = found.folder, found.config.data, found.training.data
+def load(folder: VariantFolder, device: torch.device) -> TrainedSAE:
+    """Read an SAE. Raises: CheckpointError if the files are damaged, foreign to each other, or of an unknown kind."""
+    config = read_config(folder)
+    ending = read_training(folder, config.data)
+    record, training = config.data, ending.data
     check_weights(folder, training)
     name = record["sae"]["architecture"]
     if name not in ARCHITECTURES:
@@ -76,4 +72,5 @@ def load(found: Finished, device: torch.device) -> TrainedSAE:
         raise CheckpointError(f"{folder.weights}: no weights of {folder.name}: {error}; delete {folder.path}") from None
     # Recorded with the SAE, since it decides how sums are rounded: scores then depend on files alone.
     sae.break_even_density = record.get("training", {}).get("break_even_density") or BREAK_EVEN_DENSITY
-    return TrainedSAE(folder, record, training, sae)
+    read = {folder.config.name: config.is_hashed, folder.training.name: ending.is_hashed}
+    return TrainedSAE(folder, record, training, sae, tuple(name for name, is_hashed in read.items() if not is_hashed))

@@ -77,7 +77,8 @@ def environment_facts(run: Run) -> Facts:
 def variant_facts(run: Run) -> Facts:
     """Each variant's architecture, the knobs that tell it from the others, and the terms of its objective."""
     facts = []
-    configs = {name: next(sae.config for sae in run.trained if sae.variant == name) for name in run.variants}
+    shown = [sae for sae in run.trained if sae.config]
+    configs = {sae.variant: sae.config for name in run.variants for sae in reversed(shown) if sae.variant == name}
     all_settings = [dict(config.get("sae", {})) for config in configs.values()]
     for name, config in configs.items():
         sae, objective = dict(config.get("sae", {})), config.get("objective", {})

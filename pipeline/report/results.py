@@ -83,12 +83,14 @@ def pretty(definition: str) -> str:
 
 
 def _row(sae: Trained, names: list[str], units: dict[str, str]) -> dict[str, Any]:
-    if sae.diverged:
+    if sae.refused:
+        status = "not shown"
+    elif sae.diverged:
         status = f"diverged at step {count(sae.training.get('diverged_at_step'))}"
     elif not sae.finished:
         status = "not finished"
     else:
-        status = "" if sae.metrics else "scores not shown" if sae.refused else "not scored"
+        status = "" if sae.metrics else "not scored"
     cells = [{"key": sae.value(name), "text": show(sae.value(name), units[name])} for name in names]
     return {"variant": sae.variant, "status": status, "cells": cells}
 

@@ -46,7 +46,7 @@ class Trained:
     examples: dict[str, Any]
     curves: list[CurveLine]
     refused: bool = False
-    """Whether there are scores that are not shown, since a hash does not match."""
+    """Whether how it ended, or its scores, are there but not shown, since something does not match."""
 
     @property
     def diverged(self) -> bool:
@@ -196,7 +196,9 @@ class _Reading:
             metrics=metrics,
             examples=examples,
             curves=self._curves(folder, training),
-            refused=folder.metrics.exists() and not metrics,
+            refused=any(
+                path.exists() and not shown for path, shown in ((folder.training, training), (folder.metrics, metrics))
+            ),
         )
 
     def _metrics(self, folder: VariantFolder, config: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,16 @@ def test_zero_rows_do_not_poison_the_means(rows):
     assert with_zero["cosine_similarity"] == pytest.approx(without["cosine_similarity"] * N_ROWS / (N_ROWS + 1))
 
 
+@pytest.mark.parametrize("huge", [1e160, math.inf])
+def test_what_overflows_has_no_value(rows, huge):
+    """A record could not be written with it: JSON has no infinity."""
+    x_BM, values_BE, xhat_BM, W_dec = rows
+    found = scores(x_BM.double() * huge, values_BE, xhat_BM, W_dec)
+    assert found["sse"] is None
+    assert all(value is None or math.isfinite(value) for value in found.values())
+    assert found["l0"] is not None  # control: what the rows do not enter is measured
+
+
 def test_no_row_means_no_value():
     assert all(metric(torch.zeros(3)).value() is None for metric in METRICS.values())
 

@@ -10,7 +10,7 @@ from scored_run import Made
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A run that was trained and scored; not to be changed."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("zaphod")  # a user's name, which no shared page may show
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield Made(folder, scored_run.make(folder))

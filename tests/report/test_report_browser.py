@@ -124,6 +124,26 @@ def test_tables_sort_choices_choose_and_variants_hide(watch, run_folder):
     assert watched.errors == []
 
 
+A4_LANDSCAPE = 1030
+"""Pixels that are left of the width of the paper (css pixels, count)."""
+
+
+def test_print_keeps_colours_and_columns(watch, run_folder, tmp_path):
+    watched = watch(write_report(run_folder), width=A4_LANDSCAPE)
+    watched.scroll_through()
+    page = watched.page
+    hidden = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    colours = "getComputedStyle(document.querySelector('.mark')).printColorAdjust"
+    assert page.evaluate(hidden) > 0  # control: on a screen of this width columns are cut, and boxes scroll
+    assert page.evaluate(colours) == "economy"
+    page.emulate_media(media="print")
+    assert page.evaluate(hidden) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == A4_LANDSCAPE
+    assert page.evaluate(colours) == "exact"
+    assert len(page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)) > 10**5
+    assert watched.errors == []
+
+
 def test_dark_and_light_follow_the_reader(watch, run_folder):
     watched = watch(write_report(run_folder))
     watched.scroll_through()

@@ -174,3 +174,28 @@ def test_unknown_site_is_refused(make_config, store):
     )
     with pytest.raises(ConfigError, match="'nowhere' is not in the store"):
         train(wrong, report_progress=False)
+
+
+def change_a_digit(line: int) -> None:
+    """In one line of the curves, whose size stays."""
+    path = folder_of("topk").curves
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    place = lines[line].index("0.")
+    digit = str((int(lines[line][place + 2]) + 1) % 10)
+    lines[line] = lines[line][: place + 2] + digit + lines[line][place + 3 :]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def test_curves_changed_before_a_resume_are_refused_by_name(make_config, monkeypatch):
+    train_until(make_config({"topk": TOPK}), monkeypatch, 3, before=False)
+    change_a_digit(0)
+    with pytest.raises(CheckpointError, match=r"curves\.jsonl: sha256 \w+ is not what step_00000030 was written with"):
+        train(make_config({"topk": TOPK}), report_progress=False)
+
+
+def test_curves_changed_behind_an_older_checkpoint_are_written_again(make_config, uninterrupted, monkeypatch, caplog):
+    train_until(make_config({"topk": TOPK}), monkeypatch, 3, before=False)
+    change_a_digit(-1)  # of step 30; the checkpoint of step 20 does not know that line
+    train(make_config({"topk": TOPK}), report_progress=False)
+    assert "falling back to an older checkpoint" in caplog.text
+    assert hashes()["topk"] == uninterrupted["topk"]

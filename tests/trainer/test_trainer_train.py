@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sealing import edit
 from small_run import ALL, BATCH_TOPK, D_MODEL, SITE, TOPK, store_for_training
 from trained_run import RUN, curves, folder_of, hashes, train_until, weights
 
@@ -174,8 +175,7 @@ def test_calibrated_threshold_gives_k_on_held_out_rows_even_after_50_steps(make_
 
 def test_a_new_environment_is_told(make_config, monkeypatch, caplog):
     train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
-    path = RunFolder(RUN).environment
-    path.write_text(path.read_text().replace('"torch_threads": 1', '"torch_threads": 3'))
+    edit(RunFolder(RUN).environment, {"torch_threads": 3})
     train(make_config({"topk": TOPK}), report_progress=False)
     assert "torch_threads: was 3, is 1" in caplog.text
 

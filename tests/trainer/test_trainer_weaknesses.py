@@ -101,8 +101,8 @@ def test_what_is_read_back_is_what_was_trained(make_config, store, monkeypatch):
     trained: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
     finish = session.finish
 
-    def keeping(trainee, folder, record, calibrated):
-        finish(trainee, folder, record, calibrated)
+    def keeping(trainee, folder, record, calibrated, curves_sha256):
+        finish(trainee, folder, record, calibrated, curves_sha256)
         sae, scale = trainee.sae, record["input_scale"]
         if calibrated is not None:
             sae.threshold = torch.tensor(calibrated, dtype=torch.float64)
