@@ -176,7 +176,8 @@ def parse_plan(data: bytes, where: Path | str) -> Plan:
     try:
         splits = {str(name): (int(start), int(stop)) for name, (start, stop) in value.pop("splits").items()}
         plan = Plan(splits=splits, **value)
-        _check(plan)
+        check_limits(plan)
+        _check_files(plan)
         if plan.data != data:
             raise ValueError("a number is written in another form")
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
@@ -184,7 +185,8 @@ def parse_plan(data: bytes, where: Path | str) -> Plan:
     return plan
 
 
-def _check(plan: Plan) -> None:
+def check_limits(plan: Plan) -> None:
+    """Everything of a plan but its files. Raises: ValueError saying what no store may have."""
     counts = (plan.n_rows, plan.n_documents, plan.rows_per_chunk, plan.rows_per_unit, *plan.sites.values())
     if not all(type(count) is int and 0 < count <= MAX_ROWS for count in counts):
         raise ValueError(f"a count is not an integer from 1 to {MAX_ROWS}")
@@ -202,8 +204,8 @@ def _check(plan: Plan) -> None:
         raise ValueError("rows_per_unit is not a multiple of rows_per_chunk")
     if plan.n_units > MAX_UNITS:
         raise ValueError(f"{plan.n_units} units, more than the {MAX_UNITS} a store may have")
-    if not is_file_records(plan.files) or not isinstance(plan.config, dict) or not isinstance(plan.provenance, dict):
-        raise ValueError("files, config or provenance is not the object it must be")
+    if not isinstance(plan.config, dict) or not isinstance(plan.provenance, dict):
+        raise ValueError("config or provenance is not the object it must be")
     if max(plan.sites.values()) * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
         raise ValueError(f"a chunk would exceed {MAX_CHUNK_BYTES} bytes")
     if len(plan.splits) > MAX_SPLITS or not all(SITE_NAME.fullmatch(name) for name in plan.splits):
@@ -215,13 +217,18 @@ def _check(plan: Plan) -> None:
         position = stop
     if position != plan.n_rows:
         raise ValueError("the splits do not cover the rows exactly once")
+    assert plan.site_specs is not None  # builds, and so checks, every site name
+
+
+def _check_files(plan: Plan) -> None:
+    if not is_file_records(plan.files):
+        raise ValueError("files is not the object it must be")
     shards = [(spec, spec.n_shards) for spec in plan.token_specs.values()]
     if len(plan.files) != 1 + sum(n_shards for _, n_shards in shards):
         raise ValueError("the token map's files are not those of this many rows")
     expected = {spec.shard_path(shard) for spec, n_shards in shards for shard in range(n_shards)}
     if set(plan.files) != expected | {VOCABULARY}:
         raise ValueError("the token map's files are not those of this many rows")
-    assert plan.site_specs is not None  # builds, and so checks, every site name
 
 
 def _check_optional(plan: Plan) -> None:
