@@ -48,7 +48,7 @@ def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
         "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
         "tokenizer": tokenizer_identity(source.path, tokenizer_from(source.path, settings)),
         "software": software(),
-        **weights_identity(source.path),
+        **weights_identity(source.path, with_code=settings.trust_remote_code),
     }
     return Description(
         widths={name: found.widths[name] for name in sites},
