@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stores.cache_root import cache_root
-from stores.canonical import canonical_json, parse_json
 from stores.errors import StoreError
 
 SETTLED_NS = 2_000_000_000
@@ -19,7 +18,8 @@ SETTLED_NS = 2_000_000_000
 file systems count them in steps of two seconds. What was hashed so early is not remembered."""
 SMALL_BYTES = 2**16
 """Reading a smaller file again costs no more than looking up what is remembered of it."""
-_ENTRY_BYTES = 2**12
+_SHA256_DIGITS = 64
+_ENTRY_BYTES = 2 * (_SHA256_DIGITS + 1)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_SECONDS = 10.0
 SHOWN = 5
@@ -72,8 +72,8 @@ def file_sha256(path: Path) -> str:
     Safe under several processes. What is remembered and damaged, or belongs to another file, is not believed.
     Raises: OSError.
     """
-    resolved = path.resolve()
-    with resolved.open("rb") as file:
+    resolved = os.path.realpath(path)
+    with open(resolved, "rb") as file:
         before = FileState.of(os.fstat(file.fileno()))
         if before.n_bytes >= SMALL_BYTES and (known := _remembered(resolved, before)):
             return known
@@ -88,10 +88,10 @@ def file_sha256(path: Path) -> str:
 
 def compare_file(name: str, recorded: str | None, path: Path) -> Comparison:
     """A file beside the sha256 recorded of it, which is None where there was no such file."""
-    if not path.is_file():
-        return Comparison(unknown=() if recorded is None else (f"{name} is not there",))
     try:
         now = file_sha256(path)
+    except FileNotFoundError:
+        return Comparison(unknown=() if recorded is None else (f"{name} is not there",))
     except OSError as error:
         return Comparison(unknown=(f"{name} cannot be read ({error.strerror})",))
     if recorded is None:
@@ -128,20 +128,20 @@ def _folder() -> Path | None:
         return None
 
 
-def _remembered(path: Path, state: FileState) -> str | None:
+def _remembered(path: str, state: FileState) -> str | None:
     folder = _folder()
     if folder is None:
         return None
     try:
-        with _entry(folder, path).open("rb") as file:
-            data = file.read(_ENTRY_BYTES)
-        known = str(parse_json(data, "an entry", _ENTRY_BYTES)["sha256"])
-    except (OSError, StoreError, KeyError, TypeError):
+        with open(_entry(folder, path), "rb") as file:
+            data = file.read(_ENTRY_BYTES + 1)
+    except OSError:
         return None
-    return known if data == _content(path, state, known) else None
+    known = data[:_SHA256_DIGITS]
+    return known.decode("ascii") if data == _content(path, state, known) else None
 
 
-def _remember(path: Path, state: FileState, digest: str) -> None:
+def _remember(path: str, state: FileState, digest: str) -> None:
     folder = _folder()
     if folder is None:
         return
@@ -150,20 +150,19 @@ def _remember(path: Path, state: FileState, digest: str) -> None:
     with suppress(OSError):  # a cache that cannot be written costs time, no more
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            draft.write_bytes(_content(path, state, digest))
+            draft.write_bytes(_content(path, state, digest.encode("ascii")))
             os.replace(draft, entry)
         finally:
             draft.unlink(missing_ok=True)
 
 
-def _entry(folder: Path, path: Path) -> Path:
-    return folder / f"{_sha256(os.fsencode(path))}.json"
+def _entry(folder: Path, path: str) -> Path:
+    return folder / _sha256(os.fsencode(path))
 
 
-def _content(path: Path, state: FileState, digest: str) -> bytes:
-    """An entry: it names its file and its own hash, so that a damaged or exchanged one is never believed."""
-    record = {"path_sha256": _sha256(os.fsencode(path)), "state": list(state), "sha256": digest}
-    return canonical_json(record | {"self_sha256": _sha256(canonical_json(record))})
+def _content(path: str, state: FileState, digest: bytes) -> bytes:
+    """An entry: the hash of the file, and a hash of all that it holds for. A damaged or exchanged one is no other's."""
+    return digest + b"\n" + _sha256(repr((os.fsencode(path), *state, digest)).encode()).encode() + b"\n"
 
 
 def _sha256(data: bytes) -> str:

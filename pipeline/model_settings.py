@@ -18,7 +18,7 @@ class ModelSettings(Settings):
     """Precision of the forward pass."""
     device: str = "auto"
     """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
-    batch_tokens: int = Field(default=4096, gt=0)
+    batch_tokens: int = Field(default=4096, gt=0, lt=2**31)
     """Tokens per forward pass, padding included (count)."""
     trust_remote_code: bool = False
     """Run Python code that a hub repository carries. Needs `revision` to be a 40-hex commit."""

@@ -192,7 +192,8 @@ def parse_plan(data: bytes, where: Path | str) -> Plan:
     try:
         splits = {str(name): (int(start), int(stop)) for name, (start, stop) in value.pop("splits").items()}
         plan = Plan(splits=splits, **value)
-        _check(plan)
+        check_limits(plan)
+        _check_files(plan)
         if plan.data != data:
             raise ValueError("a number is written in another form")
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
@@ -200,7 +201,8 @@ def parse_plan(data: bytes, where: Path | str) -> Plan:
     return plan
 
 
-def _check(plan: Plan) -> None:
+def check_limits(plan: Plan) -> None:
+    """Everything of a plan but its files. Raises: ValueError saying what no store may have."""
     counts = (plan.n_rows, plan.n_documents, plan.rows_per_chunk, plan.rows_per_unit, *plan.sites.values())
     if not all(type(count) is int and 0 < count <= MAX_ROWS for count in counts):
         raise ValueError(f"a count is not an integer from 1 to {MAX_ROWS}")
@@ -231,7 +233,6 @@ def _check(plan: Plan) -> None:
         position = stop
     if position != plan.n_rows:
         raise ValueError("the splits do not cover the rows exactly once")
-    _check_files(plan)
     assert plan.site_specs is not None  # builds, and so checks, every site name
 
 

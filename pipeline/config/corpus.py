@@ -10,7 +10,7 @@ SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 
 
 class _Source(Settings):
-    weight: float = Field(default=1.0, gt=0.0)
+    weight: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
     """Share of the tokens drawn from this source, relative to the other sources' weights."""
 
 
@@ -99,11 +99,11 @@ class CorpusSettings(Settings):
 
     sources: list[Source] = Field(min_length=1)
     """Where documents come from, drawn in proportion to their weights."""
-    n_tokens: int | None = Field(gt=1)
+    n_tokens: int | None = Field(gt=1, le=2**48)
     """Tokens to store, held-out ones included (count, exact). null: every token of the corpus."""
     mode: Literal["packed", "sequential"] = "packed"
     """`packed`: documents joined, cut every `context_length` tokens; `sequential`: each document alone, truncated."""
-    context_length: int = Field(default=512, ge=2)
+    context_length: int = Field(default=512, ge=2, lt=2**31)
     """Longest sequence the model sees (tokens)."""
     isolate_documents: bool = False
     """Packed mode: attention stays within a document and positions start again at its first token, so its rows are
@@ -146,9 +146,9 @@ class StoreSettings(Settings):
     """Number format on disk. `int8`: half of bfloat16's bytes, noise below 1e-4 of the variance (docs/store.md)."""
     compressor: Literal["none", "zstd", "planes"] = "none"
     """`none`: chunks are mapped in place; `planes`: bfloat16 without loss in 0.69 of its bytes; `zstd`: about 0.8."""
-    chunk_bytes: int = Field(default=2 * 2**20, ge=4096)
+    chunk_bytes: int = Field(default=2 * 2**20, ge=4096, le=2**30)
     """Size of a chunk (bytes before compression); rounded to a power of two of rows at the widest site."""
-    shard_bytes: int = Field(default=256 * 2**20, ge=4096)
+    shard_bytes: int = Field(default=256 * 2**20, ge=4096, le=2**42)
     """Largest size of one site's shard file (bytes before compression). A unit of work is one shard of every site."""
 
     io: Literal["auto", "mmap", "pread"] = "auto"

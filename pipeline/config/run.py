@@ -22,7 +22,7 @@ class RunConfig(Settings):
 
     name: Name
     """Name of the run, and of its store where `store.path` is null."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed of the document order, the batches and the initial weights."""
     model: ModelSettings
     """The language model."""

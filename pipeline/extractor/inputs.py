@@ -24,7 +24,8 @@ def check_inputs(path: Path, plan: Plan, config: RunConfig) -> list[str]:
     if found.differences:
         raise ConfigError(
             f"{path}: its inputs are not what this store was made from: {shown(found.differences)}. Give the run "
-            f"another name (or store.path), delete that folder to extract again, or put back what was there"
+            f"another name (or store.path), delete that folder to extract again, or put back what was there; train, "
+            f"evaluate and report read the store as it is"
         )
     return not_compared(path, found)
 

@@ -1,7 +1,6 @@
 """The plan step: text is tokenised and every row of the store is fixed, before any weight of the model is read."""
 
 import logging
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +9,23 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import RunConfig
-from pipeline.config.corpus import CorpusSettings
 from pipeline.config.recorded import differences, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
+from pipeline.extractor.described import Planned, describe_draft
 from pipeline.extractor.inputs import check_inputs
-from pipeline.extractor.noted import lines as noted_lines
+from pipeline.extractor.limits import check_draft, check_settings
 from pipeline.extractor.reuse import model_changes, reusable
 from pipeline.extractor.runner import runner
 from pipeline.extractor.spool import spool_documents
 from pipeline.input_files import shown
-from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_bytes
+from pipeline.language_model import FAMILIES, Description, check_device, describe, load_tokenizer, token_bytes
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
 from stores.lease import Lease, remove_dead
-from stores.mixing import documents_per_window, predicted_variance_ratio
 from stores.plan import Plan, read_plan
 from stores.planning import Layout, create_store, layout
-from stores.sizes import activation_bytes, token_map_bytes
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +55,8 @@ def planned(config: RunConfig, *, progress: bool) -> Plan:
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
     with _drafted(config, progress=progress) as draft:
-        for line in describe_draft(config, draft).splitlines():
+        for line in _described(config, draft).splitlines():
             log.info("%s", line)
-        _check_space(path, _plan_bytes(config, draft))
         return _write(path, config, draft)
 
 
@@ -75,7 +71,7 @@ def describe_plan(config: RunConfig, *, progress: bool) -> str:
         found = f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
         return "\n".join([found, *lines])
     with _drafted(config, progress=progress) as draft:
-        return "\n".join([*reuse.lines, describe_draft(config, draft)])
+        return "\n".join([*reuse.lines, _described(config, draft)])
 
 
 class _drafted:
@@ -86,9 +82,13 @@ class _drafted:
 
     def __enter__(self) -> Draft:
         config = self._config
+        check_device(config.model.device)
         description = describe(config.model, config.store.sites)
         _check_context(config, description)
         _check_isolation(config, description)
+        store = config.store
+        sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
+        check_settings(Plan(files={}, **_stand_in(config, description, sizes)))
         tokenizer = load_tokenizer(config.model)
         path = config.store_path()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,12 +101,22 @@ class _drafted:
         except BaseException:
             self._lease.release()
             raise
-        store = config.store
-        sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
         return Draft(description, arrangement, sizes, tokenizer)
 
     def __exit__(self, *exception: object) -> None:
         self._lease.release()
+
+
+def _described(config: RunConfig, draft: Draft) -> str:
+    """The draft in words. Raises: ConfigError, after logging them, where no such store can be filled here."""
+    plan = Plan(files={}, **_fields(config, draft))
+    text = describe_draft(Planned(config, plan, draft.arrangement))
+    try:
+        check_draft(config.store_path(), plan, draft.arrangement, draft.description)
+    except ConfigError:
+        log.info("%s", text)
+        raise
+    return text
 
 
 def _check_context(config: RunConfig, description: Description) -> None:
@@ -166,17 +176,11 @@ def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
 
 def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
     arrangement = draft.arrangement
-    return {
+    return _stand_in(config, draft.description, draft.sizes) | {
         "n_rows": arrangement.n_rows,
         "n_documents": len(arrangement.order),
         "splits": arrangement.splits,
-        "sites": draft.description.widths,
-        "encoding": config.store.encoding,
-        "compressor": config.store.compressor,
-        "rows_per_chunk": draft.sizes.rows_per_chunk,
-        "rows_per_unit": draft.sizes.rows_per_unit,
         "calibration": _calibration(config, arrangement),
-        "config": recorded(config.extraction()),
         "provenance": {
             "model": draft.description.provenance,
             "corpus": arrangement.spool.provenance,
@@ -185,61 +189,24 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
     }
 
 
+def _stand_in(config: RunConfig, description: Description, sizes: Layout) -> dict[str, Any]:
+    """The fields of a plan as far as they are known without the text; of one unit of rows."""
+    return {
+        "n_rows": sizes.rows_per_unit,
+        "n_documents": 1,
+        "splits": {"train": (0, sizes.rows_per_unit)},
+        "sites": description.widths,
+        "encoding": config.store.encoding,
+        "compressor": config.store.compressor,
+        "rows_per_chunk": sizes.rows_per_chunk,
+        "rows_per_unit": sizes.rows_per_unit,
+        "config": recorded(config.extraction()),
+        "provenance": {"model": description.provenance},
+    }
+
+
 def _calibration(config: RunConfig, arrangement: Arrangement) -> dict[str, Any] | None:
     """Which rows int8's columns are calibrated on: whole sequences of the training split, spread evenly."""
     if config.store.encoding != "int8":
         return None
     return {"rows": sample_spans(arrangement.splits["train"], config.corpus.context_length)}
-
-
-def _plan_bytes(config: RunConfig, draft: Draft) -> int:
-    plan = Plan(files={}, **_fields(config, draft))
-    return activation_bytes(plan) + token_map_bytes(plan)
-
-
-def _check_space(path: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed_bytes > free:
-        raise ConfigError(
-            f"store.path: {path} needs {needed_bytes:,} bytes and its disk has {free:,} free; "
-            f"lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
-        )
-
-
-def describe_draft(config: RunConfig, draft: Draft) -> str:
-    """The plan in words: rows, bytes, files, and how well the training window will mix documents."""
-    plan = Plan(files={}, **_fields(config, draft))
-    arrangement, training = draft.arrangement, config.training
-    train_rows = arrangement.splits["train"][1]
-    blocks = max(1, training.window_rows // plan.rows_per_chunk)
-    starts = arrangement.starts[arrangement.starts <= train_rows]
-    ratio = predicted_variance_ratio(starts, plan.rows_per_chunk, blocks, training.batch_size)
-    documents = documents_per_window(starts, plan.rows_per_chunk, blocks)
-    n_files = plan.n_units * 2 * len(plan.sites) + len(plan.token_specs)
-    exact = "bytes" if plan.compressor == "none" else "bytes before compression"
-    lines = [
-        f"model      {draft.description.provenance['model']} ({config.model.dtype})",
-        f"tokens     {plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
-        f"{plan.n_rows - train_rows:,} held out; {arrangement.spool.skipped_documents} short documents skipped",
-        f"copies     {arrangement.copies:,} of {plan.n_documents:,} documents have the tokens of an earlier one; "
-        f"all documents of the same tokens are on one side of the split",
-        *(
-            f"site       {site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
-            for site, width in plan.sites.items()
-        ),
-        f"store      {activation_bytes(plan):,} {exact}, and a token map of at most {token_map_bytes(plan):,}; "
-        f"{n_files:,} data files",
-        f"sequences  {_sequences(config.corpus)}",
-        f"units      {plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows",
-        f"mixing     a window of {min(training.window_rows, train_rows):,} rows spans {documents:,.0f} documents; "
-        f"variance of a batch mean {ratio:.2f} x a perfect shuffle's",
-        *(f"corpus     {line}" for line in noted_lines(arrangement.spool.provenance, config.extraction()["corpus"])),
-    ]
-    return "\n".join(lines)
-
-
-def _sequences(corpus: CorpusSettings) -> str:
-    if corpus.mode == "sequential":
-        return f"documents alone, the first {corpus.context_length} tokens of each"
-    isolated = ", none of which sees another" if corpus.isolate_documents else " as one text"
-    return f"{corpus.context_length} tokens of joined documents{isolated}"

@@ -7,7 +7,7 @@
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.description import Description, describe
 from pipeline.language_model.isolation import SAME_ROW, check_isolation, restarted_positions
-from pipeline.language_model.loading import load, load_tokenizer
+from pipeline.language_model.loading import check_device, load, load_tokenizer
 from pipeline.language_model.sites import FAMILIES
 from pipeline.language_model.tokens_text import token_bytes, token_texts
 from pipeline.language_model.unchanged import compare_model
@@ -17,6 +17,7 @@ __all__ = [
     "SAME_ROW",
     "Capture",
     "Description",
+    "check_device",
     "check_isolation",
     "compare_model",
     "describe",

@@ -22,6 +22,8 @@ class Description:
     """Goes into plan.json and is hashed: no paths, user names, tokens, times."""
     max_positions: int | None
     """Longest sequence the model was made for (tokens); null where its config does not say."""
+    n_embeddings: int | None
+    """Token ids that the model knows, from 0 on; null where its config does not say."""
     isolates: bool
     """Whether documents packed into one sequence can be kept from seeing each other."""
 
@@ -46,11 +48,12 @@ def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
         "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
         "tokenizer": tokenizer_identity(source.path, tokenizer_from(source.path, settings)),
         "software": software(),
-        **weights_identity(source.path),
+        **weights_identity(source.path, with_code=settings.trust_remote_code),
     }
     return Description(
         widths={name: found.widths[name] for name in sites},
         provenance=provenance,
         max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        n_embeddings=getattr(config.get_text_config(), "vocab_size", None),
         isolates=isolates(config.model_type, found.attention),
     )

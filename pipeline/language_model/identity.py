@@ -45,14 +45,19 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def weights_identity(folder: Path) -> dict[str, Any]:
-    """sha256 of every weight file, of all of them together, and of config.json."""
+def weights_identity(folder: Path, *, with_code: bool) -> dict[str, Any]:
+    """sha256 of every weight file, of all of them together, of config.json, and of the code where it is run."""
     digests = {path.name: file_sha256(path) for path in weight_files(folder)}
     return {
         "weights_sha256": _combined(digests),
         "weight_files_sha256": digests,
         "config_sha256": file_sha256(folder / "config.json"),
-    }
+    } | ({"code_files_sha256": {path.name: file_sha256(path) for path in code_files(folder)}} if with_code else {})
+
+
+def code_files(folder: Path) -> list[Path]:
+    """The Python files that a model folder carries, which `trust_remote_code` runs."""
+    return sorted(folder.glob("*.py"))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

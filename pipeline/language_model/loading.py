@@ -29,7 +29,7 @@ def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
 
     Raises: ConfigError.
     """
-    device = _device(settings.device)
+    device = check_device(settings.device)
     folder = model_folder(settings).path
     config = config_from(folder, settings)
     with quiet():
@@ -109,7 +109,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def _device(name: str) -> torch.device:
+def check_device(name: str) -> torch.device:
+    """The device of this name. Raises: ConfigError if there is none here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

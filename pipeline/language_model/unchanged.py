@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.input_files import Comparison, compare_commit, compare_file
 from pipeline.language_model.gguf import demo_gguf
-from pipeline.language_model.identity import tokenizer_files, tokenizer_identity, weight_files
+from pipeline.language_model.identity import code_files, tokenizer_files, tokenizer_identity, weight_files
 from pipeline.language_model.loading import tokenizer_from
 from pipeline.model_settings import ModelSettings
 
@@ -40,6 +40,8 @@ def _folder(folder: Path, settings: ModelSettings, recorded: dict[str, Any]) -> 
     weights = {path.name: path for path in weight_files(folder)} if _has_weights(folder) else {}
     yield from _files(folder, recorded["weight_files_sha256"], weights)
     yield compare_file("config.json", recorded["config_sha256"], folder / "config.json")
+    if "code_files_sha256" in recorded:
+        yield from _files(folder, recorded["code_files_sha256"], {path.name: path for path in code_files(folder)})
     tokenizer = recorded["tokenizer"]
     if "tokenizer_files_sha256" in tokenizer:
         now = {path.name: path for path in tokenizer_files(folder)}

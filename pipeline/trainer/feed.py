@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingSettings
+from pipeline.config.window import window_rows
 from pipeline.outside import outside_stores
 from pipeline.paths import as_path
 from pipeline.rows import side_by_side
@@ -53,7 +54,7 @@ class Feed:
             seed=group.seed,
             batch_size=group.batch_size,
             shared=_shared_windows(training),
-            window_rows=min(training.window_rows, max(training.window_bytes // (2 * row_bytes), group.batch_size)),
+            window_rows=window_rows(training, row_bytes, group.batch_size),
         )
         joint_limit = len(sites) > 1 and pending.filters.max_norm_multiple is not None
         self.mixing: BatchMixing | None = None  # what it counts of the corpus are the rows of one site's own mask

@@ -295,6 +295,22 @@ def test_a_file_that_would_be_read_first_is_named(
     assert compare_model(settings, record).differences == ("model.path: vocab.txt: was absent, is there",)
 
 
+def test_code_that_is_run_is_an_input(model_record: tuple[RunConfig, dict[str, Any]], tmp_path: Path) -> None:
+    config, _ = model_record
+    folder = shutil.copytree(config.model.path, tmp_path / "model")
+    (folder / "modeling.py").write_text("")
+    trusted = {"path": str(folder), "trust_remote_code": True, "revision": "0" * 40}
+    settings = config.model.model_copy(update=trusted)
+    record = describe(settings, config.store.sites).provenance
+    assert compare_model(settings, record) == Comparison()
+    (folder / "modeling.py").write_text("pass")
+    assert "modeling.py: sha256 was" in compare_model(settings, record).differences[0]
+    plain = settings.model_copy(update={"trust_remote_code": False})
+    record = describe(plain, config.store.sites).provenance
+    (folder / "modeling.py").write_text("")
+    assert compare_model(plain, record) == Comparison(), "nobody runs it"
+
+
 def test_tokenizers_of_older_plans_and_gguf_files(
     model_record: tuple[RunConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
