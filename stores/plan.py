@@ -233,7 +233,10 @@ def check_limits(plan: Plan) -> None:
         position = stop
     if position != plan.n_rows:
         raise ValueError("the splits do not cover the rows exactly once")
-    assert plan.site_specs is not None  # builds, and so checks, every site name
+    described = _COLUMN_BYTES * sum(plan.sites.values())
+    described += _CHUNK_BYTES * sum(s.chunks_per_shard for site in plan.site_specs.values() for s in site.values())
+    if plan.version > 1 and described > MAX_JSON_BYTES:
+        raise ValueError(f"a commit record would exceed {MAX_JSON_BYTES} bytes: too many sites, or chunks of a unit")
 
 
 def _check_files(plan: Plan) -> None:
@@ -250,10 +253,6 @@ def _check_files(plan: Plan) -> None:
     chunks = shards if plan.version > 1 else {}
     if wrong := [path for path, record in plan.files.items() if not is_file_record(record, chunks.get(path))]:
         raise ValueError(f"what is said of {wrong[0][:80]!a} is not what a record of a file holds")
-    described = _COLUMN_BYTES * sum(plan.sites.values())
-    described += _CHUNK_BYTES * sum(s.chunks_per_shard for site in plan.site_specs.values() for s in site.values())
-    if plan.version > 1 and described > MAX_JSON_BYTES:
-        raise ValueError(f"a commit record would exceed {MAX_JSON_BYTES} bytes: too many sites, or chunks of a unit")
 
 
 def _check_optional(plan: Plan) -> None:
