@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
 from pipeline.extractor.reuse import reusable
 from pipeline.extractor.spool import spool_documents
-from pipeline.language_model import FAMILIES, Description, describe, load_tokenizer, token_texts
+from pipeline.language_model import FAMILIES, Description, assumptions, describe, load_tokenizer, token_texts
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
@@ -168,7 +168,11 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
         "rows_per_unit": draft.sizes.rows_per_unit,
         "calibration": _calibration(config, arrangement),
         "config": recorded(config.extraction()),
-        "provenance": {"model": draft.description.provenance, "corpus": arrangement.spool.provenance},
+        "provenance": {
+            "model": draft.description.provenance,
+            "probes": assumptions(config.model.dtype, isolated=config.corpus.isolate_documents),
+            "corpus": arrangement.spool.provenance,
+        },
     }
 
 

@@ -6,16 +6,19 @@
 
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.description import Description, describe
-from pipeline.language_model.isolation import SAME_ROW, check_isolation, restarted_positions
+from pipeline.language_model.isolation import SAME_ROW, restarted_positions
 from pipeline.language_model.loading import load, load_tokenizer
+from pipeline.language_model.probes import PROBES, assumptions, check_isolation
 from pipeline.language_model.sites import FAMILIES
 from pipeline.language_model.tokens_text import token_bytes, token_texts
 
 __all__ = [
     "FAMILIES",
+    "PROBES",
     "SAME_ROW",
     "Capture",
     "Description",
+    "assumptions",
     "check_isolation",
     "describe",
     "load",
