@@ -19,6 +19,7 @@ from stores.quantisation import Columns
 from stores.site_rows import SiteRows
 from stores.stored import StoredArray
 from stores.units import read_commit
+from stores.vocabulary import Token
 
 
 class ActivationStore:
@@ -80,6 +81,11 @@ class ActivationStore:
     def token_map(self, field: str, start: int, stop: int) -> np.ndarray:
         """`token_id`, `document`, `position` or `flags` of rows [start, stop)."""
         return self._tokens[field].rows(start, stop)
+
+    @cached_property
+    def tokens(self) -> dict[int, Token]:
+        """What every token id that occurs stands for."""
+        return {number: Token(text.encode(), special=False) for number, text in self.vocabulary.items()}
 
     @cached_property
     def vocabulary(self) -> dict[int, str]:

@@ -17,7 +17,15 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement, arrange
 from pipeline.extractor.reuse import reusable
 from pipeline.extractor.spool import spool_documents
-from pipeline.language_model import FAMILIES, Description, assumptions, describe, load_tokenizer, token_texts
+from pipeline.language_model import (
+    FAMILIES,
+    Description,
+    assumptions,
+    describe,
+    given_back_line,
+    load_tokenizer,
+    token_texts,
+)
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
@@ -208,10 +216,12 @@ def describe_draft(config: RunConfig, draft: Draft) -> str:
     documents = documents_per_window(starts, plan.rows_per_chunk, blocks)
     n_files = plan.n_units * 2 * len(plan.sites) + len(plan.token_specs)
     exact = "bytes" if plan.compressor == "none" else "bytes before compression"
+    given_back = given_back_line(arrangement.spool.provenance["text_given_back"])
     lines = [
         f"model      {draft.description.provenance['model']} ({config.model.dtype})",
         f"tokens     {plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
         f"{plan.n_rows - train_rows:,} held out; {arrangement.spool.skipped_documents} short documents skipped",
+        *([f"text       {given_back}"] if given_back else []),
         *(
             f"site       {site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
             for site, width in plan.sites.items()

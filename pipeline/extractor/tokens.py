@@ -11,6 +11,7 @@ from pipeline.config.corpus import CorpusSettings
 from pipeline.errors import ConfigError
 from pipeline.extractor.chat import ChatTemplate, is_template
 from pipeline.extractor.documents import Document
+from pipeline.language_model import GivenBack
 
 BOS = 1
 SPECIAL = 2
@@ -35,6 +36,7 @@ class DocumentTokenizer:
 
     def __init__(self, tokenizer: Any, corpus: CorpusSettings) -> None:
         self._tokenizer = tokenizer
+        self.given_back = GivenBack(tokenizer)
         self._template: ChatTemplate | None = None
         self._limit = corpus.context_length if corpus.mode == "sequential" else None
         self._bos: int | None = tokenizer.bos_token_id
@@ -61,6 +63,7 @@ class DocumentTokenizer:
             verbose=False,
         )
         for document, token_ids in zip(documents, encoded["input_ids"], strict=True):
+            self.given_back.add(document.text or "", token_ids)
             token_id = np.concatenate([self._before, np.array(token_ids, dtype=np.int32), self._after])
             yield self._document(document, token_id, np.zeros(len(token_id), dtype=np.uint8))
 

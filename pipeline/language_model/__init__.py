@@ -10,7 +10,7 @@ from pipeline.language_model.isolation import SAME_ROW, restarted_positions
 from pipeline.language_model.loading import load, load_tokenizer
 from pipeline.language_model.probes import PROBES, assumptions, check_isolation
 from pipeline.language_model.sites import FAMILIES
-from pipeline.language_model.tokens_text import token_bytes, token_texts
+from pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes, token_texts
 
 __all__ = [
     "FAMILIES",
@@ -18,9 +18,11 @@ __all__ = [
     "SAME_ROW",
     "Capture",
     "Description",
+    "GivenBack",
     "assumptions",
     "check_isolation",
     "describe",
+    "given_back_line",
     "load",
     "load_tokenizer",
     "restarted_positions",

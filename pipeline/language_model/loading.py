@@ -43,7 +43,9 @@ def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
     check_report(folder, model, report, found)
     check_tied(folder, model, found)
     try:
-        model.eval().requires_grad_(False).to(device)
+        # Parameters keep asking for gradients, which `inference_mode` denies them: without that PyTorch takes another
+        # convolution on a CPU, and the rows of Jamba are not those of the model as everybody loads it (by 1.5e-7).
+        model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"model.device: cannot move the model to {device}: {first_line(error)}") from error
     capture = Capture(model, found.sites)

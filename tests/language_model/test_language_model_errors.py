@@ -155,7 +155,7 @@ def test_weights_of_another_shape(copied: ModelSettings) -> None:
     config.write_text(json.dumps(content | {"intermediate_size": 64}), encoding="utf-8")
     for function in (describe, load):
         with pytest.raises(
-            ConfigError, match=r"1 tensors .*mlp\.down_proj\.weight: \[32, 48\] in the file, \[32, 64\]"
+            ConfigError, match=r"3 tensors .*mlp\.down_proj\.weight: \[32, 48\] in the file, \[32, 64\]"
         ):
             function(copied, ["blocks.0.mlp.hook_post"])
 
