@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import weight_files
+from pipeline.language_model.json_files import check_config
 from pipeline.language_model.probes import probe
 from pipeline.language_model.quiet import first_line, quiet
 from pipeline.language_model.survey import cut_above, forget_padding, survey
@@ -61,6 +62,7 @@ def config_from(folder: Path, settings: ModelSettings) -> Any:
         raise ConfigError(
             f"model.path: {folder} has no config.json; give the folder that `save_pretrained` wrote, or a .gguf file"
         )
+    check_config(folder / "config.json")
     with _explained(folder, "config.json"), quiet():
         return AutoConfig.from_pretrained(
             folder,
@@ -101,7 +103,11 @@ def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[A
 def _explained(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # transformers, tokenizers and safetensors share no base class for what bad files cause
+    except (
+        BaseException
+    ) as error:  # transformers, tokenizers and safetensors share no base class for what bad files cause
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of tokenizers, in Rust
+            raise
         raise ConfigError(
             f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
             f"are the files complete, and is the architecture one that the installed transformers knows?"

@@ -61,9 +61,10 @@ def build(config: Any, *, trust_remote_code: bool) -> Any:
 def _check_causal(config: Any) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    brings_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    own_code, architectures = (getattr(config, name, None) for name in ("auto_map", "architectures"))
+    brings_code = isinstance(own_code, dict) and "AutoModelForCausalLM" in own_code
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not brings_code:
-        named = ", ".join(map(str, getattr(config, "architectures", None) or [])) or "no architecture"
+        named = ", ".join(map(str, architectures if isinstance(architectures, list) else [])) or "no architecture"
         raise ConfigError(
             f"model.path: a {config.model_type} model ({named} in config.json) is not a causal language model to "
             f"transformers, and rows are taken from causal language models over plain text; choose one of those "
