@@ -48,8 +48,10 @@ def parse_canonical(data: bytes, where: Path | str) -> dict[str, Any]:
     return dict(value)
 
 
-def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES) -> Any:
+def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES, *, constants: bool = False) -> Any:
     """Any JSON value, from anybody's file: UTF-8, no key twice, no NaN, no number of thousands of digits.
+
+    `constants`: take Infinity and NaN, which Python's writer puts into JSON and other programs rely on.
 
     Raises: StoreError naming `where` if it is none, or larger than `limit_bytes`; never anything else.
     """
@@ -57,7 +59,10 @@ def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES
         raise StoreError(f"{where}: more than the {limit_bytes} bytes that are read as JSON")
     try:
         return json.loads(
-            data.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_no_key_twice
+            data.decode("utf-8"),
+            parse_int=_integer,
+            parse_constant=float if constants else _no_constant,
+            object_pairs_hook=_no_key_twice,
         )
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where}: not readable as JSON ({error})") from None

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.characters import LONGEST_CHARACTER, shown
 from pipeline.kernels.codes import Codes
 from pipeline.rows import side_by_side
 from pipeline.saes.base import SAE
@@ -73,9 +74,19 @@ def context(sites: Sites, sae: SAE, filters: Filters, latent: int, row: int, n_a
         "document": int(store.token_map("document", row, row + 1)[0]),
         "position": int(store.token_map("position", row, row + 1)[0]),
         "index": row - start,
-        "tokens": [store.vocabulary[token] for token in store.token_map("token_id", start, stop).tolist()],
+        "tokens": _texts(store, row, (start, stop)),
         "values": [None if flags else value for flags, value in zip(left_out, values, strict=True)],
     }
+
+
+def _texts(store: ActivationStore, row: int, rows: tuple[int, int]) -> list[str]:
+    """The texts of `rows` of a stretch of a document, read with a few tokens more for the characters at its edges."""
+    start, stop = rows
+    n_more = LONGEST_CHARACTER - 1
+    first, last = _text_around(store, row, max(row - start, stop - 1 - row) + n_more)
+    first, last = max(first, start - n_more), min(last, stop + n_more)
+    tokens = [store.tokens[token_id] for token_id in store.token_map("token_id", first, last).tolist()]
+    return shown(tokens, start - first, stop - first)
 
 
 def _text_around(store: ActivationStore, row: int, n_around: int) -> tuple[int, int]:

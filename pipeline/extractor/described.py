@@ -8,6 +8,7 @@ from pipeline.config.window import window_rows
 from pipeline.extractor.arrange import Arrangement
 from pipeline.extractor.limits import filling_bytes, n_data_files
 from pipeline.extractor.noted import lines as noted_lines
+from pipeline.language_model import given_back_line
 from stores.mixing import documents_per_window, predicted_variance_ratio
 from stores.plan import Plan
 from stores.sizes import activation_bytes, token_map_bytes
@@ -79,7 +80,10 @@ def _memory(planned: Planned) -> Iterator[str]:
 
 
 def _corpus(planned: Planned) -> Iterator[str]:
-    yield from noted_lines(planned.plan.provenance["corpus"], planned.plan.config["corpus"])
+    corpus = planned.plan.provenance["corpus"]
+    yield from noted_lines(corpus, planned.plan.config["corpus"])
+    if line := given_back_line(corpus["text_given_back"]):
+        yield line
 
 
 def _mixing(planned: Planned) -> Iterator[str]:

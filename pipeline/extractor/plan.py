@@ -19,7 +19,15 @@ from pipeline.extractor.reuse import model_changes, reusable
 from pipeline.extractor.runner import runner
 from pipeline.extractor.spool import spool_documents
 from pipeline.input_files import shown
-from pipeline.language_model import FAMILIES, Description, check_device, describe, load_tokenizer, token_bytes
+from pipeline.language_model import (
+    FAMILIES,
+    Description,
+    assumptions,
+    check_device,
+    describe,
+    load_tokenizer,
+    token_bytes,
+)
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
@@ -183,6 +191,7 @@ def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
         "calibration": _calibration(config, arrangement),
         "provenance": {
             "model": draft.description.provenance,
+            "probes": assumptions(config.model.dtype, isolated=config.corpus.isolate_documents),
             "corpus": arrangement.spool.provenance,
             "runner": runner(),
         },

@@ -74,7 +74,10 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
         starts=np.array(starts, dtype=np.int64),
         document=np.array(documents, dtype=np.int64),
         skipped_documents=skipped,
-        provenance={"sources": [stream.provenance() for stream in streams]},
+        provenance={
+            "sources": [stream.provenance() for stream in streams],
+            "text_given_back": document_tokenizer.given_back.record(),
+        },
         sequence=np.frombuffer(bytes(sequence), dtype="S16"),
         cut=cut,
     )

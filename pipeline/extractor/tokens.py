@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.chat import ChatTemplate, Rendered
 from pipeline.extractor.documents import BadRow, Document
 from pipeline.extractor.spans import is_template
+from pipeline.language_model import GivenBack
 
 BOS = 1
 SPECIAL = 2
@@ -42,6 +43,7 @@ class DocumentTokenizer:
 
     def __init__(self, tokenizer: Any, corpus: CorpusSettings) -> None:
         self._tokenizer = tokenizer
+        self.given_back = GivenBack(tokenizer)
         self._template: ChatTemplate | None = None
         self._skip_bad = corpus.bad_rows == "skip"
         self._limit = corpus.context_length if corpus.mode == "sequential" else None
@@ -82,6 +84,7 @@ class DocumentTokenizer:
         # Text that spells a special token ("<|im_start|>" in a tutorial) is text: only templates write such tokens.
         encoded = self._encoded(texts, split_special_tokens=True)
         for document, text, token_ids in zip(documents, texts, encoded.get("input_ids", []), strict=True):
+            self.given_back.add(text, token_ids)
             token_id = np.concatenate([self._before, np.array(token_ids, dtype=np.int32), self._after])
             yield self._document(document, token_id, 0, spelled=self._spelled(text))
 

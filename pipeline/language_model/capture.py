@@ -86,6 +86,11 @@ class Capture:
         attach(model, sites, self._receive)
 
     @property
+    def model(self) -> Any:
+        """The model, cut."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
         """Where the model is, and where `forward` leaves its result."""
         return next(self._model.parameters()).device

@@ -10,6 +10,7 @@ from pipeline.language_model.isolation import isolates
 from pipeline.language_model.loading import config_from, tokenizer_from
 from pipeline.language_model.quiet import quiet
 from pipeline.language_model.survey import survey
+from pipeline.language_model.tensors import check_headers
 from pipeline.model_settings import ModelSettings
 
 
@@ -31,12 +32,13 @@ class Description:
 def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
     """Widths from the config alone; provenance from the files' bytes (a hub model is downloaded for that).
 
-    Raises: ConfigError if the model cannot be found, or has no such site.
+    Raises: ConfigError if the model cannot be found, has no such site, or its weights are not those of its config.
     """
     source = model_folder(settings)
     config = config_from(source.path, settings)
     with quiet():
         found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
+    check_headers(source.path, settings, config, found)
     provenance = {
         "model": source.name,
         "revision": source.revision,

@@ -54,9 +54,13 @@ def _from_gguf(path: Path, name: str) -> ModelFolder:
 
 
 def _from_hub(settings: ModelSettings) -> ModelFolder:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if constants.HF_HUB_CACHE.startswith("~"):  # what is left of ~ where nobody knows the home folder
+        raise ConfigError(
+            "model.path: the hub's cache: this user has no home folder; set HF_HOME to a folder that may be written"
+        )
     patterns = [*_SMALL_FILES, *(["*.py"] if settings.trust_remote_code else [])]
     try:
         path = Path(

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.input_files import file_sha256
+from pipeline.language_model.json_files import shards_of
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -29,10 +30,7 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise ConfigError(f"model.path: {index} is not an index of weight files: {error}") from error
+            shards = shards_of(index)
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ConfigError(

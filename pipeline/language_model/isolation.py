@@ -1,16 +1,12 @@
 """Documents packed into one sequence that cannot see each other: each is run as if it stood there alone."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
 from pipeline.language_model.sites import FAMILIES
-
-if TYPE_CHECKING:
-    from pipeline.language_model.capture import Capture
 
 _ATTENTION = ("sdpa", "eager")
 # transformers keeps documents apart where position ids start again, except in these models, which build their mask
@@ -49,21 +45,3 @@ def _causal_mask(position_ids_BS: Tensor, dtype: torch.dtype, attention: str) ->
     if attention == "sdpa":
         return seen
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-def check_isolation(capture: "Capture") -> None:
-    """Run two short documents packed and alone. Raises: ConfigError if they see each other, naming the site."""
-    first_S, second_S = torch.arange(5, 9), torch.arange(20, 25)
-    packed_BS = torch.cat([first_S, second_S])[None]
-    positions_BS = restarted_positions([0, len(first_S)], packed_BS.shape[1])[None]
-    packed = capture.forward(packed_BS, positions_BS)
-    alone = capture.forward(second_S[None])
-    for site, rows_BSM in alone.items():
-        expected_SM, found_SM = rows_BSM[0].float(), packed[site][0, len(first_S) :].float()
-        error = float(((found_SM - expected_SM).norm(dim=1) / expected_SM.norm(dim=1).clamp(min=1e-12)).max())
-        allowed = SAME_ROW[str(rows_BSM.dtype).removeprefix("torch.")]
-        if not error <= allowed:
-            raise ConfigError(
-                f"corpus.isolate_documents: this model lets packed documents see each other: a probe's rows at {site} "
-                f"are off by {error:.2g} of their length ({allowed} allowed); set it to false, or use mode: sequential"
-            )

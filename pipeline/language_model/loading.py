@@ -11,8 +11,11 @@ from pipeline.errors import ConfigError
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.folder import model_folder
 from pipeline.language_model.identity import weight_files
-from pipeline.language_model.quiet import quiet
+from pipeline.language_model.json_files import check_config
+from pipeline.language_model.probes import probe
+from pipeline.language_model.quiet import first_line, quiet
 from pipeline.language_model.survey import cut_above, forget_padding, survey
+from pipeline.language_model.tensors import Report, check_report, check_tied
 from pipeline.model_settings import ModelSettings
 
 
@@ -27,7 +30,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
 def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
     """The model with everything above the deepest of `sites` freed, in eval mode, on the device of the settings.
 
-    Raises: ConfigError.
+    Raises: ConfigError, also where the model is not what every row rests on (see `PROBES`).
     """
     device = check_device(settings.device)
     folder = model_folder(settings).path
@@ -35,20 +38,20 @@ def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
     with quiet():
         found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
     # Read on the CPU and cut there, so that a device never holds more than the layers that run.
-    model, missing = _weights_from(folder, settings, config)
+    model, report = _weights_from(folder, settings, config)
     forget_padding(model)
     cut_above(model, found)
-    lost = sorted(missing & model.state_dict().keys())
-    if lost:
-        raise ConfigError(
-            f"model.path: the weights in {folder} lack {len(lost)} tensors that {found.architecture} needs "
-            f"({', '.join(lost[:3])}); they would be random numbers. Do config.json and the weights belong together?"
-        )
+    check_report(folder, model, report, found)
+    check_tied(folder, model, found)
     try:
-        model.eval().requires_grad_(False).to(device)
+        # Parameters keep asking for gradients, which `inference_mode` denies them: without that PyTorch takes another
+        # convolution on a CPU, and the rows of Jamba are not those of the model as everybody loads it (by 1.5e-7).
+        model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"model.device: cannot move the model to {device}: {_first_line(error)}") from error
-    return Capture(model, found.sites)
+        raise ConfigError(f"model.device: cannot move the model to {device}: {first_line(error)}") from error
+    capture = Capture(model, found.sites)
+    probe(capture)
+    return capture
 
 
 def config_from(folder: Path, settings: ModelSettings) -> Any:
@@ -59,6 +62,7 @@ def config_from(folder: Path, settings: ModelSettings) -> Any:
         raise ConfigError(
             f"model.path: {folder} has no config.json; give the folder that `save_pretrained` wrote, or a .gguf file"
         )
+    check_config(folder / "config.json")
     with _explained(folder, "config.json"), quiet():
         return AutoConfig.from_pretrained(
             folder,
@@ -78,35 +82,36 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Any:
         )
 
 
-def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[Any, set[str]]:
+def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[Any, Report]:
     from transformers import AutoModelForCausalLM
 
     weight_files(folder)
     with _explained(folder, "the weights"), quiet():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=getattr(torch, settings.dtype),
             trust_remote_code=settings.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told by `check_report`, with names, where they are needed
         )
-    return model, set(report["missing_keys"])
+    return model, Report.of(info)
 
 
 @contextmanager
 def _explained(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # transformers, tokenizers and safetensors share no base class for what bad files cause
+    except (
+        BaseException
+    ) as error:  # transformers, tokenizers and safetensors share no base class for what bad files cause
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of tokenizers, in Rust
+            raise
         raise ConfigError(
-            f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {_first_line(error)}; "
+            f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
             f"are the files complete, and is the architecture one that the installed transformers knows?"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def check_device(name: str) -> torch.device:
@@ -118,6 +123,6 @@ def check_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"model.device: {name!r} cannot be used here: {_first_line(error)}; try auto or cpu"
+            f"model.device: {name!r} cannot be used here: {first_line(error)}; try auto or cpu"
         ) from error
     return device

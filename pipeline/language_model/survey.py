@@ -1,6 +1,5 @@
 """What a model does, found without its weights: which modules run, in which order, and how wide each site is."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.language_model.capture import attach, rows_per_position
+from pipeline.language_model.quiet import first_line
 from pipeline.language_model.sites import Site, resolve
+from pipeline.language_model.weightless import build, weightless
 
 
 @dataclass(frozen=True)
@@ -21,23 +22,33 @@ class Survey:
     widths: dict[str, int]
     entered: frozenset[str]
     """Paths of the modules that start to run before the deepest site is reached, or at it."""
-    architecture: str
+    module_paths: frozenset[str]
+    """Paths of all modules of the whole model."""
+    tied: dict[str, str]
+    """Parameters that the config declares to be one tensor: the later name -> the one it is a copy of."""
+    model_class: type
     attention: str
+
+    @property
+    def architecture(self) -> str:
+        """The name of the model's class in transformers."""
+        return self.model_class.__name__
 
 
 def survey(config: Any, site_names: Sequence[str], *, trust_remote_code: bool) -> Survey:
-    """Run the model that `config` (a transformers config) describes on the meta device: shapes, no numbers, no memory.
+    """Run the model that `config` (a transformers config) describes without weights: shapes, no numbers, no memory.
 
     Raises: ConfigError for a site that does not exist, does not run, runs twice, or is not one row per token.
     """
-    from transformers import AutoModelForCausalLM
+    with weightless():
+        model = build(config, trust_remote_code=trust_remote_code)
+        return _surveyed(model, config.model_type, site_names)
 
-    with torch.device("meta"):
-        # A copy, because a model keeps its config, and this one is about to change.
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code).eval()
+
+def _surveyed(model: Any, model_type: str, site_names: Sequence[str]) -> Survey:
     forget_padding(model)
     module_paths = {path: module for path, module in model.named_modules() if path}
-    sites = [resolve(name, config.model_type, module_paths) for name in dict.fromkeys(site_names)]
+    sites = [resolve(name, model_type, module_paths) for name in dict.fromkeys(site_names)]
     entered, values = _run(model, sites)
     order = [site for site, _, _ in values]
     for site in sites:
@@ -51,14 +62,16 @@ def survey(config: Any, site_names: Sequence[str], *, trust_remote_code: bool) -
         sites=tuple(order),
         widths={site.name: width for site, width, _ in values},
         entered=frozenset(entered[:n_entered]) | {order[-1].module_path},
-        architecture=type(model).__name__,
+        module_paths=frozenset(module_paths),
+        tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
+        model_class=type(model),
         attention=str(model.config._attn_implementation),
     )
 
 
 def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple[Site, int, int]]]:
     """The modules in the order they start, and (site, width, modules started so far) in the order of capture."""
-    token_ids_BS = torch.zeros(2, 3, dtype=torch.long, device="meta")
+    token_ids_BS = torch.zeros(2, 3, dtype=torch.long)
     entered: list[str] = []
     values: list[tuple[Site, int, int]] = []
 
@@ -73,12 +86,13 @@ def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple
     attach(model, sites, receive)
     try:
         with torch.inference_mode():
-            # With a cache, transformers does not look for packed sequences in position ids, which meta tensors forbid.
-            model(input_ids=token_ids_BS, use_cache=True)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            model(input_ids=token_ids_BS, use_cache=False)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a model's code stumbles over
         raise ConfigError(
-            f"model.path: the architecture {type(model).__name__} cannot run without weights ({error}), which the plan "
-            f"needs; choose another model"
+            f"model.path: a forward pass of {type(model).__name__} in {str(model.config.dtype).removeprefix('torch.')} "
+            f"fails: {type(error).__name__}: {first_line(error)}"
         ) from error
     return entered, values
 
@@ -86,8 +100,8 @@ def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple
 def forget_padding(model: Any) -> None:
     """Take the padding token out of the config of a built model.
 
-    Some models (GPT-2) look for it in every batch, to warn that no mask was passed: a value that meta tensors lack and
-    GPUs must wait for, and a warning about what is meant so (see `Capture.forward`).
+    Some models (GPT-2) look for it in every batch, to warn that no mask was passed: a value that a model without
+    weights lacks and GPUs must wait for, and a warning about what is meant so (see `Capture.forward`).
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = None

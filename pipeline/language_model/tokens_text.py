@@ -1,12 +1,13 @@
-"""Single tokens as text that people can read."""
+"""Tokens as the bytes of text that they stand for, and whether those bytes give a text back."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stores.vocabulary import Token
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_COUNTED_DOCUMENTS = 1000
 
 
 def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
@@ -20,27 +21,88 @@ def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
 def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
     """{token id: its bytes}; special tokens, and ids the tokenizer does not know, by a name.
 
-    The joined bytes of a text's tokens are the text, where the tokenizer loses nothing.
+    The joined bytes of a text's tokens are the text, where the tokenizer loses nothing (see `GivenBack`).
     """
     wanted = sorted(set(ids))
     pieces = tokenizer.convert_ids_to_tokens(wanted)
-    named = tokenizer.get_added_vocab().keys() | set(tokenizer.all_special_tokens)
-    # Byte-level tokenizers spell bytes as printable characters; the tokenizer's own decoder says whether this is one.
-    byte_level = "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
-    bytes_of = _bytes_of_characters() if byte_level else {}
+    added = tokenizer.added_tokens_decoder
+    special = set(tokenizer.all_special_ids)
+    data_of = _spelling(tokenizer)
 
-    def token(token_id: int, piece: str | None) -> Token:
+    def token(token_id: int, piece: str | bytes | None) -> Token:
         if piece is None:
             return Token(f"<{token_id}>".encode(), special=True)
-        if piece in named:
-            return Token(piece.encode(), special=True)
-        if byte_level:
-            return Token(b"".join(bytes_of.get(char, char.encode()) for char in piece), special=False)
-        if byte := _BYTE.fullmatch(piece):
-            return Token(bytes([int(byte[1], 16)]), special=False)
-        return Token(piece.replace("\u2581", " ").encode(), special=False)
+        if isinstance(piece, bytes):  # tokenizers of tiktoken's kind
+            return Token(piece, special=token_id in special)
+        if token_id in special or token_id in added:
+            # Added tokens are spelled as text even where all others spell bytes as characters.
+            return Token(piece.encode(), special=token_id in special or added[token_id].special)
+        return Token(data_of(piece), special=False)
 
     return {token_id: token(token_id, piece) for token_id, piece in zip(wanted, pieces, strict=True)}
+
+
+class GivenBack:
+    """Of how many documents the joined bytes of the tokens are the text; the first 1,000 documents are counted."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: dict[int, Token] = {}
+        self._n_documents = self._n_exact = self._n_but_for_space = 0
+
+    def add(self, text: str, token_ids: list[int]) -> None:
+        """Count one document; `token_ids` are those of the text alone, without BOS and EOS."""
+        if self._n_documents == _COUNTED_DOCUMENTS:
+            return
+        self._tokens |= token_bytes(self._tokenizer, set(token_ids) - self._tokens.keys())
+        tokens = [self._tokens[token_id] for token_id in token_ids]
+        found, expected = b"".join(token.data for token in tokens if not token.special), text.encode()
+        self._n_documents += 1
+        self._n_exact += found == expected
+        self._n_but_for_space += found == b" " + expected
+
+    def record(self) -> dict[str, int]:
+        """{documents, exact, but_for_a_space_before}: counts; in the last, what is given back has a space before it."""
+        return {
+            "documents": self._n_documents,
+            "exact": self._n_exact,
+            "but_for_a_space_before": self._n_but_for_space,
+        }
+
+
+def given_back_line(record: dict[str, int]) -> str | None:
+    """What a plan says of a tokenizer that does not give every text back; None where it does."""
+    documents, exact, spaced = (record[key] for key in ("documents", "exact", "but_for_a_space_before"))
+    if exact == documents:
+        return None
+    line = f"the tokens of {exact:,} of the first {documents:,} documents give their text back byte for byte"
+    if spaced:
+        line += f", of {spaced:,} more with a space put before it"
+    if lost := documents - exact - spaced:
+        line += f"; the tokenizer changes the text of {lost:,} (case, spaces, characters it does not know)"
+    return line
+
+
+def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
+    """How this tokenizer spells bytes in a token; its own decoder says which of four ways it is."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = repr(getattr(backend, "decoder", None))
+    if decoder == "None":
+        decoder = repr(getattr(backend, "pre_tokenizer", None))
+    if "ByteLevel" in decoder:
+        bytes_of = _bytes_of_characters()
+        return lambda piece: b"".join(bytes_of.get(char, char.encode()) for char in piece)
+    if "WordPiece" in decoder:
+        return lambda piece: (piece[2:] if piece.startswith("##") else f" {piece}").encode()
+    if "BPEDecoder" in decoder:  # of GPT-1's kind, which marks where a word ends
+        return lambda piece: re.sub("</w>$", " ", piece).encode()
+    return _of_sentencepiece
+
+
+def _of_sentencepiece(piece: str) -> bytes:
+    if byte := _BYTE.fullmatch(piece):
+        return bytes([int(byte[1], 16)])
+    return piece.replace("\u2581", " ").encode()
 
 
 def _bytes_of_characters() -> dict[str, bytes]:

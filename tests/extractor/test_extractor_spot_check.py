@@ -11,11 +11,12 @@ from extraction import extraction_config
 from tiny_models import save_tiny_model
 
 import pipeline.extractor.extract as stage
+import pipeline.extractor.spot_check as spot_check_stage
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.extractor.extract import extract
 from pipeline.extractor.spot_check import _chosen, spot_check
-from stores import StoreError, verify
+from stores import ActivationStore, StoreError, verify
 
 SITES = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 Rows = dict[str, torch.Tensor]
@@ -120,3 +121,33 @@ def test_rows_are_chosen_by_the_seed() -> None:
         assert 0 <= chosen[0] <= chosen[-1] < n_total
     assert _chosen(10**9, 64, 0) != _chosen(10**9, 64, 1)
     assert np.ptp(_chosen(10**9, 64, 0)) > 5 * 10**8
+
+
+@pytest.mark.parametrize("n_rows", [0, -1, 10_001, 10**7])
+def test_more_rows_than_a_sample_are_refused_before_the_model_is_loaded(
+    n_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, model = extracted(tmp_path)
+    monkeypatch.setattr(spot_check_stage, "load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ConfigError, match=rf"--rows: {n_rows:,} rows cannot be checked: at least 1 and at most 10,000"):
+        spot_check(config.store_path(), n_rows=n_rows, model_path=model)
+
+
+@pytest.mark.parametrize("mode", ["packed", "sequential"])
+def test_all_rows_of_a_small_store_cost_one_pass_a_sequence(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, model = extracted(tmp_path, corpus={"mode": mode})
+    store = ActivationStore.open(config.store_path())
+    looked_up: list[int] = []
+    plain = spot_check_stage.unit_spans
+
+    def counted(*arguments: Any) -> Any:
+        looked_up.append(1)
+        return plain(*arguments)
+
+    monkeypatch.setattr(spot_check_stage, "unit_spans", counted)
+    lines = spot_check(config.store_path(), n_rows=10_000, model_path=model)
+    n_rows = store.plan.n_rows
+    assert all(f"of {n_rows} rows equal" in line for line in lines)
+    assert len(looked_up) == store.plan.n_units, "the sequences of a unit are looked up once, not once a row"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.input_files import file_sha256
 from pipeline.language_model import describe, load, load_tokenizer
-from pipeline.language_model.identity import file_sha256
 from pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

@@ -1,0 +1,46 @@
+"""The record of a converted model beside its folder in the cache, so that a damaged copy is never used."""
+
+from pathlib import Path
+
+from pipeline.input_files import file_sha256
+from stores import StoreError
+from stores.canonical import canonical_json, read_canonical, sha256
+from stores.filesystem import FileSystem, write_new
+from stores.shard_records import is_file_record
+
+
+def write_record(record: Path, folder: Path) -> None:
+    """Record size and sha256 of every file in `folder`, and a hash of the record itself."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())
+    }
+    draft = record.with_suffix(".json.partial")
+    draft.unlink(missing_ok=True)
+    write_new(FileSystem(), draft, canonical_json({"files": files, "sha256": sha256(canonical_json(files))}))
+    draft.rename(record)
+
+
+def damage(record: Path, folder: Path) -> str | None:
+    """What is wrong with a folder, in words; None if it holds exactly the files of its record, or is not there."""
+    if not folder.is_dir():
+        return None
+    try:
+        content = read_canonical(record)
+    except StoreError as error:
+        return str(error)
+    files = content.get("files")
+    if (
+        set(content) != {"files", "sha256"}
+        or not isinstance(files, dict)
+        or not all(map(is_file_record, files.values()))
+    ):
+        return f"{record}: is no record of files"
+    if content["sha256"] != sha256(canonical_json(files)):
+        return f"{record}: its own checksum differs"
+    found = {path.name: path for path in folder.iterdir()}
+    if other := sorted(found.keys() ^ files.keys()):
+        return f"{folder}: {other[0]} {'was added' if other[0] in found else 'is missing'}"
+    for name, path in sorted(found.items()):
+        if path.stat().st_size != files[name]["bytes"] or file_sha256(path) != files[name]["sha256"]:
+            return f"{path}: is not the file that was written"
+    return None

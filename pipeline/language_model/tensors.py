@@ -1,0 +1,163 @@
+"""Whether the weights are those of the architecture: tensors left over, missing, of another shape, tied and yet two."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.language_model.headers import tensors_of
+from pipeline.language_model.identity import weight_files
+from pipeline.language_model.quiet import first_line, quiet
+from pipeline.language_model.survey import Survey, cut_above
+from pipeline.language_model.weightless import weightless
+from pipeline.model_settings import ModelSettings
+
+log = logging.getLogger(__name__)
+
+# Constants that older versions of transformers saved beside the weights and newer ones compute. A `bias` of attention
+# itself, and not of a projection in it, is a causal mask.
+_CONSTANTS = re.compile(
+    r"(^|\.)(inv_freq|position_ids|masked_bias|causal_mask|cos_cached|sin_cached|(attn|attention|self_attention)\.bias)$"
+)
+# Parts beside a language model, which plain text does not enter, and heads, which come after it.
+_OTHER_PARTS = re.compile(
+    r"(^|_)(vision|visual|vit|image|img|pixel|audio|speech|video|encoder|multi_modal|multimodal|mm|projector|connector|"
+    r"aligner|resampler|mtp|head|score|classifier|pooler|reward)(_|$)"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What loading said about the tensors, by their names in the model."""
+
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: frozenset[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    """(name, shape in the file, shape in the model)."""
+    errors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> "Report":
+        """From the `output_loading_info` of transformers."""
+        return cls(
+            missing=frozenset(info["missing_keys"]),
+            unexpected=frozenset(info["unexpected_keys"]),
+            mismatched=frozenset(
+                (name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]
+            ),
+            errors=tuple(map(str, info.get("error_msgs") or ())),
+        )
+
+
+def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Survey) -> None:
+    """Compare what the weight files hold with what the sites need, without reading a number.
+
+    Raises: ConfigError naming the tensors that do not fit.
+    """
+    tensors = tensors_of(weight_files(folder))
+    if tensors is None or getattr(config, "quantization_config", None) is not None:
+        return  # packed weights have other names and shapes; `load` reads the report of their own loader
+    try:
+        with quiet(), weightless(), _in_one_thread():
+            # Whether tied tensors are equal needs their numbers; `load` compares those.
+            untied = {name: tensor for name, tensor in tensors.items() if name not in found.tied}
+            state = {name: torch.empty_like(tensor, device="cpu") for name, tensor in untied.items()}
+            model, info = found.model_class.from_pretrained(  # type: ignore[attr-defined]
+                None,
+                config=config,
+                state_dict=state,
+                dtype=getattr(torch, settings.dtype),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # the loader's own code; `load` runs it again on numbers and says what it finds there
+        log.warning(
+            "model.path: the names of the weights' tensors cannot be compared with config.json before the weights are "
+            "read (%s: %s); it will be done then",
+            type(error).__name__,
+            first_line(error),
+        )
+        return
+    cut_above(model, found)
+    check_report(folder, model, Report.of(info), found)
+
+
+def check_report(folder: Path, model: Any, report: Report, found: Survey) -> None:
+    """Judge a loading report; `model` is what is left after `cut_above`.
+
+    Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, tensors that the model
+    lacks and would make up, tensors left over in modules that run.
+    """
+    if report.errors:
+        raise ConfigError(f"model.path: {folder}: loading the weights reported: {'; '.join(report.errors)[:400]}")
+    needed = model.state_dict().keys()
+    if other := sorted(entry for entry in report.mismatched if entry[0] in needed):
+        name, found_shape, wanted_shape = other[0]
+        raise ConfigError(
+            f"model.path: {len(other)} tensors in {folder} have another shape than config.json asks for, the "
+            f"first {name}: {list(found_shape)} in the file, {list(wanted_shape)} in the model. Do config.json and the "
+            f"weights belong together?"
+        )
+    if lost := sorted(report.missing & needed):
+        raise ConfigError(
+            f"model.path: the weights in {folder} lack {len(lost)} tensors that {found.architecture} needs "
+            f"({_some(lost)}); they would be random numbers. Do config.json and the weights belong together?"
+        )
+    if unused := sorted(name for name in report.unexpected if _in_what_runs(name, found)):
+        raise ConfigError(
+            f"model.path: the weights in {folder} hold {len(unused)} tensors that {found.architecture}, as config.json "
+            f"describes it, leaves out of modules that run ({_some(unused)}); its rows would be another model's. Set "
+            f"in config.json what these belong to (biases, norms), or use the config.json they were saved with"
+        )
+
+
+def check_tied(folder: Path, model: Any, found: Survey) -> None:
+    """Raises: ConfigError if a tensor that runs is declared to be a copy of another, and the file holds another one."""
+    still_tied = getattr(model, "all_tied_weights_keys", None) or {}
+    needed = model.state_dict().keys()
+    for copy_name, source in sorted(found.tied.items()):
+        if copy_name not in still_tied and copy_name in needed:
+            raise ConfigError(
+                f"model.path: config.json declares {copy_name} and {source} to be one tensor (tie_word_embeddings), "
+                f"and the weights in {folder} hold two different ones; set tie_word_embeddings to false in config.json "
+                f"if both are meant, or remove {copy_name} from the weights"
+            )
+
+
+def _in_what_runs(name: str, found: Survey) -> bool:
+    """Whether a tensor that the model has no place for belongs to a module that runs, so that its rows lack it."""
+    if _CONSTANTS.search(name):
+        return False
+    parts = name.split(".")
+    paths = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+    owner = next((path for path in paths if path in found.module_paths), "")
+    if owner not in found.entered or not owner:
+        return False  # above the deepest site, a layer that config.json does not count, or a part beside the model
+    below = parts[owner.count(".") + 1]
+    inside_layer = any(part.isdigit() for part in owner.split("."))
+    return inside_layer or not _OTHER_PARTS.search(below)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+@contextmanager
+def _in_one_thread() -> Iterator[None]:
+    """The switch of transformers for loading without threads, in which tensors without content lose their mode."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
