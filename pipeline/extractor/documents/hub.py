@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.corpus import HubDataset
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import foreign
-from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
 from pipeline.extractor.documents.files import file_record, head_of, needed, printable
 from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, plainly_named, suffixes
 from pipeline.extractor.documents.rows import from_row, no_column
@@ -140,5 +140,5 @@ def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError
         )
     return ConfigError(
         f"{where} (name {source.name!r}, split {source.split!r}, revision {source.revision!r}) cannot be read: "
-        f"{type(error).__name__}: {' '.join(str(error).split())}. {advice}"
+        f"{type(error).__name__}: {one_line(error)}. {advice}"
     )
