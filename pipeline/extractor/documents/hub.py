@@ -72,6 +72,8 @@ def _folder(source: HubDataset) -> Path:
     if said := elsewhere(source.path):
         raise ConfigError(f"{_KEY}: {source.path!r} {said}")
     path = as_path(source.path, _KEY)
+    if path.is_dir() and source.revision is not None:
+        raise ConfigError(f"{_KEY}: {source.path!r} is a folder, which has no revisions; set `revision: null`")
     if path.is_file():
         what = foreign(head_of(path))
         kind = "parquet" if what and "parquet" in what.advice else "jsonl"
