@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents import BadRow, Document
+from pipeline.extractor.documents.document import half_of_a_pair
 from pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
 from pipeline.extractor.template import BESIDE, SETTINGS, Template
 
@@ -58,6 +59,8 @@ class ChatTemplate:
         messages = document.messages or []
         template, beside = self._chosen(document)
         rendered = _applied(template, messages, beside, document)
+        if (half := half_of_a_pair(rendered)) is not None:  # of what stands beside the messages
+            raise BadRow(document.place, f"half of a surrogate pair at character {half} of the chat is not text")
         _check_parts(messages, rendered, document)
         unread = self._unread_fields(template, messages, beside, rendered, document)
         copies, own = marked(messages)

@@ -114,7 +114,9 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "corpus.sources.0={path: x}": "corpus.sources.0: the key 'kind' is missing; it says which kind this is",
     "corpus.sources.0={kind: text}": "corpus.sources.0.paths: missing; Files or glob patterns, read in sorted order.",
     "corpus.sources.0={kind: text, paths: 3}": "corpus.sources.0.paths: expected a list, got 3 (an integer)",
-    "corpus.sources.0={kind: text, paths: [a], z: 3}": "corpus.sources.0.z: no such key; known: weight, kind, paths",
+    "corpus.sources.0={kind: text, paths: [a], z: 3}": (
+        "corpus.sources.0.z: no such key; known: weight, kind, paths, separator"
+    ),
     "training={n_stepss: 3}": "training.n_steps: missing; Updates per variant (count).",
     "store.sites=[a b]": "store.sites.0: must match ^[A-Za-z0-9_.-]{1,128}$, got 'a b' (a string)",
     "variants={}": "variants: needs at least 1, got 0",

@@ -198,3 +198,11 @@ def test_columns_beside_the_messages_are_told(tmp_path, tokenizer):
     rows = [{"messages": [ASKED], "system": "Be brief.", "id": number, "messages_raw": None} for number in range(3)]
     _, _, provenance = stored(tokenizer, tmp_path, "jsonl", rows)
     assert provenance["not_read_by_template"] == {"column 'id'": 3, "column 'system'": 3}
+
+
+def test_half_a_surrogate_beside_the_messages_is_a_bad_row(tmp_path, tokenizer):
+    tokenizer.chat_template = READS_ALL
+    rows = [{"messages": [ASKED], "tools": [{"name": "\ud800"}]}, {"messages": [ASKED]}]
+    with pytest.raises(ConfigError, match=r"rows\.jsonl:1: half of a surrogate pair at character \d+ of the chat"):
+        stored(tokenizer, tmp_path, "jsonl", rows)
+    assert len(stored(tokenizer, tmp_path, "jsonl", rows, bad_rows="skip")[0]) == 1

@@ -151,6 +151,7 @@ def test_advice_for_other_kinds_fits_what_was_given(tmp_path):
     pa.parquet.write_table(pa.table({"text": ["a"]}), tmp_path / "a.bin")
     assert "is a parquet file; set `kind: parquet`" in failure("jsonl", paths=[str(tmp_path / "a.bin")])
     assert "use `kind: parquet`" in failure("dataset", path=str(tmp_path / "a.bin"))
+    assert "is a folder, which has no revisions" in failure("dataset", path=str(tmp_path), revision="main")
     assert "There is no such folder" in failure("dataset", path=str(tmp_path / "nothing"))
 
 

@@ -176,6 +176,16 @@ def test_parquet_faults_are_named(tmp_path):
     assert f"{path}: is not a readable parquet file" in failure("parquet", paths=[str(path)])
 
 
+def test_a_column_of_parquet_whose_name_is_no_utf8_is_a_damaged_file(tmp_path):
+    path = tmp_path / "corpus.parquet"
+    pa.parquet.write_table(pa.table({"text": ["a"], "bodybody": ["b"]}), path)
+    assert texts("parquet", paths=[str(path)]) == ["a"]
+    path.write_bytes(path.read_bytes().replace(b"bodybody", b"body\xff\xff\xff\xff"))
+    message = failure("parquet", paths=[str(path)])
+    assert f"{path}: is not a readable parquet file" in message
+    assert "\n" not in message
+
+
 def test_provenance_has_names_sizes_and_hashes_but_no_folder(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"abc")

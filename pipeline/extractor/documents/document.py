@@ -21,6 +21,7 @@ class BadRow(ConfigError):
     """A row that is no document: raised, or handed on in the document's stead where such rows are left out."""
 
     def __init__(self, place: Place, why: str) -> None:
+        why = one_line(why)
         super().__init__(
             f"{place.where}: {why}; mend or remove it, or set corpus.bad_rows: skip, which leaves such rows out"
         )
@@ -49,6 +50,11 @@ class Document:
     def place(self) -> Place:
         """Where it was read."""
         return Place(self.where, self.file, self.row)
+
+
+def one_line(text: object) -> str:
+    """What another's error says, which may be many lines, in one."""
+    return " ".join(str(text).split())
 
 
 def shown(value: Any) -> str:

@@ -5,6 +5,7 @@ import gzip
 import importlib
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def text_chunks(path: Path) -> Iterator[bytes]:
 
 def _check_text(head: bytes, path: Path) -> None:
     if said := refusal(head):
-        raise ConfigError(f"{path}: {said}")
+        raise ConfigError(f"{printable(path)}: {said}")
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -96,7 +97,7 @@ def chunks(path: Path) -> Iterator[bytes]:
             stream = openers[kind](file) if kind else file
             yield from iter(lambda: stream.read(READ_BYTES), b"")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); is the file complete and readable?") from error
+        raise ConfigError(f"{printable(path)}: cannot be read ({error}); is the file complete and readable?") from error
 
 
 def _zstandard(path: Path, file: BinaryIO) -> Iterator[bytes]:
@@ -117,9 +118,11 @@ def _zstandard(path: Path, file: BinaryIO) -> Iterator[bytes]:
                         piece, inside = frame.unused_data, False
                         frame = zstandard.ZstdDecompressor().decompressobj()
     except zstandard.ZstdError as error:
-        raise ConfigError(f"{path}: is not a whole .zst file ({error}); copy or compress it again") from error
+        raise ConfigError(
+            f"{printable(path)}: is not a whole .zst file ({error}); copy or compress it again"
+        ) from error
     if inside:
-        raise ConfigError(f"{path}: ends inside a zstd frame; copy or compress it again")
+        raise ConfigError(f"{printable(path)}: ends inside a zstd frame; copy or compress it again")
 
 
 def decoded(data: bytes, place: Place, offset: int) -> str | BadRow:
@@ -148,8 +151,12 @@ def head_of(path: Path) -> bytes:
 
 
 def printable(path: Path | str) -> str:
-    """A path for a record or an error: bytes of its name that are no UTF-8 stand in hex, after a backslash."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path for a record or an error: bytes of its name that are no UTF-8 stand in hex, after a backslash.
+
+    So does what ends a line or moves a terminal's cursor.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found.group())[1:-1], text)
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -162,4 +169,4 @@ def needed(module: str, path: Path | str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{path}: reading it needs {module}: pip install 'strata-sae[extract]'") from error
+        raise ConfigError(f"{printable(path)}: reading it needs {module}: pip install 'strata-sae[extract]'") from error

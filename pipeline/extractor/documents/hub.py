@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.corpus import HubDataset
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import foreign
-from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
 from pipeline.extractor.documents.files import file_record, head_of, needed, printable
 from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, plainly_named, suffixes
 from pipeline.extractor.documents.rows import from_row, no_column
@@ -77,6 +77,8 @@ def _folder(source: HubDataset) -> Path:
     if said := elsewhere(source.path):
         raise ConfigError(f"{_KEY}: {source.path!r} {said}")
     path = as_path(source.path, _KEY)
+    if path.is_dir() and source.revision is not None:
+        raise ConfigError(f"{_KEY}: {source.path!r} is a folder, which has no revisions; set `revision: null`")
     if path.is_file():
         what = foreign(head_of(path))
         kind = "parquet" if what and "parquet" in what.advice else "jsonl"
@@ -145,5 +147,5 @@ def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError
         )
     return ConfigError(
         f"{where} (name {source.name!r}, split {source.split!r}, revision {source.revision!r}) cannot be read: "
-        f"{type(error).__name__}: {' '.join(str(error).split())}. {advice}"
+        f"{type(error).__name__}: {one_line(error)}. {advice}"
     )

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.config.corpus import Parquet
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import compression, foreign
-from pipeline.extractor.documents.document import BadRow, Document, Place
+from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
 from pipeline.extractor.documents.files import head_of, needed, printable
 from pipeline.extractor.documents.finding import matching
 from pipeline.extractor.documents.rows import from_row, no_column
@@ -36,8 +36,8 @@ def read(source: Parquet) -> Iterator[Document | BadRow]:
                         place = Place(f"{where}[{row_number}]", printable(path.name), row_number)
                         yield BadRow(place, row) if isinstance(row, str) else from_row(row, source, place, path)
                         row_number += 1
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ConfigError(f"{where}: is not a readable parquet file ({error}); copy it again") from error
+        except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: a column's name is no UTF-8
+            raise ConfigError(f"{where}: is not a readable parquet file ({one_line(error)}); copy it again") from error
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:

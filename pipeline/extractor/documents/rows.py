@@ -56,7 +56,7 @@ def _needs(value: Any) -> str:
     if isinstance(value, list) and value:
         if all(type(item) is int for item in value):
             return "tokens: true"
-        if all(isinstance(item, dict) for item in value):
+        if all(isinstance(item, dict) and item.keys() & {"role", "from"} for item in value):
             return "chat: true"
     return ""
 
