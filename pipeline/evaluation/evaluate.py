@@ -36,7 +36,7 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
     """
     stores = open_store(config)
     run = RunFolder(config.run_path())
-    device = choose_device(config.training.device)
+    device = choose_device(config.training.device, "training.device")
     write_json(run.path / STORE_RECORD, stores.summary())
     for route in _routes(config):
         store = stores.at(route.reads[0])

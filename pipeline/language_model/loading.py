@@ -14,6 +14,7 @@ from pipeline.language_model.identity import weight_files
 from pipeline.language_model.quiet import quiet
 from pipeline.language_model.survey import cut_above, forget_padding, survey
 from pipeline.model_settings import ModelSettings
+from pipeline.rows import choose_device
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -29,7 +30,7 @@ def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
 
     Raises: ConfigError.
     """
-    device = _device(settings.device)
+    device = choose_device(settings.device, "model.device")
     folder = model_folder(settings).path
     config = config_from(folder, settings)
     with quiet():
@@ -107,16 +108,3 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"model.device: {name!r} cannot be used here: {_first_line(error)}; try auto or cpu"
-        ) from error
-    return device
