@@ -5,10 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-LARGEST_INT = 2**63 - 1
-"""Of any integer: what a record, a file's offset and a seed of every library can hold."""
-LARGEST_FLOAT = 3.4e38
-"""Of any other number: training is float32, where more is infinite."""
+from pipeline.numbers import LARGEST_FLOAT, LARGEST_INT
 
 
 class Settings(BaseModel):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import ConfigError
+from pipeline.numbers import LARGEST_INT
 from pipeline.paths import data_root, place_reader_of, reader_of
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def verify(
 @store_app.command("spot-check")
 def spot_check(
     store: StoreFolder,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Names the choice of rows.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, max=LARGEST_INT, help="Rows to compare.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_INT, help="Names the choice of rows.")] = 0,
     model: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +94,10 @@ def spot_check(
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from pipeline.extractor.spot_check import spot_check
+    from stores.plan import read_plan
 
+    if rows > (n_rows := read_plan(store).n_rows):
+        raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")
     typer.echo("\n".join(spot_check(store, n_rows=rows, seed=seed, model_path=model)))
 
 
@@ -128,7 +132,9 @@ def slice_(
 
 @store_app.command()
 def shuffle(
-    store: StoreAnywhere, out: NewFolder, seed: Annotated[int, typer.Option(min=0, help="Names the order.")] = 0
+    store: StoreAnywhere,
+    out: NewFolder,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_INT, help="Names the order.")] = 0,
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
     from stores import ActivationStore
@@ -197,9 +203,13 @@ def _row_range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     start, colon, stop = text.partition(":")
-    if not (colon and start.isascii() and start.isdigit() and stop.isascii() and stop.isdigit()):
-        raise ConfigError(f"--rows: {text!r} is no range of rows; write START:STOP, for example 0:65536")
+    if not (colon and _is_number(start) and _is_number(stop)):
+        raise ConfigError(f"--rows: {text[:60]!r} is no range of rows; write START:STOP, for example 0:65536")
     return int(start), int(stop)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST_INT))
 
 
 def _progress(title: str, total: int | None, unit: str) -> "Progress":

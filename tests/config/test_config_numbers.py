@@ -17,8 +17,8 @@ from pipeline.config.errors_text import lines_of
 from pipeline.config.loading import dump
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.numbers import LARGEST_INT
 from pipeline.schedules import Schedule
-from pipeline.settings import LARGEST_INT
 from pipeline.trainer.train import train
 
 HUGE = (10**400, 10**5000, 1e39, 1e308, math.nan, math.inf, -math.inf)
