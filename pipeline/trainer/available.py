@@ -11,6 +11,10 @@ UNKNOWN_SHARE = 0.5
 """Of the physical memory, taken as free where the system does not say what is (macOS): the rest is the user's."""
 
 
+UNKNOWN_BYTES = 8 * 2**30
+"""Physical memory where the system does not say even that; training.memory_bytes says it better."""
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that training may take now: of the device, or what the system and its control group leave (bytes)."""
     if device.type == "cuda":
@@ -41,7 +45,10 @@ def _meminfo() -> dict[str, int]:
 
 
 def _physical_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a name that this system does not know
+        return UNKNOWN_BYTES
 
 
 def _group_bytes(name: str) -> int | None:
