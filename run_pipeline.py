@@ -4,24 +4,23 @@ This file is the table of contents. `run` names the four stages in order; each s
 reads files and writes files, so any of them can be stopped, repeated, or run on another machine.
 """
 
-import errno
 import io
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.command_errors import Guarded
+from pipeline.errors import ConfigError
 from pipeline.paths import reader_of
 from pipeline.store_commands import store_app
 from pipeline.supervised import supervise
+from pipeline.system import why_not_here
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -77,45 +76,6 @@ def write_report(config: "RunConfig") -> None:
     logging.getLogger("pipeline").info("report: %s", page)
 
 
-class _Guarded(TyperGroup):
-    """Turns the errors that a user can cause into lines on stderr and an exit code; others keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo("\ninterrupted; the same command goes on from what is finished", err=True)
-            sys.exit(130)
-        except Exception as error:
-            message, code = _explained(error)
-            if message is None:
-                raise
-            if ctx.params["debug"]:
-                traceback.print_exc()
-            typer.echo(message, err=True)
-            sys.exit(code)
-
-
-def _explained(error: Exception) -> tuple[str | None, int]:
-    """What to tell the user, and the exit code: 1 failed, 2 bad input. No message for bugs and typer's own errors."""
-    if isinstance(error, ConfigError):
-        return str(error), 2
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        again = "free some and run the same command again: finished parts are kept"
-        advice = {
-            errno.ENOSPC: f"no space left; {again}",
-            errno.EDQUOT: f"disk quota exceeded; {again}",
-            errno.EFBIG: "larger than the file system, or this shell (ulimit -f), lets a file be; raise that limit, or "
-            "choose another disk, and run the same command again: finished parts are kept",
-            errno.EROFS: "the file system is read-only; choose another folder (store.path or STRATA_DATA)",
-            errno.EACCES: "permission denied; change it or choose another folder (store.path or STRATA_DATA)",
-        }.get(error.errno or 0)
-        return (f"{error.filename or 'writing'}: {advice}" if advice else str(error)), 1
-    from stores.errors import StoreError
-
-    return (str(error) if isinstance(error, StoreError | CheckpointError) else None), 1
-
-
 ConfigFile = Annotated[
     Path,
     typer.Argument(metavar="CONFIG", parser=reader_of("CONFIG"), help="YAML file, for example configs/demo.yaml."),
@@ -137,7 +97,7 @@ Rehash = Annotated[
 ]
 
 app = typer.Typer(
-    cls=_Guarded,
+    cls=Guarded,
     help="Extract a language model's activations once, train many sparse autoencoders on them. "
     "With no command: run configs/demo.yaml.",
     add_completion=False,
@@ -191,7 +151,7 @@ def extract(
     overrides: Overrides,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as the command plan.")] = False,
     workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes on this machine that share the work.")
+        int, typer.Option(min=1, max=1024, metavar="N", help="Processes on this machine that share the work.")
     ] = 1,
     rehash: Rehash = False,
 ) -> None:
@@ -272,6 +232,9 @@ def _shows_progress() -> bool:
 
 def main() -> None:
     """Run the command line. Exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    if why := why_not_here(sys.platform, os.environ):
+        print(why, file=sys.stderr)
+        sys.exit(2)
     # Before torch is loaded: its threads spin while they wait for each other, and where another process has one of the
     # cores every step then takes many times as long (measured: docs/log.md). Asleep they lose nothing worth measuring.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

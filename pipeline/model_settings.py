@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Settings
+from pipeline.settings import DeviceName, Settings
 
 
 class ModelSettings(Settings):
@@ -16,8 +16,8 @@ class ModelSettings(Settings):
     """Hub revision; a 40-hex commit pins the weights. null: the hub's default branch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the forward pass."""
-    device: str = "auto"
-    """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    device: DeviceName = "auto"
+    """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
     batch_tokens: int = Field(default=4096, gt=0, lt=2**31)
     """Tokens per forward pass, padding included (count)."""
     trust_remote_code: bool = False

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
+
 
 def to_tensor(rows: np.ndarray, device: torch.device) -> Tensor:
     """Rows as the store keeps them (float32, float16, or the uint16 bits of bfloat16) as float32 [B, M] on a device."""
@@ -23,8 +25,15 @@ def side_by_side(parts: Sequence[np.ndarray], factors: Sequence[float] | None, d
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device a config names; `auto` is cuda where there is one, else cpu."""
+def choose_device(name: str, key: str) -> torch.device:
+    """The device that the config's `key` names; `auto` is cuda where there is one, else cpu.
+
+    Raises: ConfigError if this machine has no such device.
+    """
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if n_cuda else "cpu")
+    here = ["auto", "cpu", *(["cuda"] if n_cuda else []), *(f"cuda:{number}" for number in range(n_cuda))]
+    if name not in here:
+        raise ConfigError(f"{key}: {name!r} is not allowed here; allowed: {', '.join(here)}")
     return torch.device(name)

@@ -1,9 +1,59 @@
-"""The base of every configuration model."""
+"""The base of every configuration model, and the kinds of value that several of them hold."""
 
-from pydantic import BaseModel, ConfigDict
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.numbers import LARGEST_FLOAT, LARGEST_INT
 
 
 class Settings(BaseModel):
     """A frozen, strict group of knobs: unknown keys and wrong types are errors; a field's string documents it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_held(cls, value: Any) -> Any:
+        _check_size(value)
+        return value
+
+
+def _check_size(value: Any) -> None:
+    """Raises: ValueError for a number, alone or in a list, that no file and no tensor can hold."""
+    if isinstance(value, list):
+        for item in value:
+            _check_size(item)
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ValueError(f"must be at most {LARGEST_INT} (2^63 - 1), got a number of {value.bit_length()} bits")
+    elif isinstance(value, float) and LARGEST_FLOAT < abs(value) < float("inf"):
+        raise ValueError(f"must be at most {LARGEST_FLOAT:g} (training is float32), got {value:g}")
+
+
+def _names_a_folder(name: str) -> str:
+    if not name.strip("."):
+        raise ValueError(f"{name!r} is made of dots alone, which means another folder; use letters or digits")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_names_a_folder)]
+"""Of a run or a variant: a folder is called by it."""
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$"), AfterValidator(_names_a_folder)]
+"""Of a place in the model: a folder of the store is called by it."""
+
+DEVICES = r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?"
+
+
+def _device(name: str) -> str:
+    if name == "mps":
+        raise ValueError("'mps' is not supported, because it has no float64 (docs/decisions/0021); use cpu")
+    if not re.fullmatch(DEVICES, name):
+        raise ValueError(f"{name!r} is not allowed; allowed: auto, cpu, cuda, cuda:0, cuda:1 and so on")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_device)]
+"""A kind of device that is supported; whether this machine has it is known where it is used (`rows.choose_device`)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import ConfigError
+from pipeline.numbers import LARGEST_INT
 from pipeline.outside import outside_stores
 from pipeline.paths import data_root, place_reader_of, reader_of
 
@@ -19,8 +20,6 @@ store_app = typer.Typer(help="Look at an activation store, check, cut or share i
 
 _ROW = re.compile(r"[0-9]{1,18}")
 _SHOWN = 60
-_LARGEST_SEED = 2**64 - 1
-"""What a store's JSON holds."""
 
 StoreFolder = Annotated[
     Path, typer.Argument(metavar="STORE", parser=reader_of("STORE"), help="Folder of an activation store.")
@@ -88,8 +87,8 @@ def verify(
 @store_app.command("spot-check")
 def spot_check(
     store: StoreFolder,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to compare.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the choice of rows.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, max=LARGEST_INT, help="Rows to compare.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_INT, help="Names the choice of rows.")] = 0,
     model: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +100,10 @@ def spot_check(
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from pipeline.extractor.spot_check import spot_check
+    from stores.plan import read_plan
 
+    if rows > (n_rows := read_plan(store).n_rows):
+        raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")
     typer.echo("\n".join(spot_check(store, n_rows=rows, seed=seed, model_path=model)))
 
 
@@ -139,7 +141,7 @@ def slice_(
 def shuffle(
     store: StoreAnywhere,
     out: NewFolder,
-    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Names the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_INT, help="Names the order.")] = 0,
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
     from stores import ActivationStore

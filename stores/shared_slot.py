@@ -18,6 +18,16 @@ NOTHING = -1
 _HEADER_BYTES = mmap.PAGESIZE
 
 
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file all of its bytes now: a page for which there is no room later kills the process that touches it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    zeros = bytes(2**20)  # macOS: what is written has room
+    for start in range(os.fstat(descriptor).st_size, size, len(zeros)):
+        os.pwrite(descriptor, zeros[: size - start], start)
+
+
 class Slot:
     """A file with room for one window: a header that names it, then its buffer.
 
@@ -31,8 +41,7 @@ class Slot:
         try:
             if os.fstat(self._descriptor).st_size < size:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                # All of it now: a page for which there is no room later kills the process that touches it.
-                os.posix_fallocate(self._descriptor, 0, size)
+                _reserve(self._descriptor, size)
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             memory = mmap.mmap(self._descriptor, size)
         except BaseException:

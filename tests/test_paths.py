@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-import typer
+from command_tree import callbacks
 from schema_leaves import leaves
 from small_run import RELU, SITE, run_data
 from small_store import build_store
@@ -168,14 +168,6 @@ def test_a_data_root_that_is_a_file_is_refused_and_an_empty_one_is_none(monkeypa
 
 NO_PATHS = {"overrides", "only", "log_level", "site", "rows", "encoding", "compressor", "expect"}
 """Text that names no file."""
-
-
-def callbacks(app: typer.Typer, path: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
-    commands = [*app.registered_commands, *filter(None, [app.registered_callback])]
-    yield from ((f"{path}{c.callback.__name__}", c.callback) for c in commands if c.callback is not None)
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        yield from callbacks(group.typer_instance, f"{path}{group.name} ")
 
 
 def readers() -> list[Any]:

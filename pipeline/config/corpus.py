@@ -4,9 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Settings
-
-SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+from pipeline.settings import Settings, SiteName
 
 
 class _Source(Settings):

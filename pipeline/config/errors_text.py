@@ -20,14 +20,24 @@ _BOUNDS = {
 def lines_of(error: ValidationError, data: Any, origins: Mapping[Path, str]) -> list[str]:
     """One line per problem, in the order of the file, each with where its value comes from."""
     found: dict[str, None] = {}
-    for detail in error.errors(include_url=False):
-        path, annotation, branch = locate(detail["loc"], data)
+    details = [(detail, *locate(detail["loc"], data)) for detail in error.errors(include_url=False)]
+    bounded = {path for detail, path, _, _ in details if _is_bound(detail["type"])}
+    for detail, path, annotation, branch in details:
         if _is_about_another_branch(annotation, branch, detail["input"]):
             continue
+        if path in bounded and not _is_bound(detail["type"]):
+            continue  # a number was meant, so what the other branches of a union expect is beside the point
+        if detail["type"] == "literal_error" and isinstance(detail["input"], int | float) and branch is not None:
+            continue  # likewise: the branch that takes numbers says what is wrong with it
         message = _message(dict(detail), path, annotation, data)
         where = f"{'.'.join(map(str, path))}: " if path else ""
         found[f"{_origin(path, origins)}: {where}{message}"] = None
     return list(found)
+
+
+def _is_bound(kind: str) -> bool:
+    """Whether pydantic says that a value is of the right kind, but too large, small or odd."""
+    return kind in _BOUNDS or kind in ("value_error", "finite_number")
 
 
 def _origin(path: Path, origins: Mapping[Path, str]) -> str:
@@ -46,7 +56,8 @@ def _message(detail: dict[str, Any], path: Path, annotation: Any, data: Any) -> 
     if kind == "missing":
         return _missing(str(path[-1]), _parent_settings(path, data))
     if kind in _BOUNDS:
-        return f"must be {_BOUNDS[kind].format(**context)}, got {value}"
+        shown = kind_of(value) if isinstance(value, int) and value.bit_length() > 200 else value
+        return f"must be {_BOUNDS[kind].format(**context)}, got {shown}"
     if kind == "literal_error":
         return _not_allowed(
             value, [option for member in options(annotation) for option in getattr(member, "__args__", ())]
@@ -60,6 +71,8 @@ def _message(detail: dict[str, Any], path: Path, annotation: Any, data: Any) -> 
         return f"needs at least {context['min_length']}, got {context['actual_length']}"
     if kind == "string_pattern_mismatch":
         return f"must match {context['pattern']}, got {kind_of(value)}"
+    if kind == "finite_number":
+        return f"must be finite, got {kind_of(value)}"
     if kind == "value_error":
         return str(context["error"])
     if kind.endswith(("_type", "int_from_float")):
@@ -83,7 +96,8 @@ def _missing(key: str, settings: type[BaseModel] | None) -> str:
 
 def _not_allowed(value: Any, allowed: list[Any]) -> str:
     names = [str(name) for name in allowed if name is not None]
-    return f"{value!r} is not allowed; allowed: {', '.join(names)}{nearest(str(value), names)}"
+    shown = repr(value) if isinstance(value, str) and len(value) < 60 else kind_of(value)
+    return f"{shown} is not allowed; allowed: {', '.join(names)}{nearest(str(value), names)}"
 
 
 def _parent_settings(path: Path, data: Any) -> type[BaseModel] | None:

@@ -104,6 +104,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: is a folder; give a YAML file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
 
 
 def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> None:

@@ -1,7 +1,7 @@
 """The whole of one run's configuration."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -12,9 +12,7 @@ from pipeline.config.variants import Variant
 from pipeline.model_settings import ModelSettings
 from pipeline.outside import outside_stores
 from pipeline.paths import as_path, data_root
-from pipeline.settings import Settings
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+from pipeline.settings import Name, Settings
 
 
 class RunConfig(Settings):

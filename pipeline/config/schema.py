@@ -104,6 +104,8 @@ def kind_of(value: Any) -> str:
         return f"a list of {len(value)}"
     if value is None:
         return "null"
+    if isinstance(value, int) and value.bit_length() > 200:  # Python spells no integer of more than 4300 digits
+        return f"an integer of {value.bit_length()} bits"
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     return f"{str(value).lower()} (a boolean)" if isinstance(value, bool) else f"{shown} ({_WORDS[type(value)]})"
 

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from pipeline.kernels.tiles import EncoderName
-from pipeline.settings import Settings
+from pipeline.settings import DeviceName, Settings
 
 
 class FilterSettings(Settings):
@@ -98,8 +98,8 @@ class TrainingSettings(UpdateSettings):
     """Steps between resumable checkpoints."""
     shared_windows: str | None = None
     """A folder in memory (/dev/shm/strata) that trainers on this machine share windows in. null: each has its own."""
-    device: str = "auto"
-    """`auto` (cuda where there is one), `cpu`, `cuda`."""
+    device: DeviceName = "auto"
+    """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
 
 
 class EvaluationSettings(Settings):

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
-from pipeline.config.corpus import SiteName
 from pipeline.config.lookup import build
 from pipeline.config.routes import Route, check_route, route_of
 from pipeline.config.training import TrainingSettings, UpdateSettings
@@ -12,7 +11,7 @@ from pipeline.objective import TERMS, check_terms
 from pipeline.objective.term import TermSettings
 from pipeline.saes import ARCHITECTURES
 from pipeline.saes.base import SAESettings
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SiteName
 
 
 class ResamplingSettings(Settings):
@@ -22,7 +21,7 @@ class ResamplingSettings(Settings):
     """Steps between resamplings (count). Default: the paper's."""
     until_step: int | None = Field(default=100_000, gt=0)
     """The last step after which it may happen. null: to the end. Default: the paper's."""
-    dead_after_steps: int = Field(default=12_500, gt=0)
+    dead_after_steps: int = Field(default=12_500, gt=0, le=2**31)
     """A latent that has not fired for this many steps is started again. Default: the paper's."""
     encoder_scale: float = Field(default=0.2, gt=0.0)
     """Norm of its row of W_enc, in multiples of the mean norm of the living ones'. Default: the paper's."""

@@ -36,7 +36,7 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
     """
     stores = open_store(config)
     run = RunFolder(config.run_path())
-    device = choose_device(config.training.device)
+    device = choose_device(config.training.device, "training.device")
     write_record(run.store, stores.summary())
     unhashed: set[str] = set()
     for route in _routes(config):

@@ -23,11 +23,11 @@ from pipeline.language_model import (
     FAMILIES,
     Description,
     assumptions,
-    check_device,
     describe,
     load_tokenizer,
     token_bytes,
 )
+from pipeline.rows import choose_device
 from stores.calibration import sample_spans
 from stores.filesystem import FileSystem
 from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
@@ -90,7 +90,7 @@ class _drafted:
 
     def __enter__(self) -> Draft:
         config = self._config
-        check_device(config.model.device)
+        choose_device(config.model.device, "model.device")
         description = describe(config.model, config.store.sites)
         _check_context(config, description)
         _check_isolation(config, description)

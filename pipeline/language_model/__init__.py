@@ -7,7 +7,7 @@
 from pipeline.language_model.capture import Capture
 from pipeline.language_model.description import Description, describe
 from pipeline.language_model.isolation import SAME_ROW, restarted_positions
-from pipeline.language_model.loading import check_device, load, load_tokenizer
+from pipeline.language_model.loading import load, load_tokenizer
 from pipeline.language_model.probes import PROBES, assumptions, check_isolation
 from pipeline.language_model.sites import FAMILIES
 from pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes, token_texts
@@ -21,7 +21,6 @@ __all__ = [
     "Description",
     "GivenBack",
     "assumptions",
-    "check_device",
     "check_isolation",
     "compare_model",
     "describe",

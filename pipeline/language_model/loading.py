@@ -17,6 +17,7 @@ from pipeline.language_model.quiet import first_line, quiet
 from pipeline.language_model.survey import cut_above, forget_padding, survey
 from pipeline.language_model.tensors import Report, check_report, check_tied
 from pipeline.model_settings import ModelSettings
+from pipeline.rows import choose_device
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -32,7 +33,7 @@ def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
 
     Raises: ConfigError, also where the model is not what every row rests on (see `PROBES`).
     """
-    device = check_device(settings.device)
+    device = choose_device(settings.device, "model.device")
     folder = model_folder(settings).path
     config = config_from(folder, settings)
     with quiet():
@@ -112,17 +113,3 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
             f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
             f"are the files complete, and is the architecture one that the installed transformers knows?"
         ) from error
-
-
-def check_device(name: str) -> torch.device:
-    """The device of this name. Raises: ConfigError if there is none here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"model.device: {name!r} cannot be used here: {first_line(error)}; try auto or cpu"
-        ) from error
-    return device

@@ -34,7 +34,7 @@ class PAnneal(Term):
         """Exponent before the second update."""
         p_end: float = Field(default=0.2, gt=0.0)
         """Exponent after the last update. Default: dictionary_learning's demo; its own default, 0, divides by zero."""
-        n_updates: int = Field(default=10, ge=2)
+        n_updates: int = Field(default=10, ge=2, le=1_000_000)
         """Updates (count), evenly from `begin` to `finish`, the first of which leaves p where it is."""
         begin: float = Field(default=0.04, ge=0.0, lt=1.0)
         """Progress of the first update (share of the run). Default: 10,000 of the demo's 244,140 steps."""

@@ -67,6 +67,7 @@ class PrefixReconstruction(Term):
         assert isinstance(settings, cls.Config)
         ends = prefix_ends(settings, sae_settings.d_sae)
         given = "ends" if settings.fractions is None else f"fractions {settings.fractions}"
+        given += f" (smallest {settings.smallest})" if settings.smallest else ""
         if not _rising(ends):
             raise ValueError(
                 f"term 'prefix_reconstruction': {given} of d_sae {sae_settings.d_sae} give prefixes of {ends} latents, "

@@ -6,18 +6,21 @@ Whoever shares a pass changes nothing, so the lots may differ from one call to t
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-import torch
-
+from pipeline.errors import ConfigError
 from pipeline.trainer.groups import Group, Job
 from pipeline.trainer.pending import Pending
 
 log = logging.getLogger(__name__)
 
 
-def in_passes(pending: Pending, budget_bytes: int, needed_bytes: Callable[[Group], int]) -> list[Pending]:
-    """The jobs in order, as many in each pass as the budget allows, at least one."""
+def in_passes(
+    pending: Pending, budget_bytes: int, needed_bytes: Callable[[Group], int], most_bytes: int
+) -> list[Pending]:
+    """The jobs in order, as many in each pass as the budget allows, at least one.
+
+    Raises: ConfigError if a job alone needs more than `most_bytes`, all that the machine has.
+    """
     lots: list[list[Job]] = []
     for job in pending.group.jobs:
         if lots and needed_bytes(replace(pending.group, jobs=(*lots[-1], job))) <= budget_bytes:
@@ -26,7 +29,13 @@ def in_passes(pending: Pending, budget_bytes: int, needed_bytes: Callable[[Group
             lots.append([job])
     parts = [_part(pending, tuple(lot)) for lot in lots]
     for part in parts:
-        if (needed := needed_bytes(part.group)) > budget_bytes:
+        needed = needed_bytes(part.group)
+        if needed > most_bytes:
+            raise ConfigError(
+                f"{part.group.jobs[0].name} needs about {needed / 1e9:.4g} GB of memory, and this machine has "
+                f"{most_bytes / 1e9:.4g} GB; lower its sae.d_sae, training.batch_size or training.window_bytes"
+            )
+        if needed > budget_bytes:
             log.warning(
                 "%s needs about %.2f GB, more than the %.2f GB that it may take (training.memory_bytes); trying",
                 part.group.jobs[0].name,
@@ -43,20 +52,6 @@ def in_passes(pending: Pending, budget_bytes: int, needed_bytes: Callable[[Group
             budget_bytes / 1e9,
         )
     return parts
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that training may take now: of the device, or what the system and its control group leave (bytes)."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return available
-    return available if limit == "max" else min(available, int(limit) - int(used))
 
 
 def _part(pending: Pending, jobs: tuple[Job, ...]) -> Pending:

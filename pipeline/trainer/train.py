@@ -25,10 +25,11 @@ from pipeline.config.stored import open_store
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.kernels.break_even import measured_break_even
 from pipeline.rows import choose_device
+from pipeline.trainer.available import free_bytes, total_bytes
 from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes
 from pipeline.trainer.one_pass import train_group
-from pipeline.trainer.passes import free_bytes, in_passes
+from pipeline.trainer.passes import in_passes
 from pipeline.trainer.pending import Pending, pending
 from pipeline.trainer.table import table
 from stores.together import Together
@@ -50,7 +51,7 @@ def train(
     training = config.training
     store = open_store(config, stage)
     run = RunFolder(config.run_path())
-    device = choose_device(training.device)
+    device = choose_device(training.device, "training.device")
     jobs = chosen(expand(config, _sites(config, store)), only)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
@@ -76,7 +77,7 @@ def describe_training(config: RunConfig, only: Sequence[str] = ()) -> str:
     """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`."""
     store = open_store(config)
     jobs = chosen(expand(config, _sites(config, store)), only)
-    device = choose_device(config.training.device)
+    device = choose_device(config.training.device, "training.device")
     parts = _parts(jobs, config, store, device)
     left = sum(len(part.jobs) for part in parts)
     measured = _break_evens(parts, store, config, device)
@@ -92,7 +93,7 @@ def _parts(jobs: list[Job], config: RunConfig, store: Together, device: torch.de
         part
         for some in unfinished
         if some.jobs
-        for part in in_passes(some, budget, partial(_needed_bytes, store=store, config=config))
+        for part in in_passes(some, budget, partial(_needed_bytes, store=store, config=config), total_bytes(device))
     ]
 
 

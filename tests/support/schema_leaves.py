@@ -1,7 +1,7 @@
 """Every place of a config where a plain value may stand, from the schema itself: architectures, terms and all."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -23,6 +23,8 @@ class Leaf:
     path: Path
     types: tuple[Any, ...]
     settings: type[BaseModel]
+    architecture: str | None = None
+    """That the variant must have for the place to be there."""
 
     @property
     def key(self) -> str:
@@ -37,8 +39,8 @@ class Leaf:
 
 def leaves(*wanted: type) -> list[Leaf]:
     """The places where one of the wanted types may stand, each once."""
-    found = {(leaf.path, leaf.settings): leaf for leaf in _of(RunConfig, ()) if set(leaf.types) & set(wanted)}
-    return list(found.values())
+    some = (leaf for leaf in _of(RunConfig, ()) if set(leaf.types) & set(wanted))
+    return list({(leaf.path, leaf.settings, leaf.architecture): leaf for leaf in some}.values())
 
 
 def _of(settings: type[BaseModel], prefix: Path) -> Iterator[Leaf]:
@@ -51,8 +53,8 @@ def _at(path: Path, annotation: Any, settings: type[BaseModel]) -> Iterator[Leaf
     for option in options(annotation):
         origin = get_origin(option)
         if isinstance(option, type) and issubclass(option, SAESettings):
-            for architecture in ARCHITECTURES.values():
-                yield from _of(architecture.Config, path)
+            for name, architecture in ARCHITECTURES.items():
+                yield from (replace(leaf, architecture=name) for leaf in _of(architecture.Config, path))
         elif isinstance(option, type) and issubclass(option, BaseModel):
             yield from _of(option, path)
         elif origin is list or origin is tuple:

@@ -15,21 +15,10 @@ from pipeline.artifacts import read_yaml
 from pipeline.config import dump
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.kernels import selection
-from pipeline.trainer.passes import free_bytes
+from pipeline.trainer.available import free_bytes
 from pipeline.trainer.train import describe_training, train
 
 ONE_VARIANT_BYTES = 200_000
-
-
-@pytest.fixture
-def logging_as_before():
-    """The command line takes over the root's handlers, and its streams end with it."""
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("pipeline", "stores")}
-    handlers = root.handlers[:]
-    yield
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def passes(config) -> list[list[str]]:
@@ -94,7 +83,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(make_config):
     assert describe_training(make_config(ALL, n_steps=5)).startswith("2 of 3 SAEs")
 
 
-def test_the_command_line_trains_some_adds_others_and_tells_before(make_config, logging_as_before):
+def test_the_command_line_trains_some_adds_others_and_tells_before(make_config):
     Path("run.yaml").write_text(dump(make_config(ALL, n_steps=5)))
     more = make_config({"added": {**RELU, "seed": 3}}, n_steps=5)
     Path("more.yaml").write_text(dump(more))

@@ -9,6 +9,7 @@ from small_run import TOPK
 from small_store import build_store
 from trained_run import curves
 
+from pipeline.errors import ConfigError
 from pipeline.rows import choose_device, to_tensor
 from pipeline.trainer.train import train
 from stores.encodings import to_float32
@@ -32,9 +33,25 @@ def test_training_on_a_bfloat16_store(make_config, tmp_path):
     assert curves("topk")[-1]["batch_r2"] > curves("topk")[0]["batch_r2"]
 
 
-def test_device():
-    assert choose_device("cpu").type == "cpu"
-    assert choose_device("auto").type in ("cpu", "cuda")
+def test_device(monkeypatch):
+    for n_cuda, wanted in ((0, "cpu"), (2, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda n=n_cuda: n > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=n_cuda: n)
+        assert choose_device("cpu", "training.device").type == "cpu"
+        assert choose_device("auto", "training.device").type == wanted
+    assert choose_device("cuda:1", "training.device") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("key", ["training.device", "model.device"])
+@pytest.mark.parametrize(
+    ("name", "n_cuda", "allowed"), [("cuda", 0, "auto, cpu"), ("cuda:2", 2, "auto, cpu, cuda, cuda:0, cuda:1")]
+)
+def test_a_device_that_is_not_here_is_refused_with_those_that_are(monkeypatch, key, name, n_cuda, allowed):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+    with pytest.raises(ConfigError) as refused:
+        choose_device(name, key)
+    assert str(refused.value) == f"{key}: {name!r} is not allowed here; allowed: {allowed}"
 
 
 def test_training_never_loads_a_language_model():

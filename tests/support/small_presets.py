@@ -1,0 +1,49 @@
+"""The variants of every file in configs/, made small."""
+
+from pathlib import Path
+from typing import Any
+
+from small_run import D_MODEL, SITE
+
+from pipeline.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+LARGEST = 192
+SITES = {SITE: D_MODEL, "blocks.2.hook_mlp_out": D_MODEL // 2}
+N_STEPS = 3
+
+
+def smaller_sae(sae: dict[str, Any]) -> dict[str, Any]:
+    """An SAE of few latents, and of as many on."""
+    shrunk = D_MODEL if sae["architecture"] == "identity" else min(sae["d_sae"], LARGEST)
+    k = {"k": 4} if isinstance(sae.get("k"), int) else {}
+    if isinstance(sae.get("k"), dict):
+        k = {"k": {**sae["k"], "start": min(sae["k"]["start"], 4), "end": min(sae["k"]["end"], 16)}}
+    return {**sae, "d_sae": shrunk, **k}
+
+
+def smaller_objective(objective: dict[str, Any]) -> dict[str, Any]:
+    """The terms, those that count latents with fewer."""
+    fewer = {"hierarchical_topk": {"ks": [1, 2, 4]}}
+    if (objective.get("prefix_reconstruction") or {}).get("ends"):
+        fewer["prefix_reconstruction"] = {"ends": [LARGEST // 4, LARGEST]}
+    return {
+        name: {key: value for key, value in {**term, **fewer.get(name, {})}.items() if key != "term"}
+        for name, term in objective.items()
+    }
+
+
+def small(config: RunConfig, store: Path) -> RunConfig:
+    """The config with the same variants, the rest cut to what a test has time for."""
+    data = config.model_dump(mode="json")
+    names = dict(zip(data["store"]["sites"], SITES, strict=False))
+    for variant in data["variants"].values():
+        for key in ("reads", "writes"):
+            variant[key] = variant[key] and [names[site] for site in variant[key]]
+        variant["sae"] = smaller_sae(variant["sae"])
+        variant["objective"] = smaller_objective(variant["objective"])
+        variant["training"].pop("batch_size", None)
+    data["store"] |= {"path": str(store), "sites": [*SITES]}
+    quick = {"sites": [SITE], "n_steps": N_STEPS, "batch_size": 32, "window_rows": 1024, "warmup_steps": 1}
+    data["training"] |= {**quick, "calibration_rows": 64, "threshold_start_step": 0, "device": "cpu"}
+    return RunConfig.model_validate(data)
