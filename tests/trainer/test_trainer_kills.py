@@ -45,7 +45,7 @@ class Trainings:
 
     def let_end(self) -> dict[str, Any]:
         """Variant -> sha256 of weights, curves and state, once the process has ended by itself."""
-        _, error = self.start().communicate(timeout=120)
+        _, error = self.start().communicate()
         return self.result(error)
 
     def result(self, error: bytes) -> dict[str, Any]:
