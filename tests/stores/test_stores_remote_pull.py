@@ -323,7 +323,7 @@ def test_two_pulls_into_one_folder_do_not_meet(server: LyingServer, tmp_path: Pa
     server.stall_seconds = 600.0
     child = subprocess.Popen([sys.executable, "-c", PULL, server.url, str(tmp_path / "out")], stdout=subprocess.DEVNULL)
     try:
-        wait_until((tmp_path / ".out.pulling").exists, child)
+        wait_until(lambda: server.requests["plan.json"], child)  # asked for by who has the folder
         with pytest.raises(StoreError, match="another process"):
             pull(server.url, tmp_path / "out", patience=HASTY)
     finally:
