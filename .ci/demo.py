@@ -1,13 +1,18 @@
-"""The demo, as a newcomer runs it: its page is there, and a second run finds everything finished.
+"""The demo, as a newcomer runs it: page and scores are as they should be, and a second run finds everything finished.
 
 .venv/bin/python .ci/demo.py
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from golden import another_text, differences, summary  # noqa: E402
+
 RUN, STORE = ROOT / "runs/demo", ROOT / "data/demo"
 RESULTS = ("weights.safetensors", "metrics.json", "examples.json", "curves.jsonl")
 
@@ -28,6 +33,12 @@ def main() -> None:
     page = RUN / "report.html"
     if not page.is_file() or "blocks.14.hook_resid_post" not in page.read_text(encoding="utf-8"):
         sys.exit(f"{page}: missing, or does not name the demo's sites")
+    golden = json.loads((ROOT / "tests/golden/demo.json").read_text(encoding="utf-8"))
+    found = summary(RUN, STORE)
+    if wrong := differences(golden, found) if (why := another_text(golden, found)) is None else []:
+        sys.exit("scores and weights are not those of tests/golden/demo.json:\n" + "\n".join(wrong))
+    how = why or ("equal bits" if golden["machine"] == found["machine"] else "within the tolerance of another machine")
+    print(f"tests/golden/demo.json: {how}")
     subprocess.run(["make", "demo"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
     if again := sorted(str(file) for file in first.keys() ^ written().keys()):
         sys.exit(f"a second run left other files: {', '.join(again)}")

@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from small_store import build_store
+
+# Before torch is loaded, here and in every process that a test starts: threads that spin while they wait for each other
+# take a busy machine's processors from those they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")

@@ -5,7 +5,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,15 +39,12 @@ def strata(*arguments: str) -> Result:
     return CliRunner().invoke(run_pipeline.app, list(arguments))
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = "import sys, run_pipeline\ntry: run_pipeline.app(['--help'])\nexcept SystemExit: print(*sys.modules)"
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    seconds = time.monotonic() - began
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "Stage 1" in done.stdout
     heavy = {"torch", "numpy", "zarr", "transformers", "datasets", "pydantic", "yaml", "plotly", "jinja2"}
     assert heavy & set(done.stdout.split()) == set()
-    assert seconds < 5, "0.1 to 0.3 s on an idle machine; the margin is for a busy one"
 
 
 def test_run_is_the_four_stages_in_order(called: list[tuple[str, Any]]) -> None:

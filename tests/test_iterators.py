@@ -4,7 +4,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ ROOT = Path(__file__).parent.parent
 SITE = "blocks.1.hook_resid_post"
 BATCH = 36
 WINDOW = 128
-SECONDS_TO_STOP = 0.5
 
 MakeStore = Callable[..., Path]
 
@@ -113,10 +111,8 @@ def test_an_early_break_leaves_no_thread(make_store: MakeStore) -> None:
     for x_BM in activation_batches(store, SITE, batch_size=BATCH, window_rows=4096):
         assert len(x_BM) == BATCH
         assert reader_threads()
-        start = time.perf_counter()
         break
     assert not reader_threads()
-    assert time.perf_counter() - start < SECONDS_TO_STOP
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3])

@@ -1,6 +1,5 @@
 """S5, S6: a config runs no code and loads none from elsewhere; what plain YAML and other defaults would do."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ def bomb(levels: int) -> str:
     return "\n".join(lines)
 
 
-def test_a_yaml_bomb_is_refused_at_once() -> None:
-    began = time.monotonic()
+def test_a_yaml_bomb_is_refused_before_it_goes_off() -> None:
+    """It would be a thousand million items: a parser that builds them never gets to an error."""
     with pytest.raises(ConfigError, match="anchors"):
         parse(bomb(9), "a.yaml")
-    assert time.monotonic() - began < 1
 
 
 def test_plain_yaml_loads_the_bomb_and_runs_code(tmp_path: Path) -> None:

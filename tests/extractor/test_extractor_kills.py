@@ -29,9 +29,7 @@ def kill(folder: Path, n_kills: int, *mode: str) -> dict[str, int]:
     """Run a campaign of kills in a process of its own."""
     command = [sys.executable, str(SUPPORT / "kill_extractors.py"), str(folder), str(n_kills), *mode]
     paths = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=3000, check=False
-    )
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {str(key): int(value) for key, value in json.loads(done.stdout.splitlines()[-1]).items()}
 

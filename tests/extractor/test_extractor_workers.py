@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import cheap_workers
@@ -14,6 +13,7 @@ import pytest
 import torch
 from extraction import extraction_config
 from small_store import plan_store
+from waiting import wait_until
 
 import pipeline.extractor.workers as workers
 from pipeline.errors import ConfigError
@@ -39,7 +39,7 @@ def kill_workers(n_kills: int) -> threading.Thread:
     def kill() -> None:
         killed: set[int] = set()
         while len(killed) < n_kills:
-            time.sleep(0.01)
+            wait_until(multiprocessing.active_children)
             for child in multiprocessing.active_children():
                 if child.pid is not None and child.pid not in killed and len(killed) < n_kills:
                     os.kill(child.pid, signal.SIGKILL)
@@ -111,14 +111,6 @@ def alive(process: int) -> bool:
         return False
 
 
-def eventually(condition: object, seconds: float = 60.0) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.usefixtures("make_plan")
@@ -127,12 +119,12 @@ def test_no_worker_outlives_the_command(tmp_path: Path, number: signal.Signals) 
     command = [sys.executable, str(SUPPORT / "cheap_workers.py"), str(tmp_path / "store")]
     running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True)
     try:
-        eventually(lambda: len(list((tmp_path / "store").glob("working-*"))) == 2)
+        wait_until(lambda: len(list((tmp_path / "store").glob("working-*"))) == 2, running)
         children = workers_of(running.pid)
         assert len(children) == 2
         running.send_signal(number)
-        _, said = running.communicate(timeout=60)
-        eventually(lambda: not any(map(alive, children)), seconds=10)
+        _, said = running.communicate()
+        wait_until(lambda: not any(map(alive, children)))
     finally:
         running.kill()
     assert running.returncode in (-number, 130), said

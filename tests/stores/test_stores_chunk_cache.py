@@ -281,7 +281,7 @@ def test_four_processes_and_one_that_deletes(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", RACER, str(ROOT), str(tmp_path / "cache")]
     racers = [subprocess.Popen([*arguments, str(seed)], stderr=subprocess.PIPE, text=True) for seed in range(4)]
     for racer in racers:
-        _, errors = racer.communicate(timeout=120)
+        _, errors = racer.communicate()
         assert racer.returncode == 0, errors
 
 

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -102,25 +101,22 @@ def test_a_zombie_whose_staging_was_taken_away_fails_cleanly(store: Path, plan: 
     assert verify(store, deep=True) == []
 
 
-def test_a_suspended_process_that_wakes_late_loses(store: Path, plan: Plan, tmp_path: Path) -> None:
-    ready = tmp_path / "ready"
-
+def test_a_suspended_process_that_wakes_late_loses(store: Path, plan: Plan) -> None:
     def zombie() -> None:
         writer = filled_writer(store, plan, 0, change=1.0)
-        ready.touch()
         os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(10 + writer.commit())
 
     child = FORK.Process(target=zombie)
     child.start()
-    while not ready.exists():
-        time.sleep(0.01)
+    assert child.pid is not None
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
     fill_all(store, plan)
     finish(FILES, store, plan)
     before = published(store)
-    assert child.pid is not None
     os.kill(child.pid, signal.SIGCONT)
-    child.join(30)
+    child.join()
     assert child.exitcode == 10
     assert published(store) == before
 
@@ -371,7 +367,7 @@ def test_several_processes_fill_and_finish_one_store(store: Path, plan: Plan, at
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join()
     assert [child.exitcode for child in children] == [0] * 3
     assert verify(store, deep=True) == []
     assert list((store / "staging").iterdir()) == []

@@ -28,7 +28,7 @@ def lived(place: str, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "small_life.py"), str(folder), str(ROOT / "configs" / "demo.yaml")],
-        cwd=ROOT, env=environment(place), capture_output=True, text=True, encoding="utf-8", timeout=60,
+        cwd=ROOT, env=environment(place), capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -56,6 +56,6 @@ def test_the_store_suite_passes_everywhere(place: str) -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/stores", "tests/config",
          "-m", "not long", "--deselect", "tests/stores/test_stores_faults_places.py"],
         cwd=ROOT, env={**environment(place), "STRATA_POWER_CUTS": "100", "STRATA_BIT_FLIPS": "60"},
-        capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=1700,
+        capture_output=True, text=True, encoding="utf-8", errors="replace",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:]

@@ -3,8 +3,8 @@
 import multiprocessing
 import os
 import signal
-import time
 from pathlib import Path
+from typing import Any
 
 from small_store import plan_store, token_map
 
@@ -15,6 +15,7 @@ from stores.units import UnitWriter
 
 FILES = FileSystem()
 FORK = multiprocessing.get_context("fork")
+N_LEASES = 500
 
 
 def test_the_living_keep_their_folders_and_the_dead_lose_theirs(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_the_living_keep_their_folders_and_the_dead_lose_theirs(tmp_path: Path) 
     living = Lease(FILES, tmp_path / "x-living")
     child = FORK.Process(target=die)
     child.start()
-    child.join(30)
+    child.join()
     assert child.exitcode == -signal.SIGKILL
     (tmp_path / "x-lost-its-lock").mkdir()
     (tmp_path / "y-of-others").mkdir()
@@ -39,27 +40,29 @@ def test_the_living_keep_their_folders_and_the_dead_lose_theirs(tmp_path: Path) 
 
 
 def test_nobody_takes_the_folder_of_a_lease_that_is_just_being_made(tmp_path: Path) -> None:
-    deadline = time.monotonic() + 1.5
+    made = [FORK.Event(), FORK.Event()]
 
-    def make() -> None:
-        number = 0
-        while time.monotonic() < deadline:
-            number += 1
-            with Lease(FILES, tmp_path / f"x-{os.getpid()}-{number}") as folder:
-                (folder / "file").touch()
-                assert (folder / "file").exists()
+    def make(done: Any) -> None:
+        try:
+            for number in range(N_LEASES):
+                with Lease(FILES, tmp_path / f"x-{os.getpid()}-{number}") as folder:
+                    (folder / "file").touch()
+                    assert (folder / "file").exists()
+        finally:
+            done.set()
         os._exit(0)
 
     def clean() -> None:
-        while time.monotonic() < deadline:
+        while not all(done.is_set() for done in made):
             remove_dead(FILES, tmp_path, "x-")
         os._exit(0)
 
-    children = [FORK.Process(target=action) for action in (make, make, clean, clean)]
+    children = [FORK.Process(target=make, args=(done,)) for done in made]
+    children += [FORK.Process(target=clean) for _ in made]
     for child in children:
         child.start()
     for child in children:
-        child.join(30)
+        child.join()
     assert [child.exitcode for child in children] == [0] * 4
     assert list(tmp_path.iterdir()) == []
 

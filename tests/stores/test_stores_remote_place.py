@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from stores.remote import Patience, open_head, pull
 SITES = {"blocks.1.hook_resid_post": 64, "blocks.2.hook_resid_post": 64, "blocks.3.hook_mlp_out": 64}
 SITE = "blocks.1.hook_resid_post"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
-HASTY = Patience(stall_seconds=0.2, attempts=3, pause_seconds=0.005, grace_seconds=20)
+HASTY = Patience(stall_seconds=600, attempts=3, pause_seconds=0.005, grace_seconds=600)
+STUBBORN = replace(HASTY, stall_seconds=0.2, attempts=10_000)
+"""For a server that stalls and then does not; one on a busy machine may look as if it did."""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,8 @@ def test_a_head_is_fetched_once_and_checked_again(server: LyingServer, tmp_path:
 
 @pytest.mark.parametrize("lie", ["503", "broken", "stall", "429"])
 def test_passing_failures_of_a_range_are_outlived(server: LyingServer, honest: Path, tmp_path: Path, lie: str) -> None:
-    file = open_head(server.url, tmp_path, patience=HASTY).place.open(SHARD)
+    patience = STUBBORN if lie == "stall" else HASTY
+    file = open_head(server.url, tmp_path, patience=patience).place.open(SHARD)
     server.lie(SHARD, lie, lie)
     assert file.read(1000, 5000).tobytes() == (honest / SHARD).read_bytes()[1000:6000]
     assert not server.lies[SHARD]
@@ -288,9 +292,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def test_endless_files_are_cut_off_in_bounded_memory_and_space(server: LyingServer, tmp_path: Path, path: str) -> None:
     server.lie(path, *["endless"] * 9)
     command = [sys.executable, "-c", BOUNDED, server.url, str(tmp_path / "out")]
-    message, kibibytes = subprocess.run(
-        command, capture_output=True, timeout=60, check=True, text=True
-    ).stdout.splitlines()
+    message, kibibytes = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
     assert path in message
     assert int(kibibytes) < 300 * 1024
     limit = 65 if path != SHARD else 2

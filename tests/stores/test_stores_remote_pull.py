@@ -8,14 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lying_server import LyingServer, serving
 from small_store import build_store
+from waiting import wait_until
 
 from stores import ActivationStore, StoreError, verify
 from stores.filesystem import FileSystem
@@ -26,7 +27,11 @@ from stores.remote.http import HttpSource
 SITE = "blocks.1.hook_resid_post"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
 COMMIT = "commits/000/000000.json"
-HASTY = Patience(stall_seconds=0.2, attempts=4, pause_seconds=0.005, grace_seconds=20)
+HASTY = Patience(stall_seconds=600, attempts=4, pause_seconds=0.005, grace_seconds=600)
+STALLED = replace(HASTY, stall_seconds=0.2)
+"""Only for a server that stalls: one on a busy machine may be as slow."""
+STUBBORN = replace(STALLED, attempts=10_000)
+"""For one that stalls and then does not, but may look as if it did."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ LIES = ["flipped byte", "shorter", "longer", "broken", "stall", "503", "429"]
 def test_passing_lies_are_outlived(server: LyingServer, honest: Path, tmp_path: Path, path: str, lie: str) -> None:
     server.lie(path, lie, lie)
     moved: list[int] = []
-    pull(server.url, tmp_path / "out", patience=HASTY, advance=moved.append)
+    pull(server.url, tmp_path / "out", patience=STUBBORN if lie == "stall" else HASTY, advance=moved.append)
     assert files_of(tmp_path / "out") == files_of(honest)
     assert sum(moved) == sum(entry["bytes"] for entry in recorded(honest).values())
     assert not server.lies[path]
@@ -123,7 +128,7 @@ def test_a_file_that_cannot_be_had_is_an_error_never_zeros(
     server.ranges = lie != "stall"  # with ranges, each attempt would come a little further
     server.lie(SHARD, *[lie] * 99)
     with pytest.raises(StoreError, match=words):
-        pull(server.url, tmp_path / "out", patience=HASTY)
+        pull(server.url, tmp_path / "out", patience=STALLED if lie == "stall" else HASTY)
     assert not (tmp_path / "out").exists()
 
 
@@ -138,7 +143,8 @@ def test_passing_lies_of_an_object_store_are_outlived(
     server.root = honest.parent.parent
     path = f"{honest.parent.name}/honest/{SHARD}"
     server.lie(path, lie, lie)
-    pull(f"s3://{honest.parent.name}/honest", tmp_path / "out", patience=HASTY)
+    patience = STUBBORN if lie == "stall" else HASTY
+    pull(f"s3://{honest.parent.name}/honest", tmp_path / "out", patience=patience)
     assert files_of(tmp_path / "out") == files_of(honest)
     assert not server.lies[path]
     server.lie(path, *["404"] * 9)
@@ -209,7 +215,7 @@ def test_control_a_client_that_does_not_check_accepts_the_lies(server: LyingServ
 
 def test_a_drop_by_drop_server_is_given_up(server: LyingServer) -> None:
     server.bytes_per_second = 65536
-    slow = Patience(stall_seconds=5, attempts=2, pause_seconds=0.01, grace_seconds=0.1, slowest_bytes_per_second=1e9)
+    slow = Patience(stall_seconds=600, attempts=2, pause_seconds=0.01, grace_seconds=0.1, slowest_bytes_per_second=1e9)
     (server.root.parent / "big").mkdir()
     (server.root.parent / "big" / "file").write_bytes(bytes(2**19))
     server.root = server.root.parent / "big"
@@ -284,19 +290,17 @@ def test_kills_lose_nothing_that_was_verified(tmp_path: Path) -> None:
         tmp_path / "served" / "honest", 3000, {SITE: 64, "blocks.2.hook_resid_post": 64}, shard_bytes=2**15
     )
     with serving(LyingServer(honest)) as server:
-        server.bytes_per_second = 5e6
         kills, out = 0, tmp_path / "out"
         while True:
+            # Once so many files have landed nothing more is answered, so that the pull cannot end before it is killed.
+            target = _landed(tmp_path) + 3 + kills % 5 if kills < n_kills else 10**9
+            server.holds = lambda target=target: _landed(tmp_path) >= target
             child = subprocess.Popen([sys.executable, "-c", PULL, server.url, str(out)], stdout=subprocess.PIPE)
-            began, landed = time.monotonic(), _landed(tmp_path)
-            target = landed + 3 + kills % 5
-            while kills < n_kills and child.poll() is None and time.monotonic() - began < 30:
-                if _landed(tmp_path) >= target:
-                    child.send_signal(signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.01)
-            printed, _ = child.communicate(timeout=60)
+            if kills < n_kills:
+                wait_until(lambda child=child: server.holds() or child.poll() is not None)
+                child.kill()
+                kills += child.wait() == -signal.SIGKILL
+            printed, _ = child.communicate()
             assert not out.exists() or verify(out, deep=True) == []
             if child.returncode == 0:
                 break
@@ -316,11 +320,10 @@ def _landed(folder: Path) -> int:
 
 def test_two_pulls_into_one_folder_do_not_meet(server: LyingServer, tmp_path: Path) -> None:
     server.lie("plan.json", "stall")
-    server.stall_seconds = 20.0
+    server.stall_seconds = 600.0
     child = subprocess.Popen([sys.executable, "-c", PULL, server.url, str(tmp_path / "out")], stdout=subprocess.DEVNULL)
     try:
-        while not (tmp_path / ".out.pulling").exists():
-            time.sleep(0.01)
+        wait_until(lambda: server.requests["plan.json"], child)  # asked for by who has the folder
         with pytest.raises(StoreError, match="another process"):
             pull(server.url, tmp_path / "out", patience=HASTY)
     finally:

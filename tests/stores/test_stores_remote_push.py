@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from fake_hub import TOKEN, FakeHub
 from lying_server import serving
 from small_store import build_store
+from waiting import wait_until
 
 from stores import ActivationStore, StoreError, verify
 from stores.remote import Patience, open_head, pull, push
@@ -27,7 +27,7 @@ from stores.remote.unchanged import Unchanged
 SITE = "blocks.1.hook_resid_post"
 COMMIT = "commits/000/000000.json"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
-HASTY = Patience(stall_seconds=5, attempts=3, pause_seconds=0.01, grace_seconds=30)
+HASTY = Patience(stall_seconds=600, attempts=3, pause_seconds=0.01, grace_seconds=600)
 # huggingface_hub's own: how it hands httpx the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 PLACES = ["folder", "s3", "hub"]
@@ -37,6 +37,11 @@ PLACES = ["folder", "s3", "hub"]
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     provenance = {"model": {"model": "org/small", "revision": "abc"}, "corpus": {"license": "MIT"}}
     return build_store(tmp_path_factory.mktemp("push") / "honest", 1000, {SITE: 16}, provenance=provenance)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +55,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+        wait_until(lambda: answers(port), server)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()

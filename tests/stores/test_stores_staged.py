@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -203,7 +202,7 @@ def bytes_read(stagers: "list[subprocess.Popen[str]]") -> int:
     for process in stagers:
         process.stdin.write("\n")  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
-    outputs = [process.communicate(timeout=60)[0] for process in stagers]
+    outputs = [process.communicate()[0] for process in stagers]
     assert all(process.returncode == 0 for process in stagers)
     return sum(map(int, outputs))
 
@@ -215,7 +214,7 @@ def test_two_jobs_of_a_machine_copy_each_file_once(store: ActivationStore, tmp_p
 
 def test_what_the_dead_began_is_begun_again(store: ActivationStore, tmp_path: Path) -> None:
     dies = stager(store, tmp_path / "near", "dies")
-    dies.communicate("\n", timeout=60)
+    dies.communicate("\n")
     assert dies.returncode == -signal.SIGKILL
     assert any(name.endswith(".tmp") for name in copies(tmp_path / "near"))
     total = sum(expected.n_bytes for expected in wanted(store).values())
@@ -223,7 +222,9 @@ def test_what_the_dead_began_is_begun_again(store: ActivationStore, tmp_path: Pa
     assert copies(tmp_path / "near") == sorted({expected.sha256 for expected in wanted(store).values()})
 
 
-def test_who_comes_second_waits_for_the_first(store: ActivationStore, tmp_path: Path) -> None:
+def test_who_comes_second_waits_for_the_first(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, expected = next(iter(wanted(store).items()))
     base = Counting(store.path)
     place = StagedPlace(base, tmp_path / "near", wanted(store))
@@ -231,12 +232,20 @@ def test_who_comes_second_waits_for_the_first(store: ActivationStore, tmp_path: 
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     copying = place.stage([path])
 
+    waits, locked = Event(), fcntl.flock
+
+    def flock(lock: int, how: int) -> None:
+        waits.set()
+        locked(lock, how)
+
     def first_is_done() -> None:
+        waits.wait()
         (tmp_path / "near" / expected.sha256).write_bytes((store.path / path).read_bytes())
         os.close(descriptor)
 
-    began = time.monotonic()
-    Timer(0.2, first_is_done).start()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    first = Thread(target=first_is_done)
+    first.start()
     assert list(copying) == [expected.n_bytes]
-    assert time.monotonic() - began > 0.1
-    assert base.n_bytes == 0
+    first.join()
+    assert base.n_bytes == 0, "copied by the second, who did not wait"

@@ -7,6 +7,14 @@ import time
 import stores.units as units
 
 
+def pause() -> None:
+    """Let another process come in between."""
+    time.sleep(random.random() * 0.01)
+
+
+between_files = pause
+
+
 def commit_carelessly(writer: units.UnitWriter) -> bool:
     """Final names first, no agreement on who has won; what a writer does that takes `rename` for safe."""
     commit, plan = writer._commit, writer._plan
@@ -21,7 +29,7 @@ def commit_carelessly(writer: units.UnitWriter) -> bool:
         shard.finish()
         final = commit._store / path
         final.parent.mkdir(parents=True, exist_ok=True)
-        time.sleep(random.random() * 0.01)
+        between_files()
         os.replace(staged[path], final)
     units.commit_path(commit._store, plan, commit._key).write_text("{}")
     commit.close()

@@ -1,8 +1,8 @@
 """Stands in for workers, without a model. As a program: two workers that never end. Usage: cheap_workers.py STORE."""
 
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, progre
 def never_end(settings: ModelSettings, path: Path, plan: Plan, **named: Any) -> None:
     """Work until somebody ends it."""
     (path / f"working-{os.getpid()}").touch()
-    time.sleep(600)
+    while True:  # a signal that a handler of Python takes ends the pause, not the work
+        signal.pause()
 
 
 def main() -> None:

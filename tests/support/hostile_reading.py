@@ -1,7 +1,7 @@
 """Reads stores one after another as a user would, with little memory, and says what became of each.
 
-python hostile_reading.py: paths on stdin, one a line; prints one JSON line for each. A store that takes longer than
-HANGS_SECONDS ends the process without a line.
+python hostile_reading.py: paths on stdin, one a line; prints one JSON line for each. A store that takes more of the
+processor than HANGS_SECONDS ends the process without a line.
 """
 
 import json
@@ -9,14 +9,12 @@ import os
 import resource
 import signal
 import sys
-import time
 from pathlib import Path
 
 from stores import ActivationStore, Batches, Filters, StoreError, verify
 
-MAX_SECONDS = 10
-"""Of the processor; the clock on the wall is another's where many share a machine."""
-HANGS_SECONDS = 60
+HANGS_SECONDS = 600
+"""Of the processor. Nothing is measured by it: it ends what would never end."""
 MAX_BYTES = 2 * 2**30
 
 
@@ -53,8 +51,7 @@ def main() -> None:
     for line in sys.stdin:
         path = Path(line.rstrip("\n"))
         forget()
-        began = time.process_time()
-        signal.alarm(HANGS_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, HANGS_SECONDS)
         message = ""
         try:
             use(path)
@@ -63,9 +60,8 @@ def main() -> None:
             outcome, message = "refused", str(error)
         except BaseException as error:
             outcome = repr(error)[:2000]
-        signal.alarm(0)
-        seconds = time.process_time() - began
-        print(json.dumps([path.name, outcome, message[:4000], seconds, highest_bytes()]), flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps([path.name, outcome, message[:4000], highest_bytes()]), flush=True)
     os._exit(0)
 
 

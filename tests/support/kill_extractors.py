@@ -1,4 +1,4 @@
-"""Two real extractors race on one store and are killed (-9) at random, again and again, until it is finished.
+"""Two real extractors race on one store and die (-9) at random steps, again and again, until it is finished.
 
 Usage: kill_extractors.py FOLDER N_KILLS [careless]. Prints one JSON line. Extractors are forked from this process, so a
 killed one is replaced in milliseconds. FOLDER/reference is an undisturbed run.
@@ -10,14 +10,15 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+import careless
 import torch
 import transformers  # noqa: F401  forked workers inherit the import
-from careless import commit_carelessly
 from extraction import extraction_config
 
 import pipeline.extractor.extract as stage
@@ -25,31 +26,44 @@ import stores.units as units
 from stores.filesystem import FileSystem
 
 N_WORKERS = 2
-LONGEST_LIFE_SECONDS = 4.0
 
 
-class PausingFileSystem(FileSystem):
-    """Stops for a moment before many steps, so that kills hit the short windows between them."""
+class Life:
+    """The steps of the file system that this process has made, and the one at which it dies."""
 
-    def _pause(self) -> None:
+    steps = 0
+    dies_at: int | None = None
+    lock = threading.Lock()
+
+    @classmethod
+    def step(cls) -> None:
+        """Die, or often pause for a moment: so the two extractors come to every step in every order."""
+        with cls.lock:
+            cls.steps += 1
+            if cls.steps == cls.dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
         if random.random() < 0.6:
             time.sleep(random.random() * 0.004)
 
+
+class MortalFileSystem(FileSystem):
+    """Every step may be the last."""
+
     def create(self, path: Path) -> int:
-        self._pause()
+        Life.step()
         return super().create(path)
 
     def sync(self, descriptor: int) -> None:
-        self._pause()
+        Life.step()
         super().sync(descriptor)
 
     def link(self, source: Path, target: Path) -> None:
-        self._pause()
+        Life.step()
         super().link(source, target)
-        self._pause()
+        Life.step()
 
     def rename(self, source: Path, target: Path) -> None:
-        self._pause()
+        Life.step()
         super().rename(source, target)
 
 
@@ -59,8 +73,8 @@ def any_missing_unit(path: Path, plan: Any, skip: set[int]) -> int | None:
     return random.choice(missing[:2]) if missing else None
 
 
-def fork_worker(folder: Path, store: Path) -> int:
-    """Process id of a new extractor."""
+def fork_worker(folder: Path, store: Path, dies_at: int | None = None) -> int:
+    """Process id of a new extractor. One that lives writes down how many steps it made."""
     worker = os.fork()
     if worker:
         return worker
@@ -68,36 +82,33 @@ def fork_worker(folder: Path, store: Path) -> int:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         random.seed(os.getpid())
+        Life.steps, Life.dies_at = 0, dies_at
         stage.extract(extraction_config(folder, store={"path": str(store)}), progress=False)
+        (folder / "steps").write_text(str(Life.steps), encoding="utf-8")
         code = 0
     except BaseException:
         traceback.print_exc()
     os._exit(code)
 
 
-def campaign(folder: Path, n_kills: int) -> dict[str, Any]:
-    """Kill until `n_kills` have been killed and every store begun is finished. Returns: what happened."""
+def campaign(folder: Path, n_kills: int, longest_life_steps: int) -> dict[str, Any]:
+    """Fork until `n_kills` have died and every store begun is finished. Returns: what happened."""
     kills, stores, failures = 0, 0, 0
     while kills < n_kills:
         store = folder / f"killed-{stores}"
         stores += 1
-        workers: dict[int, float] = {}
+        workers: set[int] = set()
         finished = False
         while not finished or workers:
             while len(workers) < N_WORKERS and not finished:
-                workers[fork_worker(folder, store)] = time.monotonic() + random.random() * LONGEST_LIFE_SECONDS
-            time.sleep(0.002)
-            for worker, death in list(workers.items()):
-                done, status = os.waitpid(worker, os.WNOHANG)
-                if done:
-                    del workers[worker]
-                    failures += os.waitstatus_to_exitcode(status) != 0
-                    finished = finished or os.waitstatus_to_exitcode(status) == 0
-                elif kills < n_kills and time.monotonic() > death:
-                    os.kill(worker, signal.SIGKILL)
-                    os.waitpid(worker, 0)
-                    del workers[worker]
-                    kills += 1
+                dies_at = random.randint(1, longest_life_steps) if kills < n_kills else None
+                workers.add(fork_worker(folder, store, dies_at))
+            worker, status = os.waitpid(-1, 0)
+            workers.remove(worker)
+            code = os.waitstatus_to_exitcode(status)
+            kills += code == -signal.SIGKILL
+            failures += code not in (0, -signal.SIGKILL)
+            finished = finished or code == 0
             if failures > 5:
                 return {"kills": kills, "stores": stores, "failures": failures}
         # One more run, left alone, sweeps what a worker killed beside the finishing one had staged.
@@ -111,13 +122,15 @@ def main() -> None:
     folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     random.seed(7)
+    stage.FileSystem = MortalFileSystem  # type: ignore[misc]
     # The undisturbed run, here too: equal bytes are promised for an equal thread count.
     os.waitpid(fork_worker(folder, folder / "reference"), 0)
-    stage.FileSystem = PausingFileSystem  # type: ignore[misc]
+    longest_life_steps = int((folder / "steps").read_text(encoding="utf-8")) // 2
     stage.next_unit = any_missing_unit  # type: ignore[assignment]
     if sys.argv[3:] == ["careless"]:
-        units.UnitWriter.commit = commit_carelessly  # type: ignore[method-assign]
-    print(json.dumps(campaign(folder, n_kills)))
+        units.UnitWriter.commit = careless.commit_carelessly  # type: ignore[method-assign]
+        careless.between_files = Life.step
+    print(json.dumps(campaign(folder, n_kills, longest_life_steps)))
 
 
 if __name__ == "__main__":

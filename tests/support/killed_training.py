@@ -1,14 +1,17 @@
-"""The process that the kill test kills: training with a random pause at every step of the file system.
+"""The process of the kill test: training that dies (-9) at a given step of the file system.
 
-python killed_training.py STORE VARIANTS_JSON READY SEED: makes the file READY, then trains in the working folder.
+python killed_training.py STORE VARIANTS_JSON DIES_AT SEED: trains in the working folder and prints how many steps the
+file system made. DIES_AT 0: it lives. What is written between two steps counts from the second one on, so a death at
+each of them is a death at any moment.
 """
 
 import functools
 import json
 import os
 import random
+import signal
 import sys
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,30 +23,37 @@ from pipeline.config import RunConfig
 from pipeline.trainer.train import train
 from stores import joined
 
-LONGEST_PAUSE_SECONDS = 0.004
+
+class Steps:
+    """Counts steps of the file system, and dies before one of them."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.n, self._dies_at, self._lock = 0, dies_at, threading.Lock()
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that is a step."""
+
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            with self._lock:
+                self.n += 1
+                if self.n == self._dies_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+
+        return wrapper
 
 
-def paused(function: Callable[..., Any], noise: random.Random) -> Callable[..., Any]:
-    """Without pauses a kill would hardly ever fall between two of these steps."""
-
-    @functools.wraps(function)
-    def wrapper(*arguments: Any, **named: Any) -> Any:
-        time.sleep(noise.random() * LONGEST_PAUSE_SECONDS)
-        return function(*arguments, **named)
-
-    return wrapper
-
-
-def main(store: str, variants: str, ready: str, seed: str) -> None:
-    noise = random.Random(int(seed))
+def main(store: str, variants: str, dies_at: str, seed: str) -> None:
+    noise, steps = random.Random(int(seed)), Steps(int(dies_at))
     torch.set_num_threads(1)
     for name in ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink"):
-        setattr(os, name, paused(getattr(os, name), noise))
+        setattr(os, name, steps.counted(getattr(os, name)))
     joined.Batches = functools.partial(joined.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
     torch.rand(noise.randrange(10))  # a global stream that is never where it was
     config = RunConfig.model_validate(run_data(Path(store), json.loads(variants), checkpoint_every_steps=5))
-    Path(ready).touch()
     train(config, report_progress=False)
+    print(steps.n)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +28,9 @@ class LyingServer(ThreadingHTTPServer):
         self.ranges = True
         self.stall_seconds = 5.0
         self.bytes_per_second = float("inf")
+        self.holds: Callable[[], bool] = lambda: False
+        """While it is true, requests that come in get no answer until the server ends."""
+        self.ended = threading.Event()
 
     def lie(self, path: str, *lies: str) -> None:
         """Tell these lies about a file, one a request."""
@@ -41,6 +44,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: LyingServer
 
     def do_GET(self) -> None:
+        if self.server.holds():
+            self.server.ended.wait()
+            self.close_connection = True
+            return
         path = unquote(self.path).lstrip("/")
         self.server.requests[path] += 1
         told = self.server.lies.get(path)
@@ -105,6 +112,8 @@ def serving(server: Any) -> Iterator[Any]:
     try:
         yield server
     finally:
+        if isinstance(server, LyingServer):
+            server.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

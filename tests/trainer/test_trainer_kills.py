@@ -1,12 +1,12 @@
-"""kill -9 at random moments: the bits of weights, curves and training state are those of an undisturbed run."""
+"""kill -9 at random steps: the bits of weights, curves and training state are those of an undisturbed run."""
 
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +17,62 @@ from pipeline.artifacts import RunFolder
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {name: ALL[name] for name in ("topk", "batch")}
-LONGEST_LIFE_SECONDS = 1.2
 
 
 class Trainings:
-    """Starts the training process in a folder, and kills it or lets it end."""
+    """Starts the training process in a folder, to be killed or to end."""
 
     def __init__(self, store: Path, folder: Path, seed: int) -> None:
         self.store, self.folder, self.noise = store, folder, random.Random(seed)
         self.run = RunFolder(folder / "runs" / "run")
         folder.mkdir()
 
-    def start(self) -> subprocess.Popen[bytes]:
-        ready = self.folder / "ready"
-        ready.unlink(missing_ok=True)
-        arguments = [str(self.store), json.dumps(VARIANTS), str(ready), str(self.noise.getrandbits(32))]
+    def train(self, dies_at: int = 0) -> subprocess.CompletedProcess[str]:
+        """Train until it is done or, at that step of the file system, killed."""
+        arguments = [str(self.store), json.dumps(VARIANTS), str(dies_at), str(self.noise.getrandbits(32))]
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
-        child = subprocess.Popen(
+        return subprocess.run(
             [sys.executable, str(ROOT / "tests" / "support" / "killed_training.py"), *arguments],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        while not ready.exists() and child.poll() is None:
-            time.sleep(0.002)
-        return child
 
-    def let_end(self) -> dict[str, Any]:
-        """Variant -> sha256 of weights, curves and state, once the process has ended by itself."""
-        _, error = self.start().communicate(timeout=120)
-        return self.result(error)
+    def let_end(self) -> tuple[dict[str, Any], int]:
+        """The result of a process that ended by itself, and the steps of the file system it made."""
+        done = self.train()
+        assert done.returncode == 0, done.stderr
+        return self.result(), int(done.stdout.split()[-1])
 
-    def result(self, error: bytes) -> dict[str, Any]:
-        assert {folder.variant for folder in self.run.trained()} == VARIANTS.keys(), error.decode()
+    def result(self) -> dict[str, Any]:
+        """Variant -> sha256 of weights, curves and state."""
+        assert {folder.variant for folder in self.run.trained()} == VARIANTS.keys()
         assert not list(self.run.path.rglob("checkpoints"))
         return {folder.variant: json.loads(folder.training.read_text())["sha256"] for folder in self.run.trained()}
 
-    def kill(self) -> bytes | None:
-        """Kill after a random time. Returns: None, or what it said if it had ended by itself before."""
-        child = self.start()
-        try:
-            _, error = child.communicate(timeout=self.noise.random() * LONGEST_LIFE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            return None
-        assert child.returncode == 0, error.decode()
-        return error
+    def kill(self, longest_life_steps: int) -> bool:
+        """Let it die at a random step. Returns: whether it did; it may be done before."""
+        done = self.train(self.noise.randint(1, longest_life_steps))
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode != 0
 
 
 def survive(store: Path, folder: Path, kills: int, seed: int) -> tuple[int, int, int]:
     """Kill `kills` times, in as many runs as that takes. Returns: runs, kills in the midst of writing, resumes."""
-    expected = Trainings(store, folder / "undisturbed", seed).let_end()
+    expected, n_steps = Trainings(store, folder / "undisturbed", seed).let_end()
     runs = torn = resumes = done = 0
     while done < kills:
         runs += 1
         trainings = Trainings(store, folder / f"run{runs}", seed + runs)
-        error: bytes | None = None
-        while done < kills and error is None:
+        killed = True
+        while done < kills and killed:
             resumes += any(trainings.run.path.glob("variants/*/checkpoints/step_*"))
-            error = trainings.kill()
-            done += error is None
+            killed = trainings.kill(n_steps // 2)
+            done += killed
             torn += any(trainings.run.path.rglob(".staged-*"))
-        found = trainings.result(error) if error is not None else trainings.let_end()
-        assert found == expected
+        assert (trainings.let_end()[0] if killed else trainings.result()) == expected
         shutil.rmtree(trainings.folder)
     return runs, torn, resumes
 

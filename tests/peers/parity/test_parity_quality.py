@@ -21,7 +21,7 @@ from pipeline.saes.topk import TopK
 from pipeline.trainer.initialise import geometric_median, weight_generator
 from stores import ActivationStore, Filters
 
-pytestmark = [pytest.mark.peers, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.peers, pytest.mark.long]
 
 STORE = Path(os.environ.get("STRATA_DATA", "data")) / "demo"
 SITE, D_MODEL, D_SAE, K, BATCH, STEPS, WARMUP, DECAY_START = (

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.trainer.initialise import geometric_median
 from pipeline.trainer.trainee import Trainee
 
-pytestmark = [pytest.mark.peers, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.peers
 
 D_MODEL, D_SAE, K, BATCH, STEPS = 576, 8192, 32, 2048, 20
 TOLERANCE = 1e-6
