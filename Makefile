@@ -37,8 +37,9 @@ check: .venv/installed-dev ## format, lint, types, layers, unused code
 long: export STRATA_EXTRACTOR_KILLS ?= 200
 long: export STRATA_TRAINER_KILLS ?= 200
 long: export STRATA_POWER_CUTS ?= 20000
-long: .venv/installed-dev ## the proofs by kills and power cuts, with many more of them than in make test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -k "kills or power_cuts" --timeout 7200
+long: export STRATA_MUTATIONS ?= 50000
+long: .venv/installed-dev ## the proofs by kills, power cuts and damaged inputs, with many more of them than in make test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -k "kills or power_cuts or mutations" --timeout 36000
 
 browser: .venv/installed-dev ## the report in headless Chromium (chromium on the PATH, or its path in STRATA_CHROMIUM)
 	$(BIN)/pytest -m browser

@@ -196,3 +196,12 @@ def trained(folder: Path, name: str, store: Path) -> str:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def test_no_loop_is_kept_inside_a_store(tmp_path, monkeypatch, no_memory, caplog):
+    store = store_for_training(tmp_path / "store", 500)
+    before = sorted(store.rglob("*"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(store / "inside"))
+    assert cache.folder("1") is None
+    assert "NUMBA_CACHE_DIR" in caplog.text
+    assert sorted(store.rglob("*")) == before

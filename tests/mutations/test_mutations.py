@@ -3,11 +3,20 @@
 import os
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mutation_families import FAMILIES, SHARES, Verdict
+from mutation_families import FAMILIES, ROWS, SHARES, Verdict
 from mutation_world import World, make_world
+
+from pipeline.artifacts import chain
+from pipeline.config import loading
+from pipeline.extractor.noted import Noted
+from pipeline.language_model import description
+from stores import listing
+from stores.remote.patience import Trying
+from stores.stored import StoredArray
 
 CASES = int(os.environ.get("STRATA_MUTATIONS", "2000"))
 LOTS = 4
@@ -15,7 +24,7 @@ LOTS = 4
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One for each process: cases damage it and bring it back."""
     before = Path.cwd()
     try:
@@ -41,3 +50,30 @@ def test_damage_is_refused_or_recorded_or_changes_nothing(world: World, family: 
 def test_every_family_has_its_share() -> None:
     assert set(SHARES) == set(FAMILIES)
     assert sum(SHARES.values()) == 100
+
+
+def _bug(*_: object) -> None:
+    raise KeyError("a planted bug")
+
+
+PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "configs": lambda patch: patch.setattr(loading, "lines_of", _bug),
+    **dict.fromkeys(ROWS, lambda patch: patch.setattr(Noted, "provenance", lambda self: {})),
+    "models": lambda patch: patch.setattr(description, "weights_identity", lambda *_, **__: {}),
+    "stores": lambda patch: patch.setattr(StoredArray, "_check_place", lambda *_: None),
+    "runs": lambda patch: patch.setattr(chain, "_check", lambda *_: None),
+    "answers": lambda patch: patch.setattr(Trying, "failed", _bug),
+    "environment": lambda patch: patch.setattr(listing, "table", lambda _: f"{os.environ.get('LANG')}"),
+}
+"""A hole for each family, of the kind that it is there to find."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_control_a_planted_hole_is_found(world: World, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    # What undamaged files give is asked before the hole is there.
+    FAMILIES[family](world, random.Random(0))
+    PLANTED[family](monkeypatch)
+    for number in range(2000):
+        if FAMILIES[family](world, random.Random(f"planted {number}")).kind == "wrong":
+            return
+    pytest.fail("the hole was not found")

@@ -25,6 +25,7 @@ from numba.core.serialize import dumps
 
 from stores.cache_root import cache_root
 from stores.errors import StoreError
+from stores.outside import refuse_inside_a_store
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def folder(version: str) -> Path | None:
     try:
         named = os.environ.get("NUMBA_CACHE_DIR")
         place = Path(named).expanduser() / f"strata-{name}" if named else cache_root() / "compiled" / name
+        refuse_inside_a_store(place, "NUMBA_CACHE_DIR" if named else "STRATA_CACHE")
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (why := _why_not_trusted(place)) is None:
             return place
