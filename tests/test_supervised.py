@@ -175,7 +175,7 @@ def test_sigterm_ends_both_as_it_ends_one() -> None:
     program.terminate()
     out, error = program.communicate()
     assert (program.returncode, out, error) == (-signal.SIGTERM, "", "")
-    assert not alive(child)
+    wait_until(lambda: not alive(child))
 
 
 # ---- Which commands are watched

@@ -84,10 +84,8 @@ def test_a_store_that_no_worker_could_finish_is_an_error_with_their_reasons(
     make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "fill_and_finish", cheap_workers.fill_one_and_fail)
-    killer = kill_workers(1)
     with pytest.raises(StoreError, match=r"4 of 5 units are missing: .*killed by SIGKILL") as error:
         _run(ModelSettings(path="none"), tmp_path / "store", make_plan, 2, progress=False)
-    killer.join()
     assert ": the model is gone" in str(error.value)
     assert not multiprocessing.active_children()
 

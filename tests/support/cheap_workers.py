@@ -15,7 +15,13 @@ from stores.filesystem import FileSystem
 
 
 def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:
-    """One unit, then an error that people can act on."""
+    """The first of the workers dies; another one fills a unit, and then has an error that people can act on."""
+    try:
+        (path.parent / "died").touch(exist_ok=False)
+    except FileExistsError:
+        pass
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
     rows = {site: stored_rows(site, plan.n_rows, d_model, plan.encoding) for site, d_model in plan.sites.items()}
     fill_unit(FileSystem(), path, plan, 0, rows)
     raise StoreError("the model is gone")
