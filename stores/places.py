@@ -5,6 +5,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -84,10 +85,10 @@ class LocalPlace:
             )
 
 
-def _written_to(path: Path) -> StoreError:
+def _written_to(path: Path, now: Identity, opened: Identity) -> StoreError:
     return StoreError(
-        f"{path}: was written to while it is read; put the old file back, or run the command again to read what is "
-        f"there now"
+        f"{path}: was written to while it is read ({now.n_bytes} bytes, {opened.n_bytes} before); put the old file "
+        f"back, or run the command again to read what is there now"
     )
 
 
@@ -106,12 +107,12 @@ class _MappedFile:
 
     def read(self, offset: int, n_bytes: int) -> np.ndarray:
         # What is mapped outlives a new file of the same name, and a deletion; a write into this very file shows in it.
-        try:
-            now = os.stat(self._name, follow_symlinks=False)
-        except OSError:
-            return self._data[offset : offset + n_bytes]
-        if (now.st_size, now.st_mtime_ns) != self._written and identity_of(now)[:2] == self._identity[:2]:
-            raise _written_to(self._path)
+        with suppress(OSError):
+            status = os.stat(self._name, follow_symlinks=False)
+            if (status.st_size, status.st_mtime_ns) != self._written:
+                now = identity_of(status)
+                if (now.device, now.inode) == (self._identity.device, self._identity.inode):
+                    raise _written_to(self._path, now, self._identity)
         return self._data[offset : offset + n_bytes]
 
     def will_need(self, offset: int, n_bytes: int) -> None:
@@ -149,8 +150,9 @@ class _ReadFile:
                     f"fetch it again"
                 )
             data += piece
-        if identity_of(os.fstat(self._descriptor)) != self._identity:
-            raise _written_to(self._path)
+        now = identity_of(os.fstat(self._descriptor))
+        if now != self._identity:
+            raise _written_to(self._path, now, self._identity)
         rows = np.frombuffer(data, np.uint8)
         rows.flags.writeable = False
         return rows

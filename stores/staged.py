@@ -129,22 +129,22 @@ class StagedPlace:
         return None
 
     def _hashed(self, path: str) -> Stamp | None:
-        """The stamp of the copy that lies there, if its bytes are right."""
-        sha256 = self._expected[path].sha256
-        if not self._is_there(path):
-            return None
+        """The stamp of the copy that lies there, if its bytes are right; a line says what is wrong with a wrong one."""
+        n_bytes, sha256 = self._expected[path]
+        copy = self._folder / sha256
         try:
-            stamp, found = hashed(self._folder / sha256, sha256)
-        except OSError as error:
-            _log.warning("%s: cannot be read (%s); it is fetched again", self._folder / sha256, explain(error))
+            stamp, found = hashed(copy, sha256)
+        except FileNotFoundError:
             return None
-        if found == sha256:
-            return stamp
-        _log.warning(
-            "%s: is not the file that its name says (its sha256 is %s): damaged or replaced; it is fetched again",
-            self._folder / sha256,
-            found,
-        )
+        except OSError as error:
+            problem = f"cannot be read ({explain(error)})"
+        else:
+            if found == sha256:
+                return stamp
+            problem = (
+                f"is not the file that its name says ({stamp.identity.n_bytes} bytes of {n_bytes}, sha256 {found})"
+            )
+        _log.warning("%s: %s; it is fetched again", copy, problem)
         return None
 
     def _make(self, path: str) -> None:

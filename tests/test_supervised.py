@@ -256,11 +256,16 @@ def test_a_store_cut_under_training_is_named_and_training_resumes_with_the_same_
     undisturbed = train(tmp_path / "undisturbed", store)
     assert undisturbed.returncode == 0, undisturbed.stderr
 
-    control = train(tmp_path / "alone", store, "cut", "alone")
+    seen = train(tmp_path / "seen", store, "cut", "alone")
+    assert seen.returncode == 1, "an error with the file's name, as long as the cut is seen before the bytes are used"
+    assert f"{shard.relative_to(store)}: was written to while it is read (0 bytes, {n_bytes} before)" in seen.stderr
+    shutil.copy(tmp_path / "shard", shard)
+
+    control = train(tmp_path / "alone", store, "cut", "late", "alone")
     assert (control.returncode, control.stderr) == (-signal.SIGBUS, "")
     shutil.copy(tmp_path / "shard", shard)
 
-    cut = train(tmp_path / "cut", store, "cut")
+    cut = train(tmp_path / "cut", store, "cut", "late")
     assert cut.returncode == 1, cut.stderr
     assert "SIGBUS" in cut.stderr
     assert f"{shard.relative_to(store)}: 0 bytes instead of {n_bytes}" in cut.stderr

@@ -103,7 +103,18 @@ def flip(first: Path, second: Path) -> None:
     write.rename(first)
 
 
-MIXED_UP = [exchange, exchange_with_what_is_known_of_them, write_over, replace, flip]
+def cut(first: Path, second: Path) -> None:
+    data = first.read_bytes()
+    first.with_name("aside").write_bytes(data[: len(data) // 2])
+    first.with_name("aside").rename(first)
+
+
+def link(first: Path, second: Path) -> None:
+    first.unlink()
+    first.symlink_to(second)
+
+
+MIXED_UP = [exchange, exchange_with_what_is_known_of_them, write_over, replace, flip, cut, link]
 
 
 def read(opened: ActivationStore) -> tuple[np.ndarray, ...]:

@@ -1,6 +1,7 @@
 """Training under `supervise`, or without; a shard that training maps is cut short after the first checkpoint.
 
-python supervised_training.py STORE [cut] [alone]: trains in the working folder.
+python supervised_training.py STORE [cut] [late] [alone]: trains in the working folder. `late`: as if each cut came
+after the look that reading takes at a mapped file, and before its bytes are used.
 """
 
 import os
@@ -30,6 +31,7 @@ def main(store: Path, options: set[str]) -> None:
     from pipeline.config import RunConfig
     from pipeline.trainer import session
     from pipeline.trainer.train import train
+    from stores import places
 
     torch.set_num_threads(1)
     real = session.Session._save
@@ -41,6 +43,8 @@ def main(store: Path, options: set[str]) -> None:
 
     if "cut" in options:
         session.Session._save = cutting  # type: ignore[method-assign]
+    if "late" in options:
+        places._MappedFile.read = lambda self, offset, n_bytes: self._data[offset : offset + n_bytes]  # type: ignore
     train(RunConfig.model_validate(run_data(store, {"topk": ALL["topk"]})), report_progress=False)
 
 
