@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from stores.canonical import parse_canonical, read_plain, sha256
 from stores.errors import StoreError
-from stores.format import MANIFEST, PLAN, STATISTICS
+from stores.format import MANIFEST, PLAN, STATISTICS, ArraySpec
 from stores.plan import Plan
-from stores.shard_records import ChunkRecords, FileRecords, NoRecords, NormRecords, ShardRecords, shard_records
+from stores.shard_records import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records
 from stores.units import commit_name, committed_units, keys, parse_commit
 
 FORMAT = "strata store"
@@ -95,38 +95,39 @@ def read_contents(store: Path, plan: Plan) -> Contents:
     """All of it. Raises: StoreError if the store is unfinished, or one of these files is not what it must be."""
     store_id, hashes = read_manifest(store, plan)
     sizes = {name: int(record["bytes"]) for name, record in plan.files.items()}
-    of_arrays: dict[str, list[dict[str, Any]]] = {spec.path: [] for spec in plan.arrays()}
-    statistics: dict[str, list[dict[str, Any]]] = {site: [] for site in plan.sites}
+    arrays: dict[str, ShardRecords] = {
+        spec.path: shard_records(plan.version, spec, plan.files) for spec in plan.token_specs.values()
+    }
+    for specs in plan.site_specs.values():
+        arrays |= _unit_records(plan, specs)
     for key, record in commits(store, plan, hashes):
         files = record["files"]
         sizes |= {name: int(entry["bytes"]) for name, entry in files.items()}
-        by_site = plan.site_specs if isinstance(key, int) else plan.column_specs
-        for specs in by_site.values():
+        if not isinstance(key, int):
+            columns = [spec for specs in plan.column_specs.values() for spec in specs.values()]
+            arrays |= {spec.path: shard_records(plan.version, spec, files) for spec in columns}
+            continue
+        for site, specs in plan.site_specs.items():
             for spec in specs.values():
-                of_arrays[spec.path].append(files[spec.shard_path(key if isinstance(key, int) else 0)])
-        if plan.version == 1 and isinstance(key, int):
-            for site in plan.sites:
-                statistics[site].append(record["statistics"][site])
-    return Contents(store_id, hashes, sizes, _arrays(store, plan, of_arrays, statistics))
+                _add(arrays[spec.path], files[spec.shard_path(key)], record["statistics"][site], store, key)
+    return Contents(store_id, hashes, sizes, arrays)
 
 
-def _arrays(
-    store: Path, plan: Plan, records: dict[str, list[dict[str, Any]]], statistics: dict[str, list[dict[str, Any]]]
-) -> dict[str, ShardRecords]:
-    found: dict[str, ShardRecords] = {
-        spec.path: shard_records(plan.version, spec, plan.files) for spec in plan.token_specs.values()
-    }
+def _unit_records(plan: Plan, specs: dict[str, ArraySpec]) -> dict[str, ShardRecords]:
+    """What is to be filled with the records of a site's units, by the array's path."""
     if plan.version > 1:
-        return found | {path: ChunkRecords(records[path]) for path in records if path not in found}
-    for specs in plan.column_specs.values():
-        found |= {spec.path: FileRecords(records[spec.path]) for spec in specs.values()}
-    for site, specs in plan.site_specs.items():
-        found |= {spec.path: NoRecords() for spec in specs.values()}
+        return {spec.path: ChunkRecords() for spec in specs.values()}
+    return {spec.path: NormRecords(spec) if name == "norm" else NoRecords() for name, spec in specs.items()}
+
+
+def _add(records: ShardRecords, file: dict[str, Any], statistics: Any, store: Path, unit: int) -> None:
+    if isinstance(records, ChunkRecords):
+        records.add(file)
+    if isinstance(records, NormRecords):
         try:
-            found[specs["norm"].path] = NormRecords(specs["norm"], statistics[site])
+            records.add(statistics)
         except (KeyError, TypeError, ValueError):
-            raise StoreError(f"{store}: a unit's statistics of {site} are not what a commit record holds") from None
-    return found
+            raise StoreError(f"{store}: the statistics of unit {unit} are not what a commit record holds") from None
 
 
 def _count(store: Path, plan: Plan) -> int:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import google_crc32c
@@ -52,29 +51,34 @@ class ShardRecords(Protocol):
 
 
 class ChunkRecords:
-    """Version 2: the crc32c of every index and of every chunk, uint32 [shards] and [chunks]."""
+    """Version 2: the crc32c of every index and of every chunk. In memory 4 bytes each."""
 
-    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
-        """`records`: of all shards of the array, in order."""
-        listed = [(record["index_crc32c"], bytes.fromhex(record["chunk_crc32c"])) for record in records]
-        self._indices = np.array([int(index, 16) for index, _ in listed], np.uint32)
-        self._chunks = np.frombuffer(b"".join(chunks for _, chunks in listed), ">u4").astype(np.uint32)
+    def __init__(self) -> None:
+        self._indices, self._chunks = bytearray(), bytearray()
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the record of the next shard."""
+        self._indices += bytes.fromhex(record["index_crc32c"])
+        self._chunks += bytes.fromhex(record["chunk_crc32c"])
 
     def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
         """See `ShardRecords.shard_matches`."""
-        return int(self._indices[shard]) == index_crc
+        return self._indices[4 * shard : 4 * shard + 4] == index_crc.to_bytes(4, "big")
 
     def chunk_matches(self, chunk: int, crc: int) -> bool:
         """See `ShardRecords.chunk_matches`."""
-        return int(self._chunks[chunk]) == crc
+        return self._chunks[4 * chunk : 4 * chunk + 4] == crc.to_bytes(4, "big")
 
 
 class FileRecords:
     """Version 1, arrays that are read whole: the file's sha256."""
 
-    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
-        """`records`: of all shards of the array, in order."""
-        self._sha256 = [str(record["sha256"]) for record in records]
+    def __init__(self) -> None:
+        self._sha256: list[str] = []
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the record of the next shard."""
+        self._sha256.append(record["sha256"])
 
     def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
         """See `ShardRecords.shard_matches`."""
@@ -91,10 +95,16 @@ class FileRecords:
 class NormRecords:
     """Version 1, norms: the histogram of a unit's norms, which its statistics hold (`Moments`), by its crc32c."""
 
-    def __init__(self, spec: ArraySpec, statistics: Iterable[dict[str, Any]]) -> None:
-        """`statistics`: of a site, of all units in order."""
+    def __init__(self, spec: ArraySpec) -> None:
         self._spec = spec
-        self._histograms = np.array([_crc_of(dict(unit["all"]["norm_bins"])) for unit in statistics], np.uint32)
+        self._histograms: list[int] = []
+
+    def add(self, statistics: dict[str, Any]) -> None:
+        """Take what the next unit's commit record says of the site.
+
+        Raises: KeyError, TypeError, ValueError if it is not what a commit record holds.
+        """
+        self._histograms.append(_crc_of(dict(statistics["all"]["norm_bins"])))
 
     def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
         """See `ShardRecords.shard_matches`."""
@@ -103,7 +113,7 @@ class NormRecords:
         data = file.read(0, spec.shard_chunks(shard) * chunk_bytes).reshape(-1, chunk_bytes)
         n_rows = min(spec.rows_per_shard, spec.shape[0] - shard * spec.rows_per_shard)
         norms_N = np.ascontiguousarray(data[:, :-CRC_BYTES]).view("<f4").reshape(-1)[:n_rows]
-        return _crc_of(norm_bins(norms_N)) == int(self._histograms[shard])
+        return _crc_of(norm_bins(norms_N)) == self._histograms[shard]
 
     def chunk_matches(self, chunk: int, crc: int) -> bool:
         """See `ShardRecords.chunk_matches`."""
@@ -124,8 +134,10 @@ class NoRecords:
 
 def shard_records(version: int, spec: ArraySpec, files: dict[str, dict[str, Any]]) -> ShardRecords:
     """What `files` (path -> record) say of an array that is read whole, in a store of any version."""
-    records = (files[path] for path in spec.shard_paths())
-    return FileRecords(records) if version == 1 else ChunkRecords(records)
+    found = FileRecords() if version == 1 else ChunkRecords()
+    for path in spec.shard_paths():
+        found.add(files[path])
+    return found
 
 
 def _crc_of(norm_bins: dict[str, int]) -> int:

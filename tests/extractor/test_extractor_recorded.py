@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from extraction import extraction_config
 
 from pipeline.config.recorded import differences, impersonal, recorded
 from pipeline.errors import ConfigError
 from pipeline.extractor.extract import extract
-from stores import ActivationStore
+from stores import ActivationStore, read_plan
 
 SECRET, USER = "hf_qOvSecretTokenOfSomebody", "jane.q.researcher"
 
@@ -32,6 +33,7 @@ def test_no_record_holds_a_secret_or_whose_machine_it_was(tmp_path: Path, monkey
     files = [path for path in store.rglob("*") if path.is_file()]
     assert {"plan.json", "MANIFEST.json", "token_bytes.json", "000000.json", "zarr.json"} <= {p.name for p in files}
     assert any(path.parent.name == "timings" for path in files)
+    assert read_plan(store).provenance["runner"]["packages"]["numpy"] == np.__version__
     forbidden = [SECRET, USER, str(home), str(tmp_path)]
     for path in files:
         for text in forbidden:
