@@ -14,6 +14,8 @@ from pipeline.paths import as_path
 
 # What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in their folder.
 SAVED_DATASET, SAVED_DATASETS = "state.json", "dataset_dict.json"
+TABLES = {".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"}
+_DESCRIPTIONS = {SAVED_DATASET, SAVED_DATASETS, "dataset_info.json", "dataset_infos.json"}
 _KEY = "corpus.sources: paths"
 _PLAIN = re.compile(r"[^\[\]*?{}!\n\r\ud800-\udfff]*")
 
@@ -75,6 +77,12 @@ def plainly_named(folder: Path) -> Iterator[Path]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.absolute())
         yield Path(place)
+
+
+def data_files(folder: Path, kinds: set[str]) -> list[Path]:
+    """The files under a folder, not hidden, whose suffix says that they hold rows, sorted; compressed ones too."""
+    found = (path for path in folder.rglob("*") if kinds & set(path.suffixes[-2:]) and path.is_file())
+    return sorted(path for path in found if not path.name.startswith(".") and path.name not in _DESCRIPTIONS)
 
 
 def suffixes(folder: Path) -> list[str]:

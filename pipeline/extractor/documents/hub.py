@@ -1,5 +1,6 @@
 """Datasets of the Hugging Face hub, and local folders in their form: one row is one document."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,14 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import foreign
 from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
 from pipeline.extractor.documents.files import file_record, head_of, needed, printable
-from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, plainly_named, suffixes
+from pipeline.extractor.documents.finding import (
+    TABLES,
+    data_files,
+    elsewhere,
+    is_saved_dataset,
+    plainly_named,
+    suffixes,
+)
 from pipeline.extractor.documents.rows import from_row, no_column
 from pipeline.paths import as_path
 
@@ -36,7 +44,15 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
         if is_saved_dataset(Path(path)):
             commit, table = None, _saved(datasets.load_from_disk(path), source)
         else:
-            commit, table = _loaded(datasets, source, path)
+            builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
+            if Path(path).is_dir():
+                _check_all_read(builder, Path(path), source)
+            commit = _commit(builder)
+            # The commit that was found, not the branch again: what is recorded is what is read.
+            revision = commit if commit is not None else source.revision
+            table = datasets.load_dataset(
+                path, source.name, split=source.split, revision=revision, streaming=source.streaming
+            )
         rows = iter(_only(table, source))
     except ConfigError:
         raise
@@ -81,17 +97,29 @@ def _folder(source: HubDataset) -> Path:
             f"{_KEY}: {source.path!r} is a file, not a folder; use `kind: {kind}`, `paths: [{source.path}]`, "
             f"or name the folder that it lies in"
         )
+    if not path.is_dir() and (source.path.startswith((".", "/", "~")) or source.path.count("/") > 1):
+        raise ConfigError(f"{_KEY}: {source.path!r}: there is no such folder; correct it")
     return path
 
 
-def _loaded(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
-    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
-    commit = _commit(builder)
-    # The commit that was found, not the branch again: what is recorded is what is read.
-    revision = commit if commit is not None else source.revision
-    return commit, datasets.load_dataset(
-        path, source.name, split=source.split, revision=revision, streaming=source.streaming
-    )
+def _check_all_read(builder: Any, folder: Path, source: HubDataset) -> None:
+    """Raises: ConfigError for files that `datasets` passes over without a word: of another kind, or of no split.
+
+    It reads the files of one kind, by names of splits if any file or folder has such a name.
+    """
+    card = folder / "README.md"
+    if card.is_file() and b"data_files:" in card.read_bytes():  # it says what is read
+        return
+    read = {os.path.realpath(file) for files in (builder.config.data_files or {}).values() for file in files}
+    kinds = TABLES if any({".json", ".jsonl"} & set(Path(file).suffixes) for file in read) else TABLES - {".json"}
+    left = [path for path in data_files(folder, kinds) if os.path.realpath(path) not in read]
+    if read and left:
+        splits = ", ".join(repr(str(split)) for split in builder.config.data_files)
+        raise ConfigError(
+            f"{_KEY}: {source.path!r}: `datasets` would read {len(read):,} of its files (splits {splits}) and leave "
+            f"out {len(left):,}, the first {printable(left[0].relative_to(folder))}: it reads files of one kind, by their "
+            f"names where one is named after a split; put what belongs together into a folder of its own"
+        )
 
 
 def _saved(saved: Any, source: HubDataset) -> Any:
@@ -133,8 +161,6 @@ def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError
             f"Check these names; the folder holds {held}, and `datasets` reads files of one kind: .parquet, .jsonl, "
             f".json, .csv, .txt or .arrow"
         )
-    elif source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
-        advice = "There is no such folder; correct `path`"
     else:
         advice = (
             "Check these names and the network; without a network, copy the dataset to a folder and set `path` to it, "
