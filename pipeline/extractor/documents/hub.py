@@ -1,6 +1,5 @@
 """Datasets of the Hugging Face hub, and local folders in their form: one row is one document."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +8,16 @@ from typing import Any
 from pipeline.config.corpus import HubDataset
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import foreign
-from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
-from pipeline.extractor.documents.files import file_record, head_of, needed, printable
-from pipeline.extractor.documents.finding import (
-    TABLES,
-    data_files,
-    elsewhere,
+from pipeline.extractor.documents.dataset_folder import (
+    check_all_read,
     is_saved_dataset,
     plainly_named,
+    saved_split,
     suffixes,
 )
+from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
+from pipeline.extractor.documents.files import file_record, head_of, needed, printable
+from pipeline.extractor.documents.finding import elsewhere
 from pipeline.extractor.documents.rows import from_row, no_column
 from pipeline.paths import as_path
 
@@ -41,18 +40,7 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
     where = f"dataset {source.path!r}"
     # `datasets` and the libraries under it raise every kind of exception for a missing name, split, file or network.
     try:
-        if is_saved_dataset(Path(path)):
-            commit, table = None, _saved(datasets.load_from_disk(path), source)
-        else:
-            builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
-            if Path(path).is_dir():
-                _check_all_read(builder, Path(path), source)
-            commit = _commit(builder)
-            # The commit that was found, not the branch again: what is recorded is what is read.
-            revision = commit if commit is not None else source.revision
-            table = datasets.load_dataset(
-                path, source.name, split=source.split, revision=revision, streaming=source.streaming
-            )
+        commit, table = _table(datasets, source, path)
         rows = iter(_only(table, source))
     except ConfigError:
         raise
@@ -71,6 +59,20 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
             raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
         yield from_row(row, source, place, commit)
         row_number += 1
+
+
+def _table(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
+    """The commit, of a dataset of the hub, and what gives its rows."""
+    if is_saved_dataset(Path(path)):
+        return None, saved_split(datasets.load_from_disk(path), source)
+    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
+    if Path(path).is_dir():
+        check_all_read(builder, Path(path), source)
+    commit = _commit(builder)
+    # The commit that was found, not the branch again: what is recorded is what is read.
+    revision = commit if commit is not None else source.revision
+    options = {"split": source.split, "revision": revision, "streaming": source.streaming}
+    return commit, datasets.load_dataset(path, source.name, **options)
 
 
 def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
@@ -100,44 +102,6 @@ def _folder(source: HubDataset) -> Path:
     if not path.is_dir() and (source.path.startswith((".", "/", "~")) or source.path.count("/") > 1):
         raise ConfigError(f"{_KEY}: {source.path!r}: there is no such folder; correct it")
     return path
-
-
-def _check_all_read(builder: Any, folder: Path, source: HubDataset) -> None:
-    """Raises: ConfigError for files that `datasets` passes over without a word: of another kind, or of no split.
-
-    It reads the files of one kind, by names of splits if any file or folder has such a name.
-    """
-    card = folder / "README.md"
-    if card.is_file() and b"data_files:" in card.read_bytes():  # it says what is read
-        return
-    read = {os.path.realpath(file) for files in (builder.config.data_files or {}).values() for file in files}
-    kinds = TABLES if any({".json", ".jsonl"} & set(Path(file).suffixes) for file in read) else TABLES - {".json"}
-    left = [path for path in data_files(folder, kinds) if os.path.realpath(path) not in read]
-    if read and left:
-        splits = ", ".join(repr(str(split)) for split in builder.config.data_files)
-        raise ConfigError(
-            f"{_KEY}: {source.path!r}: `datasets` would read {len(read):,} of its files (splits {splits}) and leave "
-            f"out {len(left):,}, the first {printable(left[0].relative_to(folder))}: it reads files of one kind, by their "
-            f"names where one is named after a split; put what belongs together into a folder of its own"
-        )
-
-
-def _saved(saved: Any, source: HubDataset) -> Any:
-    """The split of what `save_to_disk` wrote: of a dataset that was saved alone, the dataset."""
-    if source.name is not None:
-        raise ConfigError(
-            f"{_KEY}: {source.path!r}: a folder of `save_to_disk` has no configurations; set `name: null`"
-        )
-    if isinstance(saved, dict):
-        if source.split not in saved:
-            raise ConfigError(
-                f"{_KEY}: {source.path!r} has no split {source.split!r}, but {', '.join(map(repr, saved))}; set `split`"
-            )
-        return saved[source.split]
-    own = str(saved.split) if saved.split is not None else "train"
-    if source.split != own:
-        raise ConfigError(f"{_KEY}: {source.path!r} holds one split, {own!r}, not {source.split!r}; set `split: {own}`")
-    return saved
 
 
 def _only(table: Any, source: HubDataset) -> Any:
