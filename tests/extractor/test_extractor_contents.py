@@ -226,7 +226,7 @@ def test_features_that_are_no_text_are_named(tmp_path):
         (["a.parquet", "b.jsonl"], "b.jsonl"),
         (["a.parquet", "sub/test.parquet"], "a.parquet"),
         (["a.parquet", "b.parquet"], None),
-        (["train.parquet", "test.parquet", "train.parquet.metadata"], None),
+        (["train.parquet", "test.parquet", ".cache/train.parquet.metadata"], None),
         (["a.parquet", "b.csv.gz"], "b.csv.gz"),
         (["a.parquet", "README.md", "dataset_infos.json", "notes.json", ".hidden.jsonl", ".cache/a.jsonl"], None),
     ],
