@@ -48,7 +48,7 @@ class Stream:
             elif self._first_pass:
                 self._noted.bad_row(document)
         self._files.all_read()
-        if self._place < 0 and self.skipped == 0:
+        if self._place < 0 and self.skipped == 0 and self._noted.n_bad_rows:
             first = self._noted.bad_rows[0]
             raise ConfigError(
                 f"{self.label}: all its rows are bad ({self._noted.n_bad_rows:,}); the first is {first.place.where}: "

@@ -152,7 +152,7 @@ def test_advice_for_other_kinds_fits_what_was_given(tmp_path):
     assert "is a parquet file; set `kind: parquet`" in failure("jsonl", paths=[str(tmp_path / "a.bin")])
     assert "use `kind: parquet`" in failure("dataset", path=str(tmp_path / "a.bin"))
     assert "is a folder, which has no revisions" in failure("dataset", path=str(tmp_path), revision="main")
-    assert "There is no such folder" in failure("dataset", path=str(tmp_path / "nothing"))
+    assert "there is no such folder" in failure("dataset", path=str(tmp_path / "nothing"))
 
 
 def test_a_folder_of_csv_is_a_dataset_as_the_advice_says(tmp_path):
@@ -218,3 +218,31 @@ def test_features_that_are_no_text_are_named(tmp_path):
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     datasets.Dataset.from_list([{"text": "a", "label": 1}], features=features).to_parquet(tmp_path / "a.parquet")
     assert "column 'label': expected text, got int 1" in failure("dataset", path=str(tmp_path), column="label")
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (["a.parquet", "b.jsonl"], "b.jsonl"),
+        (["a.parquet", "sub/test.parquet"], "a.parquet"),
+        (["a.parquet", "b.parquet"], None),
+        (["train.parquet", "test.parquet", ".cache/train.parquet.metadata"], None),
+        (["a.parquet", "b.csv.gz"], "b.csv.gz"),
+        (["a.parquet", "README.md", "dataset_infos.json", "notes.json", ".hidden.jsonl", ".cache/a.jsonl"], None),
+    ],
+)
+def test_files_that_datasets_would_pass_over_are_named(tmp_path, names, left):
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        if path.suffix == ".parquet":
+            pa.parquet.write_table(pa.table({"text": ["a"]}), path)
+        else:
+            path.write_text("{}" if "infos" in name else '{"text": "b"}\n', encoding="utf-8")
+    if left is None:
+        assert set(texts("dataset", path=str(tmp_path))) == {"a"}
+        return
+    assert f"leave out 1, the first {left}" in failure("dataset", path=str(tmp_path))
+    # The control: `datasets` says nothing, and gives the rows of the others.
+    builder = datasets.load_dataset_builder(str(tmp_path))
+    assert not any(file.endswith(left) for files in builder.config.data_files.values() for file in files)

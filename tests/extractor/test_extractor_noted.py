@@ -40,6 +40,17 @@ def test_a_separator_cuts_a_file_and_is_not_stored(tmp_path, monkeypatch, tokeni
     assert tokenizer.decode(document.token_id) == text
 
 
+def test_a_separator_that_stands_nowhere_is_an_error(tmp_path, tokenizer):
+    for name, text in {"a": "one", "b": "two"}.items():
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    source = {"kind": "text", "paths": [str(tmp_path / "*.txt")]}
+    with pytest.raises(ConfigError, match=r"separator: '\\\\n' is in none .* in double quotes"):
+        drain(source | {"separator": "\\n"}, tokenizer)
+    # One file of several need not hold it.
+    (tmp_path / "b.txt").write_text("two\nthree", encoding="utf-8")
+    assert len(drain(source | {"separator": "\n"}, tokenizer)[0]) == 3
+
+
 @pytest.mark.parametrize("kind", ["text", *ROW_KINDS])
 def test_text_that_spells_special_tokens_is_stored_as_text_and_said(tmp_path, tokenizer, kind):
     texts = ["see <|im_start|> here", "a plain one", "and </s> and <|im_start|>"]

@@ -2,20 +2,14 @@
 
 import glob
 import re
-import tempfile
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.extractor.documents.dataset_folder import is_saved_dataset
 from pipeline.extractor.documents.files import head_of, printable
 from pipeline.paths import as_path
 
-# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in their folder.
-SAVED_DATASET, SAVED_DATASETS = "state.json", "dataset_dict.json"
 _KEY = "corpus.sources: paths"
-_PLAIN = re.compile(r"[^\[\]*?{}!\n\r\ud800-\udfff]*")
 
 
 def matching(patterns: list[str]) -> list[Path]:
@@ -50,37 +44,6 @@ def elsewhere(address: str) -> str | None:
     if re.match(r"[a-z][a-z0-9+.-]*://", address, re.IGNORECASE):
         return "is an address, and only files of this machine are read; download it, and name the file"
     return None
-
-
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether `save_to_disk` of `datasets` wrote the folder."""
-    return (folder / SAVED_DATASETS).is_file() or (
-        (folder / SAVED_DATASET).is_file() and (folder / "dataset_info.json").is_file()
-    )
-
-
-@contextmanager
-def plainly_named(folder: Path) -> Iterator[Path]:
-    """The folder, or for the time of the block one of links to its files, under names that `datasets` can read.
-
-    It takes brackets in a folder's name for a pattern, follows a link to its end, and knows no bytes but UTF-8's.
-    """
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    if all(_PLAIN.fullmatch(str(path)) for path in (folder.absolute(), *files)):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="strata-") as place:
-        for path in files:
-            link = Path(place) / printable(path.relative_to(folder)).replace("\n", " ")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.absolute())
-        yield Path(place)
-
-
-def suffixes(folder: Path) -> list[str]:
-    """The suffixes of the files under a folder, the most frequent first."""
-    names = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [suffix for suffix, _ in Counter("".join(path.suffixes[-2:]) for path in names).most_common()]
 
 
 def _folder_advice(folder: Path, pattern: str) -> str:

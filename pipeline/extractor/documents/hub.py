@@ -8,9 +8,16 @@ from typing import Any
 from pipeline.config.corpus import HubDataset
 from pipeline.errors import ConfigError
 from pipeline.extractor.documents.contents import foreign
+from pipeline.extractor.documents.dataset_folder import (
+    check_all_read,
+    is_saved_dataset,
+    plainly_named,
+    saved_split,
+    suffixes,
+)
 from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
 from pipeline.extractor.documents.files import file_record, head_of, needed, printable
-from pipeline.extractor.documents.finding import elsewhere, is_saved_dataset, plainly_named, suffixes
+from pipeline.extractor.documents.finding import elsewhere
 from pipeline.extractor.documents.rows import from_row, no_column
 from pipeline.paths import as_path
 
@@ -33,10 +40,7 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
     where = f"dataset {source.path!r}"
     # `datasets` and the libraries under it raise every kind of exception for a missing name, split, file or network.
     try:
-        if is_saved_dataset(Path(path)):
-            commit, table = None, _saved(datasets.load_from_disk(path), source)
-        else:
-            commit, table = _loaded(datasets, source, path)
+        commit, table = _table(datasets, source, path)
         rows = iter(_only(table, source))
     except ConfigError:
         raise
@@ -55,6 +59,20 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
             raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
         yield from_row(row, source, place, commit)
         row_number += 1
+
+
+def _table(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
+    """The commit, of a dataset of the hub, and what gives its rows."""
+    if is_saved_dataset(Path(path)):
+        return None, saved_split(datasets.load_from_disk(path), source)
+    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
+    if Path(path).is_dir():
+        check_all_read(builder, Path(path), source)
+    commit = _commit(builder)
+    # The commit that was found, not the branch again: what is recorded is what is read.
+    revision = commit if commit is not None else source.revision
+    options = {"split": source.split, "revision": revision, "streaming": source.streaming}
+    return commit, datasets.load_dataset(path, source.name, **options)
 
 
 def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
@@ -86,35 +104,9 @@ def _folder(source: HubDataset) -> Path:
             f"{_KEY}: {source.path!r} is a file, not a folder; use `kind: {kind}`, `paths: [{source.path}]`, "
             f"or name the folder that it lies in"
         )
+    if not path.is_dir() and (source.path.startswith((".", "/", "~")) or source.path.count("/") > 1):
+        raise ConfigError(f"{_KEY}: {source.path!r}: there is no such folder; correct it")
     return path
-
-
-def _loaded(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
-    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
-    commit = _commit(builder)
-    # The commit that was found, not the branch again: what is recorded is what is read.
-    revision = commit if commit is not None else source.revision
-    return commit, datasets.load_dataset(
-        path, source.name, split=source.split, revision=revision, streaming=source.streaming
-    )
-
-
-def _saved(saved: Any, source: HubDataset) -> Any:
-    """The split of what `save_to_disk` wrote: of a dataset that was saved alone, the dataset."""
-    if source.name is not None:
-        raise ConfigError(
-            f"{_KEY}: {source.path!r}: a folder of `save_to_disk` has no configurations; set `name: null`"
-        )
-    if isinstance(saved, dict):
-        if source.split not in saved:
-            raise ConfigError(
-                f"{_KEY}: {source.path!r} has no split {source.split!r}, but {', '.join(map(repr, saved))}; set `split`"
-            )
-        return saved[source.split]
-    own = str(saved.split) if saved.split is not None else "train"
-    if source.split != own:
-        raise ConfigError(f"{_KEY}: {source.path!r} holds one split, {own!r}, not {source.split!r}; set `split: {own}`")
-    return saved
 
 
 def _only(table: Any, source: HubDataset) -> Any:
@@ -138,8 +130,6 @@ def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError
             f"Check these names; the folder holds {held}, and `datasets` reads files of one kind: .parquet, .jsonl, "
             f".json, .csv, .txt or .arrow"
         )
-    elif source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
-        advice = "There is no such folder; correct `path`"
     else:
         advice = (
             "Check these names and the network; without a network, copy the dataset to a folder and set `path` to it, "

@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 
 from pipeline.config.corpus import TextFiles
+from pipeline.errors import ConfigError
 from pipeline.extractor.documents.document import BadRow, Document, Place
 from pipeline.extractor.documents.files import decoded, pieces, printable, too_long
 from pipeline.extractor.documents.finding import check_is_no_json, check_is_no_table, matching
 
 
 def read(source: TextFiles) -> Iterator[Document | BadRow]:
-    """Every file, whole, line ends as they are; or what lies between its separators and is not blank, from 0."""
+    """Every file, whole, line ends as they are; or what lies between its separators and is not blank, from 0.
+
+    Raises: ConfigError at the end for a separator that none of the files holds.
+    """
+    found = False
     separator = source.separator.encode("utf-8") if source.separator is not None else None
     for path in matching(source.paths):
         check_is_no_table(path)
@@ -17,6 +22,7 @@ def read(source: TextFiles) -> Iterator[Document | BadRow]:
         for number, (data, offset) in enumerate(pieces(path, separator)):
             where = f"{printable(path)}[{number}]" if separator else printable(path)
             place = Place(where, printable(path.name), number)
+            found |= number > 0
             if data is None:
                 yield BadRow(place, too_long() if separator else f"{too_long()}; if it holds several, set `separator`")
                 continue
@@ -25,3 +31,8 @@ def read(source: TextFiles) -> Iterator[Document | BadRow]:
                 yield text
             elif text.strip() or not separator:
                 yield Document(place.where, text=text, origin=path, file=place.file, row=place.row)
+    if separator and not found:
+        hint = '; in YAML, only "\\n" in double quotes is a line feed' if b"\\" in separator else ""
+        raise ConfigError(
+            f"corpus.sources: separator: {source.separator!r} is in none of the files; correct or remove it{hint}"
+        )
