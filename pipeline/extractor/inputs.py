@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.extractor.read_files import files_of
+from pipeline.extractor.read_files import files_of, name_of
 from pipeline.input_files import Comparison, compare_commit, compare_file, shown
 from pipeline.language_model import compare_model
 from stores.plan import Plan
@@ -106,14 +106,14 @@ def _listed(recorded: dict[str, Any], now: list[Path]) -> Comparison:
     for name in recorded.get("files_not_read", []):
         then.setdefault(name, []).append(None)
     if "files_not_read" not in recorded:  # an older plan names the files alone that documents were drawn from
-        now = [path for path in now if path.name in then]
+        now = [path for path in now if name_of(path) in then]
     there: dict[str, list[Path]] = {}
     for path in now:
-        there.setdefault(path.name, []).append(path)
+        there.setdefault(name_of(path), []).append(path)
     names = dict.fromkeys([*then, *there])
     found = Comparison.of(part for name in names for part in _same_name(name, then.get(name, []), there.get(name, [])))
     before = [*(record["name"] for record in recorded["files"]), *recorded.get("files_not_read", [])]
-    if not found.differences and before != [path.name for path in now]:
+    if not found.differences and before != [name_of(path) for path in now]:
         return Comparison(("its files come in another order",), found.unknown)
     return found
 

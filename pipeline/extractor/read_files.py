@@ -10,17 +10,23 @@ from pipeline.errors import ConfigError
 from pipeline.extractor.documents.files import matching
 from pipeline.extractor.documents.hub import local_files
 from pipeline.input_files import FileState
+from pipeline.paths import as_path
 
 
 def files_of(source: Source) -> list[Path]:
     """The files that a source would be read from now, in their order; empty for one that is not read from files."""
     if source.kind == "dataset":
-        return local_files(Path(source.path).expanduser())
+        return local_files(as_path(source.path, "corpus.sources: path"))
     found: set[Path] = set()
     for pattern in getattr(source, "paths", []):
         with suppress(ConfigError):  # no such file now
             found |= set(matching([pattern]))
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def name_of(path: Path) -> str:
+    """How records call a file: without its folder, which says whose machine it was."""
+    return path.name
 
 
 class ReadFiles:
@@ -47,7 +53,7 @@ class ReadFiles:
         if unknown := [path for path in origins if path not in place]:
             raise self._changed(unknown[0])
         read = len(paths) if self._all else max((place[Path(path)] + 1 for path in origins), default=0)
-        return list(paths[:read]), [path.name for path in paths[read:]]
+        return list(paths[:read]), [name_of(path) for path in paths[read:]]
 
     def check_unchanged(self, paths: Iterable[Path | str]) -> None:
         """Raises: ConfigError for a file whose size, time of change or inode is not what it was."""
