@@ -76,7 +76,7 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
         document=np.array(documents, dtype=np.int64),
         skipped_documents=skipped,
         provenance={"sources": [stream.provenance() for stream in streams]},
-        sequence=np.frombuffer(bytes(sequence), dtype="S16"),
+        sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
     )
 
