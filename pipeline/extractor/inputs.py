@@ -13,6 +13,9 @@ from pipeline.input_files import Comparison, compare_commit, compare_file, shown
 from pipeline.language_model import compare_model
 from stores.plan import Plan
 
+_NOT_A_RECORD = (KeyError, IndexError, TypeError, AttributeError)
+"""What reading a provenance raises that holds something else: a plan may be anybody's."""
+
 
 def check_inputs(path: Path, plan: Plan, config: RunConfig) -> list[str]:
     """Refuse to take the store at `path`, finished or not, for what the config's inputs would give now.
@@ -51,19 +54,18 @@ def compare_corpus(plan: Plan, config: RunConfig) -> Comparison:
 
 
 def _corpus(plan: Plan, config: RunConfig) -> Iterator[Comparison]:
-    recorded = plan.provenance.get("corpus", {}).get("sources", [])
     for number, source in enumerate(config.corpus.sources):
         where = f"corpus.sources[{number}] ({source.kind})"
         try:
-            yield COMPARE[source.kind](source, recorded[number]).under(where)
-        except (KeyError, IndexError, TypeError, AttributeError):
+            yield COMPARE[source.kind](source, plan.provenance["corpus"]["sources"][number]).under(where)
+        except _NOT_A_RECORD:
             yield Comparison(unknown=(f"{where}: the plan does not say what was read",))
 
 
 def _model(plan: Plan, config: RunConfig) -> Comparison:
     try:
         return compare_model(config.model, plan.provenance["model"])
-    except (KeyError, TypeError, AttributeError):
+    except _NOT_A_RECORD:
         return Comparison(unknown=("model.path: the plan does not say what was read",))
 
 

@@ -48,7 +48,8 @@ def reusable(config: RunConfig) -> Reuse:
 
 def _software_changes(plan: Plan) -> list[str]:
     """What else rows are a function of, in the last bits: the versions they were computed with."""
-    recorded = plan.provenance.get("model", {}).get("software")
+    model = plan.provenance.get("model")
+    recorded = model.get("software") if isinstance(model, dict) else None
     return [] if recorded is None else changed_keys(recorded, software(), "software")
 
 

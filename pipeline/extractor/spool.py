@@ -78,7 +78,7 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
             "sources": [stream.provenance() for stream in streams],
             "text_given_back": document_tokenizer.given_back.record(),
         },
-        sequence=np.frombuffer(bytes(sequence), dtype="S16"),
+        sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
     )
 

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.extractor.add_sites import add_sites
 from pipeline.extractor.extract import extract
+from pipeline.extractor.reuse import reusable
 from pipeline.trainer.train import train
 from stores import ActivationStore, StoreError, verify
 from stores.deriving import slice_store
@@ -69,6 +70,15 @@ def test_a_config_that_asks_for_both_sites_trains_on_both_stores(
         assert json.loads(record.with_name("metrics.json").read_text())["store_id"] == found["store_id"]
     assert ids == {BASE: ActivationStore.open(base.store_path()).id, NEW: sibling.id}
     assert open_store(base).stores[1:] == [], "control: a run that asks for the first site alone opens one store"
+
+
+def test_stores_of_another_text_are_not_read_together(base: RunConfig, tmp_path: Path) -> None:
+    add_sites(base.store_path(), [NEW], tmp_path / "more", model=base.model, progress=False)
+    both = config_of(tmp_path, "base", SITES)
+    assert reusable(both).stores == [tmp_path / "base", tmp_path / "more"], "control"
+    (tmp_path / "text" / "000.txt").write_text("another text", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"000\.txt: sha256 was"):
+        extract(both, progress=False)
 
 
 def test_sites_can_be_missing_in_two_encodings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.extractor.plan import describe_plan
 from stores import ActivationStore, StoreError
 from stores.filesystem import FileSystem
 from stores.sizes import activation_bytes, token_map_bytes
+from stores.units import UnitWriter
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -46,16 +48,23 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    asked = stage.next_unit
+    asked, commit = stage.next_unit, UnitWriter.commit
     seen: list[int] = []
+    committed = threading.Event()
+
+    def told(writer: UnitWriter) -> None:
+        commit(writer)
+        committed.set()
 
     def only_one(path: Path, plan: Any, skip: set[int]) -> int | None:
         unit = asked(path, plan, skip)
         if seen:
+            assert committed.wait(250), "the first unit was never committed"
             raise KeyboardInterrupt
         seen.append(unit if unit is not None else -1)
         return unit
 
+    monkeypatch.setattr(UnitWriter, "commit", told)
     monkeypatch.setattr(stage, "next_unit", only_one)
     with pytest.raises(KeyboardInterrupt):
         extract(small, progress=False)

@@ -192,6 +192,25 @@ def test_a_plan_of_before_compares_the_files_it_names(corpus_of: Callable[..., C
     assert "does not say what was read" in corpus.compared().unknown[0]
 
 
+NO_RECORDS = [None, [], {}, 7, "x", [None], [7], ["x"], [{}], {"sources": 7}, {"sources": [{"files": 7}]}]
+NO_RECORDS += [{"sources": [{"files": [file], "files_not_read": []}]} for file in (7, {}, {"name": [], "sha256": 7})]
+NO_RECORDS += [{"sources": [{"files": [{"name": "a.jsonl", "sha256": 7}], "files_not_read": 7}]}]
+
+
+@pytest.mark.parametrize("recorded", NO_RECORDS, ids=str)
+def test_a_strangers_provenance_is_no_reason_to_stop(
+    corpus_of: Callable[..., Corpus], model_record: tuple[RunConfig, dict[str, Any]], recorded: Any
+) -> None:
+    corpus = corpus_of("jsonl")
+    config: Any = SimpleNamespace(corpus=corpus.settings, model=model_record[0].model)
+    corpus.plan.provenance = {"corpus": recorded, "model": recorded}
+    found = inputs.compare_inputs(corpus.plan, config)
+    assert [line.partition(":")[0] for line in found.unknown] == ["corpus.sources[0] (jsonl)", "model.path"]
+    assert found.differences == ()
+    corpus.plan.provenance = {}
+    assert inputs.compare_inputs(corpus.plan, config) == found
+
+
 def test_another_python_is_another_text(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = CorpusSettings.model_validate({"sources": [{"kind": "python_docs"}], "n_tokens": 100})
     spool = spool_documents(settings, tokenizer, tmp_path, False)
