@@ -102,7 +102,7 @@ def _differences(one: dict[str, Tensor], other: dict[str, Tensor], *, median: bo
     """By site, over all rows of two equally shaped runs: the largest |difference| / |row|, or the median's."""
     errors = {}
     for site, expected_BSM in one.items():
-        expected, found = expected_BSM.double(), other[site].double()
+        expected, found = expected_BSM.cpu().double(), other[site].cpu().double()  # not every device has float64
         error_BS = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-12)
         errors[site] = float(error_BS.median() if median else error_BS.max())
     return errors
@@ -148,6 +148,10 @@ def _repeated(capture: Capture) -> Measured:
 
 def _finite(capture: Capture) -> Measured:
     captured = _run(capture, _texts(capture))
+    # Of float16 the weights, too: one that does not fit may belong to a token that no probe holds.
+    weights = capture.model.parameters() if capture.model.dtype == torch.float16 else ()
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        return dict.fromkeys(captured, float("inf"))
     return {site: 0.0 if bool(rows_BSM.isfinite().all()) else float("inf") for site, rows_BSM in captured.items()}
 
 
@@ -200,7 +204,7 @@ def _packed(capture: Capture) -> Measured:
 
 PROBES: dict[str, Probe] = {
     "finite": Probe(
-        "this model's rows hold infinities or NaN",
+        "this model's weights or rows hold infinities or NaN",
         _finite,
         SAME_BITS,
         advice="set it to bfloat16 or float32",
