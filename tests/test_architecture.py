@@ -102,6 +102,13 @@ def dangers(tree: ast.AST) -> list[str]:
     return found
 
 
+ALLOWED_DANGERS = {
+    # Numba keeps compiled loops pickled, its own cache by a hidden import. Here they are held against a checksum, and
+    # their folder against its owner, first (docs/decisions/0021).
+    "pipeline/kernels/compiled/cache.py": ["pickle"],
+}
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -137,7 +144,7 @@ def test_a_source_file_keeps_the_rules(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     assert len(text.splitlines()) <= MAX_LINES
-    assert dangers(tree) == []
+    assert dangers(tree) == ALLOWED_DANGERS.get(str(path.relative_to(ROOT)), [])
     assert wrong_suffixes(tree) == []
     assert "run_pipeline" not in {name.split(".")[0] for name in imported_modules(tree)}, (
         "the command line is the top layer"

@@ -39,6 +39,27 @@ def _shared_windows(training: TrainingSettings) -> Path | None:
     return outside_stores(as_path(training.shared_windows, key), key)
 
 
+def capped_window(pending: Pending, stores: Together, training: TrainingSettings) -> str | None:
+    """A line if `window_bytes` makes the window smaller than `window_rows` asks for, with how it then mixes."""
+    group = pending.group
+    sites = [(stores.at(site), site) for site in group.route.sites]
+    plan = sites[0][0].plan
+    start, stop = plan.splits["train"]
+    wanted = min(training.window_rows, stop - start)
+    row_bytes = sum(store.plan.bytes_per_row(site) for store, site in sites)
+    if (n_rows := window_rows(training, row_bytes, group.batch_size)) >= wanted:
+        return None
+    mixing = batch_mixing(*sites[0], "train", pending.filters, group.batch_size)
+    varies = ""
+    if mixing is not None:
+        ratio = mixing.predicted_variance_ratio(max(1, n_rows // plan.rows_per_chunk))
+        varies = f"; the mean of a batch varies {ratio:.2f} times as much as that of as many rows drawn at random"
+    return (
+        f"{group.site}: a window mixes {n_rows:,} rows, not {wanted:,}, since two of {row_bytes:,} bytes a row fill "
+        f"training.window_bytes ({training.window_bytes:,}){varies}; raise it where that is much"
+    )
+
+
 class Feed:
     """The batches of a group; a pure function of the step."""
 

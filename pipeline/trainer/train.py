@@ -26,6 +26,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.kernels.break_even import measured_break_even
 from pipeline.rows import choose_device
 from pipeline.trainer.available import free_bytes, total_bytes
+from pipeline.trainer.feed import capped_window
 from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes
 from pipeline.trainer.one_pass import train_group
@@ -124,7 +125,8 @@ def _announcement(parts: list[Pending], store: Together, config: RunConfig) -> l
     memory = max((_needed_bytes(some, store, config) for some in groups), default=0)
     disk = _disk_bytes(parts, store)
     needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints and weights"
-    return [*describe(groups), needs]
+    capped = (capped_window(part, store, config.training) for part in parts)
+    return [*describe(groups), *filter(None, capped), needs]
 
 
 def _disk_bytes(parts: list[Pending], store: Together) -> int:
