@@ -11,8 +11,8 @@ from stores.canonical import parse_json
 
 _MAX_BYTES = 256 * 2**20
 """An index of a million tensors takes 100 MB."""
-_MAX_LAYERS = 2_000
-"""The deepest transformer published has 1,000 layers; each costs milliseconds to plan."""
+_MAX_LAYERS = 1_000
+"""The deepest transformer published has 1,000 layers; each costs some milliseconds to plan."""
 _MAX_EXPERTS = 10_000
 _COUNTS = {
     re.compile(r"(^|_)(layers?|blocks|depth)$"): _MAX_LAYERS,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import save_tokenizer
+from tiny_models import _save_tokenizer
 from torch import Tensor
 
 from pipeline.errors import ConfigError
@@ -99,7 +99,7 @@ def saved(folder: Path, model_type: str) -> Any:
         for parameter in model.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
         model.save_pretrained(folder)
-        save_tokenizer(folder)
+        _save_tokenizer(folder)
 
 
 def hooked(settings: ModelSettings, path: str, token_ids_BS: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def test_a_model_that_asks_for_more_than_tokens_says_so(tmp_path: Path) -> None:
     with quiet():
         config = AutoConfig.for_model("xlnet", d_model=32, n_layer=2, n_head=4, d_inner=48, vocab_size=300)
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-        save_tokenizer(tmp_path)
+        _save_tokenizer(tmp_path)
     settings = ModelSettings(path=str(tmp_path), device="cpu", dtype="bfloat16")
     with pytest.raises(
         ConfigError, match=r"a forward pass of XLNetLMHeadModel in bfloat16 fails: RuntimeError: expected"

@@ -58,7 +58,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_tokenizer(folder: Path) -> None:
+def _save_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -91,5 +91,5 @@ def save_tiny_model(folder: Path, model_type: str) -> Path:
         for parameter in model.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
         model.save_pretrained(folder)
-        save_tokenizer(folder)
+        _save_tokenizer(folder)
     return folder
