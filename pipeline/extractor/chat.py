@@ -8,6 +8,8 @@ from pipeline.extractor.documents import BadRow, Document
 from pipeline.extractor.documents.document import half_of_a_pair
 from pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
 from pipeline.extractor.template import BESIDE, SETTINGS, Template
+from stores.canonical import parse_json
+from stores.errors import StoreError
 
 # What transformers documents as said by a message. A template that does not know such a field would lose it; whatever
 # else a message carries (a time, an id, a weight) is counted.
@@ -177,6 +179,6 @@ def _parsed(value: Any, column: str, document: Document) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
-    except (ValueError, RecursionError) as error:
-        raise BadRow(document.place, f"column {column!r}: is not JSON ({error})") from None
+        return parse_json(value.encode(), f"column {column!r}") if value.strip() else None
+    except (StoreError, UnicodeEncodeError) as error:
+        raise BadRow(document.place, str(error)) from None

@@ -164,8 +164,8 @@ AROUND: dict[str, tuple[str, tuple[Callable, dict[str, Any]], tuple[Callable, di
         (nothing, {"corpus": {"n_tokens": 2000, "repeat": True}}),
         (nothing, {"corpus": {"n_tokens": MANY, "repeat": True}}),
     ),
-    "seed": ("seed", (nothing, {"seed": 2**64 - 1}), (nothing, {"seed": 2**64})),
-    "digits of the seed": ("seed", (nothing, {"seed": 2**63}), (nothing, {"seed": MANY})),
+    "seed": ("seed", (nothing, {"seed": 2**63 - 1}), (nothing, {"seed": 2**63})),
+    "digits of the seed": ("seed", (nothing, {"seed": 10**18}), (nothing, {"seed": MANY})),
     "batch": (
         "model.batch_tokens",
         (nothing, {"model": {"batch_tokens": 2**31 - 1}}),
@@ -178,7 +178,7 @@ AROUND: dict[str, tuple[str, tuple[Callable, dict[str, Any]], tuple[Callable, di
     ),
     "weight": (
         "corpus.sources.0.weight",
-        (nothing, {"weight": 1e300}),
+        (nothing, {"weight": 3e38}),
         (nothing, {"weight": 0.0}),
     ),
     "held out": (
@@ -245,7 +245,10 @@ def test_what_plan_accepts_extract_finishes(
     changes = with_weight(changes, shared)
     done = strata("plan", **changes)
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [*list(LINES)[:3], "site", *list(LINES)[3:]]
+    titles = [title for title in LINES if title != "corpus"]  # nothing is to be said of this text
+    of_two_sites = titles.index("site")
+    expected = [*titles[:of_two_sites], "site", *titles[of_two_sites:]]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == expected
     done = strata("extract", **changes)
     assert done.exit_code == 0, done.output
     ActivationStore.open(tmp_path / "store")

@@ -40,7 +40,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [process.returncode for process in both] == [0, 0], outputs
     assert outputs[0] == outputs[1]
     assert outputs[0][1] == "", "noise on stderr"
-    assert [path.name for path in cache.iterdir() if path.is_dir()] == [outputs[0][0].strip()]
+    assert [path.name for path in cache.iterdir() if path.name.startswith("gguf-") and path.is_dir()] == [
+        outputs[0][0].strip()
+    ]
     return cache
 
 

@@ -169,7 +169,7 @@ def test_folder_without_tokenizer(copied: ModelSettings) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
 def test_bad_device(copied: ModelSettings, device: str) -> None:
-    with pytest.raises(ConfigError, match=rf"model\.device: '{device}' cannot be used here"):
+    with pytest.raises(ConfigError, match=rf"model\.device: '{device}' is not allowed here; allowed: auto, cpu"):
         load(copied.model_copy(update={"device": device}), [SITE])
 
 

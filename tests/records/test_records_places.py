@@ -15,6 +15,7 @@ STATE = {
     "pipeline/kernels/break_even.py: @cache measured_break_even": "what --dry-run prints, measured once for a shape",
     "pipeline/kernels/cuda.py: @cache _has_triton": "what is installed",
     "pipeline/kernels/compiled/threads.py: _pools[n_threads] =": "idle threads; no result depends on them",
+    "pipeline/kernels/compiled/cache.py: @cache folder": "where compiled loops are kept, looked at once",
     "stores/encodings.py: @cache _literals": "a compressor of fixed settings",
     "pipeline/report/page.py: @cache _template": "compiled from a file of the package",
 }
@@ -22,8 +23,6 @@ STATE = {
 PARSERS = {
     "stores/canonical.py: json.loads": "the one parser of JSON: parse_canonical, parse_json",
     "pipeline/strict_yaml.py: yaml.SafeLoader": "the one parser of YAML",
-    "pipeline/extractor/documents/jsonl.py: json.loads": "rows of a corpus, with limits of their own",
-    "pipeline/language_model/identity.py: json.loads": "the index of a model's weights",
 }
 """Where JSON or YAML is parsed -> what it is."""
 

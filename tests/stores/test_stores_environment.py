@@ -33,7 +33,8 @@ READERS = ["environment.text", "environment.size_bytes"]
 ACCESS = ("environ", "environb", "getenv", "getenvb", "putenv")
 DIRECT = {
     ("run_pipeline.py", "OMP_WAIT_POLICY"): "set for torch, not read",
-    ("pipeline/config/run.py", "STRATA_DATA"): "a path",
+    ("run_pipeline.py", "all of it"): "handed to why_not_here, which reads the numbers of threads",
+    ("pipeline/language_model/tensors.py", "name"): "a switch of transformers, set for the length of one call",
     ("pipeline/paths.py", "DATA_ROOT"): "a path, read by as_path",
     ("pipeline/kernels/compiled/cache.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",
 }
@@ -66,6 +67,8 @@ def environment_uses(tree: ast.Module) -> list[str]:
             found += [name_of(node.slice)]
         elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]).endswith("environ"):
             found += [name_of(node.left)]
+        elif isinstance(node, ast.Call) and "os.environ" in map(ast.unparse, node.args):
+            found += ["all of it"]
     return found
 
 

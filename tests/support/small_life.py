@@ -40,7 +40,7 @@ def live(folder: Path, config_file: Path) -> dict[str, Any]:
         "summary": store.summary()["corpus"],
         "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         "record": [
-            read_record(folder / "record.json", Shape),
+            [*read_record(folder / "record.json", Shape)],
             hashlib.sha256((folder / "record.json").read_bytes()).hexdigest(),
         ],
         "message": message,
