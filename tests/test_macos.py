@@ -13,8 +13,8 @@ from as_on_macos import NOT_ON_MACOS, PLACES
 from small_run import ALL, run_data, store_for_training
 from trained_run import hashes
 
+from pipeline import available
 from pipeline.config import RunConfig
-from pipeline.trainer import available
 from pipeline.trainer.train import train
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from pipeline.available import free_bytes
 from pipeline.errors import ConfigError
 from pipeline.extractor.arrange import Arrangement
 from pipeline.extractor.sequences import GROUP_BATCHES
@@ -92,8 +94,8 @@ def _tokens(arrangement: Arrangement, description: Description) -> Iterator[str]
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-    needed, free = filling_bytes(plan), free_memory()
-    if free is not None and needed > free:
+    needed, free = filling_bytes(plan), free_bytes(torch.device("cpu"))
+    if needed > free:
         yield (
             f"model.batch_tokens: filling a unit takes {needed:,} bytes of memory beside the model, and {free:,} are "
             f"free; lower it (or store.chunk_bytes), or store fewer sites"
@@ -148,12 +150,3 @@ def filling_bytes(plan: Plan) -> int:
 
 def _chunk_bytes(spec: ArraySpec) -> int:
     return spec.rows_per_chunk * int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize
-
-
-def free_memory() -> int | None:
-    """Bytes that this machine has to give; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)

@@ -18,6 +18,7 @@ from pipeline.artifacts import (
     write_yaml,
 )
 from pipeline.artifacts.shapes import Environment
+from pipeline.available import free_bytes, total_bytes
 from pipeline.config.loading import dump
 from pipeline.config.outlier_norms import outlier_norms
 from pipeline.config.run import RunConfig
@@ -25,7 +26,6 @@ from pipeline.config.stored import open_store
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.kernels.break_even import measured_break_even
 from pipeline.rows import choose_device
-from pipeline.trainer.available import free_bytes, total_bytes
 from pipeline.trainer.feed import capped_window
 from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes

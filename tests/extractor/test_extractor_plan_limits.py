@@ -1,9 +1,8 @@
 """What `plan` accepts, `extract` finishes; what it refuses, it refuses by name, before anything is written."""
 
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,16 +30,6 @@ from stores.plan import Plan, read_plan
 
 Patch = pytest.MonkeyPatch
 PAIRS = [(e, c) for e in CODECS for c in COMPRESSORS if c != "planes" or e == "bfloat16"]
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("pipeline", "stores")}
-    handlers = root.handlers[:]
-    yield
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +114,7 @@ def files_left(spare: int) -> Callable[[Patch, Path], None]:
 def memory_of(spare: int) -> Callable[[Patch, Path], None]:
     def patch(monkeypatch: Patch, shared: Path) -> None:
         free = filling_bytes(planned(shared)) + spare
-        monkeypatch.setattr(limits, "free_memory", lambda: free)
+        monkeypatch.setattr(limits, "free_bytes", lambda _: free)
 
     return patch
 
@@ -345,13 +334,6 @@ def test_a_plan_that_does_not_fit_is_described_before_it_is_refused(
     assert done.exit_code == 2
     assert "600 of" in done.stderr + caplog.text
     assert "its disk has" in done.stderr
-
-
-def test_free_memory_is_a_number_or_not_known(tmp_path: Path, monkeypatch: Patch) -> None:
-    found = limits.free_memory()
-    assert found is None or found > 2**20
-    monkeypatch.setattr(limits, "Path", lambda _: tmp_path / "nowhere")
-    assert limits.free_memory() is None
 
 
 def test_settings_that_no_store_can_have_are_found_before_the_text_is_read(

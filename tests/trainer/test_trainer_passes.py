@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import run_pipeline
 from pipeline.artifacts import read_yaml
+from pipeline.available import free_bytes
 from pipeline.config import dump
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.kernels import selection
-from pipeline.trainer.available import free_bytes
 from pipeline.trainer.train import describe_training, train
 
 ONE_VARIANT_BYTES = 200_000
