@@ -64,27 +64,22 @@ def configs(world: World, rng: random.Random) -> Verdict:
     case = f"{' '.join(command)} with {what}"
     done = strata(command[0], str(MUTATED), *command[1:])
     if done.code != 0 or done.trace:
-        return refused(done.problem(), case)
-    before, after = world.once("tree", lambda: parse(text, "base")[0]), parse(data.decode(), "mutated")[0]
+        return refused(done.problem(str(MUTATED), *world.config), case)
+    before, after = world.once("tree", lambda: _plain(text)), _plain(data.decode())
     if before == after:
         return Verdict("equal", case)
-    changed = dump(load(MUTATED)) != world.once("dump", lambda: dump(load(Path("base.yaml"))))
-    return (
-        Verdict("recorded", case) if changed or _nothing_lost(before, after) else Verdict("wrong", f"{case}: ignored")
-    )
-
-
-def _nothing_lost(before: Any, after: Any) -> bool:
-    """Whether the two trees differ only by keys that were dropped or set to their default."""
-    _, defaults = "", _plain(dump(load(Path("base.yaml"))))
-    return _covers(defaults, after)
+    defaults = world.once("dump", lambda: dump(load(Path("base.yaml"))))
+    # What is not recorded anew may be a key that was dropped where it had its default, and nothing else.
+    recorded = dump(load(MUTATED)) != defaults or _covers(_plain(defaults), after)
+    return Verdict("recorded", case) if recorded else Verdict("wrong", f"{case}: ignored")
 
 
 def _plain(text: str) -> Any:
-    return parse(text, "dump")[0]
+    return parse(text, "text")[0]
 
 
 def _covers(whole: Any, part: Any) -> bool:
+    """Whether every value of `part` stands at the same place of `whole`."""
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(key in whole and _covers(whole[key], item) for key, item in part.items())
     if isinstance(part, list):
