@@ -253,4 +253,4 @@ def test_a_seed_that_is_none_is_bad_input(
 
 
 def test_the_largest_seed_is_one(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    assert strata("store", "shuffle", str(make_store()), str(tmp_path / "out"), f"--seed={2**64 - 1}").exit_code == 0
+    assert strata("store", "shuffle", str(make_store()), str(tmp_path / "out"), f"--seed={2**63 - 1}").exit_code == 0

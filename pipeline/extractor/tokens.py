@@ -53,7 +53,9 @@ class DocumentTokenizer:
         self._before = np.array([] if before is None else [before], dtype=np.int32)
         self._after = np.array([] if after is None else [after], dtype=np.int32)
         added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._special = np.array(sorted({*tokenizer.all_special_ids, *added}), dtype=np.int32)
+        # An empty name ("pad_token": "") is of no token, and has no id.
+        named = {token_id for token_id in tokenizer.all_special_ids if token_id is not None}
+        self._special = np.array(sorted({*named, *added}), dtype=np.int32)
         # The longest first: where one begins another, the whole one is meant.
         texts = sorted({*tokenizer.all_special_tokens, *added.values()} - {""}, key=lambda text: (-len(text), text))
         self._special_text = re.compile("|".join(map(re.escape, texts)) or "(?!)")

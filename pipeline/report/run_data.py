@@ -112,8 +112,8 @@ def read_run(path: Path) -> Run:
 
     Raises: CheckpointError if the folder holds no trained SAE at all.
     """
-    variants = [VariantFolder(config.parent) for config in sorted(path.glob("variants/*@*/config.json"))]
-    if not variants:
+    variants = [VariantFolder(folder) for folder in sorted({file.parent for file in path.glob("variants/*@*/*")})]
+    if not any(variant.config.is_file() for variant in variants):
         raise CheckpointError(f"{path}: no folder variants/<variant>@<site>/ with a config.json; train first")
     folder, reading = RunFolder(path), _Reading(path)
     trained = [reading.sae(variant) for variant in variants]

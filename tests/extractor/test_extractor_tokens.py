@@ -45,6 +45,14 @@ def test_a_tokenizer_without_bos_adds_none(tokenizer, tokenise):
     assert len(document.token_id) == 2
 
 
+def test_an_empty_name_is_of_no_token(tokenizer, tokenise):
+    [before] = tokenise("ab", prepend_bos=True)
+    tokenizer.pad_token = ""
+    assert None in tokenizer.all_special_ids, "otherwise nothing is tested"
+    [after] = tokenise("ab", prepend_bos=True)
+    assert (after.token_id.tolist(), after.flags.tolist()) == (before.token_id.tolist(), before.flags.tolist())
+
+
 def test_one_token_as_bos_and_eos_is_bos_only_in_front(tokenizer, tokenise):
     tokenizer.eos_token = "<s>"
     [document] = tokenise("ab", prepend_bos=True, append_eos=True)

@@ -59,7 +59,6 @@ def test_no_command_before_changes_a_byte(made: Made, config: RunConfig):
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     assert scores() == after_training

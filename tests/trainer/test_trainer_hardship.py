@@ -44,7 +44,7 @@ def test_a_dictionary_of_dead_latents_is_survived(make_config):
         "training": {"learning_rate": 0.05, "dead_after_tokens": 64},
     }
     starting_over = {**dying, "resampling": {"every_steps": 10, "dead_after_steps": 1}}
-    train(make_config({"relu": dying, "again": starting_over}), report_progress=False)
+    train(make_config({"relu": dying, "again": starting_over}, n_steps=240), report_progress=False)
     assert curves("relu")[-1]["dead_latents"] == 64
     assert curves("relu")[-1]["l0"] == 0.0
     assert sum(line["resampled_latents"] for line in curves("again")) > 0
