@@ -17,14 +17,21 @@ settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """The command line sets up logging for its process; here that is the tests'."""
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in ("pipeline", "stores")}
-    handlers = root.handlers[:]
+def logging_of_tests() -> Iterator[None]:
+    """The command line sets up logging for its process; here that is the tests'.
+
+    Levels are put back before a test as well: what a module's fixture ran may have set them.
+    """
+    handlers = logging.getLogger().handlers[:]
+    _no_levels()
     yield
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger().handlers[:] = handlers
+    _no_levels()
+
+
+def _no_levels() -> None:
+    for name in ("pipeline", "stores"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture
