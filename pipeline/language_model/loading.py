@@ -78,9 +78,14 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Any:
     from transformers import AutoTokenizer
 
     with _explained(folder, "the tokenizer's files"), quiet():
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
+    if not isinstance(tokenizer.model_max_length, int | float):  # every text's length is held against it
+        raise ConfigError(
+            f"model.path: {folder}/tokenizer_config.json: model_max_length is no number; correct it, or remove it"
+        )
+    return tokenizer
 
 
 def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[Any, Report]:

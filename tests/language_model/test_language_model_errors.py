@@ -160,6 +160,14 @@ def test_weights_of_another_shape(copied: ModelSettings) -> None:
             function(copied, ["blocks.0.mlp.hook_post"])
 
 
+def test_a_longest_text_that_is_no_number_is_refused_by_name(copied: ModelSettings) -> None:
+    settings = Path(copied.path) / "tokenizer_config.json"
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps(content | {"model_max_length": "x"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="model_max_length is no number"):
+        load_tokenizer(copied)
+
+
 def test_folder_without_tokenizer(copied: ModelSettings) -> None:
     for path in Path(copied.path).glob("*token*"):
         path.unlink()

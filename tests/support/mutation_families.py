@@ -336,7 +336,10 @@ def answers(world: World, rng: random.Random) -> Verdict:
             pull(f"{server.url}/data/base", out, patience=HASTY)
         except StoreError as error:
             return refused(
-                None if len(str(error).splitlines()) <= 12 and "127.0.0.1" in str(error) else str(error), case
+                None
+                if len(str(error).splitlines()) <= 12 and any(n in str(error) for n in ("127.0.0.1", "pulled"))
+                else str(error),
+                case,
             )
         except (ConfigError, CheckpointError) as error:
             return refused(None, f"{case}: {error}")
