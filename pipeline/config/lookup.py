@@ -15,6 +15,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut where it is longer than a line of an error has room for."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def build(value: Any, key: str, registry: Mapping[str, type[Model]]) -> Model:
     """The settings `registry[value[key]]` made from a mapping; settings already built pass through.
 
@@ -23,10 +29,10 @@ def build(value: Any, key: str, registry: Mapping[str, type[Model]]) -> Model:
     if any(isinstance(value, settings) for settings in registry.values()):
         return value
     if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping of settings, got {value!r}")
+        raise ValueError(f"expected a mapping of settings, got {shown(value)}")
     name = value.get(key)
     if name is None:
         raise ValueError(f"the key {key!r} is missing; known: {', '.join(registry)}")
     if not isinstance(name, str) or name not in registry:
-        raise ValueError(f"{key} {name!r} is unknown; known: {', '.join(registry)}{nearest(str(name), registry)}")
+        raise ValueError(f"{key} {shown(name)} is unknown; known: {', '.join(registry)}{nearest(str(name), registry)}")
     return registry[name].model_validate(value)

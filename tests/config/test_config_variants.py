@@ -7,7 +7,9 @@ import pytest
 from small_run import TOPK, run_data
 
 from pipeline.config import RunConfig, dump, load
+from pipeline.config.lookup import build
 from pipeline.config.training import UpdateSettings
+from pipeline.saes import ARCHITECTURES
 
 CHANGES: dict[str, Any] = {
     "batch_size": 32,
@@ -103,3 +105,10 @@ def test_controls_the_last_numbers_that_fit() -> None:
     for training in (last, never):
         variant = config({"training": training}).variants["own"]
         assert variant.training.threshold_start_step == training["threshold_start_step"]
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, {"architecture": "x" * 5000}])
+def test_a_long_value_is_cut_in_its_error(value):
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - its length is looked at
+        build(value, "architecture", ARCHITECTURES)
+    assert len(str(refused.value)) < 500

@@ -44,7 +44,9 @@ def test_damage_is_refused_or_recorded_or_changes_nothing(world: World, family: 
     wrong = [verdict.case for verdict in verdicts if verdict.kind == "wrong"]
     assert not wrong, f"{len(wrong)} of {n_cases}:\n" + "\n".join(wrong[:20])
     kinds = Counter(verdict.kind for verdict in verdicts)
-    assert n_cases < 100 or kinds["refused"] > 0, f"nothing is refused: {kinds}"
+    # Most variables change nothing, whatever they hold: few of a lot's are refused.
+    few = 100 if family == "environment" else 40
+    assert n_cases < few or kinds["refused"] > 0, f"nothing is refused: {kinds}"
 
 
 def test_every_family_has_its_share() -> None:

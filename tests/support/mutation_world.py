@@ -48,7 +48,7 @@ class Outcome:
         if self.code not in (1, 2):
             return f"exit code {self.code}"
         lines = self.said.strip().splitlines()
-        if not 1 <= len(lines) <= 40 or max(map(len, lines)) > 10_000:
+        if not 1 <= len(lines) <= 40 or max(map(len, lines)) > 3000:
             return f"{len(lines)} lines, the longest of {max(map(len, lines), default=0)} characters"
         if names and not any(name in self.said for name in names):
             return f"names none of {names}: {self.said[:300]}"
