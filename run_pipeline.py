@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.command_errors import Guarded
-from pipeline.errors import ConfigError
-from pipeline.paths import reader_of
-from pipeline.store_commands import store_app
-from pipeline.supervised import supervise
-from pipeline.system import why_not_here
+from strata_sae.pipeline.command_errors import Guarded
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.paths import reader_of
+from strata_sae.pipeline.store_commands import store_app
+from strata_sae.pipeline.supervised import supervise
+from strata_sae.pipeline.system import why_not_here
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
+    from strata_sae.pipeline.config import RunConfig
 
 # Imports that take seconds (torch, zarr, transformers) stand inside the functions that need them, so --help is quick.
 
@@ -40,40 +40,40 @@ def run_stages(config: "RunConfig") -> None:
 def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     """Stage 1: corpus and language model -> activation store. The only stage that loads a language model."""
     if "://" in (config.store.path or ""):
-        logging.getLogger("pipeline").info(
+        logging.getLogger("strata_sae").info(
             "%s: a store that is read where it lies; nothing to extract", config.store.path
         )
         return
-    from pipeline.artifacts import naming
-    from pipeline.config.outlier_norms import stored_outlier_norms
-    from pipeline.extractor.workers import extract_with_workers
+    from strata_sae.pipeline.artifacts import naming
+    from strata_sae.pipeline.config.outlier_norms import stored_outlier_norms
+    from strata_sae.pipeline.extractor.workers import extract_with_workers
 
     with naming(config.store_path()):
         extract_with_workers(config, n_workers, progress=_shows_progress())
     if line := stored_outlier_norms(config):
-        logging.getLogger("pipeline").warning("%s", line)
+        logging.getLogger("strata_sae").warning("%s", line)
 
 
 def train_saes(config: "RunConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
     """Stage 2: store -> one SAE per variant and site."""
-    from pipeline.trainer.train import train
+    from strata_sae.pipeline.trainer.train import train
 
     train(config, stage=stage, only=only, report_progress=_shows_progress())
 
 
 def evaluate_saes(config: "RunConfig") -> None:
     """Stage 3: held-out rows of the store -> scores of every SAE."""
-    from pipeline.evaluation.evaluate import evaluate
+    from strata_sae.pipeline.evaluation.evaluate import evaluate
 
     evaluate(config, progress=_shows_progress())
 
 
 def write_report(config: "RunConfig") -> None:
     """Stage 4: run folder -> one HTML page and one CSV table."""
-    from pipeline.report.write import write_report
+    from strata_sae.pipeline.report.write import write_report
 
     page = write_report(config.run_path(), config.report.title or config.name)
-    logging.getLogger("pipeline").info("report: %s", page)
+    logging.getLogger("strata_sae").info("report: %s", page)
 
 
 ConfigFile = Annotated[
@@ -117,8 +117,7 @@ def _options(
     if log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"--log-level: {log_level!r} is not allowed; allowed: debug, info, warning, error")
     logging.basicConfig(format="%(message)s", force=True)  # other libraries: warnings and errors only
-    for package in ("pipeline", "stores"):
-        logging.getLogger(package).setLevel("WARNING" if quiet else log_level.upper())
+    logging.getLogger("strata_sae").setLevel("WARNING" if quiet else log_level.upper())
     if context.invoked_subcommand is None:
         run(context, Path("configs/demo.yaml"), [])
 
@@ -136,10 +135,10 @@ def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> No
     """What extract would do: tokens, bytes, free space."""
     _forget_hashes(rehash)
     settings = _load(config, overrides)
-    from pipeline.extractor.plan import describe_plan
+    from strata_sae.pipeline.extractor.plan import describe_plan
 
     typer.echo(describe_plan(settings, progress=_shows_progress()))
-    from pipeline.config.outlier_norms import stored_outlier_norms
+    from strata_sae.pipeline.config.outlier_norms import stored_outlier_norms
 
     if line := stored_outlier_norms(settings):
         typer.echo(line)
@@ -189,11 +188,11 @@ def train(
 ) -> None:
     """Stage 2: store to trained SAEs, without the model. What is trained already stays as it is."""
     _supervise(context, config, overrides)
-    from pipeline.config import load
+    from strata_sae.pipeline.config import load
 
     settings = load(config, overrides, add or ())
     if dry_run:
-        from pipeline.trainer.train import describe_training
+        from strata_sae.pipeline.trainer.train import describe_training
 
         typer.echo(describe_training(settings, only or ()))
     else:
@@ -214,20 +213,20 @@ def report(config: ConfigFile, overrides: Overrides) -> None:
 
 
 def _load(path: Path, overrides: list[str]) -> "RunConfig":
-    from pipeline.config import load
+    from strata_sae.pipeline.config import load
 
     return load(path, overrides)
 
 
 def _forget_hashes(rehash: bool) -> None:
-    from pipeline.input_files import forget
+    from strata_sae.pipeline.input_files import forget
 
     if rehash:
         forget()
 
 
 def _shows_progress() -> bool:
-    return logging.getLogger("pipeline").isEnabledFor(logging.INFO)
+    return logging.getLogger("strata_sae").isEnabledFor(logging.INFO)
 
 
 def main() -> None:
@@ -256,8 +255,8 @@ def _supervise(context: typer.Context, config: Path, overrides: list[str]) -> No
 
 def _damaged_files(path: Path, overrides: list[str]) -> str | None:
     """Which files of the store that a command reads are not what they should be; None if all are."""
-    from pipeline.config.stored import find_store
-    from stores import verify
+    from strata_sae.pipeline.config.stored import find_store
+    from strata_sae.stores import verify
 
     return "\n".join(verify(find_store(_load(path, overrides)))) or None
 

@@ -20,9 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import TOY, sized
-from stores import ActivationStore
-from stores.deriving import slice_store
-from stores.encodings import to_float32
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.encodings import to_float32
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -90,9 +90,9 @@ def table(source: ActivationStore, folder: Path) -> dict[str, Path]:
 
 def train_from(name: str, path: Path, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Metrics of the TopK SAEs trained from a store: site -> metric -> one number per seed."""
-    from pipeline.config import load
-    from pipeline.evaluation.evaluate import evaluate
-    from pipeline.trainer.train import train
+    from strata_sae.pipeline.config import load
+    from strata_sae.pipeline.evaluation.evaluate import evaluate
+    from strata_sae.pipeline.trainer.train import train
 
     config = load(REPOSITORY / "configs/demo.yaml", [])
     topk = config.variants["topk"]
@@ -120,7 +120,7 @@ def extracted(folder: Path) -> Path:
     """A store of a few tokens of the demo's text."""
     from extract import config
 
-    from pipeline.extractor.workers import extract_with_workers
+    from strata_sae.pipeline.extractor.workers import extract_with_workers
 
     settings = config(folder / "extracted", "bfloat16")
     extract_with_workers(settings, 1, progress=False)

@@ -24,17 +24,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import sized
-from pipeline.config import RunConfig
-from pipeline.extractor.filling import UnitFiller
-from pipeline.extractor.plan import planned
-from pipeline.extractor.sequences import batches, groups, packed_spans
-from pipeline.language_model import Capture, load
-from stores.filesystem import FileSystem, remove_tree
-from stores.format import COMMITS, STAGING
-from stores.places import LocalPlace
-from stores.plan import Plan
-from stores.shard_records import shard_records
-from stores.stored import StoredArray
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.extractor.filling import UnitFiller
+from strata_sae.pipeline.extractor.plan import planned
+from strata_sae.pipeline.extractor.sequences import batches, groups, packed_spans
+from strata_sae.pipeline.language_model import Capture, load
+from strata_sae.stores.filesystem import FileSystem, remove_tree
+from strata_sae.stores.format import COMMITS, STAGING
+from strata_sae.stores.places import LocalPlace
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.shard_records import shard_records
+from strata_sae.stores.stored import StoredArray
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
 N_TOKENS = sized(2**12, 2**10)

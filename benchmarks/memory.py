@@ -38,12 +38,12 @@ def fill(folder: Path, shard_bytes: int) -> float:
     import numpy as np
     import torch
 
-    from pipeline.extractor.filling import UnitFiller
-    from pipeline.language_model.capture import Capture
-    from pipeline.language_model.sites import Site
-    from stores.filesystem import FileSystem
-    from stores.planning import create_store, layout
-    from stores.vocabulary import Token
+    from strata_sae.pipeline.extractor.filling import UnitFiller
+    from strata_sae.pipeline.language_model.capture import Capture
+    from strata_sae.pipeline.language_model.sites import Site
+    from strata_sae.stores.filesystem import FileSystem
+    from strata_sae.stores.planning import create_store, layout
+    from strata_sae.stores.vocabulary import Token
 
     class Embedding(torch.nn.Module):
         def __init__(self) -> None:
@@ -89,8 +89,8 @@ def fill(folder: Path, shard_bytes: int) -> float:
 
 def train(folder: Path) -> float:
     """Train on the store in `folder`. Returns: peak PSS in MiB."""
-    from pipeline.config import RunConfig
-    from pipeline.trainer.train import train
+    from strata_sae.pipeline.config import RunConfig
+    from strata_sae.pipeline.trainer.train import train
 
     variant = {"sae": {"architecture": "topk", "d_sae": 512, "k": 16}, "objective": {"reconstruction": {}}}
     config = {

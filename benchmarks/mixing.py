@@ -21,14 +21,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import met, sized
-from pipeline.config.training import TrainingSettings
-from stores import ActivationStore, Batches, Filters
-from stores.diagnostics import batch_mixing
-from stores.filesystem import FileSystem
-from stores.finishing import finish
-from stores.planning import create_store
-from stores.units import UnitWriter
-from stores.vocabulary import Token
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.stores import ActivationStore, Batches, Filters
+from strata_sae.stores.diagnostics import batch_mixing
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish
+from strata_sae.stores.planning import create_store
+from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.vocabulary import Token
 
 SITE = "blocks.0.hook_resid_post"
 N_SIGNALS = 32

@@ -26,12 +26,12 @@ from lockstep import our_trainee
 from memory import mebibytes
 
 from benchmarks.toy import met, sized
-from pipeline.objective import Objective
-from pipeline.objective.term import Step
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE
-from pipeline.saes.encoding import Workspace
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.objective import Objective
+from strata_sae.pipeline.objective.term import Step
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 D_MODEL, D_SAE, K, BATCH = sized((576, 8192, 32, 2048), (64, 512, 16, 256))
 THRESHOLD, ROUNDS = 0.1, sized(7, 1)

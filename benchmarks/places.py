@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from read import SITE, make_store
 
 from benchmarks.toy import met, sized
-from stores import ActivationStore
-from stores.stored import StoredArray
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.stored import StoredArray
 
 N_ROWS = sized(2**17, 2**12)
 N_ROUNDS = sized(31, 1)

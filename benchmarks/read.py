@@ -23,13 +23,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import sized
-from stores import ActivationStore, Batches, Filters
-from stores.filesystem import FileSystem
-from stores.finishing import finish
-from stores.planning import create_store, layout
-from stores.shuffling import permutation
-from stores.units import UnitWriter
-from stores.vocabulary import Token
+from strata_sae.stores import ActivationStore, Batches, Filters
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish
+from strata_sae.stores.planning import create_store, layout
+from strata_sae.stores.shuffling import permutation
+from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.vocabulary import Token
 
 SITE = "blocks.8.hook_resid_post"
 BATCH = 4096

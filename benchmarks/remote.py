@@ -22,16 +22,16 @@ import torch
 from read import SITE, make_store
 
 from benchmarks.toy import met, sized
-from pipeline.config.training import TrainingSettings
-from pipeline.objective import Objective
-from pipeline.objective.reconstruction import Reconstruction
-from pipeline.rows import to_tensor
-from pipeline.saes import initial_weights
-from pipeline.saes.encoding import Workspace
-from pipeline.saes.topk import TopK
-from pipeline.trainer.optimiser import Adam
-from stores import ActivationStore, Batches
-from stores.remote import push
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.objective import Objective
+from strata_sae.pipeline.objective.reconstruction import Reconstruction
+from strata_sae.pipeline.rows import to_tensor
+from strata_sae.pipeline.saes import initial_weights
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.topk import TopK
+from strata_sae.pipeline.trainer.optimiser import Adam
+from strata_sae.stores import ActivationStore, Batches
+from strata_sae.stores.remote import push
 
 N_ROWS, D_MODEL, BATCH, WINDOW = sized((2**16, 576, 2048, 2**15), (2**13, 64, 512, 2**12))
 N_EPOCHS = sized(5, 1)

@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lockstep import our_trainee
 
 from benchmarks.toy import met, sized
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.encoding import Workspace
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 D_MODEL, BATCH, N_ROUNDS = sized((576, 2048, 5), (64, 256, 1))
 SHRINK = sized(1, 16)

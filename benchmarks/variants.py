@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.toy import met, sized
-from pipeline.artifacts import RunFolder
-from pipeline.config import RunConfig
-from pipeline.trainer.train import train
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit
+from strata_sae.pipeline.artifacts import RunFolder
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
 
 
 class Guarded(TyperGroup):
@@ -46,7 +46,7 @@ def explained(error: Exception) -> tuple[str | None, int]:
             errno.EACCES: "permission denied; change it or choose another folder (store.path or STRATA_DATA)",
         }.get(error.errno or 0)
         return (f"{error.filename or 'writing'}: {advice}" if advice else str(error)), 1
-    from stores.errors import StoreError
+    from strata_sae.stores.errors import StoreError
 
     return (str(error) if isinstance(error, StoreError | CheckpointError) else _foreign(error)), 1
 

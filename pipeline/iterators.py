@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.rows import to_tensor
-from stores import ActivationStore, Batches, Filters
+from strata_sae.pipeline.rows import to_tensor
+from strata_sae.stores import ActivationStore, Batches, Filters
 
 
 def activation_batches(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import DeviceName, Settings
+from strata_sae.pipeline.settings import DeviceName, Settings
 
 
 class ModelSettings(Settings):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError
 
 
 def outside_stores(path: Path, where: str, *, may_be_one: bool = False) -> Path:
@@ -14,8 +14,8 @@ def outside_stores(path: Path, where: str, *, may_be_one: bool = False) -> Path:
     Raises: ConfigError if it lies inside a store.
 
     """
-    from stores import StoreError  # numpy and zarr come with it, and a config without outputs needs neither
-    from stores.outside import refuse_inside_a_store
+    from strata_sae.stores import StoreError  # numpy and zarr come with it, and a config without outputs needs neither
+    from strata_sae.stores.outside import refuse_inside_a_store
 
     try:
         refuse_inside_a_store(path, where, may_be_one=may_be_one)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError
 
 DATA_ROOT = "STRATA_DATA"
 """The environment variable that names the folder in which stores lie by their runs' names."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError
 
 
 def to_tensor(rows: np.ndarray, device: torch.device) -> Tensor:

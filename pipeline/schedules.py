@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Settings
+from strata_sae.pipeline.settings import Settings
 
 
 def _constant(share: float, exponent: float) -> float:

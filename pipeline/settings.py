@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.numbers import LARGEST_FLOAT, LARGEST_INT
+from strata_sae.pipeline.numbers import LARGEST_FLOAT, LARGEST_INT
 
 
 class Settings(BaseModel):

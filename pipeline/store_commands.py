@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import ConfigError
-from pipeline.numbers import LARGEST_INT
-from pipeline.outside import outside_stores
-from pipeline.paths import data_root, place_reader_of, reader_of
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.outside import outside_stores
+from strata_sae.pipeline.paths import data_root, place_reader_of, reader_of
 
 if TYPE_CHECKING:
-    from pipeline.progress import Progress
+    from strata_sae.pipeline.progress import Progress
 
 store_app = typer.Typer(help="Look at an activation store, check, cut or share it.", rich_markup_mode=None)
 
@@ -52,7 +52,7 @@ def list_(
     ] = None,
 ) -> None:
     """The stores in a folder: model, sites, rows, encoding, bytes, id, age."""
-    from stores.listing import list_stores, table
+    from strata_sae.stores.listing import list_stores, table
 
     typer.echo(table(list_stores(data_root() if root is None else root)))
 
@@ -62,8 +62,8 @@ def info(
     store: StoreAnywhere, as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False
 ) -> None:
     """What a store holds."""
-    from stores import ActivationStore
-    from stores.listing import describe
+    from strata_sae.stores import ActivationStore
+    from strata_sae.stores.listing import describe
 
     summary = ActivationStore.open(store).summary()
     typer.echo(json.dumps(summary, indent=2) if as_json else describe(summary))
@@ -75,8 +75,8 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and compare its hash.")] = False,
 ) -> None:
     """Check that a store is complete and undamaged."""
-    from stores import StoreError, verify
-    from stores.verifying import verified_level
+    from strata_sae.stores import StoreError, verify
+    from strata_sae.stores.verifying import verified_level
 
     problems = verify(store, deep=deep)
     if problems:
@@ -99,8 +99,8 @@ def spot_check(
     ] = None,
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
-    from pipeline.extractor.spot_check import spot_check
-    from stores.plan import read_plan
+    from strata_sae.pipeline.extractor.spot_check import spot_check
+    from strata_sae.stores.plan import read_plan
 
     if rows > (n_rows := read_plan(store).n_rows):
         raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")
@@ -117,8 +117,8 @@ def slice_(
     compressor: Annotated[str | None, typer.Option(help="none, planes or zstd.")] = None,
 ) -> None:
     """A smaller store: some sites, a range of rows, another encoding."""
-    from stores import ActivationStore
-    from stores.deriving import slice_store
+    from strata_sae.stores import ActivationStore
+    from strata_sae.stores.deriving import slice_store
 
     outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
@@ -144,8 +144,8 @@ def shuffle(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_INT, help="Names the order.")] = 0,
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
-    from stores import ActivationStore
-    from stores.shuffled import shuffle_store
+    from strata_sae.stores import ActivationStore
+    from strata_sae.stores.shuffled import shuffle_store
 
     outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
@@ -167,8 +167,8 @@ def add_sites(
     ] = None,
 ) -> None:
     """New sites of the same model, row by row beside a store's, as a store of their own."""
-    from pipeline.config import load
-    from pipeline.extractor.add_sites import add_sites
+    from strata_sae.pipeline.config import load
+    from strata_sae.pipeline.extractor.add_sites import add_sites
 
     if not site:
         raise ConfigError("--site: name at least one, for example --site blocks.4.hook_resid_post")
@@ -180,8 +180,8 @@ def add_sites(
 @store_app.command()
 def push(store: StoreFolder, url: Annotated[str, Place]) -> None:
     """Copy a store to where others can pull it; goes on where it stopped."""
-    from stores.remote import push
-    from stores.remote.transports import local_folder
+    from strata_sae.stores.remote import push
+    from strata_sae.stores.remote.transports import local_folder
 
     if (folder := local_folder(url)) is not None:
         outside_stores(folder, "URL", may_be_one=True)
@@ -204,7 +204,7 @@ def pull(
             raise ConfigError("--expect names a whole store; open the part's parent id with store info instead")
         slice_(url, out, site, rows)
         return
-    from stores.remote import pull
+    from strata_sae.stores.remote import pull
 
     outside_stores(out, "OUT", may_be_one=True)
     with _progress("pull", None, "byte") as bar:
@@ -223,10 +223,10 @@ def _row_range(text: str | None) -> tuple[int, int] | None:
 
 
 def _progress(title: str, total: int | None, unit: str) -> "Progress":
-    from pipeline.progress import Progress
+    from strata_sae.pipeline.progress import Progress
 
     return Progress(title, total, unit, shown=_shown())
 
 
 def _shown() -> bool:
-    return logging.getLogger("pipeline").isEnabledFor(logging.INFO)
+    return logging.getLogger("strata_sae").isEnabledFor(logging.INFO)

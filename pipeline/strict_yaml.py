@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 16

@@ -4,12 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stores.batches import Batches
-    from stores.errors import StoreError
-    from stores.filters import Filters
-    from stores.plan import Plan, read_plan
-    from stores.reader import ActivationStore
-    from stores.verifying import verify
+    from strata_sae.stores.batches import Batches
+    from strata_sae.stores.errors import StoreError
+    from strata_sae.stores.filters import Filters
+    from strata_sae.stores.plan import Plan, read_plan
+    from strata_sae.stores.reader import ActivationStore
+    from strata_sae.stores.verifying import verify
+
+if __name__ == "stores":  # a second copy of every class, unequal to the first
+    raise ImportError("import strata_sae.stores")
 
 __all__ = ["ActivationStore", "Batches", "Filters", "Plan", "StoreError", "read_plan", "verify"]
 

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stores.canonical import canonical_json, sha256
-from stores.errors import StoreError
-from stores.filters import Filters
-from stores.loader_clock import LoaderClock
-from stores.masks import RowMask
-from stores.reader import ActivationStore
-from stores.shared_windows import SharedWindows
-from stores.shuffling import permutation
-from stores.windows import PrivateWindows, WindowBuffer, WindowFiller, Windows
+from strata_sae.stores.canonical import canonical_json, sha256
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.loader_clock import LoaderClock
+from strata_sae.stores.masks import RowMask
+from strata_sae.stores.reader import ActivationStore
+from strata_sae.stores.shared_windows import SharedWindows
+from strata_sae.stores.shuffling import permutation
+from strata_sae.stores.windows import PrivateWindows, WindowBuffer, WindowFiller, Windows
 
 
 class _Epoch(NamedTuple):

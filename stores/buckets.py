@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.shuffling import permutation, random_words
+from strata_sae.stores.shuffling import permutation, random_words
 
 _HELD_BYTES = 2**28
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from stores import environment
-from stores.errors import StoreError
-from stores.outside import refuse_inside_a_store
+from strata_sae.stores import environment
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.outside import refuse_inside_a_store
 
 
 def cache_root() -> Path:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stores.chunk_cache import ChunkCache, chunk_key
-from stores.site_rows import SiteRows
+from strata_sae.stores.chunk_cache import ChunkCache, chunk_key
+from strata_sae.stores.site_rows import SiteRows
 
 
 class CachedRows:

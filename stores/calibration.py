@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.filesystem import FileSystem
-from stores.places import LocalPlace, Place
-from stores.plan import Plan
-from stores.quantisation import Columns, calibrate
-from stores.shard_records import ShardRecords, shard_records
-from stores.stored import StoredArray
-from stores.units import CALIBRATION, Commit, commit_path, read_commit
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.places import LocalPlace, Place
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.quantisation import Columns, calibrate
+from strata_sae.stores.shard_records import ShardRecords, shard_records
+from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.units import CALIBRATION, Commit, commit_path, read_commit
 
 SPANS, ROWS_PER_SPAN = 32, 256
 """A plan without a reason for another sample takes this many spans of this many rows, evenly over the split."""

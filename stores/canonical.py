@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from stores.errors import StoreError
-from stores.os_errors import explain
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.os_errors import explain
 
 # A store's JSON may have no more than these: a few bytes of it can take a hundred in memory.
 MAX_JSON_BYTES = 64 * 2**20

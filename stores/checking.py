@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from stores.canonical import read_plain, sha256
-from stores.contents import Contents, read_contents, read_listed, statistics_name
-from stores.errors import StoreError
-from stores.format import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS
-from stores.identity import Identity, identity_of
-from stores.os_errors import explain
-from stores.plan import Plan
-from stores.sizes import largest_shard_bytes, shard_bytes
+from strata_sae.stores.canonical import read_plain, sha256
+from strata_sae.stores.contents import Contents, read_contents, read_listed, statistics_name
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS
+from strata_sae.stores.identity import Identity, identity_of
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.sizes import largest_shard_bytes, shard_bytes
 
 _SHOWN = 5
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from stores.encodings import CRC_BYTES
-from stores.errors import StoreError
-from stores.identity import is_safe_to_map
-from stores.places import FileBytes, LocalPlace
+from strata_sae.stores.encodings import CRC_BYTES
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.identity import is_safe_to_map
+from strata_sae.stores.places import FileBytes, LocalPlace
 
 _OPEN_ENTRIES = 64
 _FOOTER_BYTES = 32 + CRC_BYTES

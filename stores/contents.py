@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stores.canonical import parse_canonical, read_plain, sha256
-from stores.errors import StoreError
-from stores.format import MANIFEST, PLAN, STATISTICS, ArraySpec
-from stores.plan import Plan
-from stores.shard_records import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records
-from stores.units import commit_name, committed_units, keys, parse_commit
+from strata_sae.stores.canonical import parse_canonical, read_plain, sha256
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import MANIFEST, PLAN, STATISTICS, ArraySpec
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.shard_records import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records
+from strata_sae.stores.units import commit_name, committed_units, keys, parse_commit
 
 FORMAT = "strata store"
 

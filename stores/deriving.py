@@ -8,22 +8,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stores.calibration import commit_calibration, commit_columns, committed_columns, is_calibrated, sample_spans
-from stores.errors import StoreError
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit, recover
-from stores.format import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
-from stores.outside import refuse_inside_a_store
-from stores.places import LocalPlace
-from stores.plan import Plan, read_plan
-from stores.planning import create_store
-from stores.quantisation import Columns
-from stores.reader import ActivationStore
-from stores.shard_records import shard_records
-from stores.sizes import unit_bytes
-from stores.stored import StoredArray
-from stores.units import UnitWriter
-from stores.vocabulary import Token
+from strata_sae.stores.calibration import (
+    commit_calibration,
+    commit_columns,
+    committed_columns,
+    is_calibrated,
+    sample_spans,
+)
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit, recover
+from strata_sae.stores.format import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.places import LocalPlace
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.planning import create_store
+from strata_sae.stores.quantisation import Columns
+from strata_sae.stores.reader import ActivationStore
+from strata_sae.stores.shard_records import shard_records
+from strata_sae.stores.sizes import unit_bytes
+from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.vocabulary import Token
 
 
 class TokenMap(NamedTuple):

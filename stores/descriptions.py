@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from stores.statistics import merge
+from strata_sae.stores.statistics import merge
 
 _TOLERANCE = 1e-6  # sums of float64 may differ in their last bits between machines
 

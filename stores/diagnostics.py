@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from stores.filters import Filters
-from stores.mixing import variance_ratio
-from stores.origins import Runs, Tally, counted, passing_rows, read_runs
-from stores.reader import ActivationStore
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.mixing import variance_ratio
+from strata_sae.stores.origins import Runs, Tally, counted, passing_rows, read_runs
+from strata_sae.stores.reader import ActivationStore
 
 
 def expected_distinct(group_rows: np.ndarray, batch_size: int) -> float:

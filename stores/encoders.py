@@ -4,11 +4,11 @@ from typing import Protocol
 
 import numpy as np
 
-from stores.encodings import split_planes, to_float32, to_stored
-from stores.errors import StoreError
-from stores.plan import Plan
-from stores.quantisation import Columns, dequantise, quantise
-from stores.shards import ShardWriter
+from strata_sae.stores.encodings import split_planes, to_float32, to_stored
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.quantisation import Columns, dequantise, quantise
+from strata_sae.stores.shards import ShardWriter
 
 
 class SiteEncoder(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import zstandard
 from numcodecs.zstd import Zstd
 
-from stores.errors import StoreError
+from strata_sae.stores.errors import StoreError
 
 
 class Encoding(NamedTuple):

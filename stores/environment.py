@@ -4,7 +4,7 @@ import math
 import os
 import re
 
-from stores.errors import StoreError
+from strata_sae.stores.errors import StoreError
 
 CACHE_BYTES = "STRATA_CACHE_BYTES"
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][0-9]{1,2})?)\s*([A-Za-z]*)\s*")

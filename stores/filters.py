@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from stores.format import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE
+from strata_sae.stores.format import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE
 
 
 @dataclass(frozen=True)

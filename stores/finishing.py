@@ -6,15 +6,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import canonical_json, file_sha256
-from stores.contents import FORMAT, statistics_name
-from stores.errors import StoreError
-from stores.filesystem import FileSystem, publish_exclusive, write_new
-from stores.format import MANIFEST, STAGING, STATISTICS
-from stores.lease import Lease, abandoned, leased, planning_prefix, remove_abandoned
-from stores.plan import Plan
-from stores.statistics import merge
-from stores.units import commit_folders, commit_name, commit_path, key_name, keys, publish, read_commit
+from strata_sae.stores.canonical import canonical_json, file_sha256
+from strata_sae.stores.contents import FORMAT, statistics_name
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem, publish_exclusive, write_new
+from strata_sae.stores.format import MANIFEST, STAGING, STATISTICS
+from strata_sae.stores.lease import Lease, abandoned, leased, planning_prefix, remove_abandoned
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.statistics import merge
+from strata_sae.stores.units import commit_folders, commit_name, commit_path, key_name, keys, publish, read_commit
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from stores.encodings import CODECS
-from stores.errors import StoreError
+from strata_sae.stores.encodings import CODECS
+from strata_sae.stores.errors import StoreError
 
 VERSION = 2
 VERSIONS = (1, 2)

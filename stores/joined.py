@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.batches import Batches
-from stores.filters import Filters
-from stores.loader_clock import LoaderClock
-from stores.masks import RowMask
-from stores.reader import ActivationStore
+from strata_sae.stores.batches import Batches
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.loader_clock import LoaderClock
+from strata_sae.stores.masks import RowMask
+from strata_sae.stores.reader import ActivationStore
 
 _THREADS = 2
 """Threads of each stream."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stores.filesystem import FileSystem, remove_tree
+from strata_sae.stores.filesystem import FileSystem, remove_tree
 
 _LOCK = ".lock"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.contents import read_manifest
-from stores.errors import StoreError
-from stores.format import ARRAYS, COMMITS, MANIFEST, PLAN
-from stores.plan import Plan, read_plan
-from stores.units import keys, read_commit
+from strata_sae.stores.contents import read_manifest
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import ARRAYS, COMMITS, MANIFEST, PLAN
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.units import keys, read_commit
 
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"))

@@ -4,10 +4,10 @@ from copy import copy
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.filters import Filters
-from stores.plan import Plan
-from stores.stored import StoredArray
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.stored import StoredArray
 
 
 class RowMask:

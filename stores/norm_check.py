@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from stores.encodings import to_float32
-from stores.errors import StoreError
-from stores.site_rows import SiteRows
-from stores.stored import StoredArray
+from strata_sae.stores.encodings import to_float32
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.site_rows import SiteRows
+from strata_sae.stores.stored import StoredArray
 
 COMPARED_ROWS = 8
 """Of a chunk, evenly spread; all of them would take longer than to read them (docs/log.md)."""

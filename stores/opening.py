@@ -3,22 +3,22 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from stores import environment
-from stores.cache_root import cache_root
-from stores.cached_rows import CachedRows
-from stores.checking import check_opened
-from stores.chunk_cache import ChunkCache
-from stores.contents import Contents, all_files, read_contents
-from stores.errors import StoreError
-from stores.format import ARRAYS, EXTRAS
-from stores.identity import Identity, is_safe_to_map
-from stores.places import LocalPlace, Place
-from stores.plan import Plan, read_plan
-from stores.remote import is_url, open_head
-from stores.site_rows import SiteRows
-from stores.sites import site_rows
-from stores.staged import Expected, StagedPlace, files_to_stage
-from stores.stored import StoredArray
+from strata_sae.stores import environment
+from strata_sae.stores.cache_root import cache_root
+from strata_sae.stores.cached_rows import CachedRows
+from strata_sae.stores.checking import check_opened
+from strata_sae.stores.chunk_cache import ChunkCache
+from strata_sae.stores.contents import Contents, all_files, read_contents
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import ARRAYS, EXTRAS
+from strata_sae.stores.identity import Identity, is_safe_to_map
+from strata_sae.stores.places import LocalPlace, Place
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.remote import is_url, open_head
+from strata_sae.stores.site_rows import SiteRows
+from strata_sae.stores.sites import site_rows
+from strata_sae.stores.staged import Expected, StagedPlace, files_to_stage
+from strata_sae.stores.stored import StoredArray
 
 IO = ("auto", "mmap", "pread")
 _CACHE_BYTES = 50 * 2**30

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stores.filters import Filters
-from stores.reader import ActivationStore
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.reader import ActivationStore
 
 _ROWS_PER_PIECE = 2**16
 _MERGE_AT = 2**20

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.filters import Filters
-from stores.reader import ActivationStore
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.reader import ActivationStore
 
 
 class Outliers(NamedTuple):

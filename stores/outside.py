@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from stores.errors import StoreError
-from stores.format import ARRAYS, PLAN
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import ARRAYS, PLAN
 
 
 def refuse_inside_a_store(path: Path, what: str, *, may_be_one: bool = False) -> None:

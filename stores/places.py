@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.identity import Identity, identity_of, inodes_last, is_same
-from stores.os_errors import explain
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.identity import Identity, identity_of, inodes_last, is_same
+from strata_sae.stores.os_errors import explain
 
 _OPEN_FILES = 256
 

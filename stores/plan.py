@@ -5,10 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import MAX_JSON_BYTES, canonical_json, parse_canonical, read_plain, sha256
-from stores.encodings import CODECS, COMPRESSORS
-from stores.errors import StoreError
-from stores.format import (
+from strata_sae.stores.canonical import MAX_JSON_BYTES, canonical_json, parse_canonical, read_plain, sha256
+from strata_sae.stores.encodings import CODECS, COMPRESSORS
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import (
     EXTRA_NAME,
     EXTRAS,
     PLAN,
@@ -23,7 +23,7 @@ from stores.format import (
     site_specs,
     token_specs,
 )
-from stores.shard_records import is_file_record
+from strata_sae.stores.shard_records import is_file_record
 
 _FORMAT = "strata plan"
 _KEYS = frozenset(

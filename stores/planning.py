@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from stores.canonical import sha256
-from stores.encodings import CODECS
-from stores.errors import StoreError
-from stores.filesystem import FileSystem, write_new
-from stores.format import (
+from strata_sae.stores.canonical import sha256
+from strata_sae.stores.encodings import CODECS
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem, write_new
+from strata_sae.stores.format import (
     EXTRAS,
     PLAN,
     STATISTICS,
@@ -24,12 +24,12 @@ from stores.format import (
     site_specs,
     token_specs,
 )
-from stores.lease import Lease, planning_prefix, remove_dead
-from stores.outside import refuse_inside_a_store
-from stores.plan import Plan, parse_plan, read_plan
-from stores.shards import ShardWriter
-from stores.units import commit_folders
-from stores.vocabulary import Token, tokens_json
+from strata_sae.stores.lease import Lease, planning_prefix, remove_dead
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.plan import Plan, parse_plan, read_plan
+from strata_sae.stores.shards import ShardWriter
+from strata_sae.stores.units import commit_folders
+from strata_sae.stores.vocabulary import Token, tokens_json
 
 
 @dataclass(frozen=True)

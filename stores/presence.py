@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from stores.shared_slot import open_own
+from strata_sae.stores.shared_slot import open_own
 
 PRESENT = ".present"
 

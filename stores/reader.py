@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from stores import timings
-from stores.canonical import parse_canonical, sha256
-from stores.contents import commits, read_listed, statistics_name
-from stores.encodings import to_float32
-from stores.errors import StoreError
-from stores.filters import Filters
-from stores.format import EXTRAS
-from stores.masks import RowMask
-from stores.opening import Opened, open_at, opened_sites
-from stores.quantisation import Columns
-from stores.site_rows import SiteRows
-from stores.stored import StoredArray
-from stores.vocabulary import Token, read_tokens
+from strata_sae.stores import timings
+from strata_sae.stores.canonical import parse_canonical, sha256
+from strata_sae.stores.contents import commits, read_listed, statistics_name
+from strata_sae.stores.encodings import to_float32
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.format import EXTRAS
+from strata_sae.stores.masks import RowMask
+from strata_sae.stores.opening import Opened, open_at, opened_sites
+from strata_sae.stores.quantisation import Columns
+from strata_sae.stores.site_rows import SiteRows
+from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.vocabulary import Token, read_tokens
 
 
 class ActivationStore:

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import google_crc32c
 import numpy as np
 
-from stores.canonical import canonical_json
-from stores.encodings import CRC_BYTES
-from stores.format import ArraySpec
-from stores.places import FileBytes
-from stores.statistics import norm_bins
+from strata_sae.stores.canonical import canonical_json
+from strata_sae.stores.encodings import CRC_BYTES
+from strata_sae.stores.format import ArraySpec
+from strata_sae.stores.places import FileBytes
+from strata_sae.stores.statistics import norm_bins
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CRCS = re.compile(r"([0-9a-f]{8})*")

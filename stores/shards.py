@@ -7,10 +7,10 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from stores.encodings import CRC_BYTES, crc_matches, encode_chunk
-from stores.errors import StoreError
-from stores.filesystem import FileSystem
-from stores.format import ArraySpec
+from strata_sae.stores.encodings import CRC_BYTES, crc_matches, encode_chunk
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.format import ArraySpec
 
 _MISSING = 2**64 - 1
 _ENTRY_BYTES = 16

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.os_errors import explain
-from stores.windows import WindowBuffer
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.windows import WindowBuffer
 
 NOTHING = -1
 """No window."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.os_errors import explain
-from stores.outside import refuse_inside_a_store
-from stores.presence import PRESENT, Presence, slot_paths
-from stores.shared_slot import NOTHING, Slot
-from stores.windows import Filling, WindowBuffer, own_memory
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.presence import PRESENT, Presence, slot_paths
+from strata_sae.stores.shared_slot import NOTHING, Slot
+from strata_sae.stores.windows import Filling, WindowBuffer, own_memory
 
 _POLL_SECONDS, _POLL_AHEAD_SECONDS = 0.01, 0.1
 _ABANDONED_SECONDS = 1.0

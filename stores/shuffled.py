@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stores.buckets import Buckets, Mix
-from stores.calibration import commit_columns, is_calibrated
-from stores.deriving import (
+from strata_sae.stores.buckets import Buckets, Mix
+from strata_sae.stores.calibration import commit_columns, is_calibrated
+from strata_sae.stores.deriving import (
     TokenMap,
     check_space,
     fill_missing,
@@ -21,16 +21,16 @@ from stores.deriving import (
     rows_to_copy,
     source_columns,
 )
-from stores.encodings import CODECS
-from stores.filesystem import FileSystem
-from stores.finishing import finish, recover
-from stores.format import MANIFEST, PLAN, TOKEN_FIELDS
-from stores.lease import Lease, remove_dead
-from stores.outside import refuse_inside_a_store
-from stores.plan import Plan
-from stores.reader import ActivationStore
-from stores.sizes import activation_bytes, token_map_bytes, unit_bytes
-from stores.units import UnitWriter
+from strata_sae.stores.encodings import CODECS
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, recover
+from strata_sae.stores.format import MANIFEST, PLAN, TOKEN_FIELDS
+from strata_sae.stores.lease import Lease, remove_dead
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.reader import ActivationStore
+from strata_sae.stores.sizes import activation_bytes, token_map_bytes, unit_bytes
+from strata_sae.stores.units import UnitWriter
 
 BUCKET_ROWS = 2**16
 

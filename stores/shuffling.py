@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from stores.canonical import canonical_json
+from strata_sae.stores.canonical import canonical_json
 
 
 def random_words(key: object, n: int) -> np.ndarray:

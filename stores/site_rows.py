@@ -4,10 +4,10 @@ from typing import Protocol
 
 import numpy as np
 
-from stores.encodings import merge_planes
-from stores.format import ArraySpec
-from stores.quantisation import Columns, dequantise
-from stores.stored import StoredArray
+from strata_sae.stores.encodings import merge_planes
+from strata_sae.stores.format import ArraySpec
+from strata_sae.stores.quantisation import Columns, dequantise
+from strata_sae.stores.stored import StoredArray
 
 
 class SiteRows(Protocol):

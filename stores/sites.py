@@ -1,13 +1,13 @@
 """The arrays of every site of a store, as rows and norms."""
 
-from stores.calibration import read_columns
-from stores.format import ARRAYS
-from stores.norm_check import NormCheckedRows
-from stores.places import Place
-from stores.plan import Plan
-from stores.shard_records import ShardRecords
-from stores.site_rows import PlainRows, PlanedRows, QuantisedRows, SiteRows
-from stores.stored import StoredArray
+from strata_sae.stores.calibration import read_columns
+from strata_sae.stores.format import ARRAYS
+from strata_sae.stores.norm_check import NormCheckedRows
+from strata_sae.stores.places import Place
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.shard_records import ShardRecords
+from strata_sae.stores.site_rows import PlainRows, PlanedRows, QuantisedRows, SiteRows
+from strata_sae.stores.stored import StoredArray
 
 
 def site_rows(place: Place, plan: Plan, records: dict[str, ShardRecords]) -> dict[str, tuple[SiteRows, StoredArray]]:

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from stores.encodings import CRC_BYTES
-from stores.format import ArraySpec
-from stores.plan import Plan
+from strata_sae.stores.encodings import CRC_BYTES
+from strata_sae.stores.format import ArraySpec
+from strata_sae.stores.plan import Plan
 
 _INDEX_ENTRY_BYTES = 16
 _FRAME_BYTES = 2**16

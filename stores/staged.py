@@ -12,16 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from stores.errors import StoreError
-from stores.filesystem import FileSystem
-from stores.format import ARRAYS
-from stores.identity import Identity, is_safe_to_map
-from stores.os_errors import explain
-from stores.outside import refuse_inside_a_store
-from stores.places import FileBytes, LocalPlace, Place
-from stores.plan import Plan
-from stores.stamps import Stamp, hashed, read_stamp, stamp_of, write_stamp
-from stores.units import keys, read_commit
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.format import ARRAYS
+from strata_sae.stores.identity import Identity, is_safe_to_map
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.places import FileBytes, LocalPlace, Place
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.stamps import Stamp, hashed, read_stamp, stamp_of, write_stamp
+from strata_sae.stores.units import keys, read_commit
 
 _PIECE_BYTES = 4 * 2**20
 _ATTEMPTS = 3

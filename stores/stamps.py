@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from stores.canonical import canonical_json, parse_canonical
-from stores.errors import StoreError
-from stores.identity import Identity, identity_of
+from strata_sae.stores.canonical import canonical_json, parse_canonical
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.identity import Identity, identity_of
 
 _MAX_BYTES = 4096
 _PIECE_BYTES = 4 * 2**20

@@ -5,12 +5,12 @@ from collections import OrderedDict
 
 import numpy as np
 
-from stores.encodings import CRC_BYTES, crc_matches, decode_chunk, stored_crc
-from stores.errors import StoreError
-from stores.format import ArraySpec
-from stores.places import FileBytes, OpenFiles, Place
-from stores.shard_records import ShardRecords
-from stores.shards import index_bytes, read_index
+from strata_sae.stores.encodings import CRC_BYTES, crc_matches, decode_chunk, stored_crc
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import ArraySpec
+from strata_sae.stores.places import FileBytes, OpenFiles, Place
+from strata_sae.stores.shard_records import ShardRecords
+from strata_sae.stores.shards import index_bytes, read_index
 
 _INDICES_KEPT = 4096
 _READS = 3

@@ -4,11 +4,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import canonical_json, read_canonical, sha256
-from stores.errors import StoreError
-from stores.filesystem import FileSystem, write_new
-from stores.format import STAGING, TIMINGS
-from stores.lease import Lease
+from strata_sae.stores.canonical import canonical_json, read_canonical, sha256
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem, write_new
+from strata_sae.stores.format import STAGING, TIMINGS
+from strata_sae.stores.lease import Lease
 
 
 def write_timing(files: FileSystem, store: Path, unit: int, n_rows: int, seconds: float) -> None:

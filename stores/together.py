@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stores.errors import StoreError
-from stores.format import ARRAYS
-from stores.plan import Plan
-from stores.reader import ActivationStore
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import ARRAYS
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.reader import ActivationStore
 
 
 class Together:

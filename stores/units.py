@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from stores.canonical import canonical_json, file_sha256, parse_canonical, read_plain, sha256
-from stores.encoders import site_encoder
-from stores.errors import StoreError
-from stores.filesystem import FileSystem, publish_exclusive
-from stores.format import COMMITS, COMMITS_PER_FOLDER, STAGING, ArraySpec
-from stores.lease import Lease
-from stores.plan import Plan
-from stores.quantisation import Columns
-from stores.shard_records import is_file_record
-from stores.shards import ShardWriter
-from stores.statistics import Moments
+from strata_sae.stores.canonical import canonical_json, file_sha256, parse_canonical, read_plain, sha256
+from strata_sae.stores.encoders import site_encoder
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.format import COMMITS, COMMITS_PER_FOLDER, STAGING, ArraySpec
+from strata_sae.stores.lease import Lease
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.quantisation import Columns
+from strata_sae.stores.shard_records import is_file_record
+from strata_sae.stores.shards import ShardWriter
+from strata_sae.stores.statistics import Moments
 
 _FORMAT = "strata commit"
 CALIBRATION = "calibration"

@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stores.canonical import file_sha256, parse_canonical
-from stores.checking import check_opened
-from stores.contents import Contents, all_files, commits, read_listed, statistics_name
-from stores.descriptions import statistics_problem
-from stores.errors import StoreError
-from stores.format import PLAN, TIMINGS
-from stores.places import LocalPlace
-from stores.plan import Plan, read_plan
-from stores.sites import site_rows
-from stores.stored import StoredArray
-from stores.timings import read_timing
-from stores.vocabulary import read_tokens
+from strata_sae.stores.canonical import file_sha256, parse_canonical
+from strata_sae.stores.checking import check_opened
+from strata_sae.stores.contents import Contents, all_files, commits, read_listed, statistics_name
+from strata_sae.stores.descriptions import statistics_problem
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import PLAN, TIMINGS
+from strata_sae.stores.places import LocalPlace
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.sites import site_rows
+from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.timings import read_timing
+from strata_sae.stores.vocabulary import read_tokens
 
 _QUICK = {
     1: "sizes, small files and token map by their hashes, norms by each unit's statistics, some rows by their norms",

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stores.canonical import canonical_json, parse_canonical
-from stores.contents import read_listed
-from stores.errors import StoreError
-from stores.format import PLAN
-from stores.plan import Plan
+from strata_sae.stores.canonical import canonical_json, parse_canonical
+from strata_sae.stores.contents import read_listed
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import PLAN
+from strata_sae.stores.plan import Plan
 
 _MAX_TOKEN = 2**31
 

@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from stores.loader_clock import LoaderClock
-from stores.masks import RowMask
-from stores.site_rows import SiteRows
+from strata_sae.stores.loader_clock import LoaderClock
+from strata_sae.stores.masks import RowMask
+from strata_sae.stores.site_rows import SiteRows
 
 _READ_AHEAD_BLOCKS = 4
 

@@ -30,7 +30,7 @@ def logging_of_tests() -> Iterator[None]:
 
 
 def _no_levels() -> None:
-    for name in ("pipeline", "stores"):
+    for name in ("strata_sae",):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 

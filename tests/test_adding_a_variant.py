@@ -12,12 +12,12 @@ import yaml
 from gradient_parity import TOLERANCE, largest_difference, make_rows, make_sae, reference, step
 from small_run import SITE, run_data, store_for_training
 
-from pipeline.artifacts import read_record
-from pipeline.artifacts.shapes import Ending
-from pipeline.config.run import RunConfig
-from pipeline.objective import TERMS
-from pipeline.saes import ARCHITECTURES
-from pipeline.trainer.train import train
+from strata_sae.pipeline.artifacts import read_record
+from strata_sae.pipeline.artifacts.shapes import Ending
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.objective import TERMS
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.trainer.train import train
 
 PAGE = (Path(__file__).parents[1] / "docs/adding_a_variant.md").read_text(encoding="utf-8")
 

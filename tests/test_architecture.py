@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.objective import TERMS
-from pipeline.saes import ARCHITECTURES
-from pipeline.schedules import SCHEDULES
+from strata_sae.pipeline.objective import TERMS
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.schedules import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "run_pipeline.py", *sorted(ROOT.glob("stores/**/*.py")), *sorted(ROOT.glob("pipeline/**/*.py"))]
@@ -28,17 +28,17 @@ ZARR = "only stores touches zarr"
 
 VIOLATIONS = [
     ("pipeline/utils.py", "import json", LAYERS),
-    ("pipeline/trainer/__init__.py", "import pipeline.extractor", LAYERS),
-    ("pipeline/config/run.py", "import pipeline.trainer", LAYERS),
-    ("pipeline/kernels/codes.py", "import pipeline.saes", LAYERS),
+    ("pipeline/trainer/__init__.py", "import strata_sae.pipeline.extractor", LAYERS),
+    ("pipeline/config/run.py", "import strata_sae.pipeline.trainer", LAYERS),
+    ("pipeline/kernels/codes.py", "import strata_sae.pipeline.saes", LAYERS),
     ("stores/errors.py", "import torch", LIBRARY),
-    ("stores/plan.py", "from pipeline.errors import ConfigError", LIBRARY),
+    ("stores/plan.py", "from strata_sae.pipeline.errors import ConfigError", LIBRARY),
     ("pipeline/config/run.py", "import transformers", OFFLINE),  # indirect: trainer -> config -> transformers
     ("pipeline/artifacts/records.py", "from datasets import load_dataset", OFFLINE),  # indirect
-    ("pipeline/evaluation/__init__.py", "import pipeline.language_model", OFFLINE),
+    ("pipeline/evaluation/__init__.py", "import strata_sae.pipeline.language_model", OFFLINE),
     ("pipeline/saes/base.py", "import numpy", PURE),
     ("pipeline/kernels/codes.py", "import yaml", PURE),
-    ("pipeline/objective/term.py", "import stores", PURE),
+    ("pipeline/objective/term.py", "import strata_sae.stores", PURE),
     ("pipeline/report/__init__.py", "import torch", READER),
     ("pipeline/errors.py", "def late():\n    import torch", READER),  # indirect, and inside a function
     ("pipeline/trainer/__init__.py", "import zarr.storage", ZARR),
@@ -59,6 +59,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("architecture")
     for package in ("pipeline", "stores"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "strata_sae", root / "strata_sae", symlinks=True)
     shutil.copy(ROOT / "pyproject.toml", root)
     return root
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import (
+from strata_sae.pipeline.artifacts import (
     RunFolder,
     canonical_json,
     changed_keys,
@@ -22,9 +22,9 @@ from pipeline.artifacts import (
     write_record,
     write_yaml,
 )
-from pipeline.artifacts.shapes import Ending, Shape
-from pipeline.errors import CheckpointError
-from pipeline.strict_yaml import parse
+from strata_sae.pipeline.artifacts.shapes import Ending, Shape
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.strict_yaml import parse
 
 
 def test_canonical_json_is_one_spelling():

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import run_pipeline
-from pipeline.errors import CheckpointError, ConfigError
-from stores import StoreError
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.stores import StoreError
 
 ROOT = Path(__file__).parents[1]
 STAGES = {
@@ -148,14 +148,16 @@ def test_quiet_and_log_level(
     monkeypatch.setattr(run_pipeline, "train_saes", lambda config, *_: seen.append(run_pipeline._shows_progress()))
     assert strata(*arguments, "train", "configs/demo.yaml").exit_code == 0
     assert seen == [shows]
-    assert logging.getLogger("pipeline").level == logging.getLevelName(level)
+    assert logging.getLogger("strata_sae").level == logging.getLevelName(level)
 
 
 @pytest.mark.parametrize("command", [("plan",), ("extract", "--dry-run")])
 def test_a_dry_run_prints_the_plan_only(
     called: list[Any], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("pipeline.extractor.plan.describe_plan", lambda config, *, progress: f"plan of {config.name}")
+    monkeypatch.setattr(
+        "strata_sae.pipeline.extractor.plan.describe_plan", lambda config, *, progress: f"plan of {config.name}"
+    )
     result = strata(*command, "configs/demo.yaml")
     assert (result.stdout, called) == ("plan of demo\n", [])
 
@@ -165,8 +167,8 @@ def test_rehash_forgets_what_is_remembered_of_input_files(
     called: list[Any], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     forgotten: list[str] = []
-    monkeypatch.setattr("pipeline.input_files.forget", lambda: forgotten.append(command))
-    monkeypatch.setattr("pipeline.extractor.plan.describe_plan", lambda config, *, progress: "")
+    monkeypatch.setattr("strata_sae.pipeline.input_files.forget", lambda: forgotten.append(command))
+    monkeypatch.setattr("strata_sae.pipeline.extractor.plan.describe_plan", lambda config, *, progress: "")
     assert strata(command, "configs/demo.yaml").exit_code == 0
     assert forgotten == []
     assert strata(command, "configs/demo.yaml", "--rehash").exit_code == 0

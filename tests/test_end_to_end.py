@@ -10,13 +10,13 @@ import pytest
 import yaml
 from extraction import extraction_config
 
-from pipeline.config.loading import dump
+from strata_sae.pipeline.config.loading import dump
 
 ROOT = Path(__file__).parents[1]
 STAGE_2 = """
 import builtins, sys
 sys.path.insert(0, {root!r})
-BLOCKED = ("transformers", "datasets", "tokenizers", "huggingface_hub", "pipeline.language_model", "pipeline.extractor")
+BLOCKED = ("transformers", "datasets", "tokenizers", "huggingface_hub", "strata_sae.pipeline.language_model", "strata_sae.pipeline.extractor")
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):

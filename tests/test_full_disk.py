@@ -16,8 +16,8 @@ from small_run import TOPK
 from typer.testing import CliRunner
 
 import run_pipeline
-from pipeline.artifacts import sha256_of
-from pipeline.config import dump
+from strata_sae.pipeline.artifacts import sha256_of
+from strata_sae.pipeline.config import dump
 
 ROOT = Path(__file__).parents[1]
 RESULTS = (

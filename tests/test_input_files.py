@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.input_files as module
-from pipeline.input_files import SETTLED_NS, SMALL_BYTES, FileState, file_sha256, forget, shown
-from stores.canonical import file_sha256 as plainly
+import strata_sae.pipeline.input_files as module
+from strata_sae.pipeline.input_files import SETTLED_NS, SMALL_BYTES, FileState, file_sha256, forget, shown
+from strata_sae.stores.canonical import file_sha256 as plainly
 
 LARGE = b"a" * SMALL_BYTES
 

@@ -15,8 +15,8 @@ from lying_server import LyingServer, serving
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.iterators import ActivationDataset, activation_batches
-from stores import ActivationStore, Batches, Filters, StoreError
+from strata_sae.pipeline.iterators import ActivationDataset, activation_batches
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
 
 ROOT = Path(__file__).parent.parent
 SITE = "blocks.1.hook_resid_post"
@@ -123,9 +123,9 @@ def test_a_program_may_end_in_the_midst(make_store: MakeStore, seconds: float) -
     path = make_store(n_rows=20_000)
     program = f"""
 import time
-from pipeline.iterators import activation_batches
-from stores import ActivationStore
-from stores.windows import WindowFiller
+from strata_sae.pipeline.iterators import activation_batches
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.windows import WindowFiller
 fill = WindowFiller.fill
 def late(*arguments, **rest):
     time.sleep({seconds})

@@ -13,9 +13,9 @@ from as_on_macos import NOT_ON_MACOS, PLACES
 from small_run import ALL, run_data, store_for_training
 from trained_run import hashes
 
-from pipeline import available
-from pipeline.config import RunConfig
-from pipeline.trainer.train import train
+from strata_sae.pipeline import available
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.trainer.train import train
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = ROOT / "tests" / "support"

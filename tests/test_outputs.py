@@ -16,8 +16,8 @@ from small_run import SITE, TOPK, run_data, store_for_training
 from typer.testing import CliRunner, Result
 
 import run_pipeline
-from pipeline.config import RunConfig
-from stores import ActivationStore, outside, verify
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.stores import ActivationStore, outside, verify
 
 INPUT, NO_PATH = "read only", "no path"
 PARAMETERS = {

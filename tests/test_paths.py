@@ -15,16 +15,16 @@ from small_store import build_store
 from tiny_models import save_tiny_model
 
 import run_pipeline
-from pipeline.config import RunConfig, dump
-from pipeline.config.corpus import HubDataset, JsonLines, Parquet, TextFiles
-from pipeline.config.schema import options
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import read_documents
-from pipeline.language_model.folder import model_folder
-from pipeline.model_settings import ModelSettings
-from pipeline.paths import DATA_ROOT, data_root, place_reader_of
-from pipeline.trainer.train import train
-from stores.cache_root import cache_root
+from strata_sae.pipeline.config import RunConfig, dump
+from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet, TextFiles
+from strata_sae.pipeline.config.schema import options
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import read_documents
+from strata_sae.pipeline.language_model.folder import model_folder
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores.cache_root import cache_root
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["plain", "with space", "ünïcode ✓", "[brackets]", "#hash %41 ?", "-dash"]

@@ -16,16 +16,16 @@ from typer.testing import CliRunner
 from waiting import wait_until
 
 import run_pipeline
-from pipeline.config import RunConfig, dump
-from pipeline.errors import ConfigError
-from pipeline.supervised import supervise
+from strata_sae.pipeline.config import RunConfig, dump
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.supervised import supervise
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = ROOT / "tests" / "support"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]), "OMP_NUM_THREADS": "1"}
 WATCHED = """\
 import os, signal, sys, time
-from pipeline.supervised import supervise
+from strata_sae.pipeline.supervised import supervise
 print("before", end=" ")
 supervise(lambda: None)
 """

@@ -15,12 +15,12 @@ from small_run import RELU, SITE, TOPK, run_data
 from typer.testing import CliRunner, Result
 
 import run_pipeline
-from pipeline.config import RunConfig, dump
-from pipeline.config.run import RunConfig as Config
-from pipeline.errors import ConfigError
-from pipeline.numbers import LARGEST_INT
-from pipeline.system import THREADS, why_not_here
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import RunConfig, dump
+from strata_sae.pipeline.config.run import RunConfig as Config
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.system import THREADS, why_not_here
+from strata_sae.pipeline.trainer.train import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -243,6 +243,6 @@ def test_what_can_never_fit_is_refused_before_it_is_allocated(
     monkeypatch.chdir(tmp_path)
     variant = {**TOPK, "sae": {**TOPK["sae"], "d_sae": d_sae}}
     config = RunConfig.model_validate(run_data(make_store(n_rows=2000), {"topk": variant}))
-    monkeypatch.setattr("pipeline.trainer.one_pass.initial_weights", lambda *_: pytest.fail("allocated"))
+    monkeypatch.setattr("strata_sae.pipeline.trainer.one_pass.initial_weights", lambda *_: pytest.fail("allocated"))
     with pytest.raises(ConfigError, match=rf"topk@{SITE} needs about .* GB of memory, and this machine has .*d_sae"):
         train(config, report_progress=False)

@@ -1,6 +1,6 @@
 """Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
 
-from pipeline.artifacts.durable import (
+from strata_sae.pipeline.artifacts.durable import (
     make_folder,
     naming,
     publish_folder,
@@ -11,10 +11,10 @@ from pipeline.artifacts.durable import (
     sync,
     write_bytes,
 )
-from pipeline.artifacts.environment import environment
-from pipeline.artifacts.folders import RunFolder, VariantFolder
-from pipeline.artifacts.lock import only_writer
-from pipeline.artifacts.records import (
+from strata_sae.pipeline.artifacts.environment import environment
+from strata_sae.pipeline.artifacts.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.artifacts.lock import only_writer
+from strata_sae.pipeline.artifacts.records import (
     Record,
     canonical_json,
     changed_keys,

@@ -7,11 +7,11 @@ Every function raises CheckpointError on the first thing that does not match.
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.durable import sha256_of
-from pipeline.artifacts.folders import VariantFolder
-from pipeline.artifacts.records import Record, fingerprint, read_record
-from pipeline.artifacts.shapes import Ending, Examples, Metrics, SAERecord
-from pipeline.errors import CheckpointError
+from strata_sae.pipeline.artifacts.durable import sha256_of
+from strata_sae.pipeline.artifacts.folders import VariantFolder
+from strata_sae.pipeline.artifacts.records import Record, fingerprint, read_record
+from strata_sae.pipeline.artifacts.shapes import Ending, Examples, Metrics, SAERecord
+from strata_sae.pipeline.errors import CheckpointError
 
 UNHASHED = "written before records carried a hash: not checked"
 

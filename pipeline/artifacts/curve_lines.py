@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.records import MAX_BYTES
-from pipeline.errors import CheckpointError
-from stores.canonical import parse_json
-from stores.errors import StoreError
+from strata_sae.pipeline.artifacts.records import MAX_BYTES
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.stores.canonical import parse_json
+from strata_sae.stores.errors import StoreError
 
 CurveLine = dict[str, Any]
 """Name -> number, or None for what JSON cannot spell; `step` is there and a whole number."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import CheckpointError
+from strata_sae.pipeline.errors import CheckpointError
 
 
 @contextmanager

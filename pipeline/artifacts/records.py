@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.artifacts.durable import write_bytes
-from pipeline.artifacts.shapes import Shape
-from pipeline.errors import CheckpointError
-from stores.canonical import parse_json
-from stores.errors import StoreError
+from strata_sae.pipeline.artifacts.durable import write_bytes
+from strata_sae.pipeline.artifacts.shapes import Shape
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.stores.canonical import parse_json
+from strata_sae.stores.errors import StoreError
 
 SELF = "self_sha256"
 """Key of a record's own hash: `fingerprint` of all its other keys."""

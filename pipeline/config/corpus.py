@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Settings, SiteName
+from strata_sae.pipeline.settings import Settings, SiteName
 
 
 class _Source(Settings):

@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.lookup import nearest
-from pipeline.config.schema import in_words, kind_of, locate, options, settings_class
-from pipeline.strict_yaml import Path
+from strata_sae.pipeline.config.lookup import nearest
+from strata_sae.pipeline.config.schema import in_words, kind_of, locate, options, settings_class
+from strata_sae.pipeline.strict_yaml import Path
 
 _BOUNDS = {
     "greater_than": "greater than {gt}",

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.errors_text import lines_of, unknown_key
-from pipeline.config.lookup import nearest
-from pipeline.config.run import RunConfig
-from pipeline.config.schema import kind_of, locate, settings_class
-from pipeline.config.sweep import expand
-from pipeline.errors import ConfigError
-from pipeline.strict_yaml import MAX_BYTES, parse, unparse
-from pipeline.strict_yaml import Path as KeyPath
+from strata_sae.pipeline.config.errors_text import lines_of, unknown_key
+from strata_sae.pipeline.config.lookup import nearest
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.schema import kind_of, locate, settings_class
+from strata_sae.pipeline.config.sweep import expand
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.strict_yaml import MAX_BYTES, parse, unparse
+from strata_sae.pipeline.strict_yaml import Path as KeyPath
 
 
 def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) -> RunConfig:

@@ -1,12 +1,12 @@
 """The line that `plan`, `extract` and `train` print where few rows carry most of the norm."""
 
-from pipeline.config.run import RunConfig
-from pipeline.config.stored import find_store, open_store
-from stores.filters import Filters
-from stores.format import MANIFEST
-from stores.outliers import Outliers, outliers
-from stores.remote import is_url
-from stores.together import Together
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.stored import find_store, open_store
+from strata_sae.stores.filters import Filters
+from strata_sae.stores.format import MANIFEST
+from strata_sae.stores.outliers import Outliers, outliers
+from strata_sae.stores.remote import is_url
+from strata_sae.stores.together import Together
 
 NORM_MULTIPLE = 3.0
 """A row is an outlier beyond this multiple of the median norm. Norms of ordinary rows lie within a factor of two of the

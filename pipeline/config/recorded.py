@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pipeline.artifacts import changed_keys
-from pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
-from pipeline.model_settings import ModelSettings
-from pipeline.paths import impersonal
-from pipeline.settings import Settings
+from strata_sae.pipeline.artifacts import changed_keys
+from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.paths import impersonal
+from strata_sae.pipeline.settings import Settings
 
 _SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}
 

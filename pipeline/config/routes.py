@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.saes.base import SAESettings
+from strata_sae.pipeline.saes.base import SAESettings
 
 MAX_FOLDER_NAME = 255
 """Longest name of a folder on common file systems (bytes)."""

@@ -5,14 +5,14 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config.corpus import CorpusSettings, StoreSettings
-from pipeline.config.routes import check_sites
-from pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
-from pipeline.config.variants import Variant
-from pipeline.model_settings import ModelSettings
-from pipeline.outside import outside_stores
-from pipeline.paths import as_path, data_root
-from pipeline.settings import Name, Settings
+from strata_sae.pipeline.config.corpus import CorpusSettings, StoreSettings
+from strata_sae.pipeline.config.routes import check_sites
+from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
+from strata_sae.pipeline.config.variants import Variant
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.outside import outside_stores
+from strata_sae.pipeline.paths import as_path, data_root
+from strata_sae.pipeline.settings import Name, Settings
 
 
 class RunConfig(Settings):

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.recorded import differences
-from pipeline.config.run import RunConfig
-from pipeline.outside import outside_stores
-from stores.canonical import file_sha256, parse_json
-from stores.checking import check_opened
-from stores.errors import StoreError
-from stores.format import MANIFEST, PLAN
-from stores.plan import Plan, read_plan
-from stores.reader import ActivationStore
-from stores.remote import is_url
-from stores.together import Together, aligned
+from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.outside import outside_stores
+from strata_sae.stores.canonical import file_sha256, parse_json
+from strata_sae.stores.checking import check_opened
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import MANIFEST, PLAN
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.reader import ActivationStore
+from strata_sae.stores.remote import is_url
+from strata_sae.stores.together import Together, aligned
 
 _MAY_DIFFER = ("sites", "shard_bytes", "compressor")
 """Keys of `store` that are compared with the plan itself (sites, compressor), or change no row and no batch."""

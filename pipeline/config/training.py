@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from pipeline.kernels.tiles import EncoderName
-from pipeline.settings import DeviceName, Settings
+from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
+from strata_sae.pipeline.kernels.tiles import EncoderName
+from strata_sae.pipeline.settings import DeviceName, Settings
 
 
 class FilterSettings(Settings):

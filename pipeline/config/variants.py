@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
-from pipeline.config.lookup import build
-from pipeline.config.routes import Route, check_route, route_of
-from pipeline.config.training import TrainingSettings, UpdateSettings
-from pipeline.objective import TERMS, check_terms
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings
-from pipeline.settings import Settings, SiteName
+from strata_sae.pipeline.config.lookup import build
+from strata_sae.pipeline.config.routes import Route, check_route, route_of
+from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings
+from strata_sae.pipeline.objective import TERMS, check_terms
+from strata_sae.pipeline.objective.term import TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.settings import Settings, SiteName
 
 
 class ResamplingSettings(Settings):

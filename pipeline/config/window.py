@@ -1,6 +1,6 @@
 """How many rows training mixes: one rule for what `plan` announces and what `train` serves."""
 
-from pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import TrainingSettings
 
 
 def window_rows(training: TrainingSettings, row_bytes: int, batch_size: int) -> int:

@@ -6,23 +6,31 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from pipeline.artifacts import RunFolder, VariantFolder, fingerprint, sha256_of, sync, write_bytes, write_record
-from pipeline.artifacts.chain import UNHASHED, check_examples, check_features, check_metrics, read_metrics
-from pipeline.config.routes import Route
-from pipeline.config.run import RunConfig
-from pipeline.config.stored import open_store
-from pipeline.errors import ConfigError
-from pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
-from pipeline.evaluation.metrics import METRICS
-from pipeline.evaluation.population import Population
-from pipeline.evaluation.rows import heldout_rows, sites_of
-from pipeline.evaluation.scores import Scores, definition
-from pipeline.evaluation.trained import TrainedSAE, finished, load
-from pipeline.progress import Progress
-from pipeline.rows import choose_device
-from stores import ActivationStore, Filters
-from stores.joined import Sites, joint_mask
-from stores.together import Together
+from strata_sae.pipeline.artifacts import (
+    RunFolder,
+    VariantFolder,
+    fingerprint,
+    sha256_of,
+    sync,
+    write_bytes,
+    write_record,
+)
+from strata_sae.pipeline.artifacts.chain import UNHASHED, check_examples, check_features, check_metrics, read_metrics
+from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.stored import open_store
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
+from strata_sae.pipeline.evaluation.metrics import METRICS
+from strata_sae.pipeline.evaluation.population import Population
+from strata_sae.pipeline.evaluation.rows import heldout_rows, sites_of
+from strata_sae.pipeline.evaluation.scores import Scores, definition
+from strata_sae.pipeline.evaluation.trained import TrainedSAE, finished, load
+from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.rows import choose_device
+from strata_sae.stores import ActivationStore, Filters
+from strata_sae.stores.joined import Sites, joint_mask
+from strata_sae.stores.together import Together
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.characters import LONGEST_CHARACTER, shown
-from pipeline.kernels.codes import Codes
-from pipeline.rows import side_by_side
-from pipeline.saes.base import SAE
-from stores import ActivationStore, Filters
-from stores.joined import Sites
+from strata_sae.pipeline.evaluation.characters import LONGEST_CHARACTER, shown
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.rows import side_by_side
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.stores import ActivationStore, Filters
+from strata_sae.stores.joined import Sites
 
 CHOICE = (
     "Latents at evenly spaced ranks of density, densest first, among those that fired on at least {n} scored rows; "

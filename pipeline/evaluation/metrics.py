@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.scored import ScoredRows
+from strata_sae.pipeline.evaluation.scored import ScoredRows
 
 
 class Metric:

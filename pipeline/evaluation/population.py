@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stores import ActivationStore
+from strata_sae.stores import ActivationStore
 
 
 class Population:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.config.routes import Route
-from pipeline.rows import side_by_side
-from stores import Filters
-from stores.joined import Sites, joined_in_order
-from stores.together import Together
+from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.rows import side_by_side
+from strata_sae.stores import Filters
+from strata_sae.stores.joined import Sites, joined_in_order
+from strata_sae.stores.together import Together
 
 
 def sites_of(route: Route, stores: Together) -> Sites:

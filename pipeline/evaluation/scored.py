@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
+from strata_sae.pipeline.kernels.codes import Codes
 
 
 class ScoredRows:

@@ -8,12 +8,12 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
-from pipeline.artifacts import RunFolder, VariantFolder
-from pipeline.artifacts.chain import check_curves, check_weights, read_config, read_training
-from pipeline.errors import CheckpointError
-from pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE
+from strata_sae.pipeline.artifacts import RunFolder, VariantFolder
+from strata_sae.pipeline.artifacts.chain import check_curves, check_weights, read_config, read_training
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import fill_and_finish
-from pipeline.extractor.reuse import model_changes
-from pipeline.language_model import Description, describe
-from pipeline.model_settings import ModelSettings
-from stores import ActivationStore, StoreError
-from stores.deriving import lineage, planned, token_map_of
-from stores.filesystem import FileSystem
-from stores.format import MANIFEST
-from stores.plan import Plan
-from stores.together import aligned
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import fill_and_finish
+from strata_sae.pipeline.extractor.reuse import model_changes
+from strata_sae.pipeline.language_model import Description, describe
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.deriving import lineage, planned, token_map_of
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.format import MANIFEST
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.together import aligned
 
 
 def add_sites(

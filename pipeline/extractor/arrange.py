@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.config.corpus import CorpusSettings
-from pipeline.errors import ConfigError
-from pipeline.extractor.spool import Spool
-from stores.shuffling import permutation
+from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.spool import Spool
+from strata_sae.stores.shuffling import permutation
 
 
 @dataclass(frozen=True)

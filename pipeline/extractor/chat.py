@@ -3,13 +3,13 @@
 import json
 from typing import Any, NamedTuple
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import BadRow, Document
-from pipeline.extractor.documents.document import half_of_a_pair
-from pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
-from pipeline.extractor.template import BESIDE, SETTINGS, Template
-from stores.canonical import parse_json
-from stores.errors import StoreError
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import BadRow, Document
+from strata_sae.pipeline.extractor.documents.document import half_of_a_pair
+from strata_sae.pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
+from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
+from strata_sae.stores.canonical import parse_json
+from strata_sae.stores.errors import StoreError
 
 # What transformers documents as said by a message. A template that does not know such a field would lose it; whatever
 # else a message carries (a time, an id, a weight) is counted.

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pipeline.config import RunConfig
-from pipeline.config.window import window_rows
-from pipeline.extractor.arrange import Arrangement
-from pipeline.extractor.limits import filling_bytes, n_data_files
-from pipeline.extractor.noted import lines as noted_lines
-from pipeline.language_model import given_back_line
-from stores.mixing import documents_per_window, predicted_variance_ratio
-from stores.plan import Plan
-from stores.sizes import activation_bytes, token_map_bytes
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.extractor.arrange import Arrangement
+from strata_sae.pipeline.extractor.limits import filling_bytes, n_data_files
+from strata_sae.pipeline.extractor.noted import lines as noted_lines
+from strata_sae.pipeline.language_model import given_back_line
+from strata_sae.stores.mixing import documents_per_window, predicted_variance_ratio
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.sizes import activation_bytes, token_map_bytes
 
 
 class Planned(NamedTuple):

@@ -5,21 +5,21 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.extractor.filling import UnitFiller
-from pipeline.extractor.plan import planned
-from pipeline.extractor.reuse import reusable
-from pipeline.language_model import check_isolation, load
-from pipeline.model_settings import ModelSettings
-from pipeline.progress import Progress
-from stores import ActivationStore
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit, recover
-from stores.format import MANIFEST, STAGING
-from stores.lease import remove_dead
-from stores.plan import Plan
-from stores.sizes import unit_bytes
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.filling import UnitFiller
+from strata_sae.pipeline.extractor.plan import planned
+from strata_sae.pipeline.extractor.reuse import reusable
+from strata_sae.pipeline.language_model import check_isolation, load
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.progress import Progress
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit, recover
+from strata_sae.stores.format import MANIFEST, STAGING
+from strata_sae.stores.lease import remove_dead
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.sizes import unit_bytes
 
 log = logging.getLogger(__name__)
 

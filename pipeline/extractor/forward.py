@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.extractor.sequences import Span, document_spans, packed_spans
-from pipeline.language_model import restarted_positions
-from stores.plan import Plan
+from strata_sae.pipeline.extractor.sequences import Span, document_spans, packed_spans
+from strata_sae.pipeline.language_model import restarted_positions
+from strata_sae.stores.plan import Plan
 
 TokenMap = Callable[[str, int, int], np.ndarray]
 """`token_id`, `document`, `position` or `flags` of rows [start, stop)."""

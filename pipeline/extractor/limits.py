@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.available import free_bytes
-from pipeline.errors import ConfigError
-from pipeline.extractor.arrange import Arrangement
-from pipeline.extractor.sequences import GROUP_BATCHES
-from pipeline.language_model import Description
-from stores.canonical import parse_canonical
-from stores.errors import StoreError
-from stores.format import ArraySpec
-from stores.plan import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, Plan, check_limits
-from stores.sizes import activation_bytes, token_map_bytes
+from strata_sae.pipeline.available import free_bytes
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.arrange import Arrangement
+from strata_sae.pipeline.extractor.sequences import GROUP_BATCHES
+from strata_sae.pipeline.language_model import Description
+from strata_sae.stores.canonical import parse_canonical
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import ArraySpec
+from strata_sae.stores.plan import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, Plan, check_limits
+from strata_sae.stores.sizes import activation_bytes, token_map_bytes
 
 MAX_CHUNKS_PER_UNIT = 2**20
 """Of all arrays of all sites: the indices of a unit's shards are made in memory, 16 bytes a chunk."""

@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from pipeline.extractor.documents import BadRow
-from pipeline.extractor.tokens import TokenisedDocument
+from strata_sae.pipeline.extractor.documents import BadRow
+from strata_sae.pipeline.extractor.tokens import TokenisedDocument
 
 N_LISTED = 20
 

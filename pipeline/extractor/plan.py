@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import RunConfig
-from pipeline.config.recorded import differences, recorded
-from pipeline.errors import ConfigError
-from pipeline.extractor.arrange import Arrangement, arrange
-from pipeline.extractor.described import Planned, describe_draft
-from pipeline.extractor.inputs import check_inputs
-from pipeline.extractor.limits import check_draft, check_settings
-from pipeline.extractor.reuse import model_changes, reusable
-from pipeline.extractor.runner import runner
-from pipeline.extractor.spool import spool_documents
-from pipeline.input_files import shown
-from pipeline.language_model import (
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.recorded import differences, recorded
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.arrange import Arrangement, arrange
+from strata_sae.pipeline.extractor.described import Planned, describe_draft
+from strata_sae.pipeline.extractor.inputs import check_inputs
+from strata_sae.pipeline.extractor.limits import check_draft, check_settings
+from strata_sae.pipeline.extractor.reuse import model_changes, reusable
+from strata_sae.pipeline.extractor.runner import runner
+from strata_sae.pipeline.extractor.spool import spool_documents
+from strata_sae.pipeline.input_files import shown
+from strata_sae.pipeline.language_model import (
     FAMILIES,
     Description,
     assumptions,
@@ -27,13 +27,13 @@ from pipeline.language_model import (
     load_tokenizer,
     token_bytes,
 )
-from pipeline.rows import choose_device
-from stores.calibration import sample_spans
-from stores.filesystem import FileSystem
-from stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
-from stores.lease import Lease, remove_dead
-from stores.plan import Plan, read_plan
-from stores.planning import Layout, create_store, layout
+from strata_sae.pipeline.rows import choose_device
+from strata_sae.stores.calibration import sample_spans
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
+from strata_sae.stores.lease import Lease, remove_dead
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.planning import Layout, create_store, layout
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.config.corpus import Source
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.files import printable
-from pipeline.extractor.documents.finding import matching
-from pipeline.extractor.documents.hub import local_files
-from pipeline.input_files import FileState
-from pipeline.paths import as_path
+from strata_sae.pipeline.config.corpus import Source
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.files import printable
+from strata_sae.pipeline.extractor.documents.finding import matching
+from strata_sae.pipeline.extractor.documents.hub import local_files
+from strata_sae.pipeline.input_files import FileState
+from strata_sae.pipeline.paths import as_path
 
 
 def files_of(source: Source) -> list[Path]:

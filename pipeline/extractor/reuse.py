@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.artifacts import changed_keys
-from pipeline.config import RunConfig
-from pipeline.config.recorded import differences
-from pipeline.config.stored import find_siblings, find_store
-from pipeline.extractor.inputs import check_inputs, compare_inputs, not_compared
-from pipeline.input_files import shown
-from pipeline.language_model.identity import software
-from stores.format import MANIFEST
-from stores.plan import Plan, read_plan
+from strata_sae.pipeline.artifacts import changed_keys
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.config.stored import find_siblings, find_store
+from strata_sae.pipeline.extractor.inputs import check_inputs, compare_inputs, not_compared
+from strata_sae.pipeline.input_files import shown
+from strata_sae.pipeline.language_model.identity import software
+from strata_sae.stores.format import MANIFEST
+from strata_sae.stores.plan import Plan, read_plan
 
 
 class Reuse(NamedTuple):

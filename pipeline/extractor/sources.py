@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import CorpusSettings
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import BadRow, describe, read_documents
-from pipeline.extractor.noted import Noted
-from pipeline.extractor.read_files import ReadFiles
-from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
+from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import BadRow, describe, read_documents
+from strata_sae.pipeline.extractor.noted import Noted
+from strata_sae.pipeline.extractor.read_files import ReadFiles
+from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
 
 
 class Stream:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.corpus import CorpusSettings
-from pipeline.errors import ConfigError
-from pipeline.extractor.sources import Stream, drawn
-from pipeline.extractor.tokens import DocumentTokenizer
-from pipeline.progress import Progress
+from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.sources import Stream, drawn
+from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
+from strata_sae.pipeline.progress import Progress
 
 
 @dataclass(frozen=True)

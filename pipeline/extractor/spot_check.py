@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.forward import Inputs, unit_spans
-from pipeline.extractor.reuse import model_changes
-from pipeline.extractor.sequences import Span, batches, groups
-from pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
-from pipeline.model_settings import ModelSettings
-from stores import ActivationStore, StoreError
-from stores.encodings import to_float32, to_stored
-from stores.quantisation import dequantise, quantise
-from stores.shuffling import permutation, random_words
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
+from strata_sae.pipeline.extractor.reuse import model_changes
+from strata_sae.pipeline.extractor.sequences import Span, batches, groups
+from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.encodings import to_float32, to_stored
+from strata_sae.stores.quantisation import dequantise, quantise
+from strata_sae.stores.shuffling import permutation, random_words
 
 log = logging.getLogger(__name__)
 

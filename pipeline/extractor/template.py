@@ -7,8 +7,8 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.steps import limited
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.steps import limited
 
 # A template that prints the day would make a store that differs from day to day. The date is Llama 3.1's default.
 TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.corpus import CorpusSettings
-from pipeline.errors import ConfigError
-from pipeline.extractor.chat import ChatTemplate, Rendered
-from pipeline.extractor.documents import BadRow, Document
-from pipeline.extractor.spans import is_template
-from pipeline.language_model import GivenBack
+from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered
+from strata_sae.pipeline.extractor.documents import BadRow, Document
+from strata_sae.pipeline.extractor.spans import is_template
+from strata_sae.pipeline.language_model import GivenBack
 
 BOS = 1
 SPECIAL = 2

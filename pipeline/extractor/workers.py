@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract, fill_and_finish, to_fill
-from pipeline.model_settings import ModelSettings
-from pipeline.progress import Progress
-from stores import StoreError
-from stores.format import MANIFEST
-from stores.plan import Plan, read_plan
-from stores.units import committed_units
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract, fill_and_finish, to_fill
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.progress import Progress
+from strata_sae.stores import StoreError
+from strata_sae.stores.format import MANIFEST
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.units import committed_units
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _work(fill: Callable[..., None], settings: ModelSettings, path: Path, n_thre
     """What a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the first one decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    logging.getLogger("strata_sae").setLevel(logging.WARNING)
     torch.set_num_threads(n_threads)
     try:
         fill(settings, path, read_plan(path), progress=False)

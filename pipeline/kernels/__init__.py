@@ -1,5 +1,5 @@
 """The few operations every SAE reduces to, forward and backward, on sparse or dense codes."""
 
-from pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
 
 __all__ = ["Codes", "DenseCodes", "SparseCodes"]

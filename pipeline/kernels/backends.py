@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor
 
-from pipeline.kernels import cpu, cuda, reference
-from pipeline.kernels.adam import AdamStep
+from strata_sae.pipeline.kernels import cpu, cuda, reference
+from strata_sae.pipeline.kernels.adam import AdamStep
 
 if TYPE_CHECKING:
-    from pipeline.kernels.codes import SparseCodes
-    from pipeline.kernels.pairs import RowPairs
-    from pipeline.kernels.tiles import Tiles
+    from strata_sae.pipeline.kernels.codes import SparseCodes
+    from strata_sae.pipeline.kernels.pairs import RowPairs
+    from strata_sae.pipeline.kernels.tiles import Tiles
 
 
 class Backend(Protocol):

@@ -12,7 +12,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Shares of latents on that are tried."""

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.kernels import adam as plain
-from pipeline.kernels.adam import AdamStep
-from pipeline.kernels.compiled import adam as rowwise
-from pipeline.kernels.compiled import certified, gathers, largest
-from pipeline.kernels.compiled.threads import array, over_rows
-from pipeline.kernels.cpu_pairs import add_pair_sums, pair_dots, pairs_together
-from pipeline.kernels.reference import round_rows as plain_round_rows
+from strata_sae.pipeline.kernels import adam as plain
+from strata_sae.pipeline.kernels.adam import AdamStep
+from strata_sae.pipeline.kernels.compiled import adam as rowwise
+from strata_sae.pipeline.kernels.compiled import certified, gathers, largest
+from strata_sae.pipeline.kernels.compiled.threads import array, over_rows
+from strata_sae.pipeline.kernels.cpu_pairs import add_pair_sums, pair_dots, pairs_together
+from strata_sae.pipeline.kernels.reference import round_rows as plain_round_rows
 
 if TYPE_CHECKING:
-    from pipeline.kernels.tiles import Tiles
+    from strata_sae.pipeline.kernels.tiles import Tiles
 
 __all__ = ["add_pair_sums", "pair_dots", "pairs_together"]
 
@@ -163,7 +163,7 @@ def row_products(gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def adam(
     W: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: AdamStep, along_E: Tensor | None = None
 ) -> None:
-    """As `pipeline.kernels.adam.adam`, in one pass over a matrix."""
+    """As `strata_sae.pipeline.kernels.adam.adam`, in one pass over a matrix."""
     if W.dim() != 2:
         return plain.adam(W, gradient, mean, square, step, along_E)
     along = W.new_zeros(W.shape[0]) if along_E is None else along_E.to(W.dtype)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.kernels.compiled import pairs as loops
-from pipeline.kernels.compiled.threads import array, over_rows
-from pipeline.kernels.pairs import RowPairs
+from strata_sae.pipeline.kernels.compiled import pairs as loops
+from strata_sae.pipeline.kernels.compiled.threads import array, over_rows
+from strata_sae.pipeline.kernels.pairs import RowPairs
 
 if TYPE_CHECKING:
-    from pipeline.kernels.codes import SparseCodes
+    from strata_sae.pipeline.kernels.codes import SparseCodes
 
 LATENTS_AT_ONCE = 64
 """Latents a thread counts at a time (count)."""

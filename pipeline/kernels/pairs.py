@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pipeline.kernels.codes import SparseCodes
+    from strata_sae.pipeline.kernels.codes import SparseCodes
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.kernels.adam import adam, row_products
-from pipeline.kernels.compiled.certified import ROUNDING
-from pipeline.kernels.plain_pairs import add_pair_sums, pair_dots, pairs_together
+from strata_sae.pipeline.kernels.adam import adam, row_products
+from strata_sae.pipeline.kernels.compiled.certified import ROUNDING
+from strata_sae.pipeline.kernels.plain_pairs import add_pair_sums, pair_dots, pairs_together
 
 if TYPE_CHECKING:
-    from pipeline.kernels.tiles import Tiles
+    from strata_sae.pipeline.kernels.tiles import Tiles
 
 __all__ = ["adam", "add_pair_sums", "pair_dots", "pairs_together", "row_products"]
 

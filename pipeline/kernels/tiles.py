@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.kernels.backends import backend_of
-from pipeline.kernels.bfloat16_topk import Bfloat16Encoder
-from pipeline.kernels.codes import Codes, SparseCodes, offsets_of
-from pipeline.kernels.selection import is_dense, largest_pairs
+from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.bfloat16_topk import Bfloat16Encoder
+from strata_sae.pipeline.kernels.codes import Codes, SparseCodes, offsets_of
+from strata_sae.pipeline.kernels.selection import is_dense, largest_pairs
 
 EncoderName = Literal["float32", "certified_bfloat16"]
 """How TopK's k largest are found: from float32 products, or from bfloat16 ones with a bound on their error, which finds

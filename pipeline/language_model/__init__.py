@@ -4,14 +4,14 @@
 `Capture`, which runs the model up to the deepest site asked for and not one layer further.
 """
 
-from pipeline.language_model.capture import Capture
-from pipeline.language_model.description import Description, describe
-from pipeline.language_model.isolation import SAME_ROW, restarted_positions
-from pipeline.language_model.loading import load, load_tokenizer
-from pipeline.language_model.probes import PROBES, assumptions, check_isolation
-from pipeline.language_model.sites import FAMILIES
-from pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes, token_texts
-from pipeline.language_model.unchanged import compare_model
+from strata_sae.pipeline.language_model.capture import Capture
+from strata_sae.pipeline.language_model.description import Description, describe
+from strata_sae.pipeline.language_model.isolation import SAME_ROW, restarted_positions
+from strata_sae.pipeline.language_model.loading import load, load_tokenizer
+from strata_sae.pipeline.language_model.probes import PROBES, assumptions, check_isolation
+from strata_sae.pipeline.language_model.sites import FAMILIES
+from strata_sae.pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes, token_texts
+from strata_sae.pipeline.language_model.unchanged import compare_model
 
 __all__ = [
     "FAMILIES",

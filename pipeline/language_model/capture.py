@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.isolation import isolating_arguments
-from pipeline.language_model.sites import Site
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.isolation import isolating_arguments
+from strata_sae.pipeline.language_model.sites import Site
 
 
 class _DeepestSiteReached(Exception):

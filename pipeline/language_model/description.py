@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.language_model.folder import model_folder
-from pipeline.language_model.identity import software, tokenizer_identity, weights_identity
-from pipeline.language_model.isolation import isolates
-from pipeline.language_model.loading import config_from, tokenizer_from
-from pipeline.language_model.quiet import quiet
-from pipeline.language_model.survey import survey
-from pipeline.language_model.tensors import check_headers
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.language_model.folder import model_folder
+from strata_sae.pipeline.language_model.identity import software, tokenizer_identity, weights_identity
+from strata_sae.pipeline.language_model.isolation import isolates
+from strata_sae.pipeline.language_model.loading import config_from, tokenizer_from
+from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model.survey import survey
+from strata_sae.pipeline.language_model.tensors import check_headers
+from strata_sae.pipeline.model_settings import ModelSettings
 
 
 @dataclass(frozen=True)

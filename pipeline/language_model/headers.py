@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.quiet import first_line
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.quiet import first_line
 
 # As safetensors spells them.
 _DTYPES = {

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.input_files import file_sha256
-from pipeline.language_model.json_files import shards_of
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.input_files import file_sha256
+from strata_sae.pipeline.language_model.json_files import shards_of
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")

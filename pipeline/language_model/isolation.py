@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.language_model.sites import FAMILIES
+from strata_sae.pipeline.language_model.sites import FAMILIES
 
 _ATTENTION = ("sdpa", "eager")
 # transformers keeps documents apart where position ids start again, except in these models, which build their mask

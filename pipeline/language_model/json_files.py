@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.errors import ConfigError
-from stores import StoreError
-from stores.canonical import parse_json
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.stores import StoreError
+from strata_sae.stores.canonical import parse_json
 
 _MAX_BYTES = 256 * 2**20
 """An index of a million tensors takes 100 MB."""

@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.capture import Capture
-from pipeline.language_model.folder import model_folder
-from pipeline.language_model.identity import weight_files
-from pipeline.language_model.json_files import check_config
-from pipeline.language_model.probes import probe
-from pipeline.language_model.quiet import first_line, quiet
-from pipeline.language_model.survey import cut_above, forget_padding, survey
-from pipeline.language_model.tensors import Report, check_report, check_tied
-from pipeline.model_settings import ModelSettings
-from pipeline.rows import choose_device
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.capture import Capture
+from strata_sae.pipeline.language_model.folder import model_folder
+from strata_sae.pipeline.language_model.identity import weight_files
+from strata_sae.pipeline.language_model.json_files import check_config
+from strata_sae.pipeline.language_model.probes import probe
+from strata_sae.pipeline.language_model.quiet import first_line, quiet
+from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
+from strata_sae.pipeline.language_model.tensors import Report, check_report, check_tied
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.rows import choose_device
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:

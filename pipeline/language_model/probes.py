@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.capture import Capture
-from pipeline.language_model.isolation import SAME_ROW, restarted_positions
-from pipeline.language_model.quiet import first_line
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.capture import Capture
+from strata_sae.pipeline.language_model.isolation import SAME_ROW, restarted_positions
+from strata_sae.pipeline.language_model.quiet import first_line
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)

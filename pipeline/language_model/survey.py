@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.capture import attach, rows_per_position
-from pipeline.language_model.quiet import first_line
-from pipeline.language_model.sites import Site, resolve
-from pipeline.language_model.weightless import build, weightless
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.capture import attach, rows_per_position
+from strata_sae.pipeline.language_model.quiet import first_line
+from strata_sae.pipeline.language_model.sites import Site, resolve
+from strata_sae.pipeline.language_model.weightless import build, weightless
 
 
 @dataclass(frozen=True)

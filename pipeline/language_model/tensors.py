@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.headers import tensors_of
-from pipeline.language_model.identity import weight_files
-from pipeline.language_model.quiet import first_line, quiet
-from pipeline.language_model.survey import Survey, cut_above
-from pipeline.language_model.weightless import weightless
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.headers import tensors_of
+from strata_sae.pipeline.language_model.identity import weight_files
+from strata_sae.pipeline.language_model.quiet import first_line, quiet
+from strata_sae.pipeline.language_model.survey import Survey, cut_above
+from strata_sae.pipeline.language_model.weightless import weightless
+from strata_sae.pipeline.model_settings import ModelSettings
 
 log = logging.getLogger(__name__)
 

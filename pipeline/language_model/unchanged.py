@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.input_files import Comparison, compare_commit, compare_file
-from pipeline.language_model.gguf import demo_gguf
-from pipeline.language_model.identity import code_files, tokenizer_files, tokenizer_identity, weight_files
-from pipeline.language_model.loading import tokenizer_from
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file
+from strata_sae.pipeline.language_model.gguf import demo_gguf
+from strata_sae.pipeline.language_model.identity import code_files, tokenizer_files, tokenizer_identity, weight_files
+from strata_sae.pipeline.language_model.loading import tokenizer_from
+from strata_sae.pipeline.model_settings import ModelSettings
 
 
 def compare_model(settings: ModelSettings, recorded: dict[str, Any]) -> Comparison:

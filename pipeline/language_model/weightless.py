@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ConfigError
-from pipeline.language_model.quiet import first_line
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.quiet import first_line
 
 MAX_MODULES = 400_000
 """Modules a model may have. 61 layers of 384 experts, a module for each of three matrices, come to 94,000."""

@@ -6,13 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, SparseCodes
-from pipeline.kernels.selection import row_topk
-from pipeline.objective.aux_forms import FORMS, AuxForm, FormName
-from pipeline.objective.fits import needs_runners_up
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
+from strata_sae.pipeline.kernels.selection import row_topk
+from strata_sae.pipeline.objective.aux_forms import FORMS, AuxForm, FormName
+from strata_sae.pipeline.objective.fits import needs_runners_up
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import Value, value_at
 
 
 class AuxK(Term):

@@ -1,9 +1,9 @@
 """Which architectures a term fits, said once for all terms of a kind."""
 
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings
-from pipeline.saes.jump_relu import JumpReLU
+from strata_sae.pipeline.objective.term import TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.saes.jump_relu import JumpReLU
 
 
 def needs_learnt_l0(settings: TermSettings, sae_settings: SAESettings) -> None:

@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.saes.gated import Gated, GatedEncoding
-from pipeline.schedules import value_at
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.saes.gated import Gated, GatedEncoding
+from strata_sae.pipeline.schedules import value_at
 
 
 class GatedAuxiliary(Term):

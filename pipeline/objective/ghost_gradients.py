@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import value_at
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import value_at
 
 
 class GhostGradients(Term):

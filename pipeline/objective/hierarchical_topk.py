@@ -7,11 +7,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
-from pipeline.objective.squared_error import Reduction, error_divisor
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import value_at
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
+from strata_sae.pipeline.objective.squared_error import Reduction, error_divisor
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import value_at
 
 
 class HierarchicalTopK(Term):

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings, per_pair
-from pipeline.saes.jump_relu import JumpReLU
-from pipeline.schedules import value_at
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings, per_pair
+from strata_sae.pipeline.saes.jump_relu import JumpReLU
+from strata_sae.pipeline.schedules import value_at
 
 TARGETED = ("target", "per_row")
 

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
-from pipeline.objective.fits import needs_codes_from_zero
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings, per_pair, row_of_pair
-from pipeline.schedules import Schedule, Value, value_at
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.objective.fits import needs_codes_from_zero
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings, per_pair, row_of_pair
+from strata_sae.pipeline.schedules import Schedule, Value, value_at
 
 Form = Literal["lp_p", "lp"]
 

@@ -5,12 +5,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.selection import row_topk
-from pipeline.objective.fits import needs_runners_up
-from pipeline.objective.squared_error import Reduction, error_divisor
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import Schedule, value_at
+from strata_sae.pipeline.kernels.selection import row_topk
+from strata_sae.pipeline.objective.fits import needs_runners_up
+from strata_sae.pipeline.objective.squared_error import Reduction, error_divisor
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import Schedule, value_at
 
 
 class MultiK(Term):

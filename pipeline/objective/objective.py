@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
-from pipeline.objective.registry import TERMS
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE, SAESettings
-from pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.objective.registry import TERMS
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE, SAESettings
+from strata_sae.pipeline.saes.encoding import Encoding, Workspace
 
 
 @dataclass(frozen=True)

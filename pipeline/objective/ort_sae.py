@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.codes import SparseCodes
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.kernels.codes import SparseCodes
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import Value, value_at
 
 TILE_ROWS = 1024
 """Latents whose cosines with their chunk are in memory together (count)."""

@@ -6,14 +6,14 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.objective.competition import active_sorted, between, co_active, competing, competition
-from pipeline.objective.pair_penalty import of_activations, of_decoder
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings
-from pipeline.saes.encoding import Workspace
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.objective.competition import active_sorted, between, co_active, competing, competition
+from strata_sae.pipeline.objective.pair_penalty import of_activations, of_decoder
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.schedules import Value, value_at
 
 Form: TypeAlias = tuple[str, str, float, float]
 """Normalisation, shape, threshold and temperature."""

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.objective.fits import needs_codes_from_zero
-from pipeline.objective.lp import Form, lp
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.objective.fits import needs_codes_from_zero
+from strata_sae.pipeline.objective.lp import Form, lp
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import Value, value_at
 
 
 class PAnneal(Term):

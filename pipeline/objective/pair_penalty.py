@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.kernels.backends import backend_of
-from pipeline.kernels.codes import SparseCodes
-from pipeline.kernels.pairs import RowPairs
-from pipeline.objective.competition import Occurrences
+from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.codes import SparseCodes
+from strata_sae.pipeline.kernels.pairs import RowPairs
+from strata_sae.pipeline.objective.competition import Occurrences
 
 SUMMED_AT_ONCE = 4096
 """Values that one thread sums (count)."""

@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.saes.jump_relu import JumpReLU
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.saes.jump_relu import JumpReLU
+from strata_sae.pipeline.schedules import Value, value_at
 
 
 class PreActivation(Term):

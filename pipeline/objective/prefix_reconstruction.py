@@ -6,10 +6,10 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from pipeline.objective.squared_error import Reduction, error_divisor
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.schedules import value_at
+from strata_sae.pipeline.objective.squared_error import Reduction, error_divisor
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.schedules import value_at
 
 
 class PrefixReconstruction(Term):

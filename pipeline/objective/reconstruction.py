@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor, linalg
 
-from pipeline.objective.squared_error import Reduction, error_divisor
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.schedules import value_at
+from strata_sae.pipeline.objective.squared_error import Reduction, error_divisor
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.schedules import value_at
 
 
 class Reconstruction(Term):

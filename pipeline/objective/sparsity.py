@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.objective.fits import needs_learnt_l0
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings, per_pair
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.objective.fits import needs_learnt_l0
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings, per_pair
+from strata_sae.pipeline.schedules import Value, value_at
 
 
 class L1(Term):

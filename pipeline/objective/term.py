@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
-from pipeline.saes.base import SAE, SAESettings
-from pipeline.saes.encoding import Encoding
-from pipeline.schedules import Value
-from pipeline.settings import Settings
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.saes.base import SAE, SAESettings
+from strata_sae.pipeline.saes.encoding import Encoding
+from strata_sae.pipeline.schedules import Value
+from strata_sae.pipeline.settings import Settings
 
 
 class TermSettings(Settings):

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.codes import SparseCodes
-from pipeline.objective.term import Step, Term, TermSettings
-from pipeline.saes.base import SAESettings
-from pipeline.saes.two_child_topk import TwoChildTopK
-from pipeline.schedules import Value, value_at
+from strata_sae.pipeline.kernels.codes import SparseCodes
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.saes.base import SAESettings
+from strata_sae.pipeline.saes.two_child_topk import TwoChildTopK
+from strata_sae.pipeline.schedules import Value, value_at
 
 
 class TwoChildCosine(Term):

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from pipeline.report.run_data import Run
+from strata_sae.pipeline.report.run_data import Run
 
 Facts = list[tuple[str, str]]
 

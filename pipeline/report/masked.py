@@ -3,7 +3,7 @@
 from pathlib import PurePath
 from typing import Any
 
-from pipeline.paths import impersonal
+from strata_sae.pipeline.paths import impersonal
 
 _HOMES = ("/home", "/Users")
 

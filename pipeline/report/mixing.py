@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.report.facts import UNKNOWN, count
-from pipeline.report.leaves import loader_totals
-from pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.report.facts import UNKNOWN, count
+from strata_sae.pipeline.report.leaves import loader_totals
+from strata_sae.pipeline.report.run_data import Run, Trained
 
 HEADS = ("batches of", "documents in one", "positions in one", "variance ratio", "read", "decoding", "waiting")
 SHOWN = "mixing/documents_ratio"

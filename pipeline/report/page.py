@@ -11,13 +11,13 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
-from pipeline.report.leaves import record_tables
-from pipeline.report.mixing import HEADS, mixing_table
-from pipeline.report.results import curve_definitions, definitions, pretty, result_tables
-from pipeline.report.run_data import Run, Trained
-from pipeline.report.statement import statement
-from pipeline.report.text import finalize, script_json, visible
+from strata_sae.pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
+from strata_sae.pipeline.report.leaves import record_tables
+from strata_sae.pipeline.report.mixing import HEADS, mixing_table
+from strata_sae.pipeline.report.results import curve_definitions, definitions, pretty, result_tables
+from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.report.statement import statement
+from strata_sae.pipeline.report.text import finalize, script_json, visible
 
 N_COLOURS = 10
 COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
@@ -121,7 +121,7 @@ def _series(sae: Trained, key: str) -> dict[str, list[float]]:
 
 
 def _file(name: str) -> str:
-    return resources.files("pipeline.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("strata_sae.pipeline.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -5,9 +5,9 @@ import io
 import re
 from typing import Any
 
-from pipeline.report.facts import UNKNOWN, count
-from pipeline.report.run_data import Run, Trained
-from pipeline.report.text import csv_cell
+from strata_sae.pipeline.report.facts import UNKNOWN, count
+from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.report.text import csv_cell
 
 LABELS = {
     "l0": "L0",

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.artifacts import Record, RunFolder, VariantFolder, read_record, read_yaml
-from pipeline.artifacts.chain import (
+from strata_sae.pipeline.artifacts import Record, RunFolder, VariantFolder, read_record, read_yaml
+from strata_sae.pipeline.artifacts.chain import (
     UNHASHED,
     check_curves,
     check_features,
@@ -23,13 +23,13 @@ from pipeline.artifacts.chain import (
     read_metrics,
     read_training,
 )
-from pipeline.artifacts.curve_lines import CurveLine, read_curves
-from pipeline.artifacts.shapes import Environment, LoaderLine, StoreSummary
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.report.masked import masked
-from pipeline.strict_yaml import parse, unparse
-from stores.canonical import parse_json
-from stores.errors import StoreError
+from strata_sae.pipeline.artifacts.curve_lines import CurveLine, read_curves
+from strata_sae.pipeline.artifacts.shapes import Environment, LoaderLine, StoreSummary
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.report.masked import masked
+from strata_sae.pipeline.strict_yaml import parse, unparse
+from strata_sae.stores.canonical import parse_json
+from strata_sae.stores.errors import StoreError
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
 """One plain paragraph: what was done, and what came out."""
 
-from pipeline.report.facts import count, model_name, uneven_sites
-from pipeline.report.results import show
-from pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.report.facts import count, model_name, uneven_sites
+from strata_sae.pipeline.report.results import show
+from strata_sae.pipeline.report.run_data import Run, Trained
 
 
 def statement(run: Run) -> str:

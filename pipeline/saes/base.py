@@ -6,13 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes, row_sum
-from pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from pipeline.kernels.tiles import Tiles
-from pipeline.saes.encoding import Encoding, TiledEncoding, Workspace
-from pipeline.saes.initialisation import InitialSettings, initial_weights
-from pipeline.schedules import Schedule, value_at
-from pipeline.settings import Settings
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, row_sum
+from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
+from strata_sae.pipeline.kernels.tiles import Tiles
+from strata_sae.pipeline.saes.encoding import Encoding, TiledEncoding, Workspace
+from strata_sae.pipeline.saes.initialisation import InitialSettings, initial_weights
+from strata_sae.pipeline.schedules import Schedule, value_at
+from strata_sae.pipeline.settings import Settings
 
 
 class SAESettings(Settings):

@@ -4,13 +4,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.kernels.codes import Codes
-from pipeline.kernels.selection import above, batch_topk
-from pipeline.kernels.tiles import Tiles, batch_topk_of_tiles
-from pipeline.saes.base import k_at
-from pipeline.saes.ranked import Ranked, RankedSettings
-from pipeline.schedules import Schedule
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.kernels.selection import above, batch_topk
+from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles
+from strata_sae.pipeline.saes.base import k_at
+from strata_sae.pipeline.saes.ranked import Ranked, RankedSettings
+from strata_sae.pipeline.schedules import Schedule
 
 
 class BatchTopK(Ranked):

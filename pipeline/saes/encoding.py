@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
-from pipeline.kernels.tiles import EncoderName, Tiles
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.kernels.tiles import EncoderName, Tiles
 
 
 class Workspace:

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, row_sum
-from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, SAESettings, per_pair
-from pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.kernels.codes import Codes, row_sum
+from strata_sae.pipeline.kernels.selection import above
+from strata_sae.pipeline.saes.base import SAE, SAESettings, per_pair
+from strata_sae.pipeline.saes.encoding import Encoding, Workspace
 
 
 @dataclass(frozen=True)

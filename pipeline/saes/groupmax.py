@@ -6,8 +6,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, SparseCodes
-from pipeline.saes.base import SAE, SAESettings
+from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
+from strata_sae.pipeline.saes.base import SAE, SAESettings
 
 
 class GroupMax(SAE):

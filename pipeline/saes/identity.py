@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.kernels.codes import Codes, DenseCodes
-from pipeline.saes.base import SAE, SAESettings
-from pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
+from strata_sae.pipeline.saes.base import SAE, SAESettings
+from strata_sae.pipeline.saes.encoding import Encoding, Workspace
 
 
 class Identity(SAE):

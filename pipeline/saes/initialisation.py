@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.settings import Settings
+from strata_sae.pipeline.settings import Settings
 
 
 class InitialSettings(Settings):

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes
-from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, SAESettings, per_pair, row_of_pair
-from pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
+from strata_sae.pipeline.kernels.selection import above
+from strata_sae.pipeline.saes.base import SAE, SAESettings, per_pair, row_of_pair
+from strata_sae.pipeline.saes.encoding import Encoding, Workspace
 
 
 @dataclass(frozen=True)

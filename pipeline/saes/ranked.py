@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 from torch import Tensor, finfo, linalg
 
-from pipeline.kernels.codes import Codes
-from pipeline.saes.base import SAE, SAESettings, check_k, k_at, per_pair
-from pipeline.saes.encoding import Encoding, Workspace
-from pipeline.schedules import Schedule
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.saes.base import SAE, SAESettings, check_k, k_at, per_pair
+from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.schedules import Schedule
 
 
 class RankedSettings(SAESettings):

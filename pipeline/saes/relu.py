@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
-from pipeline.kernels.selection import above
-from pipeline.saes.base import SAE, SAESettings
-from pipeline.saes.encoding import Encoding
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.kernels.selection import above
+from strata_sae.pipeline.saes.base import SAE, SAESettings
+from strata_sae.pipeline.saes.encoding import Encoding
 
 
 class ReLU(SAE):

@@ -4,11 +4,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes
-from pipeline.kernels.selection import row_topk
-from pipeline.kernels.tiles import Tiles, row_topk_of_tiles
-from pipeline.saes.base import k_at
-from pipeline.saes.ranked import Ranked, RankedSettings
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.kernels.selection import row_topk
+from strata_sae.pipeline.kernels.tiles import Tiles, row_topk_of_tiles
+from strata_sae.pipeline.saes.base import k_at
+from strata_sae.pipeline.saes.ranked import Ranked, RankedSettings
 
 
 class TopK(Ranked):

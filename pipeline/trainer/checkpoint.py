@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from pipeline.artifacts import (
+from strata_sae.pipeline.artifacts import (
     make_folder,
     publish_folder,
     read_record,
@@ -22,11 +22,11 @@ from pipeline.artifacts import (
     staging_path,
     write_record,
 )
-from pipeline.artifacts.chain import UNHASHED
-from pipeline.artifacts.shapes import State
-from pipeline.errors import CheckpointError
-from pipeline.trainer.curves import Prefix, prefix_of
-from pipeline.trainer.record import Record, refuse_change
+from strata_sae.pipeline.artifacts.chain import UNHASHED
+from strata_sae.pipeline.artifacts.shapes import State
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
+from strata_sae.pipeline.trainer.record import Record, refuse_change
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TrainingSettings
-from pipeline.config.window import window_rows
-from pipeline.outside import outside_stores
-from pipeline.paths import as_path
-from pipeline.rows import side_by_side
-from pipeline.trainer.pending import Pending
-from stores.diagnostics import BatchMixing, batch_mixing
-from stores.joined import JoinedBatches
-from stores.together import Together
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.outside import outside_stores
+from strata_sae.pipeline.paths import as_path
+from strata_sae.pipeline.rows import side_by_side
+from strata_sae.pipeline.trainer.pending import Pending
+from strata_sae.stores.diagnostics import BatchMixing, batch_mixing
+from strata_sae.stores.joined import JoinedBatches
+from strata_sae.stores.together import Together
 
 
 class Rows(NamedTuple):

@@ -7,12 +7,12 @@ from collections.abc import Collection
 import safetensors.torch
 import torch
 
-from pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_record
-from pipeline.trainer import checkpoint
-from pipeline.trainer.optimiser import Tensors
-from pipeline.trainer.record import Record
-from pipeline.trainer.scaling import fold
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_record
+from strata_sae.pipeline.trainer import checkpoint
+from strata_sae.pipeline.trainer.optimiser import Tensors
+from strata_sae.pipeline.trainer.record import Record
+from strata_sae.pipeline.trainer.scaling import fold
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 
 def in_raw_units(weights: Tensors, input_scale: float, scales_with_x: Collection[str]) -> Tensors:

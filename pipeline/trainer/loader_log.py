@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import make_folder, naming
-from pipeline.artifacts.shapes import LoaderLine
-from pipeline.trainer.groups import Group
-from stores.batches import Batches
-from stores.diagnostics import BatchMixing
-from stores.joined import JoinedBatches
+from strata_sae.pipeline.artifacts import make_folder, naming
+from strata_sae.pipeline.artifacts.shapes import LoaderLine
+from strata_sae.pipeline.trainer.groups import Group
+from strata_sae.stores.batches import Batches
+from strata_sae.stores.diagnostics import BatchMixing
+from strata_sae.stores.joined import JoinedBatches
 
 
 class LoaderLog:

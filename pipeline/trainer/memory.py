@@ -2,10 +2,10 @@
 
 from math import prod
 
-from pipeline.config.training import TrainingSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.trainer.checkpoint import KEPT
-from pipeline.trainer.groups import Group
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.trainer.checkpoint import KEPT
+from strata_sae.pipeline.trainer.groups import Group
 
 IN_MEMORY = 4
 """Copies of the parameters: themselves, gradients, and Adam's two memories."""

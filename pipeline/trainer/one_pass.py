@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import RunFolder
-from pipeline.config.training import TrainingSettings
-from pipeline.progress import Progress
-from pipeline.saes import initial_weights
-from pipeline.saes.encoding import Workspace
-from pipeline.trainer.curves import is_logged
-from pipeline.trainer.feed import Feed
-from pipeline.trainer.initialise import CENTRES, weight_generator
-from pipeline.trainer.loader_log import LoaderLog
-from pipeline.trainer.pending import Pending
-from pipeline.trainer.session import Session
-from pipeline.trainer.trainee import Trainee
-from stores.diagnostics import BatchMixing
-from stores.together import Together
+from strata_sae.pipeline.artifacts import RunFolder
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.saes import initial_weights
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.trainer.curves import is_logged
+from strata_sae.pipeline.trainer.feed import Feed
+from strata_sae.pipeline.trainer.initialise import CENTRES, weight_generator
+from strata_sae.pipeline.trainer.loader_log import LoaderLog
+from strata_sae.pipeline.trainer.pending import Pending
+from strata_sae.pipeline.trainer.session import Session
+from strata_sae.pipeline.trainer.trainee import Trainee
+from strata_sae.stores.diagnostics import BatchMixing
+from strata_sae.stores.together import Together
 
 
 def train_group(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TrainingSettings
-from pipeline.kernels.adam import AdamStep
-from pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.kernels.adam import AdamStep
+from strata_sae.pipeline.kernels.backends import backend_of
 
 Tensors = dict[str, Tensor]
 

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.errors import ConfigError
-from pipeline.trainer.groups import Group, Job
-from pipeline.trainer.pending import Pending
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.trainer.groups import Group, Job
+from strata_sae.pipeline.trainer.pending import Pending
 
 log = logging.getLogger(__name__)
 

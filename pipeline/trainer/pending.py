@@ -3,15 +3,15 @@
 import logging
 from dataclasses import dataclass, replace
 
-from pipeline.artifacts import RunFolder, VariantFolder
-from pipeline.errors import ConfigError
-from pipeline.trainer.groups import Group, Job
-from pipeline.trainer.record import Record, record_of
-from pipeline.trainer.scaling import Scaling, scaling
-from pipeline.trainer.session import is_done
-from stores import Filters
-from stores.joined import joint_mask
-from stores.together import Together
+from strata_sae.pipeline.artifacts import RunFolder, VariantFolder
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.trainer.groups import Group, Job
+from strata_sae.pipeline.trainer.record import Record, record_of
+from strata_sae.pipeline.trainer.scaling import Scaling, scaling
+from strata_sae.pipeline.trainer.session import is_done
+from strata_sae.stores import Filters
+from strata_sae.stores.joined import joint_mask
+from strata_sae.stores.together import Together
 
 log = logging.getLogger(__name__)
 

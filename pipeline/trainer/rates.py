@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import TrainingSettings
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from pipeline.artifacts import changed_keys, fingerprint
-from pipeline.config.routes import Route
-from pipeline.errors import CheckpointError
-from pipeline.trainer.groups import Job
-from pipeline.trainer.scaling import Scaling, parts
-from stores.together import Together
+from strata_sae.pipeline.artifacts import changed_keys, fingerprint
+from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.trainer.groups import Job
+from strata_sae.pipeline.trainer.scaling import Scaling, parts
+from strata_sae.stores.together import Together
 
 Record = dict[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from pipeline.config.variants import ResamplingSettings
+from strata_sae.pipeline.config.variants import ResamplingSettings
 
 
 def is_due(settings: ResamplingSettings | None, step: int) -> bool:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from pipeline.artifacts import VariantFolder, read_record, write_record
-from pipeline.artifacts.chain import UNHASHED, check_curves, read_training
-from pipeline.artifacts.shapes import SAERecord
-from pipeline.config.training import TrainingSettings
-from pipeline.errors import CheckpointError
-from pipeline.trainer import checkpoint
-from pipeline.trainer.calibrate import calibrate
-from pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
-from pipeline.trainer.finish import finish, remove_checkpoints
-from pipeline.trainer.record import Record, refuse_change
-from pipeline.trainer.trainee import Trainee, Update
+from strata_sae.pipeline.artifacts import VariantFolder, read_record, write_record
+from strata_sae.pipeline.artifacts.chain import UNHASHED, check_curves, read_training
+from strata_sae.pipeline.artifacts.shapes import SAERecord
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.trainer import checkpoint
+from strata_sae.pipeline.trainer.calibrate import calibrate
+from strata_sae.pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
+from strata_sae.pipeline.trainer.finish import finish, remove_checkpoints
+from strata_sae.pipeline.trainer.record import Record, refuse_change
+from strata_sae.pipeline.trainer.trainee import Trainee, Update
 
 log = logging.getLogger(__name__)
 

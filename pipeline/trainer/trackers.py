@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 
 
 class DeadClock:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import (
+from strata_sae.pipeline.artifacts import (
     RunFolder,
     changed_keys,
     environment,
@@ -17,23 +17,23 @@ from pipeline.artifacts import (
     write_record,
     write_yaml,
 )
-from pipeline.artifacts.shapes import Environment
-from pipeline.available import free_bytes, total_bytes
-from pipeline.config.loading import dump
-from pipeline.config.outlier_norms import outlier_norms
-from pipeline.config.run import RunConfig
-from pipeline.config.stored import open_store
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.kernels.break_even import measured_break_even
-from pipeline.rows import choose_device
-from pipeline.trainer.feed import capped_window
-from pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
-from pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes
-from pipeline.trainer.one_pass import train_group
-from pipeline.trainer.passes import in_passes
-from pipeline.trainer.pending import Pending, pending
-from pipeline.trainer.table import table
-from stores.together import Together
+from strata_sae.pipeline.artifacts.shapes import Environment
+from strata_sae.pipeline.available import free_bytes, total_bytes
+from strata_sae.pipeline.config.loading import dump
+from strata_sae.pipeline.config.outlier_norms import outlier_norms
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.stored import open_store
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.kernels.break_even import measured_break_even
+from strata_sae.pipeline.rows import choose_device
+from strata_sae.pipeline.trainer.feed import capped_window
+from strata_sae.pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
+from strata_sae.pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes
+from strata_sae.pipeline.trainer.one_pass import train_group
+from strata_sae.pipeline.trainer.passes import in_passes
+from strata_sae.pipeline.trainer.pending import Pending, pending
+from strata_sae.pipeline.trainer.table import table
+from strata_sae.stores.together import Together
 
 log = logging.getLogger(__name__)
 

@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.objective import Objective, StepResult
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.encoding import Workspace
-from pipeline.trainer.groups import Job
-from pipeline.trainer.optimiser import (
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.objective import Objective, StepResult
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.trainer.groups import Job
+from strata_sae.pipeline.trainer.optimiser import (
     Adam,
     Tensors,
     clip_coefficient,
     gradient_norm,
     radial_part,
 )
-from pipeline.trainer.rates import learning_rate
-from pipeline.trainer.resample import draw_rows, is_due, restart
-from pipeline.trainer.trackers import DeadClock, RunningThreshold
+from strata_sae.pipeline.trainer.rates import learning_rate
+from strata_sae.pipeline.trainer.resample import draw_rows, is_due, restart
+from strata_sae.pipeline.trainer.trackers import DeadClock, RunningThreshold
 
 
 @dataclass(frozen=True, kw_only=True)

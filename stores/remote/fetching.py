@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from stores.canonical import MAX_JSON_BYTES, file_sha256
-from stores.errors import StoreError
-from stores.filesystem import FileSystem
-from stores.os_errors import explain
-from stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
-from stores.remote.transports import Advance, Source
+from strata_sae.stores.canonical import MAX_JSON_BYTES, file_sha256
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
+from strata_sae.stores.remote.transports import Advance, Source
 
 _FETCHES = 4  # the first, and three more where the bytes were wrong
 _READ_ONLY = 0o444

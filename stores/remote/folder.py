@@ -6,15 +6,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from stores.errors import StoreError
-from stores.filesystem import FileSystem, publish_exclusive
-from stores.format import STAGING
-from stores.identity import identity_of, inodes_last
-from stores.lease import Lease, remove_dead
-from stores.os_errors import explain
-from stores.remote.patience import Absent, NoRanges, Patience
-from stores.remote.transports import Advance, Entry, local_folder
-from stores.remote.unchanged import Unchanged
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.format import STAGING
+from strata_sae.stores.identity import identity_of, inodes_last
+from strata_sae.stores.lease import Lease, remove_dead
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.remote.patience import Absent, NoRanges, Patience
+from strata_sae.stores.remote.transports import Advance, Entry, local_folder
+from strata_sae.stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
 _PREFIX = "push-"

@@ -11,11 +11,11 @@ from email.message import Message
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from stores.errors import StoreError
-from stores.os_errors import explain
-from stores.remote.headers import changes_bytes, content_length, content_range, object_identity, retry_after
-from stores.remote.patience import Absent, NoRanges, Patience, Unavailable
-from stores.remote.unchanged import Unchanged
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.remote.headers import changes_bytes, content_length, content_range, object_identity, retry_after
+from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Unavailable
+from strata_sae.stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 2**20
 _RESERVED = ":/?#[]@!$&'()*+,;=%"

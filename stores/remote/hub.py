@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from stores import environment
-from stores.errors import StoreError
-from stores.remote.http import HttpSource
-from stores.remote.patience import Patience
-from stores.remote.transports import Advance, Entry, require
+from strata_sae.stores import environment
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.remote.http import HttpSource
+from strata_sae.stores.remote.patience import Patience
+from strata_sae.stores.remote.transports import Advance, Entry, require
 
 _URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _FOREIGN = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)

@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from stores.errors import StoreError
+from strata_sae.stores.errors import StoreError
 
 _LONGEST_PAUSE_SECONDS = 30.0
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.remote.fetching import Fetcher
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.remote.fetching import Fetcher
 
 
 class RemotePlace:

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stores.canonical import read_plain, sha256
-from stores.checking import check_opened
-from stores.errors import StoreError
-from stores.filesystem import FileSystem, remove_tree
-from stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
-from stores.os_errors import explain
-from stores.outside import refuse_inside_a_store
-from stores.plan import read_plan
-from stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
-from stores.remote.head import fetch_head, fetch_manifest
-from stores.remote.patience import Patience
-from stores.remote.threads import in_threads
-from stores.remote.transports import Advance, open_source
+from strata_sae.stores.canonical import read_plain, sha256
+from strata_sae.stores.checking import check_opened
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem, remove_tree
+from strata_sae.stores.format import COMMITS, MANIFEST, STATISTICS, TIMINGS
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.plan import read_plan
+from strata_sae.stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
+from strata_sae.stores.remote.head import fetch_head, fetch_manifest
+from strata_sae.stores.remote.patience import Patience
+from strata_sae.stores.remote.threads import in_threads
+from strata_sae.stores.remote.transports import Advance, open_source
 
 
 def pull(

@@ -4,18 +4,18 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stores.canonical import file_sha256
-from stores.checking import check_opened
-from stores.contents import read_manifest
-from stores.errors import StoreError
-from stores.format import MANIFEST, PLAN, STAGING, TIMINGS
-from stores.plan import Plan, read_plan
-from stores.remote.card import dataset_card
-from stores.remote.fetching import Fetcher, Wanted
-from stores.remote.head import data_files
-from stores.remote.patience import Patience
-from stores.remote.threads import in_threads
-from stores.remote.transports import Advance, Entry, Target, open_target
+from strata_sae.stores.canonical import file_sha256
+from strata_sae.stores.checking import check_opened
+from strata_sae.stores.contents import read_manifest
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format import MANIFEST, PLAN, STAGING, TIMINGS
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.remote.card import dataset_card
+from strata_sae.stores.remote.fetching import Fetcher, Wanted
+from strata_sae.stores.remote.head import data_files
+from strata_sae.stores.remote.patience import Patience
+from strata_sae.stores.remote.threads import in_threads
+from strata_sae.stores.remote.transports import Advance, Entry, Target, open_target
 
 _BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**30
 

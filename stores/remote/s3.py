@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stores import environment
-from stores.errors import StoreError
-from stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
-from stores.remote.threads import in_threads
-from stores.remote.transports import Advance, Entry, require, split_url
-from stores.remote.unchanged import Unchanged
+from strata_sae.stores import environment
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
+from strata_sae.stores.remote.threads import in_threads
+from strata_sae.stores.remote.transports import Advance, Entry, require, split_url
+from strata_sae.stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
 _PART_BYTES = 16 * 2**20

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-from stores.errors import StoreError
-from stores.outside import refuse_inside_a_store
-from stores.remote.patience import Patience
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.remote.patience import Patience
 
 Advance = Callable[[int], None]
 INSTALL = "pip install 'strata-sae[remote]'"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 TRANSPORTS = {
-    "file": ("stores.remote.folder", "Folder"),
-    "http": ("stores.remote.http", "HttpSource"),
-    "https": ("stores.remote.http", "HttpSource"),
-    "s3": ("stores.remote.s3", "Bucket"),
-    "hf": ("stores.remote.hub", "HubRepository"),
+    "file": ("strata_sae.stores.remote.folder", "Folder"),
+    "http": ("strata_sae.stores.remote.http", "HttpSource"),
+    "https": ("strata_sae.stores.remote.http", "HttpSource"),
+    "s3": ("strata_sae.stores.remote.s3", "Bucket"),
+    "hf": ("strata_sae.stores.remote.hub", "HubRepository"),
 }
 
 

@@ -1,6 +1,6 @@
 """One object a name: what a server says of a file when it is first read in parts holds for all its other parts."""
 
-from stores.errors import StoreError
+from strata_sae.stores.errors import StoreError
 
 
 class Unchanged:

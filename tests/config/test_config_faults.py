@@ -7,10 +7,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.model_settings import ModelSettings
-from pipeline.strict_yaml import parse
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.strict_yaml import parse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

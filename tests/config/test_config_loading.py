@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig, dump, load
-from pipeline.errors import ConfigError
-from pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.config import RunConfig, dump, load
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.saes import ARCHITECTURES
 
 BASE = """\
 name: base

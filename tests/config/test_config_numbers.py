@@ -12,14 +12,14 @@ from small_presets import ROOT, SITES, small
 from small_run import D_MODEL
 from small_store import build_store
 
-from pipeline.config import RunConfig, load
-from pipeline.config.errors_text import lines_of
-from pipeline.config.loading import dump
-from pipeline.errors import ConfigError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.numbers import LARGEST_INT
-from pipeline.schedules import Schedule
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import RunConfig, load
+from strata_sae.pipeline.config.errors_text import lines_of
+from strata_sae.pipeline.config.loading import dump
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.schedules import Schedule
+from strata_sae.pipeline.trainer.train import train
 
 HUGE = (10**400, 10**5000, 1e39, 1e308, math.nan, math.inf, -math.inf)
 """None of them can be meant anywhere."""

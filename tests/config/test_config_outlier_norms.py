@@ -10,10 +10,10 @@ from small_store import build_store
 from typer.testing import CliRunner
 
 import run_pipeline
-from pipeline.config import RunConfig, dump
-from pipeline.config.outlier_norms import FEW, outlier_norms
-from pipeline.config.stored import open_store
-from pipeline.report.facts import UNEVEN
+from strata_sae.pipeline.config import RunConfig, dump
+from strata_sae.pipeline.config.outlier_norms import FEW, outlier_norms
+from strata_sae.pipeline.config.stored import open_store
+from strata_sae.pipeline.report.facts import UNEVEN
 
 ROOT = Path(__file__).parents[2]
 UNFILTERED = {"drop_bos": False, "drop_special": False}  # the small store's long rows are its BOS rows: 2.7 % of all
@@ -47,7 +47,7 @@ def test_nothing_is_said_where_they_are_left_out(in_folder, filters):
 
 
 def test_many_long_rows_are_no_outliers(in_folder, monkeypatch):
-    monkeypatch.setattr("pipeline.config.outlier_norms.FEW", 0.02)
+    monkeypatch.setattr("strata_sae.pipeline.config.outlier_norms.FEW", 0.02)
     assert FEW > 0.027
     assert outlier_norms(config(**UNFILTERED), open_store(config())) is None
 
@@ -55,8 +55,8 @@ def test_many_long_rows_are_no_outliers(in_folder, monkeypatch):
 @pytest.mark.parametrize("command", ["plan", "extract", "train"])
 @pytest.mark.parametrize(("filters", "said"), [(UNFILTERED, 1), ({"drop_bos": True}, 0)], ids=["told", "control"])
 def test_plan_extract_and_train_tell_it(in_folder, monkeypatch, command, filters, said):
-    monkeypatch.setattr("pipeline.extractor.plan.describe_plan", lambda config, *, progress: "the plan")
-    monkeypatch.setattr("pipeline.extractor.workers.extract_with_workers", lambda *_, **__: None)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.plan.describe_plan", lambda config, *, progress: "the plan")
+    monkeypatch.setattr("strata_sae.pipeline.extractor.workers.extract_with_workers", lambda *_, **__: None)
     Path("c.yaml").write_text(dump(config(**filters)))
     result = CliRunner().invoke(run_pipeline.app, [command, "c.yaml"])
     assert result.exit_code == 0, result.output
@@ -67,14 +67,14 @@ def test_plan_extract_and_train_tell_it(in_folder, monkeypatch, command, filters
 @pytest.mark.parametrize("command", ["plan", "extract"])
 def test_without_a_finished_store_nothing_is_said(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.extractor.plan.describe_plan", lambda config, *, progress: "the plan")
-    monkeypatch.setattr("pipeline.extractor.workers.extract_with_workers", lambda *_, **__: None)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.plan.describe_plan", lambda config, *, progress: "the plan")
+    monkeypatch.setattr("strata_sae.pipeline.extractor.workers.extract_with_workers", lambda *_, **__: None)
     Path("c.yaml").write_text(dump(config(**UNFILTERED)))
     assert CliRunner().invoke(run_pipeline.app, [command, "c.yaml"]).exit_code == 0
 
 
 def test_the_report_warns_from_the_same_share_on():
-    from pipeline.config.outlier_norms import MUCH
+    from strata_sae.pipeline.config.outlier_norms import MUCH
 
     assert MUCH == UNEVEN
 

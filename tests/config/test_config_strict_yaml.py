@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.strict_yaml import MAX_BYTES, MAX_DEPTH, parse, unparse
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.strict_yaml import MAX_BYTES, MAX_DEPTH, parse, unparse
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import dump, load
-from pipeline.config.sweep import MAX_VARIANTS, expand
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.config import dump, load
+from strata_sae.pipeline.config.sweep import MAX_VARIANTS, expand
+from strata_sae.pipeline.errors import ConfigError
 
 BASE = """\
 name: base

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from small_run import TOPK, run_data
 
-from pipeline.config import RunConfig, dump, load
-from pipeline.config.lookup import build
-from pipeline.config.training import UpdateSettings
-from pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.config import RunConfig, dump, load
+from strata_sae.pipeline.config.lookup import build
+from strata_sae.pipeline.config.training import UpdateSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
 
 CHANGES: dict[str, Any] = {
     "batch_size": 32,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from evaluation_folder import D_MODEL, SITE, config_data, identity_weights, random_weights, write_trained
 
-from pipeline.config import RunConfig
-from stores import ActivationStore
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.stores import ActivationStore
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.evaluation.characters import shown
-from stores.vocabulary import Token
+from strata_sae.pipeline.evaluation.characters import shown
+from strata_sae.stores.vocabulary import Token
 
 TEXT = "机器 naïve 👩‍👩‍👧 नमस्ते"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from evaluation_folder import D_MODEL, SITE, identity_weights
 
-from pipeline.evaluation.examples import context
-from pipeline.saes import ARCHITECTURES
-from stores import ActivationStore, Filters
-from stores.shuffled import shuffle_store
+from strata_sae.pipeline.evaluation.examples import context
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.stores import ActivationStore, Filters
+from strata_sae.stores.shuffled import shuffle_store
 
 
 @pytest.fixture

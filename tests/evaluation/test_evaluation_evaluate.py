@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from evaluation_folder import D_MODEL, SITE, identity_weights, random_weights, write_trained
 
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.metrics import METRICS
-from stores import ActivationStore, Filters
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.evaluation.metrics import METRICS
+from strata_sae.stores import ActivationStore, Filters
 
 FILES = ("metrics.json", "examples.json", "features.safetensors")
 

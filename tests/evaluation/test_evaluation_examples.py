@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.evaluation.density import BINS_PER_DECADE, DECADES, density_histogram
-from pipeline.evaluation.examples import TopRows, choose_latents
-from pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.evaluation.density import BINS_PER_DECADE, DECADES, density_histogram
+from strata_sae.pipeline.evaluation.examples import TopRows, choose_latents
+from strata_sae.pipeline.kernels.codes import DenseCodes
 
 
 def test_latents_are_spread_over_the_ranks_of_density():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.metrics import METRICS
-from pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
-from pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.evaluation.metrics import METRICS
+from strata_sae.pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
+from strata_sae.pipeline.kernels.codes import DenseCodes
 
 N_ROWS, D_MODEL, D_SAE = 300, 8, 40
 

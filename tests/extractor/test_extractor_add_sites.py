@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from extraction import SITES, extraction_config
 
-import pipeline.extractor.extract as stage
-from pipeline.config import RunConfig
-from pipeline.config.stored import open_store
-from pipeline.errors import ConfigError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.extractor.add_sites import add_sites
-from pipeline.extractor.extract import extract
-from pipeline.extractor.reuse import reusable
-from pipeline.trainer.train import train
-from stores import ActivationStore, StoreError, verify
-from stores.deriving import slice_store
-from stores.together import Together
+import strata_sae.pipeline.extractor.extract as stage
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.stored import open_store
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.extractor.add_sites import add_sites
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.reuse import reusable
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores import ActivationStore, StoreError, verify
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.together import Together
 
 BASE, NEW = SITES
 

@@ -11,9 +11,9 @@ import pyarrow.parquet
 import pytest
 from corpora import ROW_KINDS, drain, write_rows
 
-from pipeline.config.corpus import SOURCES
-from pipeline.errors import ConfigError
-from pipeline.extractor.noted import N_LISTED, lines
+from strata_sae.pipeline.config.corpus import SOURCES
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.noted import N_LISTED, lines
 
 GOOD = b'{"text": "good"}'
 
@@ -135,7 +135,7 @@ TEMPLATE = (
 
 @pytest.fixture(autouse=True)
 def _small_limit(monkeypatch: pytest.MonkeyPatch, datasets_offline: None) -> None:
-    monkeypatch.setattr("pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", 50)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", 50)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -201,8 +201,8 @@ def test_a_column_that_no_row_has_is_no_bad_row(tmp_path, tokenizer, kind):
 
 
 def test_bad_rows_are_counted_once_where_the_corpus_repeats(tmp_path, tokenizer, corpus):
-    from pipeline.extractor.sources import Stream, drawn
-    from pipeline.extractor.tokens import DocumentTokenizer
+    from strata_sae.pipeline.extractor.sources import Stream, drawn
+    from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 
     source = write_rows(tmp_path, "jsonl", [{"text": "good"}, {"text": None}])
     settings = corpus([source], bad_rows="skip", repeat=True, n_tokens=12)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from corpora import ROW_KINDS, drain, write_rows
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.noted import lines
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.noted import lines
 
 # Reads all that transformers hands to a template, as the templates of Qwen3, Llama 3.1 and Command R do among them.
 READS_ALL = (

@@ -14,10 +14,10 @@ import zstandard
 from corpora import drain, write_rows
 from pydantic import TypeAdapter
 
-from pipeline.config.corpus import SOURCES, Source
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import read_documents
-from pipeline.extractor.documents.contents import COMPRESSIONS, MARKS
+from strata_sae.pipeline.config.corpus import SOURCES, Source
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import read_documents
+from strata_sae.pipeline.extractor.documents.contents import COMPRESSIONS, MARKS
 
 COMPRESS = {
     None: bytes,
@@ -107,7 +107,7 @@ def test_a_tar_archive_and_wide_text_without_a_mark_are_known(tmp_path):
 def test_a_json_array_is_read_however_it_is_printed(tmp_path, monkeypatch):
     path = tmp_path / "array.jsonl"
     for read_bytes in (1, 7, 1 << 20):
-        monkeypatch.setattr("pipeline.extractor.documents.files.READ_BYTES", read_bytes)
+        monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.READ_BYTES", read_bytes)
         for indent in (None, 0, 2):
             for mark in (b"", b"\xef\xbb\xbf", b"\n "):
                 path.write_bytes(mark + json.dumps(ROWS, indent=indent).encode() + b"\n")

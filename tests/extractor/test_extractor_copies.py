@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from extraction import extraction_config
 
-import pipeline.extractor.arrange as module
-from pipeline.config.corpus import CorpusSettings
-from pipeline.errors import ConfigError
-from pipeline.extractor.arrange import Arrangement, arrange
-from pipeline.extractor.plan import describe_plan
-from pipeline.extractor.spool import Spool, spool_documents
+import strata_sae.pipeline.extractor.arrange as module
+from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.arrange import Arrangement, arrange
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.spool import Spool, spool_documents
 
 SEEDS = range(12)
 OTHERS = [f"{number} is the number of this text" for number in range(9)]  # 28 tokens each

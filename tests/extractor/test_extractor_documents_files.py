@@ -7,9 +7,9 @@ import pytest
 import zstandard
 from pydantic import TypeAdapter
 
-from pipeline.config.corpus import Source
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import describe, read_documents
+from strata_sae.pipeline.config.corpus import Source
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import describe, read_documents
 
 LINES = [{"text": "first"}, {"text": "zweite\u2028Zeile ü"}, {"text": ""}, {"text": "last"}]
 
@@ -77,7 +77,7 @@ def test_jsonl_plain_and_compressed_give_the_same_documents(tmp_path, suffix):
 
 
 def test_long_lines_over_many_reads_are_joined(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.extractor.documents.files.READ_BYTES", 7)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.READ_BYTES", 7)
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(jsonl_bytes(LINES))
     assert texts("jsonl", paths=[str(path)]) == [row["text"] for row in LINES]

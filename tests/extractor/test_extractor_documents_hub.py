@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from pipeline.config.corpus import HubDataset
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import describe, read_documents
+from strata_sae.pipeline.config.corpus import HubDataset
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import describe, read_documents
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from pipeline.config.corpus import PythonDocs
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import describe, python_docs, read_documents
+from strata_sae.pipeline.config.corpus import PythonDocs
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import describe, python_docs, read_documents
 
 SOURCE = PythonDocs(kind="python_docs")
 

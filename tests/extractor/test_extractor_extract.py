@@ -11,15 +11,15 @@ import pytest
 import torch
 from extraction import extraction_config
 
-import pipeline.extractor.extract as stage
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract
-from pipeline.extractor.plan import describe_plan
-from stores import ActivationStore, StoreError
-from stores.filesystem import FileSystem
-from stores.sizes import activation_bytes, token_map_bytes
-from stores.units import UnitWriter
+import strata_sae.pipeline.extractor.extract as stage
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.units import UnitWriter
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:

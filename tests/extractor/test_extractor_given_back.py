@@ -5,10 +5,10 @@ from pathlib import Path
 
 from extraction import extraction_config
 
-from pipeline.extractor.extract import extract
-from pipeline.extractor.plan import describe_plan
-from pipeline.language_model import PROBES, assumptions
-from stores import ActivationStore
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.language_model import PROBES, assumptions
+from strata_sae.stores import ActivationStore
 
 
 def test_a_plan_records_what_is_assumed_and_what_is_given_back(tmp_path: Path) -> None:

@@ -18,24 +18,24 @@ from extraction import extraction_config
 from fake_hub import TOKEN, FakeHub
 from lying_server import serving
 
-import pipeline.extractor as package
-import pipeline.extractor.inputs as inputs
-import pipeline.extractor.sources as sources
-from pipeline.config import RunConfig
-from pipeline.config.corpus import CorpusSettings, Source
-from pipeline.errors import ConfigError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.extractor.documents import READERS
-from pipeline.extractor.extract import extract
-from pipeline.extractor.inputs import COMPARE, compare_corpus
-from pipeline.extractor.plan import describe_plan
-from pipeline.extractor.spool import spool_documents
-from pipeline.extractor.workers import extract_with_workers
-from pipeline.input_files import Comparison
-from pipeline.language_model import compare_model, describe
-from pipeline.model_settings import ModelSettings
-from pipeline.report.write import write_report
-from pipeline.trainer.train import train
+import strata_sae.pipeline.extractor as package
+import strata_sae.pipeline.extractor.inputs as inputs
+import strata_sae.pipeline.extractor.sources as sources
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.corpus import CorpusSettings, Source
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.extractor.documents import READERS
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.inputs import COMPARE, compare_corpus
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.spool import spool_documents
+from strata_sae.pipeline.extractor.workers import extract_with_workers
+from strata_sae.pipeline.input_files import Comparison
+from strata_sae.pipeline.language_model import compare_model, describe
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.trainer.train import train
 
 KINDS = {settings.model_fields["kind"].annotation.__args__[0] for settings in get_args(get_args(Source)[0])}
 

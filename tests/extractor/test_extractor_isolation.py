@@ -8,17 +8,17 @@ import pytest
 import torch
 from extraction import extraction_config
 
-import pipeline.extractor.extract as stage
-import pipeline.extractor.plan as plan_step
-from pipeline.config import RunConfig
-from pipeline.config.corpus import CorpusSettings
-from pipeline.config.recorded import differences
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract
-from pipeline.extractor.plan import describe_plan
-from pipeline.extractor.sequences import packed_spans
-from pipeline.language_model import load
-from stores import ActivationStore
+import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.plan as plan_step
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.sequences import packed_spans
+from strata_sae.pipeline.language_model import load
+from strata_sae.stores import ActivationStore
 
 
 def stored(folder: Path, name: str, **corpus: object) -> tuple[RunConfig, ActivationStore]:
@@ -80,7 +80,7 @@ def test_a_model_that_cannot_isolate_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = extraction_config(tmp_path, corpus={"isolate_documents": True, "n_tokens": 900})
-    monkeypatch.setattr("pipeline.language_model.description.isolates", lambda *_: False)
+    monkeypatch.setattr("strata_sae.pipeline.language_model.description.isolates", lambda *_: False)
     monkeypatch.setattr(plan_step, "spool_documents", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(ConfigError, match=r"corpus\.isolate_documents: true is not supported by LlamaForCausalLM"):
         extract(config, progress=False)
@@ -89,7 +89,7 @@ def test_a_model_that_cannot_isolate_is_refused_before_anything_is_written(
 
 def test_the_loaded_model_is_probed_before_a_row_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = extraction_config(tmp_path, corpus={"isolate_documents": True, "n_tokens": 900})
-    monkeypatch.setattr("pipeline.language_model.capture.isolating_arguments", lambda *_: {})
+    monkeypatch.setattr("strata_sae.pipeline.language_model.capture.isolating_arguments", lambda *_: {})
     monkeypatch.setattr(stage, "UnitFiller", lambda *_: pytest.fail("filling began"))
     with pytest.raises(ConfigError, match="lets packed documents see each other"):
         extract(config, progress=False)

@@ -8,8 +8,8 @@ import pytest
 import zstandard
 from corpora import drain, write_rows
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.files import pieces
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.files import pieces
 
 MEBIBYTE = 1 << 20
 COMPRESS = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress}
@@ -40,7 +40,7 @@ def test_a_document_that_expands_without_end_is_a_bad_row_and_is_never_held(
     path = tmp_path / "bomb"
     path.write_bytes(COMPRESS[how](before + b"x" * LONG + after))
     assert path.stat().st_size < MEBIBYTE
-    monkeypatch.setattr("pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", MEBIBYTE)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", MEBIBYTE)
     source = source | {"paths": [str(path)]}
     with pytest.raises(ConfigError, match=r"bomb(:2|\[1\]): longer than 1 MiB uncompressed"):
         drain(source, tokenizer)
@@ -54,12 +54,12 @@ def test_a_document_that_expands_without_end_is_a_bad_row_and_is_never_held(
 def test_without_the_limit_it_would_be_held(tmp_path, monkeypatch):
     path = tmp_path / "bomb"
     path.write_bytes(gzip.compress(b"x" * LONG))
-    monkeypatch.setattr("pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", 2 * LONG)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", 2 * LONG)
     assert peak_bytes(lambda: list(pieces(path, b"\n"))) > LONG
 
 
 def test_a_text_file_that_is_too_long_is_told_of_the_separator(tmp_path, monkeypatch, tokenizer):
-    monkeypatch.setattr("pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", 10)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", 10)
     (tmp_path / "a.txt").write_bytes(b"x" * 11)
     with pytest.raises(ConfigError, match="if it holds several, set `separator`"):
         drain({"kind": "text", "paths": [str(tmp_path / "a.txt")]}, tokenizer)
@@ -70,8 +70,8 @@ def test_a_text_file_that_is_too_long_is_told_of_the_separator(tmp_path, monkeyp
 @pytest.mark.parametrize("read_bytes", [1, 2, 3, 5, 100])
 @pytest.mark.parametrize("limit", [4, 6, 100])
 def test_pieces_are_those_of_split_wherever_the_reads_end(tmp_path, monkeypatch, read_bytes, limit):
-    monkeypatch.setattr("pipeline.extractor.documents.files.READ_BYTES", read_bytes)
-    monkeypatch.setattr("pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", limit)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.READ_BYTES", read_bytes)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.MAX_DOCUMENT_BYTES", limit)
     data = b"a<>bc<<><>defgh<>ijklmnopq<>r<"
     (tmp_path / "a").write_bytes(data)
     expected, offset = [], 0
@@ -96,7 +96,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("endless", ENDLESS)
 def test_a_template_that_does_not_end_is_stopped_by_its_steps(tmp_path, monkeypatch, tokenizer, endless):
-    monkeypatch.setattr("pipeline.extractor.steps.MAX_STEPS", 20_000)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.steps.MAX_STEPS", 20_000)
     source = write_rows(tmp_path, "jsonl", [{"messages": CHAT}]) | {"column": "messages", "chat": True}
     ordinary = tokenizer.chat_template
     tokenizer.chat_template = ENDLESS[endless] + ordinary
@@ -108,7 +108,7 @@ def test_a_template_that_does_not_end_is_stopped_by_its_steps(tmp_path, monkeypa
 
 
 def test_a_template_that_prints_without_end_is_stopped_by_its_characters(tmp_path, monkeypatch, tokenizer):
-    monkeypatch.setattr("pipeline.extractor.steps.MAX_CHARACTERS", 5000)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.steps.MAX_CHARACTERS", 5000)
     source = write_rows(tmp_path, "jsonl", [{"messages": CHAT}]) | {"column": "messages", "chat": True}
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% for a in range(99) %}{{ 'x' * 60 }}{% endfor %}"

@@ -11,12 +11,12 @@ import pytest
 from corpora import ROW_KINDS, drain, write_rows
 from extraction import extraction_config
 
-from pipeline.config.corpus import SOURCES
-from pipeline.config.recorded import differences
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import READERS
-from pipeline.extractor.noted import lines
-from pipeline.extractor.plan import describe_plan, planned
+from strata_sae.pipeline.config.corpus import SOURCES
+from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import READERS
+from strata_sae.pipeline.extractor.noted import lines
+from strata_sae.pipeline.extractor.plan import describe_plan, planned
 
 STORIES = ["Once upon a time", "\nThere was ü", "The end"]
 
@@ -32,7 +32,7 @@ def test_a_separator_cuts_a_file_and_is_not_stored(tmp_path, monkeypatch, tokeni
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     source = {"kind": "text", "paths": [str(tmp_path / "a.txt")]}
     for read_bytes in (1, 3, 1 << 20):
-        monkeypatch.setattr("pipeline.extractor.documents.files.READ_BYTES", read_bytes)
+        monkeypatch.setattr("strata_sae.pipeline.extractor.documents.files.READ_BYTES", read_bytes)
         documents, _ = drain(source | {"separator": separator}, tokenizer)
         assert [tokenizer.decode(document.token_id) for document in documents] == STORIES
     # The control: without one, the separators are stored as text.

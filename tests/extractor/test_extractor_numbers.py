@@ -8,11 +8,11 @@ from extraction import extraction_config
 from pydantic import ValidationError
 from schema_leaves import Leaf, leaves
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract
-from pipeline.extractor.plan import describe_plan
-from stores import StoreError, verify
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.stores import StoreError, verify
 
 ODD = (2**62, 1e-320)
 OTHER_SOURCES = ("PythonDocs", "JsonLines", "Parquet", "HubDataset")

@@ -13,20 +13,20 @@ from extraction import extraction_config
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
-import pipeline.extractor.limits as limits
 import run_pipeline
-import stores.canonical
-import stores.plan
-from pipeline.config.window import window_rows
-from pipeline.extractor.described import LINES
-from pipeline.extractor.extract import extract
-from pipeline.extractor.limits import disk_bytes, filling_bytes, n_data_files, n_files
-from pipeline.extractor.plan import describe_plan
-from pipeline.trainer import feed
-from pipeline.trainer.train import train
-from stores import ActivationStore
-from stores.encodings import CODECS, COMPRESSORS
-from stores.plan import Plan, read_plan
+import strata_sae.pipeline.extractor.limits as limits
+import strata_sae.stores.canonical as canonical
+import strata_sae.stores.plan as plan_module
+from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.extractor.described import LINES
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.limits import disk_bytes, filling_bytes, n_data_files, n_files
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.trainer import feed
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.encodings import CODECS, COMPRESSORS
+from strata_sae.stores.plan import Plan, read_plan
 
 Patch = pytest.MonkeyPatch
 PAIRS = [(e, c) for e in CODECS for c in COMPRESSORS if c != "planes" or e == "bfloat16"]
@@ -122,7 +122,7 @@ def memory_of(spare: int) -> Callable[[Patch, Path], None]:
 def json_objects(spare: int) -> Callable[[Patch, Path], None]:
     def patch(monkeypatch: Patch, shared: Path) -> None:
         data = planned(shared).data
-        monkeypatch.setattr(stores.canonical, "MAX_JSON_OBJECTS", data.count(b"{") + data.count(b"[") + spare)
+        monkeypatch.setattr(canonical, "MAX_JSON_OBJECTS", data.count(b"{") + data.count(b"[") + spare)
 
     return patch
 
@@ -177,8 +177,8 @@ AROUND: dict[str, tuple[str, tuple[Callable, dict[str, Any]], tuple[Callable, di
     ),
     "chunk": (
         "store.chunk_bytes",
-        (limit("MAX_CHUNK_BYTES", chunk, limits, stores.plan), {}),
-        (limit("MAX_CHUNK_BYTES", chunk, limits, stores.plan, spare=-1), {}),
+        (limit("MAX_CHUNK_BYTES", chunk, limits, plan_module), {}),
+        (limit("MAX_CHUNK_BYTES", chunk, limits, plan_module, spare=-1), {}),
     ),
     "largest chunk": (
         "store.chunk_bytes",
@@ -192,8 +192,8 @@ AROUND: dict[str, tuple[str, tuple[Callable, dict[str, Any]], tuple[Callable, di
     ),
     "units": (
         "store.shard_bytes",
-        (limit("MAX_UNITS", units, limits, stores.plan), {}),
-        (limit("MAX_UNITS", units, limits, stores.plan, spare=-1), {}),
+        (limit("MAX_UNITS", units, limits, plan_module), {}),
+        (limit("MAX_UNITS", units, limits, plan_module, spare=-1), {}),
     ),
     "chunks of a unit": (
         "store.shard_bytes",
@@ -202,13 +202,13 @@ AROUND: dict[str, tuple[str, tuple[Callable, dict[str, Any]], tuple[Callable, di
     ),
     "sites": (
         "store.sites",
-        (limit("MAX_SITES", sites, limits, stores.plan), {}),
-        (limit("MAX_SITES", sites, limits, stores.plan, spare=-1), {}),
+        (limit("MAX_SITES", sites, limits, plan_module), {}),
+        (limit("MAX_SITES", sites, limits, plan_module, spare=-1), {}),
     ),
     "columns": (
         "store.sites",
-        (limit("MAX_WIDTHS", columns, limits, stores.plan), {}),
-        (limit("MAX_WIDTHS", columns, limits, stores.plan, spare=-1), {}),
+        (limit("MAX_WIDTHS", columns, limits, plan_module), {}),
+        (limit("MAX_WIDTHS", columns, limits, plan_module, spare=-1), {}),
     ),
     "memory": ("model.batch_tokens", (memory_of(0), {}), (memory_of(-1), {})),
     "disk": ("store.path", (disk_of(0), {}), (disk_of(-1), {})),
@@ -339,7 +339,9 @@ def test_a_plan_that_does_not_fit_is_described_before_it_is_refused(
 def test_settings_that_no_store_can_have_are_found_before_the_text_is_read(
     shared: Path, tmp_path: Path, monkeypatch: Patch, strata: Callable[..., Result]
 ) -> None:
-    monkeypatch.setattr("pipeline.extractor.plan.spool_documents", lambda *_: pytest.fail("the text was read"))
+    monkeypatch.setattr(
+        "strata_sae.pipeline.extractor.plan.spool_documents", lambda *_: pytest.fail("the text was read")
+    )
     for name in ("chunk", "chunks of a unit", "sites", "columns", "device", "context"):
         key, _, (machine, changes) = AROUND[name]
         with monkeypatch.context() as patch:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from extraction import extraction_config
 
-from pipeline.config.recorded import differences, impersonal, recorded
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract
-from stores import ActivationStore, read_plan
+from strata_sae.pipeline.config.recorded import differences, impersonal, recorded
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.stores import ActivationStore, read_plan
 
 SECRET, USER = "hf_qOvSecretTokenOfSomebody", "jane.q.researcher"
 

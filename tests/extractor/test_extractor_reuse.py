@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from extraction import SITES, extraction_config
 
-import pipeline.extractor.extract as stage
-import pipeline.extractor.reuse as reuse
-from pipeline.config import RunConfig
-from pipeline.config.stored import find_store, open_store
-from pipeline.extractor.extract import extract
-from pipeline.extractor.plan import describe_plan
-from pipeline.language_model.identity import software
-from pipeline.trainer.train import train
-from stores import ActivationStore
-from stores.deriving import slice_store
-from stores.shuffled import shuffle_store
+import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.reuse as reuse
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.stored import find_store, open_store
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.language_model.identity import software
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.shuffled import shuffle_store
 
 SITE = SITES[0]
 Make = Callable[..., RunConfig]

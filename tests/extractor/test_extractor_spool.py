@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.sources import fitting
-from pipeline.extractor.spool import spool_documents
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.sources import fitting
+from strata_sae.pipeline.extractor.spool import spool_documents
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_two_runs_write_the_same_bytes_and_provenance(write, spool, tmp_path):
 def test_batches_do_not_change_the_result(write, spool, monkeypatch):
     sources = [write("a", [str(number) * (number % 7 + 2) for number in range(50)])]
     whole = spool(sources, folder="whole")
-    monkeypatch.setattr("pipeline.extractor.tokens.BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.tokens.BATCH_DOCUMENTS", 3)
     batched = spool(sources, folder="batched")
     assert whole.token_id.tolist() == batched.token_id.tolist()
     assert whole.starts.tolist() == batched.starts.tolist()

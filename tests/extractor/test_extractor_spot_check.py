@@ -10,13 +10,13 @@ import torch
 from extraction import extraction_config
 from tiny_models import save_tiny_model
 
-import pipeline.extractor.extract as stage
-import pipeline.extractor.spot_check as spot_check_stage
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract
-from pipeline.extractor.spot_check import _chosen, spot_check
-from stores import ActivationStore, StoreError, verify
+import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.spot_check as spot_check_stage
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.spot_check import _chosen, spot_check
+from strata_sae.stores import ActivationStore, StoreError, verify
 
 SITES = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 Rows = dict[str, torch.Tensor]

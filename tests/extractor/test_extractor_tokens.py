@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.chat import ChatTemplate
-from pipeline.extractor.documents import Document
-from pipeline.extractor.spans import is_template
-from pipeline.extractor.tokens import DocumentTokenizer
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.chat import ChatTemplate
+from strata_sae.pipeline.extractor.documents import Document
+from strata_sae.pipeline.extractor.spans import is_template
+from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 
 CHAT = [
     {"role": "system", "content": "user"},

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from extraction import extraction_config
 
-from pipeline.extractor.extract import extract
-from stores import ActivationStore
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.stores import ActivationStore
 
 N_TOKENS = 333
 

@@ -15,15 +15,15 @@ from extraction import extraction_config
 from small_store import plan_store
 from waiting import wait_until
 
-import pipeline.extractor.workers as workers
-from pipeline.errors import ConfigError
-from pipeline.extractor.extract import extract
-from pipeline.extractor.workers import _run, extract_with_workers
-from pipeline.model_settings import ModelSettings
-from stores import ActivationStore, Plan, StoreError
-from stores.canonical import file_sha256
-from stores.format import TIMINGS
-from stores.verifying import verify
+import strata_sae.pipeline.extractor.workers as workers
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.pipeline.extractor.workers import _run, extract_with_workers
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.stores import ActivationStore, Plan, StoreError
+from strata_sae.stores.canonical import file_sha256
+from strata_sae.stores.format import TIMINGS
+from strata_sae.stores.verifying import verify
 
 SUPPORT = Path(__file__).parents[1] / "support"
 

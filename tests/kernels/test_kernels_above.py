@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.kernels import cpu
-from pipeline.kernels.selection import true_places
+from strata_sae.pipeline.kernels import cpu
+from strata_sae.pipeline.kernels.selection import true_places
 
 
 def normal(*shape: int, steps: float, dtype: torch.dtype = torch.float32) -> Tensor:

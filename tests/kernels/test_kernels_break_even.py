@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 
-from pipeline.kernels import break_even as module
-from pipeline.kernels.break_even import DENSITIES, break_even, measured_break_even
-from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.kernels.selection import above
+from strata_sae.pipeline.kernels import break_even as module
+from strata_sae.pipeline.kernels.break_even import DENSITIES, break_even, measured_break_even
+from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.selection import above
 
 
 @pytest.mark.parametrize("slope", [7.0, 10.0, 25.0])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
 
 B, E, M = 7, 12, 5
 

@@ -11,8 +11,8 @@ import numba
 import pytest
 from small_run import store_for_training
 
-from pipeline.kernels.compiled import cache, jit
-from pipeline.kernels.compiled.cache import CheckedCache, Entries
+from strata_sae.pipeline.kernels.compiled import cache, jit
+from strata_sae.pipeline.kernels.compiled.cache import CheckedCache, Entries
 
 ROOT = Path(__file__).parents[2]
 

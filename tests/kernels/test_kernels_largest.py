@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.kernels import cpu, tiles
-from pipeline.kernels.tiles import Tiles
+from strata_sae.pipeline.kernels import cpu, tiles
+from strata_sae.pipeline.kernels.tiles import Tiles
 
 SIZES = [(1, 1), (7, 7), (11, 1), (100, 99), (803, 5), (1024, 64), (1541, 1), (1100, 130), (2051, 40)]
 """Latents and k: with and without whole blocks of columns, and columns left over."""

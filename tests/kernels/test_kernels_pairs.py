@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.kernels import cpu, cuda, reference
-from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.kernels.pairs import RowPairs, partner_offsets
+from strata_sae.pipeline.kernels import cpu, cuda, reference
+from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
 
 B, E, M = 17, 30, 70
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.kernels.selection import BREAK_EVEN_DENSITY, above, batch_topk, row_topk
+from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY, above, batch_topk, row_topk
 
 DENSITY = {SparseCodes: 2.0, DenseCodes: -1.0}
 """A break-even density that no density exceeds, or that every density exceeds."""

@@ -6,12 +6,12 @@ from dense_saes import SAE_KNOBS
 from gradient_parity import make_sae, settings_of
 from torch import Tensor
 
-from pipeline.kernels import tiles
-from pipeline.kernels.selection import batch_topk
-from pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
-from pipeline.objective import Objective
-from pipeline.saes.base import SAE
-from pipeline.saes.encoding import TiledEncoding, Workspace
+from strata_sae.pipeline.kernels import tiles
+from strata_sae.pipeline.kernels.selection import batch_topk
+from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
+from strata_sae.pipeline.objective import Objective
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.saes.encoding import TiledEncoding, Workspace
 
 B, E, M = 24, 48, 10
 DENSITY = 0.5

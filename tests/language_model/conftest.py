@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tiny_models import save_tiny_model
 
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.model_settings import ModelSettings
 
 
 @pytest.fixture(scope="session")

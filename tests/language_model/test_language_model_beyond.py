@@ -8,10 +8,10 @@ import torch
 from tiny_models import _save_tokenizer
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.language_model import describe, load
-from pipeline.language_model.quiet import quiet
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import describe, load
+from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.model_settings import ModelSettings
 
 _SIZES = {
     "hidden_size": 32,

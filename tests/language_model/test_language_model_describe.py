@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.input_files import file_sha256
-from pipeline.language_model import describe, load, load_tokenizer
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.input_files import file_sha256
+from strata_sae.pipeline.language_model import describe, load, load_tokenizer
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 FAMILIES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "opt"]
@@ -118,7 +118,7 @@ def test_older_weight_files_are_read_too(settings_of: SettingsOf, tmp_path: Path
 
 
 def test_importing_the_package_does_not_import_transformers() -> None:
-    code = "import sys, pipeline.language_model; sys.exit('transformers' in sys.modules)"
+    code = "import sys, strata_sae.pipeline.language_model; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.language_model import describe, load, load_tokenizer
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import describe, load, load_tokenizer
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.0.hook_resid_post"

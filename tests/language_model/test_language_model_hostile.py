@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.language_model import describe, load, load_tokenizer
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import describe, load, load_tokenizer
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.0.hook_resid_post"
@@ -48,7 +48,7 @@ def test_more_layers_or_experts_than_any_model_has(folder: Path, key: str, value
 
 
 def test_modules_are_bounded_whatever_the_key_is_called(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.language_model.weightless.MAX_MODULES", 20)
+    monkeypatch.setattr("strata_sae.pipeline.language_model.weightless.MAX_MODULES", 20)
     assert "a model of more than 20 modules" in refused(folder, describe, SITE)
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import pipeline.language_model.isolation as isolation
-from pipeline.errors import ConfigError
-from pipeline.language_model import Capture, check_isolation, load, restarted_positions
-from pipeline.language_model.isolation import SAME_ROW, isolates
-from pipeline.language_model.quiet import quiet
-from pipeline.language_model.sites import FAMILIES
-from pipeline.model_settings import ModelSettings
+import strata_sae.pipeline.language_model.isolation as isolation
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import Capture, check_isolation, load, restarted_positions
+from strata_sae.pipeline.language_model.isolation import SAME_ROW, isolates
+from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model.sites import FAMILIES
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SITES = ["blocks.0.hook_attn_out", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
 LENGTHS = [[7, 1, 12, 5, 9], [20, 14]]  # longer than a sliding window of 4, shorter than it, and of one token
@@ -68,7 +68,7 @@ def test_a_model_that_joins_documents_anyway_is_refused(
     model_type: str, settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture = load(settings_of(model_type), SITES)
-    monkeypatch.setattr("pipeline.language_model.capture.isolating_arguments", lambda *_: {})
+    monkeypatch.setattr("strata_sae.pipeline.language_model.capture.isolating_arguments", lambda *_: {})
     with pytest.raises(ConfigError, match="lets packed documents see each other"):
         check_isolation(capture)
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.language_model import FAMILIES, PROBES, Capture, assumptions, check_isolation, load
-from pipeline.language_model.probes import allowed_difference, probe
-from pipeline.language_model.quiet import quiet
-from pipeline.language_model.sites import Site
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import FAMILIES, PROBES, Capture, assumptions, check_isolation, load
+from strata_sae.pipeline.language_model.probes import allowed_difference, probe
+from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model.sites import Site
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.1.hook_resid_post"

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.language_model import GivenBack, given_back_line, load_tokenizer, token_bytes
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.language_model import GivenBack, given_back_line, load_tokenizer, token_bytes
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SCRIPTS = {
     "Latin": "The naïve café's œuvre: straße, Ångström.",
@@ -154,7 +154,7 @@ def test_text_of_other_kinds_of_tokens_is_readable() -> None:
 
 
 def test_only_the_first_documents_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.language_model.tokens_text._COUNTED_DOCUMENTS", 2)
+    monkeypatch.setattr("strata_sae.pipeline.language_model.tokens_text._COUNTED_DOCUMENTS", 2)
     tokenizer = fast(byte_level())
     count = GivenBack(tokenizer)
     for text in ("one", "two", "three"):

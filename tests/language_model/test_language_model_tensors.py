@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.language_model import describe, load
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import describe, load
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.1.hook_resid_post"

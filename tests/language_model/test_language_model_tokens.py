@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.language_model import load_tokenizer, token_texts
-from pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.language_model import load_tokenizer, token_texts
+from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 

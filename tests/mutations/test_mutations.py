@@ -10,13 +10,13 @@ import pytest
 from mutation_families import FAMILIES, ROWS, SHARES, Verdict
 from mutation_world import World, make_world
 
-from pipeline.artifacts import chain
-from pipeline.config import loading
-from pipeline.extractor.noted import Noted
-from pipeline.language_model import description
-from stores import listing
-from stores.remote.patience import Trying
-from stores.stored import StoredArray
+from strata_sae.pipeline.artifacts import chain
+from strata_sae.pipeline.config import loading
+from strata_sae.pipeline.extractor.noted import Noted
+from strata_sae.pipeline.language_model import description
+from strata_sae.stores import listing
+from strata_sae.stores.remote.patience import Trying
+from strata_sae.stores.stored import StoredArray
 
 CASES = int(os.environ.get("STRATA_MUTATIONS", "2000"))
 LOTS = 4

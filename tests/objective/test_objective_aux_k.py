@@ -16,14 +16,16 @@ from gradient_parity import (
 )
 from torch import Tensor
 
-from pipeline.objective import StepResult
-from pipeline.objective.aux_forms import FORMS
+from strata_sae.pipeline.objective import StepResult
+from strata_sae.pipeline.objective.aux_forms import FORMS
 
 
 @pytest.fixture(params=["sparse", "dense"])
 def path(request, monkeypatch):
     """Both sides of the density rule, on the same state."""
-    monkeypatch.setattr("pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param])
+    monkeypatch.setattr(
+        "strata_sae.pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param]
+    )
     return request.param
 
 

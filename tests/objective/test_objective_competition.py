@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from pipeline.kernels.codes import DenseCodes, SparseCodes
-from pipeline.objective import competition
-from pipeline.objective.competition import NORMALISATIONS, SHAPES, active_sorted, between, co_active, competing
+from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.objective import competition
+from strata_sae.pipeline.objective.competition import (
+    NORMALISATIONS,
+    SHAPES,
+    active_sorted,
+    between,
+    co_active,
+    competing,
+)
 
 B, E = 20, 15
 

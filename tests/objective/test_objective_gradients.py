@@ -20,11 +20,11 @@ from gradient_parity import (
     step,
 )
 
-from pipeline.objective import TERMS, Objective
-from pipeline.objective import competition as competition_module
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.encoding import Workspace
-from pipeline.schedules import Schedule
+from strata_sae.pipeline.objective import TERMS, Objective
+from strata_sae.pipeline.objective import competition as competition_module
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.schedules import Schedule
 
 # -- tests -----------------------------------------------------------------------------------------------------------
 
@@ -32,7 +32,9 @@ from pipeline.schedules import Schedule
 @pytest.fixture(params=["sparse", "dense"])
 def path(request, monkeypatch):
     """Both sides of the density rule, on the same state."""
-    monkeypatch.setattr("pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param])
+    monkeypatch.setattr(
+        "strata_sae.pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param]
+    )
     return request.param
 
 

@@ -16,12 +16,12 @@ from gradient_parity import (
 )
 from pydantic import ValidationError
 
-from pipeline.objective import TERMS, check_terms
-from pipeline.objective.prefix_reconstruction import prefix_ends
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE
-from pipeline.schedules import Schedule
+from strata_sae.pipeline.objective import TERMS, check_terms
+from strata_sae.pipeline.objective.prefix_reconstruction import prefix_ends
+from strata_sae.pipeline.objective.term import TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.schedules import Schedule
 
 TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
 ENDS = [6, 12, 24, D_SAE]
@@ -30,7 +30,9 @@ ENDS = [6, 12, 24, D_SAE]
 @pytest.fixture(params=["sparse", "dense"])
 def path(request, monkeypatch):
     """Both sides of the density rule, on the same state."""
-    monkeypatch.setattr("pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param])
+    monkeypatch.setattr(
+        "strata_sae.pipeline.saes.base.SAE.break_even_density", {"sparse": 2.0, "dense": -1.0}[request.param]
+    )
     return request.param
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from gradient_parity import assert_equal_to_reference, largest_difference, make_rows, make_sae, settings_of, step
 
-from pipeline.objective import TERMS, Objective, check_terms, ort_sae
-from pipeline.objective.ort_sae import chunks, nearest_of
-from pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.objective import TERMS, Objective, check_terms, ort_sae
+from strata_sae.pipeline.objective.ort_sae import chunks, nearest_of
+from strata_sae.pipeline.saes import ARCHITECTURES
 
 
 @pytest.mark.parametrize(("n_latents", "chunk_size"), [(48, 48), (48, 100), (48, 20), (49, 7), (8192, 8191)])

@@ -8,12 +8,12 @@ from gradient_parity import make_sae as parity_sae
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.kernels.backends import using
-from pipeline.objective import TERMS, Objective, check_terms
-from pipeline.objective.term import Step
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE
-from pipeline.schedules import Schedule
+from strata_sae.pipeline.kernels.backends import using
+from strata_sae.pipeline.objective import TERMS, Objective, check_terms
+from strata_sae.pipeline.objective.term import Step
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.schedules import Schedule
 
 FORMS = {
     "square root": {"weight": Schedule(shape="power", start=0.5, end=0.0, exponent=0.5)},
@@ -160,7 +160,7 @@ def test_the_gradient_moves_only_the_decoder():
 def test_a_weight_of_zero_costs_nothing_and_changes_nothing(monkeypatch):
     sae = make_sae()
     plain = Objective({"reconstruction": TERMS["reconstruction"].Config()}, sae).forward_backward(rows())
-    monkeypatch.setattr("pipeline.objective.orthogonality.competing", None)
+    monkeypatch.setattr("strata_sae.pipeline.objective.orthogonality.competing", None)
     off = objective(sae, weight=Schedule(shape="power", start=1.0, end=0.0)).forward_backward(rows(), None, 1.0)
     assert torch.equal(plain.gradients["W_dec"], off.gradients["W_dec"])
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.objective import TERMS, Objective, check_terms
-from pipeline.objective.prefix_reconstruction import prefix_ends
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import k_at
-from pipeline.schedules import SCHEDULES, Schedule, value_at
+from strata_sae.pipeline.objective import TERMS, Objective, check_terms
+from strata_sae.pipeline.objective.prefix_reconstruction import prefix_ends
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.base import k_at
+from strata_sae.pipeline.schedules import SCHEDULES, Schedule, value_at
 
 TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
 RELU = ARCHITECTURES["relu"].Config(d_sae=64)

@@ -19,13 +19,13 @@ from gradient_parity import (
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.kernels.codes import DenseCodes
-from pipeline.objective import TERMS, Objective, check_terms
-from pipeline.objective.lp import lp, weighted_lp_p
-from pipeline.objective.p_anneal import update_steps
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE
-from pipeline.schedules import Schedule
+from strata_sae.pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.objective import TERMS, Objective, check_terms
+from strata_sae.pipeline.objective.lp import lp, weighted_lp_p
+from strata_sae.pipeline.objective.p_anneal import update_steps
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.schedules import Schedule
 
 RELU = ARCHITECTURES["relu"].Config(d_sae=64)
 

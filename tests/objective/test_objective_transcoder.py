@@ -6,10 +6,10 @@ from dense_saes import ENCODERS, SAE_KNOBS
 from dense_terms import FITS, LOSSES, SAE_CHANGES, At
 from gradient_parity import BATCH, D_MODEL, D_SAE, PROGRESS, TOLERANCE, largest_difference, settings_of
 
-from pipeline.objective import TERMS, Objective
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE
-from pipeline.schedules import value_at
+from strata_sae.pipeline.objective import TERMS, Objective
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.schedules import value_at
 
 D_IN = 7
 

@@ -8,7 +8,7 @@ import torch
 from lockstep import Weights, largest, lockstep, our_trainee, planted_rows
 from torch import Tensor
 
-from pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 
 D_MODEL, D_SAE, K, BATCH, STEPS, RATE = 12, 48, 4, 32, 40, 1e-3
 DEAD_AFTER = 2 * BATCH

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import iterators
-from stores import ActivationStore, Batches, Filters
+from strata_sae.pipeline import iterators
+from strata_sae.stores import ActivationStore, Batches, Filters
 
 pytestmark = pytest.mark.peers
 

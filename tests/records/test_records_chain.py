@@ -14,13 +14,13 @@ import scored_run
 from scored_run import Made
 from sealing import edit, load, seal, unhash
 
-from pipeline.artifacts import RunFolder, VariantFolder
-from pipeline.artifacts.chain import UNHASHED
-from pipeline.errors import CheckpointError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.report.results import results_csv
-from pipeline.report.run_data import Run, read_run
-from pipeline.trainer.train import train
+from strata_sae.pipeline.artifacts import RunFolder, VariantFolder
+from strata_sae.pipeline.artifacts.chain import UNHASHED
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.report.results import results_csv
+from strata_sae.pipeline.report.run_data import Run, read_run
+from strata_sae.pipeline.trainer.train import train
 
 TOPK, BATCH = scored_run.SAES[:2]
 OF_RUN = {

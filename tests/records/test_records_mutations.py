@@ -16,14 +16,14 @@ import torch
 from scored_run import Made
 from sealing import load, seal
 
-from pipeline.artifacts import RunFolder, fingerprint
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.report import page
-from pipeline.report.page import render
-from pipeline.report.results import results_csv
-from pipeline.report.run_data import read_run
-from pipeline.trainer.train import train
+from strata_sae.pipeline.artifacts import RunFolder, fingerprint
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.report import page
+from strata_sae.pipeline.report.page import render
+from strata_sae.pipeline.report.results import results_csv
+from strata_sae.pipeline.report.run_data import read_run
+from strata_sae.pipeline.trainer.train import train
 
 GONE, DEEP = object(), object()
 VALUES: list[Any] = [None, "text", [], {}, float("nan"), 1e400, -1, "", True, 2.5, 10**400, DEEP, GONE]

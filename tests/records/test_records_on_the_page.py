@@ -14,12 +14,12 @@ from page_parser import Page
 from sealing import load
 from small_run import SITE
 
-from pipeline.artifacts import write_yaml
-from pipeline.report.facts import UNKNOWN
-from pipeline.report.leaves import ADDED_UP
-from pipeline.report.run_data import read_run
-from pipeline.report.write import write_report
-from pipeline.strict_yaml import parse, unparse
+from strata_sae.pipeline.artifacts import write_yaml
+from strata_sae.pipeline.report.facts import UNKNOWN
+from strata_sae.pipeline.report.leaves import ADDED_UP
+from strata_sae.pipeline.report.run_data import read_run
+from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.strict_yaml import parse, unparse
 
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 RECORDS = {"config.json", "training.json", "metrics.json", "examples.json"}

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from scored_run import Made
 
-from pipeline.artifacts import RunFolder, read_yaml, write_yaml
-from pipeline.config import load
-from pipeline.report.masked import masked
-from pipeline.report.write import write_report
-from pipeline.strict_yaml import parse, unparse
+from strata_sae.pipeline.artifacts import RunFolder, read_yaml, write_yaml
+from strata_sae.pipeline.config import load
+from strata_sae.pipeline.report.masked import masked
+from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.strict_yaml import parse, unparse
 
 MARKER = "zaphod"
 SHARED = ("report.html", "results.csv")

@@ -11,11 +11,11 @@ import torch
 from scored_run import Made
 from small_run import RELU, SITE, run_data
 
-from pipeline.config import RunConfig, dump
-from pipeline.evaluation import evaluate as module
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.saes.base import SAE
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import RunConfig, dump
+from strata_sae.pipeline.evaluation import evaluate as module
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.trainer.train import train
 
 FILES = ("metrics.json", "features.safetensors", "examples.json")
 FOLDER = Path("runs/dense/variants") / f"relu@{SITE}"

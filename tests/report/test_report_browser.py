@@ -10,7 +10,7 @@ import pytest
 from made_up_run import HOSTILE, SITES, TOKENS, VARIANTS, write_run
 from playwright.sync_api import expect, sync_playwright
 
-from pipeline.report.write import write_report
+from strata_sae.pipeline.report.write import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -9,10 +9,10 @@ from made_up_run import HOSTILE, TOKENS, write_run
 from page_parser import Page
 from sealing import edit, seal
 
-from pipeline.artifacts import read_yaml, write_yaml
-from pipeline.report.text import csv_cell, script_json, visible
-from pipeline.report.write import write_report
-from pipeline.strict_yaml import unparse
+from strata_sae.pipeline.artifacts import read_yaml, write_yaml
+from strata_sae.pipeline.report.text import csv_cell, script_json, visible
+from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.strict_yaml import unparse
 
 
 def shape(path: Path) -> list[tuple[str, list[str]]]:

@@ -7,9 +7,9 @@ from made_up_run import SITES
 from page_parser import Page
 from sealing import seal
 
-from pipeline.artifacts.shapes import LoaderLine
-from pipeline.report.facts import UNKNOWN
-from pipeline.report.write import write_report
+from strata_sae.pipeline.artifacts.shapes import LoaderLine
+from strata_sae.pipeline.report.facts import UNKNOWN
+from strata_sae.pipeline.report.write import write_report
 
 FIRST, SECOND = SITES
 

@@ -15,10 +15,10 @@ from made_up_run import METRICS, SITES, VARIANTS, write_run
 from page_parser import Page
 from sealing import edit
 
-from pipeline.errors import CheckpointError
-from pipeline.report.facts import variant_facts
-from pipeline.report.results import show
-from pipeline.report.write import write_report
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.report.facts import variant_facts
+from strata_sae.pipeline.report.results import show
+from strata_sae.pipeline.report.write import write_report
 
 
 def sha256(text: str) -> str:
@@ -231,8 +231,8 @@ BLOCKED = (
     "torch",
     "numpy",
     "zarr",
-    "stores.reader",
-    "stores.batches",
+    "strata_sae.stores.reader",
+    "strata_sae.stores.batches",
     "transformers",
     "datasets",
     "safetensors",
@@ -246,9 +246,9 @@ import sys
 for name in {BLOCKED!r}:
     sys.modules[name] = None
 from pathlib import Path
-from pipeline.report.facts import variant_facts
-from pipeline.report.results import show
-from pipeline.report.write import write_report
+from strata_sae.pipeline.report.facts import variant_facts
+from strata_sae.pipeline.report.results import show
+from strata_sae.pipeline.report.write import write_report
 write_report(Path({str(run_folder)!r}))
 """
     repository = Path(__file__).parents[2]

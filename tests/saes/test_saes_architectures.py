@@ -7,11 +7,11 @@ from pydantic import ValidationError
 from small_saes import D_MODEL, D_SAE, make_sae, rows
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.encoding import Workspace
-from pipeline.schedules import Schedule
-from pipeline.trainer.finish import in_raw_units
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.schedules import Schedule
+from strata_sae.pipeline.trainer.finish import in_raw_units
 
 K = 4
 RANKED = ["topk", "batch_topk"]

@@ -5,9 +5,9 @@ import torch
 from pydantic import ValidationError
 from small_saes import D_MODEL, D_SAE, make_sae, rows
 
-from pipeline.errors import ConfigError
-from pipeline.objective import TERMS, check_terms
-from pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.objective import TERMS, check_terms
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 
 
 def test_relu_keeps_every_positive_pre_activation():

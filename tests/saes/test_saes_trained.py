@@ -8,11 +8,11 @@ import torch
 from small_run import SITE, run_data, store_for_training
 from trained_run import curves, folder_of, hashes, train_until, weights
 
-from pipeline.config import RunConfig
-from pipeline.evaluation.trained import load
-from pipeline.saes import ARCHITECTURES
-from pipeline.trainer.train import train
-from stores import ActivationStore, Filters
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.evaluation.trained import load
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores import ActivationStore, Filters
 
 CPU = torch.device("cpu")
 L1 = {"l1": {"weight": 0.05}}

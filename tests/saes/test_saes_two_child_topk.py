@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from small_saes import make_sae, rows
 from torch import Tensor
 
-from pipeline.objective import TERMS, Objective
-from pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.objective import TERMS, Objective
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 
 N_PARENTS, K = 20, 4
 

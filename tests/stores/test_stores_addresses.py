@@ -13,7 +13,7 @@ import pytest
 from lying_server import LyingServer, serving
 from small_store import build_store, stored_rows
 
-from stores import ActivationStore, staged, stamps
+from strata_sae.stores import ActivationStore, staged, stamps
 
 ROOT = Path(__file__).resolve().parents[2]
 N_ROWS, SITE, WIDTH = 1500, "blocks.1.hook_resid_post", 8
@@ -154,7 +154,7 @@ def test_a_file_under_another_name_is_fetched_again_and_a_line_says_so(
 def test_a_file_mixed_up_while_it_is_open_is_seen_when_it_is_opened_again(
     store: Path, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stores.places._OPEN_FILES", 1)
+    monkeypatch.setattr("strata_sae.stores.places._OPEN_FILES", 1)
     opened, plain = opener(), ActivationStore.open(store)
     assert_right(opened, plain)
     for first, second in in_pairs_of_one_size(copies(tmp_path)):

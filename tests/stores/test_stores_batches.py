@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_store import DOCUMENT_ROWS, build_store, stored_rows, token_map
 
-from stores import ActivationStore, Batches, Filters, StoreError
-from stores.batches import permutation
-from stores.mixing import predicted_variance_ratio
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
+from strata_sae.stores.batches import permutation
+from strata_sae.stores.mixing import predicted_variance_ratio
 
 SITES = {"blocks.0.hook_resid_post": 4, "blocks.1.hook_resid_post": 8}
 SITE = "blocks.1.hook_resid_post"

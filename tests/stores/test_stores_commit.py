@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from small_store import build_store, fill_unit, plan_store, stored_rows, token_map
 
-from stores import ActivationStore, Batches, Filters, StoreError, verify
-from stores.canonical import file_sha256
-from stores.encodings import to_float32
-from stores.filesystem import FileSystem, publish_exclusive
-from stores.finishing import finish, next_unit, recover
-from stores.plan import Plan
-from stores.units import UnitWriter, commit_path, read_commit
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
+from strata_sae.stores.canonical import file_sha256
+from strata_sae.stores.encodings import to_float32
+from strata_sae.stores.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.finishing import finish, next_unit, recover
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.units import UnitWriter, commit_path, read_commit
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 300

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import build_store, fill_unit, plan_store, stored_rows
 
-from stores import ActivationStore, Batches, Filters, StoreError, identity
-from stores.calibration import commit_columns, committed_columns
-from stores.deriving import slice_store
-from stores.encodings import merge_planes, split_planes, to_float32, to_stored
-from stores.filesystem import FileSystem
-from stores.quantisation import Columns, calibrate, dequantise, quantise
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, identity
+from strata_sae.stores.calibration import commit_columns, committed_columns
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.encodings import merge_planes, split_planes, to_float32, to_stored
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.quantisation import Columns, calibrate, dequantise, quantise
 
 SITE = "blocks.1.hook_resid_post"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stores import ActivationStore, StoreError, environment
+from strata_sae.stores import ActivationStore, StoreError, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {

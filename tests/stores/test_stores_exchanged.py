@@ -15,11 +15,11 @@ import version_1
 from lying_server import LyingServer, serving
 from small_store import build_store
 
-from stores import ActivationStore, Batches, StoreError, norm_check, read_plan, stored, verify
-from stores.format import MANIFEST, PLAN
-from stores.planning import create_store
-from stores.shard_records import ChunkRecords, FileRecords, NormRecords
-from stores.units import commit_name, keys
+from strata_sae.stores import ActivationStore, Batches, StoreError, norm_check, read_plan, stored, verify
+from strata_sae.stores.format import MANIFEST, PLAN
+from strata_sae.stores.planning import create_store
+from strata_sae.stores.shard_records import ChunkRecords, FileRecords, NormRecords
+from strata_sae.stores.units import commit_name, keys
 
 SITES = {"blocks.1.hook_mlp_out": 8, "blocks.10.hook_mlp_out": 8}
 FORMATS = {

@@ -9,14 +9,14 @@ import small_store
 from lying_server import LyingServer, serving
 from small_store import build_store, plan_store
 
-from stores import ActivationStore, StoreError, read_plan, units, verify
-from stores.deriving import slice_store
-from stores.format import TOKEN_BYTES
-from stores.planning import create_store
-from stores.remote import pull, push
-from stores.shuffled import shuffle_store
-from stores.units import commit_folders, commit_name, committed_units
-from stores.vocabulary import Token
+from strata_sae.stores import ActivationStore, StoreError, read_plan, units, verify
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.format import TOKEN_BYTES
+from strata_sae.stores.planning import create_store
+from strata_sae.stores.remote import pull, push
+from strata_sae.stores.shuffled import shuffle_store
+from strata_sae.stores.units import commit_folders, commit_name, committed_units
+from strata_sae.stores.vocabulary import Token
 
 SITE = "blocks.1.hook_resid_post"
 EXTRAS = {"unembedding.safetensors": bytes(range(256)), "labels.json": b"{}\n", "truth.safetensors": b"x", "empty": b""}

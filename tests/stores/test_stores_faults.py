@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from stores import ActivationStore, Batches, Filters, StoreError, stored, verify, verifying
-from stores.filesystem import FileSystem
-from stores.format import TIMINGS
-from stores.plan import read_plan
-from stores.timings import write_timing
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, stored, verify, verifying
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.format import TIMINGS
+from strata_sae.stores.plan import read_plan
+from strata_sae.stores.timings import write_timing
 
 N_FLIPS = int(os.environ.get("STRATA_BIT_FLIPS", "500"))
 N_ROWS = 400

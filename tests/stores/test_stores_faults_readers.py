@@ -15,12 +15,12 @@ import pytest
 import zarr
 from small_store import build_store, plan_store, stored_rows, token_map
 
-from stores import ActivationStore, Batches, Filters, StoreError, verify
-from stores.filesystem import FileSystem
-from stores.finishing import finish
-from stores.format import ArraySpec
-from stores.plan import read_plan
-from stores.units import UnitWriter
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish
+from strata_sae.stores.format import ArraySpec
+from strata_sae.stores.plan import read_plan
+from strata_sae.stores.units import UnitWriter
 
 N_ROWS = 400
 SITE, OTHER = "blocks.0.hook_resid_post", "blocks.10.hook_resid_post"

@@ -18,13 +18,13 @@ import pytest
 import zarr
 from small_store import build_store, fill_unit, plan_store, stored_rows, token_map
 
-import stores
-from stores import ActivationStore, Batches, StoreError, verify
-from stores.canonical import file_sha256
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit, recover
-from stores.plan import Plan, read_plan
-from stores.units import UnitWriter, commit_path
+import strata_sae.stores as stores
+from strata_sae.stores import ActivationStore, Batches, StoreError, verify
+from strata_sae.stores.canonical import file_sha256
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit, recover
+from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.units import UnitWriter, commit_path
 
 N_RACED = int(os.environ.get("STRATA_RACED_UNITS", "60"))
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.hook_resid_post": 8}

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from small_store import plan_store, stored_rows, token_map
 
-from stores.canonical import file_sha256
-from stores.errors import StoreError
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit, recover
-from stores.format import MANIFEST, TIMINGS
-from stores.plan import read_plan
-from stores.timings import write_timing
-from stores.units import UnitWriter
-from stores.verifying import verify
+from strata_sae.stores.canonical import file_sha256
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit, recover
+from strata_sae.stores.format import MANIFEST, TIMINGS
+from strata_sae.stores.plan import read_plan
+from strata_sae.stores.timings import write_timing
+from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.verifying import verify
 
 N_ROWS = 260
 SITES = {"blocks.1.hook_resid_post": 8}

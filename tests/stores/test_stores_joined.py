@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from stores import ActivationStore, Batches, Filters, StoreError
-from stores.joined import JoinedBatches, Sites, joined_in_order, joint_mask
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
+from strata_sae.stores.joined import JoinedBatches, Sites, joined_in_order, joint_mask
 
 WIDTHS = {"a": 4, "bb": 8}
 N_ROWS = 900

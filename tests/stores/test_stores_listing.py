@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from small_store import fill_unit, plan_store, stored_rows
 
-from stores import ActivationStore, StoreError
-from stores.deriving import slice_store
-from stores.filesystem import FileSystem
-from stores.format import ARRAYS, COMMITS, PLAN
-from stores.listing import describe, list_stores, table
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.format import ARRAYS, COMMITS, PLAN
+from strata_sae.stores.listing import describe, list_stores, table
 
 SITE = "blocks.1.hook_resid_post"
 

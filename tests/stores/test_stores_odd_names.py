@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_store import build_store
 
-from stores import ActivationStore, identity, verify
-from stores.deriving import slice_store
-from stores.remote import pull, push
-from stores.shuffled import shuffle_store
+from strata_sae.stores import ActivationStore, identity, verify
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.remote import pull, push
+from strata_sae.stores.shuffled import shuffle_store
 
 SITE = "blocks.1.hook_resid_post"
 NAMES = [b"st\xffre", b"\xfc%41", b"%ff", b"a b#c?d", b"line\nbreak", "grün".encode(), b"-x", b"\x80\xe2\x82"]

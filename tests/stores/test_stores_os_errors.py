@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from small_store import build_store
 
-from stores import ActivationStore, StoreError, places
-from stores.canonical import read_canonical
-from stores.os_errors import explain
-from stores.remote import Patience
-from stores.remote.transports import open_source
-from stores.staged import Expected, StagedPlace
+from strata_sae.stores import ActivationStore, StoreError, places
+from strata_sae.stores.canonical import read_canonical
+from strata_sae.stores.os_errors import explain
+from strata_sae.stores.remote import Patience
+from strata_sae.stores.remote.transports import open_source
+from strata_sae.stores.staged import Expected, StagedPlace
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = "blocks.1.hook_resid_post"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stores import ActivationStore, Filters
-from stores.outliers import outliers
+from strata_sae.stores import ActivationStore, Filters
+from strata_sae.stores.outliers import outliers
 
 SITE = "blocks.1.hook_resid_post"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from lying_server import LyingServer, serving
 
-from stores import StoreError
-from stores.remote import Patience, http
-from stores.remote.fetching import Fetcher
-from stores.remote.transports import open_source, split_url
+from strata_sae.stores import StoreError
+from strata_sae.stores.remote import Patience, http
+from strata_sae.stores.remote.fetching import Fetcher
+from strata_sae.stores.remote.transports import open_source, split_url
 
 ROOT = Path(__file__).resolve().parents[2]
 HASTY = Patience(stall_seconds=2, attempts=2, pause_seconds=0.001, grace_seconds=20)

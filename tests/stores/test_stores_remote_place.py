@@ -14,11 +14,11 @@ import pytest
 from lying_server import LyingServer, serving
 from small_store import build_store
 
-from stores import ActivationStore, StoreError, verify
-from stores.canonical import canonical_json, file_sha256, sha256
-from stores.contents import read_contents
-from stores.opening import Opened
-from stores.remote import Patience, open_head, pull
+from strata_sae.stores import ActivationStore, StoreError, verify
+from strata_sae.stores.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.contents import read_contents
+from strata_sae.stores.opening import Opened
+from strata_sae.stores.remote import Patience, open_head, pull
 
 SITES = {"blocks.1.hook_resid_post": 64, "blocks.2.hook_resid_post": 64, "blocks.3.hook_mlp_out": 64}
 SITE = "blocks.1.hook_resid_post"
@@ -277,8 +277,8 @@ def test_control_the_rewritten_store_is_taken_if_nothing_is_wrong_with_it(harmfu
 BOUNDED = """
 import sys
 from pathlib import Path
-from stores import StoreError
-from stores.remote import Patience, pull
+from strata_sae.stores import StoreError
+from strata_sae.stores.remote import Patience, pull
 try:
     pull(sys.argv[1], Path(sys.argv[2]), patience=Patience(attempts=2, pause_seconds=0.01))
 except StoreError as error:

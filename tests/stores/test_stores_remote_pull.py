@@ -18,11 +18,11 @@ from lying_server import LyingServer, serving
 from small_store import build_store
 from waiting import wait_until
 
-from stores import ActivationStore, StoreError, verify
-from stores.filesystem import FileSystem
-from stores.remote import Patience, pull
-from stores.remote.fetching import Fetcher
-from stores.remote.http import HttpSource
+from strata_sae.stores import ActivationStore, StoreError, verify
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.remote import Patience, pull
+from strata_sae.stores.remote.fetching import Fetcher
+from strata_sae.stores.remote.http import HttpSource
 
 SITE = "blocks.1.hook_resid_post"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
@@ -279,7 +279,7 @@ def test_an_unfinished_store_is_not_pulled(make_store: Callable[..., Path], tmp_
 PULL = """
 import sys
 from pathlib import Path
-from stores.remote import Patience, pull
+from strata_sae.stores.remote import Patience, pull
 print(pull(sys.argv[1], Path(sys.argv[2]), patience=Patience(pause_seconds=0.01)))
 """
 

@@ -17,12 +17,12 @@ from lying_server import serving
 from small_store import build_store
 from waiting import wait_until
 
-from stores import ActivationStore, StoreError, verify
-from stores.remote import Patience, open_head, pull, push
-from stores.remote import push as push_
-from stores.remote.card import dataset_card
-from stores.remote.transports import TRANSPORTS, Target, open_source, open_target
-from stores.remote.unchanged import Unchanged
+from strata_sae.stores import ActivationStore, StoreError, verify
+from strata_sae.stores.remote import Patience, open_head, pull, push
+from strata_sae.stores.remote import push as push_
+from strata_sae.stores.remote.card import dataset_card
+from strata_sae.stores.remote.transports import TRANSPORTS, Target, open_source, open_target
+from strata_sae.stores.remote.unchanged import Unchanged
 
 SITE = "blocks.1.hook_resid_post"
 COMMIT = "commits/000/000000.json"
@@ -131,7 +131,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, die_after: int = -1) -> list[Watched]
         made.append(Watched(open_target(url, patience), die_after))
         return made[-1]
 
-    monkeypatch.setattr(sys.modules["stores.remote.push"], "open_target", opened)
+    monkeypatch.setattr(sys.modules["strata_sae.stores.remote.push"], "open_target", opened)
     return made
 
 
@@ -303,7 +303,7 @@ def test_control_without_the_comparison_the_new_bytes_come(
 
 def test_hub_commits_card_and_privacy(hub: FakeHub, honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    monkeypatch.setattr(sys.modules["stores.remote.push"], "_BATCH_FILES", 7)
+    monkeypatch.setattr(sys.modules["strata_sae.stores.remote.push"], "_BATCH_FILES", 7)
     store_id = push(honest, "hf://datasets/me/acts", patience=HASTY)
     assert hub.private == {"me/acts": True}
     assert max(len(paths) for _, paths in hub.messages) == 7

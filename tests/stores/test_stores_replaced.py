@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from stores import ActivationStore, StoreError, checking, identity, places
+from strata_sae.stores import ActivationStore, StoreError, checking, identity, places
 
 N_ROWS, SITE, WIDTH = 1000, "blocks.1.hook_resid_post", 8
 SITES = {SITE: WIDTH}

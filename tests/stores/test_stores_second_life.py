@@ -13,9 +13,9 @@ import pytest
 from power_cuts import Disk, RecordingFileSystem
 from small_store import fill_unit, plan_store, stored_rows
 
-from stores import verify
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit, recover
+from strata_sae.stores import verify
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit, recover
 
 SITE = "blocks.1.hook_resid_post"
 FILES = FileSystem()

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from stores import ActivationStore, StoreError
-from stores.contents import read_contents
-from stores.filesystem import FileSystem
-from stores.places import FileBytes, LocalPlace
-from stores.sites import site_rows
-from stores.staged import Expected, StagedPlace, files_to_stage
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.contents import read_contents
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.places import FileBytes, LocalPlace
+from strata_sae.stores.sites import site_rows
+from strata_sae.stores.staged import Expected, StagedPlace, files_to_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = {"blocks.0.hook_resid_post": 4, "blocks.1.hook_resid_post": 8}
@@ -164,9 +164,9 @@ import os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/stores", sys.argv[1] + "/tests/support"]
 from test_stores_staged import Counting, SITE, wanted
-from stores import ActivationStore
-from stores.filesystem import FileSystem
-from stores.staged import StagedPlace
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.staged import StagedPlace
 
 class Slow(FileSystem):
     def write(self, descriptor, data):

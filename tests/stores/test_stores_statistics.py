@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows, token_map
 
-from stores import ActivationStore, Filters, StoreError
-from stores.encodings import CODECS, to_float32
+from strata_sae.stores import ActivationStore, Filters, StoreError
+from strata_sae.stores.encodings import CODECS, to_float32
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 1000

@@ -8,16 +8,16 @@ import pytest
 import version_1
 from small_store import fill_unit, stored_rows
 
-from stores import ActivationStore, Batches, StoreError, read_plan, verify
-from stores.deriving import slice_store
-from stores.encodings import to_float32
-from stores.filesystem import FileSystem
-from stores.finishing import finish, recover
-from stores.remote import pull, push
-from stores.shuffled import shuffle_store
-from stores.units import commit_name, commit_path
-from stores.verifying import verified_level
-from stores.vocabulary import Token
+from strata_sae.stores import ActivationStore, Batches, StoreError, read_plan, verify
+from strata_sae.stores.deriving import slice_store
+from strata_sae.stores.encodings import to_float32
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, recover
+from strata_sae.stores.remote import pull, push
+from strata_sae.stores.shuffled import shuffle_store
+from strata_sae.stores.units import commit_name, commit_path
+from strata_sae.stores.verifying import verified_level
+from strata_sae.stores.vocabulary import Token
 
 SITE = "blocks.1.hook_mlp_out"
 

@@ -8,13 +8,13 @@ import pytest
 import small_store
 from small_store import build_store, stored_rows, token_map
 
-from stores import ActivationStore, Batches, Filters
-from stores.canonical import file_sha256
-from stores.encodings import CODECS
-from stores.format import TIMINGS
-from stores.statistics import Moments
-from stores.stored import StoredArray
-from stores.windows import WindowFiller
+from strata_sae.stores import ActivationStore, Batches, Filters
+from strata_sae.stores.canonical import file_sha256
+from strata_sae.stores.encodings import CODECS
+from strata_sae.stores.format import TIMINGS
+from strata_sae.stores.statistics import Moments
+from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.windows import WindowFiller
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 4000

@@ -67,11 +67,11 @@ def main(store: str) -> None:
     import torch
 
     import run_pipeline
-    from pipeline.config import RunConfig, dump
-    from pipeline.evaluation import evaluate
-    from pipeline.report import write
-    from pipeline.supervised import supervise
-    from pipeline.trainer import train
+    from strata_sae.pipeline.config import RunConfig, dump
+    from strata_sae.pipeline.evaluation import evaluate
+    from strata_sae.pipeline.report import write
+    from strata_sae.pipeline.supervised import supervise
+    from strata_sae.pipeline.trainer import train
 
     assert all((evaluate, write, train))
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from stores import Batches
+from strata_sae.stores import Batches
 
 
 def blocks_begun_after_close(batches: Batches, *, stops: bool = True) -> int:

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import SOURCES, CorpusSettings
-from pipeline.extractor.sources import Stream
-from pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
+from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings
+from strata_sae.pipeline.extractor.sources import Stream
+from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
 
 ROW_KINDS = sorted(kind for kind, settings in SOURCES.items() if "column" in settings.model_fields)
 

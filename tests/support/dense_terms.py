@@ -8,8 +8,8 @@ from dense_aux_forms import AUX_FORMS
 from dense_saes import ENCODERS, SAE_KNOBS, Dense, Parameters
 from torch import Tensor
 
-from pipeline.objective.ort_sae import chunks
-from pipeline.schedules import Schedule, value_at
+from strata_sae.pipeline.objective.ort_sae import chunks
+from strata_sae.pipeline.schedules import Schedule, value_at
 
 
 class At(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from lockstep import Weights, default_dtype
 from torch import Tensor
 
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 NAMES = {
     "encoder.weight": "W_enc",

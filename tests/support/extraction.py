@@ -5,7 +5,7 @@ from typing import Any
 
 from tiny_models import save_tiny_model
 
-from pipeline.config import RunConfig
+from strata_sae.pipeline.config import RunConfig
 
 SITES = ["blocks.0.hook_resid_post", "blocks.1.mlp.hook_post"]
 

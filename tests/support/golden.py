@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from stores import ActivationStore
+from strata_sae.stores import ActivationStore
 
 # Another processor's kernels round bfloat16 rows otherwise, and TopK then takes other latents here and there. Measured
 # on smoke.yaml with AVX2 kernels against AVX-512 ones: norms differ by 1.4e-3, R2 by 6e-5; with another number of

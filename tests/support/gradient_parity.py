@@ -5,11 +5,11 @@ from dense_saes import ENCODERS, SAE_KNOBS, Parameters
 from dense_terms import LOSSES, TERM_KNOBS, At
 from torch import Tensor
 
-from pipeline.objective import TERMS, Objective, StepResult
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE
-from pipeline.schedules import value_at
+from strata_sae.pipeline.objective import TERMS, Objective, StepResult
+from strata_sae.pipeline.objective.term import TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.schedules import value_at
 
 BATCH, D_MODEL, D_SAE = 24, 10, 48
 PROGRESS = 0.3

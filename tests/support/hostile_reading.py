@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from stores import ActivationStore, Batches, Filters, StoreError, verify
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
 
 HANGS_SECONDS = 600
 """Of the processor. Nothing is measured by it: it ends what would never end."""

@@ -21,9 +21,9 @@ import torch
 import transformers  # noqa: F401  forked workers inherit the import
 from extraction import extraction_config
 
-import pipeline.extractor.extract as stage
-import stores.units as units
-from stores.filesystem import FileSystem
+import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.stores.units as units
+from strata_sae.stores.filesystem import FileSystem
 
 N_WORKERS = 2
 

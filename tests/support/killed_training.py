@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from small_run import run_data
 
-from pipeline.config import RunConfig
-from pipeline.trainer.train import train
-from stores import joined
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores import joined
 
 
 class Steps:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TrainingSettings
-from pipeline.config.variants import Variant
-from pipeline.saes.encoding import Workspace
-from pipeline.trainer.groups import Job
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.variants import Variant
+from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.trainer.groups import Job
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 Weights = dict[str, Tensor]
 

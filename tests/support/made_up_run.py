@@ -12,7 +12,7 @@ from typing import Any
 
 from sealing import seal
 
-from pipeline.artifacts import write_record, write_yaml
+from strata_sae.pipeline.artifacts import write_record, write_yaml
 
 SITES = {"blocks.9.hook_resid_post": 576, "blocks.20.hook_resid_post": 576}
 D_SAE = 4096

@@ -22,11 +22,11 @@ from mutating_server import MutatingServer
 from mutation_world import World, remove, strata
 from mutations import HOSTILE_VALUES, mutated_bytes, mutated_tree
 
-from pipeline.config.loading import dump, load
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.strict_yaml import parse
-from stores import ActivationStore, StoreError
-from stores.remote import Patience, pull
+from strata_sae.pipeline.config.loading import dump, load
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.strict_yaml import parse
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.remote import Patience, pull
 
 HASTY = Patience(stall_seconds=60, attempts=2, pause_seconds=0.001, grace_seconds=300)
 MUTATED = Path("mutated.yaml")
@@ -163,7 +163,9 @@ def _corpus_verdict(world: World, rows: Rows, data: bytes, trees: Any, skip: boo
     }
     MUTATED.write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.extractor.extract.fill_and_finish", lambda *_, **__: None)  # the plan says it all
+        patch.setattr(
+            "strata_sae.pipeline.extractor.extract.fill_and_finish", lambda *_, **__: None
+        )  # the plan says it all
         done = strata("extract", str(MUTATED))
     if done.code != 0 or done.trace:
         return refused(done.problem(Path(rows.path).name, "corpus."), case)

@@ -57,7 +57,7 @@ class Outcome:
 
 def strata(*arguments: str) -> Outcome:
     """The command line, in this process and folder."""
-    handlers, levels = logging.getLogger().handlers[:], {n: logging.getLogger(n).level for n in ("pipeline", "stores")}
+    handlers, levels = logging.getLogger().handlers[:], {n: logging.getLogger(n).level for n in ("strata_sae",)}
     try:
         with _guarded():
             result = CliRunner().invoke(run_pipeline.app, ["--quiet", *arguments])

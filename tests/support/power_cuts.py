@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stores.filesystem import FileSystem
+from strata_sae.stores.filesystem import FileSystem
 
 
 class RecordingFileSystem(FileSystem):

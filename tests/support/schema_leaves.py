@@ -6,12 +6,12 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from pipeline.config.run import RunConfig
-from pipeline.config.schema import options
-from pipeline.objective import TERMS
-from pipeline.objective.term import TermSettings
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAESettings
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.schema import options
+from strata_sae.pipeline.objective import TERMS
+from strata_sae.pipeline.objective.term import TermSettings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAESettings
 
 Path = tuple[str | int, ...]
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from small_run import BATCH_TOPK, RELU, SITE, TOPK, run_data, store_for_training
 
-from pipeline.config import RunConfig
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.trainer.train import train
 
 VARIANTS: dict[str, Any] = {
     "topk": TOPK,

@@ -12,10 +12,10 @@ from typing import Any
 
 from small_store import build_store
 
-from pipeline.artifacts import read_record, write_record
-from pipeline.artifacts.shapes import Shape
-from pipeline.config import load
-from stores import ActivationStore, Batches, StoreError, verify
+from strata_sae.pipeline.artifacts import read_record, write_record
+from strata_sae.pipeline.artifacts.shapes import Shape
+from strata_sae.pipeline.config import load
+from strata_sae.stores import ActivationStore, Batches, StoreError, verify
 
 WORDS = {0: "é", 1: "ıİ", 2: "日本", 3: "😀", 4: "\u202e", 5: "ß"}
 

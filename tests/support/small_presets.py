@@ -5,7 +5,7 @@ from typing import Any
 
 from small_run import D_MODEL, SITE
 
-from pipeline.config import RunConfig
+from strata_sae.pipeline.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 192

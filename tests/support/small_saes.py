@@ -4,8 +4,8 @@ import torch
 from dense_saes import SAE_KNOBS
 from torch import Tensor
 
-from pipeline.saes import ARCHITECTURES, initial_weights
-from pipeline.saes.base import SAE
+from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
+from strata_sae.pipeline.saes.base import SAE
 
 D_MODEL, D_SAE = 10, 60
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from stores.calibration import commit_calibration, committed_columns, is_calibrated, sample_spans
-from stores.encodings import to_float32
-from stores.filesystem import FileSystem
-from stores.finishing import finish, next_unit
-from stores.plan import Plan
-from stores.planning import create_store, layout
-from stores.units import UnitWriter
-from stores.vocabulary import Token
+from strata_sae.stores.calibration import commit_calibration, committed_columns, is_calibrated, sample_spans
+from strata_sae.stores.encodings import to_float32
+from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.finishing import finish, next_unit
+from strata_sae.stores.plan import Plan
+from strata_sae.stores.planning import create_store, layout
+from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.vocabulary import Token
 
 DOCUMENT_ROWS = 37
 N_WORDS = 50

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.supervised import supervise
+from strata_sae.pipeline.supervised import supervise
 
 
 def first_shard(store: Path) -> Path:
@@ -17,7 +17,7 @@ def first_shard(store: Path) -> Path:
 
 
 def explain() -> str | None:
-    from stores import verify
+    from strata_sae.stores import verify
 
     return "\n".join(verify(Path(sys.argv[1]))) or None
 
@@ -28,10 +28,10 @@ def main(store: Path, options: set[str]) -> None:
     import torch
     from small_run import ALL, run_data
 
-    from pipeline.config import RunConfig
-    from pipeline.trainer import session
-    from pipeline.trainer.train import train
-    from stores import places
+    from strata_sae.pipeline.config import RunConfig
+    from strata_sae.pipeline.trainer import session
+    from strata_sae.pipeline.trainer.train import train
+    from strata_sae.stores import places
 
     torch.set_num_threads(1)
     real = session.Session._save

@@ -7,8 +7,8 @@ import torch
 from small_run import ALL, run_data
 from trained_run import hashes
 
-from pipeline.config import RunConfig
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.trainer.train import train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

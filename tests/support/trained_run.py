@@ -9,10 +9,10 @@ import safetensors.torch
 import torch
 from small_run import SITE
 
-from pipeline.artifacts import RunFolder, VariantFolder, sha256_of
-from pipeline.config import RunConfig
-from pipeline.trainer import session
-from pipeline.trainer.train import train
+from strata_sae.pipeline.artifacts import RunFolder, VariantFolder, sha256_of
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.trainer import session
+from strata_sae.pipeline.trainer.train import train
 
 RUN = Path("runs/run")
 

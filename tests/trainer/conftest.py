@@ -8,8 +8,8 @@ import torch
 from small_run import ALL, run_data, store_for_training
 from trained_run import hashes
 
-from pipeline.config import RunConfig
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.trainer.train import train
 
 
 @pytest.fixture(scope="session")

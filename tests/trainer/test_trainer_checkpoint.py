@@ -8,9 +8,9 @@ import pytest
 import torch
 from sealing import edit
 
-from pipeline.errors import CheckpointError
-from pipeline.trainer.checkpoint import Checkpoint, newest, save
-from pipeline.trainer.curves import Prefix, prefix_of
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.trainer.checkpoint import Checkpoint, newest, save
+from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
 
 RECORD = {"store_id": "s", "training": {"n_steps": 9}, "fingerprint": "f"}
 EMPTY = hashlib.sha256(b"").hexdigest()

@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged, prefix_of
+from strata_sae.pipeline.trainer.curves import (
+    Curves,
+    batch_r2,
+    decoder_max_cosine_mean,
+    has_cosines,
+    is_logged,
+    prefix_of,
+)
 
 
 def test_reopening_cuts_what_lies_behind_the_offset(tmp_path: Path):

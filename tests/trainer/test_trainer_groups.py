@@ -1,5 +1,5 @@
-from pipeline.trainer.groups import describe, expand, group, never_dead
-from pipeline.trainer.memory import checkpoint_bytes, memory_bytes
+from strata_sae.pipeline.trainer.groups import describe, expand, group, never_dead
+from strata_sae.pipeline.trainer.memory import checkpoint_bytes, memory_bytes
 
 VARIANT = {"sae": {"architecture": "topk", "d_sae": 64, "k": 4}, "objective": {"reconstruction": {}}}
 

@@ -10,13 +10,13 @@ import torch
 from small_run import ALL, BATCH_TOPK, D_MODEL, RELU, SITE, TOPK, store_for_training
 from trained_run import curves, folder_of, hashes, weights
 
-from pipeline import rows as rows_module
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.rows import to_tensor
-from pipeline.saes import ARCHITECTURES
-from pipeline.trainer import one_pass
-from pipeline.trainer.train import describe_training, train
-from stores import ActivationStore, Batches, Filters
+from strata_sae.pipeline import rows as rows_module
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.rows import to_tensor
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.trainer import one_pass
+from strata_sae.pipeline.trainer.train import describe_training, train
+from strata_sae.stores import ActivationStore, Batches, Filters
 
 
 @pytest.mark.parametrize("where", ["section", "variant"])
@@ -126,7 +126,7 @@ def test_every_running_mean_gives_about_k_on_held_out_rows(make_config, large_st
 def test_an_unset_threshold_is_refused_not_taken_for_relu(make_config, large_store, monkeypatch):
     own = {"threshold_from": "running_mean", "threshold_start_step": 19}
     variant = {**BATCH_TOPK, "objective": {"reconstruction": {}}, "training": own}
-    monkeypatch.setattr("pipeline.trainer.trackers.RunningThreshold.update", lambda self, codes: None)
+    monkeypatch.setattr("strata_sae.pipeline.trainer.trackers.RunningThreshold.update", lambda self, codes: None)
     train(make_config({"batch": variant}, store=large_store, n_steps=20), report_progress=False)
     assert "threshold" not in weights("batch")
     assert json.loads(folder_of("batch").training.read_text())["threshold"]["running_mean"] is None

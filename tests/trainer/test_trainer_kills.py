@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from small_run import ALL
 
-from pipeline.artifacts import RunFolder
+from strata_sae.pipeline.artifacts import RunFolder
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {name: ALL[name] for name in ("topk", "batch")}

@@ -7,9 +7,9 @@ import pytest
 from small_run import ALL, SITE, TOPK
 from trained_run import RUN, curves, hashes, train_until
 
-from pipeline.artifacts import RunFolder
-from pipeline.trainer import feed
-from pipeline.trainer.train import train
+from strata_sae.pipeline.artifacts import RunFolder
+from strata_sae.pipeline.trainer import feed
+from strata_sae.pipeline.trainer.train import train
 
 MIXING = {
     f"mixing/{name}" for name in ("documents", "documents_ratio", "positions", "positions_ratio", "variance_ratio")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TrainingSettings
-from pipeline.kernels.backends import using
-from pipeline.trainer.optimiser import Adam, clip_coefficient, gradient_norm, radial_part
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.kernels.backends import using
+from strata_sae.pipeline.trainer.optimiser import Adam, clip_coefficient, gradient_norm, radial_part
 
 SHAPES = {"W_dec": (40, 8), "W_enc": (40, 8), "b_enc": (40,)}
 STEPS, RATE = 1000, 1e-3

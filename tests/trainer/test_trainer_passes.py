@@ -11,12 +11,12 @@ from trained_run import RUN, folder_of, hashes
 from typer.testing import CliRunner
 
 import run_pipeline
-from pipeline.artifacts import read_yaml
-from pipeline.available import free_bytes
-from pipeline.config import dump
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.kernels import selection
-from pipeline.trainer.train import describe_training, train
+from strata_sae.pipeline.artifacts import read_yaml
+from strata_sae.pipeline.available import free_bytes
+from strata_sae.pipeline.config import dump
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.kernels import selection
+from strata_sae.pipeline.trainer.train import describe_training, train
 
 ONE_VARIANT_BYTES = 200_000
 
@@ -107,7 +107,7 @@ def test_the_command_line_trains_some_adds_others_and_tells_before(make_config):
 def test_the_table_tells_of_every_variant(make_config, caplog):
     wild = {**TOPK, "training": {"learning_rate": 1e30, "clip_norm": None}}
     train(make_config(ALL), report_progress=False, only=["relu"])
-    with caplog.at_level(logging.INFO, logger="pipeline"):
+    with caplog.at_level(logging.INFO, logger="strata_sae"):
         train(make_config({**ALL, "wild": wild}), report_progress=False)
     said = [record.message for record in caplog.records]
     heading = next(number for number, line in enumerate(said) if line.startswith("variant "))

@@ -8,8 +8,8 @@ from small_run import D_MODEL
 from small_store import build_store
 from trained_run import hashes
 
-from pipeline.config import load
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config import load
+from strata_sae.pipeline.trainer.train import train
 
 
 @pytest.fixture(scope="module")

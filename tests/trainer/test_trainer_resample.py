@@ -9,10 +9,10 @@ import torch
 from small_run import RELU
 from trained_run import curves, hashes, train_until, weights
 
-from pipeline.config.variants import ResamplingSettings
-from pipeline.trainer import trainee
-from pipeline.trainer.resample import draw_rows, is_due, restart
-from pipeline.trainer.train import train
+from strata_sae.pipeline.config.variants import ResamplingSettings
+from strata_sae.pipeline.trainer import trainee
+from strata_sae.pipeline.trainer.resample import draw_rows, is_due, restart
+from strata_sae.pipeline.trainer.train import train
 
 D_SAE, D_MODEL = 9, 5
 DEAD = [1, 4, 5, 8]

@@ -8,9 +8,9 @@ import torch
 from small_run import ALL, SITE, TOPK, store_for_training
 from trained_run import RUN, Stop, folder_of, hashes, train_until
 
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.trainer.train import train
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 
 @pytest.mark.parametrize("before", [True, False])

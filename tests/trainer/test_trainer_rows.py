@@ -9,10 +9,10 @@ from small_run import TOPK
 from small_store import build_store
 from trained_run import curves
 
-from pipeline.errors import ConfigError
-from pipeline.rows import choose_device, to_tensor
-from pipeline.trainer.train import train
-from stores.encodings import to_float32
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.rows import choose_device, to_tensor
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores.encodings import to_float32
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16])
@@ -55,7 +55,9 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(monkeypatch, k
 
 
 def test_training_never_loads_a_language_model():
-    program = "import sys, pipeline.trainer.train; print(sorted({'transformers', 'datasets'} & set(sys.modules)))"
+    program = (
+        "import sys, strata_sae.pipeline.trainer.train; print(sorted({'transformers', 'datasets'} & set(sys.modules)))"
+    )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

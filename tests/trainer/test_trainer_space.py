@@ -8,8 +8,8 @@ import pytest
 from small_run import ALL
 from trained_run import hashes, train_until
 
-from pipeline.errors import CheckpointError
-from pipeline.trainer.train import describe_training, train
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.trainer.train import describe_training, train
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from pipeline.kernels.codes import DenseCodes
-from pipeline.trainer.trackers import DeadClock, RunningThreshold
+from strata_sae.pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.trainer.trackers import DeadClock, RunningThreshold
 
 CPU = torch.device("cpu")
 

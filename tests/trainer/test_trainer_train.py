@@ -13,15 +13,15 @@ from sealing import edit
 from small_run import ALL, BATCH_TOPK, D_MODEL, SITE, TOPK, store_for_training
 from trained_run import RUN, curves, folder_of, hashes, train_until, weights
 
-from pipeline import rows as rows_module
-from pipeline.artifacts import RunFolder
-from pipeline.saes import ARCHITECTURES
-from pipeline.saes.base import SAE
-from pipeline.trainer import one_pass
-from pipeline.trainer.finish import in_raw_units
-from pipeline.trainer.train import train
-from pipeline.trainer.trainee import Trainee
-from stores import ActivationStore, Filters
+from strata_sae.pipeline import rows as rows_module
+from strata_sae.pipeline.artifacts import RunFolder
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.trainer import one_pass
+from strata_sae.pipeline.trainer.finish import in_raw_units
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.pipeline.trainer.trainee import Trainee
+from strata_sae.stores import ActivationStore, Filters
 
 
 def test_training_learns_and_says_so(make_config):

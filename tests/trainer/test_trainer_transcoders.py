@@ -23,17 +23,17 @@ from planted_pair import (
 )
 from trained_run import hashes, train_until
 
-from pipeline.artifacts import RunFolder
-from pipeline.config import RunConfig
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.trained import load
-from pipeline.report.results import result_tables
-from pipeline.report.run_data import read_run
-from pipeline.report.write import write_report
-from pipeline.trainer import session
-from pipeline.trainer.train import describe_training, train
-from stores import ActivationStore, Filters
-from stores.joined import joint_mask
+from strata_sae.pipeline.artifacts import RunFolder
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.evaluation.trained import load
+from strata_sae.pipeline.report.results import result_tables
+from strata_sae.pipeline.report.run_data import read_run
+from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.trainer import session
+from strata_sae.pipeline.trainer.train import describe_training, train
+from strata_sae.stores import ActivationStore, Filters
+from strata_sae.stores.joined import joint_mask
 
 FOLDERS = {"transcoder": f"{READ}-to-{WRITTEN}", "relu": f"{READ}-to-{WRITTEN}", "crosscoder": f"{READ}+{WRITTEN}"}
 CPU = torch.device("cpu")
@@ -203,9 +203,9 @@ def test_what_it_takes_counts_both_widths(make):
     lines = describe_training(make({"transcoder": TRANSCODER, "crosscoder": CROSSCODER}, window_rows=1000)).splitlines()
     assert lines[0] == "2 of 2 SAEs are left to train"
     assert lines[1] == f"{READ}-to-{WRITTEN}: batches of 128 rows, seed 0, read once for transcoder"
-    from pipeline.config.stored import open_store
-    from pipeline.trainer.groups import expand, group
-    from pipeline.trainer.train import _needed_bytes
+    from strata_sae.pipeline.config.stored import open_store
+    from strata_sae.pipeline.trainer.groups import expand, group
+    from strata_sae.pipeline.trainer.train import _needed_bytes
 
     config = make({"transcoder": TRANSCODER, "crosscoder": CROSSCODER}, window_rows=1000)
     store = open_store(config)

@@ -9,11 +9,11 @@ from dense_saes import SAE_KNOBS
 from small_run import ALL, D_MODEL, RELU, SITE, TOPK
 from trained_run import folder_of, hashes, weights
 
-from pipeline.evaluation.trained import load
-from pipeline.saes.base import SAE
-from pipeline.trainer import session
-from pipeline.trainer.train import train
-from stores import ActivationStore, Batches
+from strata_sae.pipeline.evaluation.trained import load
+from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.trainer import session
+from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores import ActivationStore, Batches
 
 N_STEPS = 20
 

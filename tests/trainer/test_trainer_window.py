@@ -5,8 +5,8 @@ import logging
 import pytest
 from small_run import D_MODEL, SITE, TOPK
 
-from pipeline.trainer import feed
-from pipeline.trainer.train import describe_training, train
+from strata_sae.pipeline.trainer import feed
+from strata_sae.pipeline.trainer.train import describe_training, train
 
 ROW_BYTES = 4 * D_MODEL
 CAPPED = {"window_rows": 2048, "window_bytes": 2 * 256 * ROW_BYTES}
@@ -33,7 +33,7 @@ def test_a_capped_window_is_said_at_train_and_dry_run(make_config, caplog, monke
         f"{SITE}: a window mixes 256 rows, not 2,048, since two of 64 bytes a row fill training.window_bytes (32,768)"
     )
     assert (line in describe_training(config)) is said
-    with caplog.at_level(logging.INFO, logger="pipeline"):
+    with caplog.at_level(logging.INFO, logger="strata_sae"):
         train(config, report_progress=False)
     lines = [record.getMessage() for record in caplog.records if "a window mixes" in record.getMessage()]
     assert [text.startswith(line) for text in lines] == [True] * said

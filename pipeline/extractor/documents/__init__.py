@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import HubDataset, Source
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import hub, jsonl, parquet, python_docs, text
-from pipeline.extractor.documents.document import BadRow, Document, Place
-from pipeline.extractor.documents.files import file_record
+from strata_sae.pipeline.config.corpus import HubDataset, Source
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import hub, jsonl, parquet, python_docs, text
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place
+from strata_sae.pipeline.extractor.documents.files import file_record
 
 READERS: dict[str, Callable[[Any], Iterator[Document | BadRow]]] = {
     "python_docs": python_docs.read,

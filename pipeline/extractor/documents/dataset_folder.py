@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import HubDataset
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.files import printable
+from strata_sae.pipeline.config.corpus import HubDataset
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.files import printable
 
 # What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in their folder.
 SAVED_DATASET, SAVED_DATASETS = "state.json", "dataset_dict.json"

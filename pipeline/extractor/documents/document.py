@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError
 
 
 class Place(NamedTuple):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.contents import HEAD_BYTES, compression, refusal
-from pipeline.extractor.documents.document import BadRow, Place
-from pipeline.input_files import file_sha256
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.contents import HEAD_BYTES, compression, refusal
+from strata_sae.pipeline.extractor.documents.document import BadRow, Place
+from strata_sae.pipeline.input_files import file_sha256
 
 READ_BYTES = 1 << 20
 # A block of 128 KiB takes four bytes of zstd at least: so much compressed data is 8 MiB at most.

@@ -4,10 +4,10 @@ import glob
 import re
 from pathlib import Path
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.dataset_folder import is_saved_dataset
-from pipeline.extractor.documents.files import head_of, printable
-from pipeline.paths import as_path
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.dataset_folder import is_saved_dataset
+from strata_sae.pipeline.extractor.documents.files import head_of, printable
+from strata_sae.pipeline.paths import as_path
 
 _KEY = "corpus.sources: paths"
 

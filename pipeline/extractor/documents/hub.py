@@ -5,21 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import HubDataset
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.contents import foreign
-from pipeline.extractor.documents.dataset_folder import (
+from strata_sae.pipeline.config.corpus import HubDataset
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.contents import foreign
+from strata_sae.pipeline.extractor.documents.dataset_folder import (
     check_all_read,
     is_saved_dataset,
     plainly_named,
     saved_split,
     suffixes,
 )
-from pipeline.extractor.documents.document import BadRow, Document, Place, one_line
-from pipeline.extractor.documents.files import file_record, head_of, needed, printable
-from pipeline.extractor.documents.finding import elsewhere
-from pipeline.extractor.documents.rows import from_row, no_column
-from pipeline.paths import as_path
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, one_line
+from strata_sae.pipeline.extractor.documents.files import file_record, head_of, needed, printable
+from strata_sae.pipeline.extractor.documents.finding import elsewhere
+from strata_sae.pipeline.extractor.documents.rows import from_row, no_column
+from strata_sae.pipeline.paths import as_path
 
 _KEY = "corpus.sources: path"
 

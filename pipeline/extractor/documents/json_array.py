@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents import files
-from pipeline.extractor.documents.files import Piece, printable, text_chunks
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents import files
+from strata_sae.pipeline.extractor.documents.files import Piece, printable, text_chunks
 
 _MARK = re.compile(rb'["\[\]{},]')
 _MARK_IN_STRING = re.compile(rb'["\\]')

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.corpus import JsonLines
-from pipeline.extractor.documents.document import BadRow, Document, Place
-from pipeline.extractor.documents.files import Piece, decoded, pieces, printable, too_long
-from pipeline.extractor.documents.finding import check_is_no_table, matching
-from pipeline.extractor.documents.json_array import array_items, is_array
-from pipeline.extractor.documents.rows import from_row
-from stores.canonical import parse_json
-from stores.errors import StoreError
+from strata_sae.pipeline.config.corpus import JsonLines
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place
+from strata_sae.pipeline.extractor.documents.files import Piece, decoded, pieces, printable, too_long
+from strata_sae.pipeline.extractor.documents.finding import check_is_no_table, matching
+from strata_sae.pipeline.extractor.documents.json_array import array_items, is_array
+from strata_sae.pipeline.extractor.documents.rows import from_row
+from strata_sae.stores.canonical import parse_json
+from strata_sae.stores.errors import StoreError
 
 
 def read(source: JsonLines) -> Iterator[Document | BadRow]:

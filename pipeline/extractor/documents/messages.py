@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.extractor.documents.document import BadRow, Place, half_of_a_pair, shown
+from strata_sae.pipeline.extractor.documents.document import BadRow, Place, half_of_a_pair, shown
 
 
 def messages_of(value: Any, column: str, place: Place) -> list[dict[str, Any]]:

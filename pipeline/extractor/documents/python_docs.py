@@ -5,9 +5,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.corpus import PythonDocs
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.document import Document
+from strata_sae.pipeline.config.corpus import PythonDocs
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.document import Document
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

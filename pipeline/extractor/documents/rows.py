@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.corpus import HubDataset, JsonLines, Parquet
-from pipeline.extractor.documents.document import BadRow, Document, Place, half_of_a_pair, shown
-from pipeline.extractor.documents.messages import messages_of, without_nulls
+from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, half_of_a_pair, shown
+from strata_sae.pipeline.extractor.documents.messages import messages_of, without_nulls
 
 RowSource = JsonLines | Parquet | HubDataset
 

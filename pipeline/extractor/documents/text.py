@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.corpus import TextFiles
-from pipeline.errors import ConfigError
-from pipeline.extractor.documents.document import BadRow, Document, Place
-from pipeline.extractor.documents.files import decoded, pieces, printable, too_long
-from pipeline.extractor.documents.finding import check_is_no_json, check_is_no_table, matching
+from strata_sae.pipeline.config.corpus import TextFiles
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place
+from strata_sae.pipeline.extractor.documents.files import decoded, pieces, printable, too_long
+from strata_sae.pipeline.extractor.documents.finding import check_is_no_json, check_is_no_table, matching
 
 
 def read(source: TextFiles) -> Iterator[Document | BadRow]:

@@ -4,8 +4,8 @@
 
 import numpy as np
 
-from pipeline.kernels.compiled.jit import compiled, compiled_any_order
-from pipeline.kernels.compiled.largest import (
+from strata_sae.pipeline.kernels.compiled.jit import compiled, compiled_any_order
+from strata_sae.pipeline.kernels.compiled.largest import (
     BLOCK,
     DEPTH,
     LANES,

@@ -8,9 +8,9 @@ from dictionary_learning_side import DictionaryLearning
 from lockstep import largest, lockstep, our_trainee, planted_rows
 from torch import Tensor
 
-from pipeline.saes import initial_weights
-from pipeline.saes.relu import ReLU
-from pipeline.trainer.initialise import geometric_median
+from strata_sae.pipeline.saes import initial_weights
+from strata_sae.pipeline.saes.relu import ReLU
+from strata_sae.pipeline.trainer.initialise import geometric_median
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("no_float32")]
 

@@ -18,7 +18,7 @@ def train_both(name: str, *, n_steps: int = STEPS, dead_after: int = 10_000_000,
     """Lockstep on planted rows; `changes` are made to our settings of training, `objective` to our terms."""
     from dictionary_learning_side import DictionaryLearning
 
-    from pipeline.trainer.initialise import geometric_median
+    from strata_sae.pipeline.trainer.initialise import geometric_median
 
     same = TRAINERS[name]
     usual = {"steps": STEPS, "lr": RATE, "warmup_steps": WARMUP, "decay_start": DECAY_START}

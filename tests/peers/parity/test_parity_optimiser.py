@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TrainingSettings
-from pipeline.trainer.optimiser import Adam, clip_coefficient, gradient_norm, radial_part
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.trainer.optimiser import Adam, clip_coefficient, gradient_norm, radial_part
 
 pytestmark = pytest.mark.peers
 

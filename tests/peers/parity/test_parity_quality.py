@@ -15,11 +15,11 @@ from dictionary_learning_side import DictionaryLearning
 from lockstep import our_trainee
 from torch import Tensor
 
-from pipeline.iterators import activation_batches
-from pipeline.saes import initial_weights
-from pipeline.saes.topk import TopK
-from pipeline.trainer.initialise import geometric_median, weight_generator
-from stores import ActivationStore, Filters
+from strata_sae.pipeline.iterators import activation_batches
+from strata_sae.pipeline.saes import initial_weights
+from strata_sae.pipeline.saes.topk import TopK
+from strata_sae.pipeline.trainer.initialise import geometric_median, weight_generator
+from strata_sae.stores import ActivationStore, Filters
 
 pytestmark = [pytest.mark.peers, pytest.mark.long]
 

@@ -12,8 +12,8 @@ from dictionary_learning_side import DictionaryLearning
 from lockstep import Weights, our_trainee, planted_rows, rows_within
 from torch import Tensor
 
-from pipeline.trainer.initialise import geometric_median
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.trainer.initialise import geometric_median
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 pytestmark = pytest.mark.peers
 

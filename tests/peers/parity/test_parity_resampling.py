@@ -7,10 +7,10 @@ from dictionary_learning_side import DictionaryLearning
 from lockstep import largest, lockstep, our_trainee, planted_rows
 from torch import Tensor
 
-from pipeline.config.variants import ResamplingSettings
-from pipeline.trainer import trainee as trainee_module
-from pipeline.trainer.resample import draw_rows
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.config.variants import ResamplingSettings
+from strata_sae.pipeline.trainer import trainee as trainee_module
+from strata_sae.pipeline.trainer.resample import draw_rows
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 pytestmark = pytest.mark.peers
 

@@ -7,7 +7,7 @@ import torch
 from lockstep import largest, lockstep, our_trainee, planted_rows
 from saelens_side import SAELens
 
-from pipeline.trainer.trainee import Trainee
+from strata_sae.pipeline.trainer.trainee import Trainee
 
 pytestmark = pytest.mark.peers
 

@@ -7,10 +7,10 @@ import torch
 from dictionary_learning_settings import D_MODEL, TRAINERS
 from lockstep import planted_rows
 
-from pipeline.config.training import TrainingSettings
-from pipeline.config.variants import Variant
-from pipeline.schedules import Schedule
-from pipeline.trainer.rates import learning_rate
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.variants import Variant
+from strata_sae.pipeline.schedules import Schedule
+from strata_sae.pipeline.trainer.rates import learning_rate
 
 pytestmark = pytest.mark.peers
 

@@ -1,0 +1,1 @@
+"""Strata: extract a language model's activations once, train many sparse autoencoders on them."""
