@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from read import SITE, Reader, make_store
 
 from benchmarks.toy import sized
-from strata_sae.stores import ActivationStore, places, staged
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.files import places
+from strata_sae.stores.reading import staged
 
 N_ROWS, N_ROUNDS = sized(2**17, 2**12), sized(9, 1)
 D_MODEL, N_EPOCHS = 768, 4

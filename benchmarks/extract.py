@@ -29,12 +29,12 @@ from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
 from strata_sae.pipeline.extractor.sequences import batches, groups, packed_spans
 from strata_sae.pipeline.language_model import Capture, load
-from strata_sae.stores.filesystem import FileSystem, remove_tree
-from strata_sae.stores.format import COMMITS, STAGING
-from strata_sae.stores.places import LocalPlace
-from strata_sae.stores.plan import Plan
-from strata_sae.stores.shard_records import shard_records
-from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.files.filesystem import FileSystem, remove_tree
+from strata_sae.stores.files.places import LocalPlace
+from strata_sae.stores.format.arrays import COMMITS, STAGING
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.shard_records import shard_records
+from strata_sae.stores.reading.array import StoredArray
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
 N_TOKENS = sized(2**12, 2**10)

@@ -91,9 +91,9 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
     from strata_sae.pipeline.extractor.filling import UnitFiller
     from strata_sae.pipeline.language_model.capture import Capture
     from strata_sae.pipeline.language_model.sites import Site
-    from strata_sae.stores.filesystem import FileSystem
-    from strata_sae.stores.planning import create_store, layout
-    from strata_sae.stores.vocabulary import Token
+    from strata_sae.stores.files.filesystem import FileSystem
+    from strata_sae.stores.format.vocabulary import Token
+    from strata_sae.stores.writing.planning import create_store, layout
 
     n_rows = N_SHARDS * shard_bytes // (4 * D_MODEL)
     row_N = np.arange(n_rows)

@@ -26,11 +26,11 @@ from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
 from strata_sae.pipeline.language_model import load
 from strata_sae.stores import ActivationStore, Plan, verify
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish
-from strata_sae.stores.planning import create_store, layout
-from strata_sae.stores.units import UnitWriter
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.planning import create_store, layout
+from strata_sae.stores.writing.units import UnitWriter
 
 N_ROUNDS = sized(5, 1)
 N_FILES = sized(10_000, 200)
@@ -57,10 +57,10 @@ def no_checksums() -> Iterator[None]:
     digest = SimpleNamespace(update=lambda data: None, hexdigest=lambda: "0" * 64)
     crc = SimpleNamespace(value=lambda data: 0)
     with (
-        mock.patch("strata_sae.stores.shards.hashlib", SimpleNamespace(sha256=lambda: digest)),
-        mock.patch("strata_sae.stores.shards.google_crc32c", crc),
-        mock.patch("strata_sae.stores.encodings.google_crc32c", crc),
-        mock.patch("strata_sae.stores.units.file_sha256", return_value="0" * 64),
+        mock.patch("strata_sae.stores.writing.shards.hashlib", SimpleNamespace(sha256=lambda: digest)),
+        mock.patch("strata_sae.stores.writing.shards.google_crc32c", crc),
+        mock.patch("strata_sae.stores.format.encodings.google_crc32c", crc),
+        mock.patch("strata_sae.stores.writing.units.file_sha256", return_value="0" * 64),
     ):
         yield
 

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.toy import met, sized
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.stores import ActivationStore, Batches, Filters
-from strata_sae.stores.diagnostics import batch_mixing
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish
-from strata_sae.stores.planning import create_store
-from strata_sae.stores.units import UnitWriter
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.serving.diagnostics import batch_mixing
+from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.planning import create_store
+from strata_sae.stores.writing.units import UnitWriter
 
 SITE = "blocks.0.hook_resid_post"
 N_SIGNALS = 32

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import sized
 from strata_sae.stores import ActivationStore, Batches
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish
-from strata_sae.stores.planning import create_store, layout
-from strata_sae.stores.units import UnitWriter
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.planning import create_store, layout
+from strata_sae.stores.writing.units import UnitWriter
 
 SITE = "blocks.8.hook_resid_post"
 N_ROWS, D_MODEL = sized(2**18, 2**15), 512

@@ -22,7 +22,7 @@ from read import SITE, make_store
 
 from benchmarks.toy import met, sized
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.stored import StoredArray
+from strata_sae.stores.reading.array import StoredArray
 
 N_ROWS = sized(2**17, 2**12)
 N_ROUNDS = sized(31, 1)

@@ -24,8 +24,8 @@ from benchmarks.toy import met, sized
 from strata_sae.pipeline.artifacts import RunFolder
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.writing.finishing import finish, next_unit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.stores.cache_root import cache_root
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.format.cache_root import cache_root
 
 SETTLED_NS = 2_000_000_000
 """A file that was written this shortly before it was hashed may be written again without a change of its times: some

@@ -52,7 +52,7 @@ def list_(
     ] = None,
 ) -> None:
     """The stores in a folder: model, sites, rows, encoding, bytes, id, age."""
-    from strata_sae.stores.listing import list_stores, table
+    from strata_sae.stores.front.listing import list_stores, table
 
     typer.echo(table(list_stores(data_root() if root is None else root)))
 
@@ -63,7 +63,7 @@ def info(
 ) -> None:
     """What a store holds."""
     from strata_sae.stores import ActivationStore
-    from strata_sae.stores.listing import describe
+    from strata_sae.stores.front.listing import describe
 
     summary = ActivationStore.open(store).summary()
     typer.echo(json.dumps(summary, indent=2) if as_json else describe(summary))
@@ -76,7 +76,7 @@ def verify(
 ) -> None:
     """Check that a store is complete and undamaged."""
     from strata_sae.stores import StoreError, verify
-    from strata_sae.stores.verifying import verified_level
+    from strata_sae.stores.front.verifying import verified_level
 
     problems = verify(store, deep=deep)
     if problems:
@@ -100,7 +100,7 @@ def spot_check(
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from strata_sae.pipeline.extractor.spot_check import spot_check
-    from strata_sae.stores.plan import read_plan
+    from strata_sae.stores.format.plan import read_plan
 
     if rows > (n_rows := read_plan(store).n_rows):
         raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")
@@ -118,7 +118,7 @@ def slice_(
 ) -> None:
     """A smaller store: some sites, a range of rows, another encoding."""
     from strata_sae.stores import ActivationStore
-    from strata_sae.stores.deriving import slice_store
+    from strata_sae.stores.deriving.slice import slice_store
 
     outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
@@ -145,7 +145,7 @@ def shuffle(
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
     from strata_sae.stores import ActivationStore
-    from strata_sae.stores.shuffled import shuffle_store
+    from strata_sae.stores.deriving.shuffle import shuffle_store
 
     outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)

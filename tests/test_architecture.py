@@ -32,7 +32,7 @@ VIOLATIONS = [
     ("pipeline/config/run.py", "import strata_sae.pipeline.trainer", LAYERS),
     ("pipeline/kernels/codes.py", "import strata_sae.pipeline.saes", LAYERS),
     ("stores/errors.py", "import torch", LIBRARY),
-    ("stores/plan.py", "from strata_sae.pipeline.errors import ConfigError", LIBRARY),
+    ("stores/format/plan.py", "from strata_sae.pipeline.errors import ConfigError", LIBRARY),
     ("pipeline/config/run.py", "import transformers", OFFLINE),  # indirect: trainer -> config -> transformers
     ("pipeline/artifacts/records.py", "from datasets import load_dataset", OFFLINE),  # indirect
     ("pipeline/evaluation/__init__.py", "import strata_sae.pipeline.language_model", OFFLINE),

@@ -23,7 +23,7 @@ IN_THE_ORDER_OF_BEFORE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import run_pipeline
-from strata_sae.stores.plan import Plan
+from strata_sae.stores.format.plan import Plan
 Plan.order_id = property(lambda plan: {GOLDEN["order_id"]!r})
 sys.argv = ["run_pipeline.py", "--quiet", "run", {str(ROOT / "configs/smoke.yaml")!r}]
 run_pipeline.main()

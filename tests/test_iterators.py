@@ -125,7 +125,7 @@ def test_a_program_may_end_in_the_midst(make_store: MakeStore, seconds: float) -
 import time
 from strata_sae.pipeline.iterators import activation_batches
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.windows import WindowFiller
+from strata_sae.stores.serving.windows import WindowFiller
 fill = WindowFiller.fill
 def late(*arguments, **rest):
     time.sleep({seconds})

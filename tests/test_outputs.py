@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 import run_pipeline
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.stores import ActivationStore, outside, verify
+from strata_sae.stores import ActivationStore, verify
+from strata_sae.stores.format.arrays import outside
 
 INPUT, NO_PATH = "read only", "no path"
 PARAMETERS = {

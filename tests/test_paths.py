@@ -24,7 +24,7 @@ from strata_sae.pipeline.language_model.folder import model_folder
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores.cache_root import cache_root
+from strata_sae.stores.format.cache_root import cache_root
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["plain", "with space", "ünïcode ✓", "[brackets]", "#hash %41 ?", "-dash"]

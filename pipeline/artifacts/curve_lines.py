@@ -6,8 +6,8 @@ from typing import Any
 
 from strata_sae.pipeline.artifacts.records import MAX_BYTES
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.stores.canonical import parse_json
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import parse_json
 
 CurveLine = dict[str, Any]
 """Name -> number, or None for what JSON cannot spell; `step` is there and a whole number."""

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from strata_sae.pipeline.artifacts.durable import write_bytes
 from strata_sae.pipeline.artifacts.shapes import Shape
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.stores.canonical import parse_json
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import parse_json
 
 SELF = "self_sha256"
 """Key of a record's own hash: `fingerprint` of all its other keys."""

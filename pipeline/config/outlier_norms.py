@@ -2,11 +2,11 @@
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.config.stored import find_store, open_store
-from strata_sae.stores.filters import Filters
-from strata_sae.stores.format import MANIFEST
-from strata_sae.stores.outliers import Outliers, outliers
+from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.front.aligned import Together
+from strata_sae.stores.front.outliers import Outliers, outliers
+from strata_sae.stores.reading.filters import Filters
 from strata_sae.stores.remote import is_url
-from strata_sae.stores.together import Together
 
 NORM_MULTIPLE = 3.0
 """A row is an outlier beyond this multiple of the median norm. Norms of ordinary rows lie within a factor of two of the

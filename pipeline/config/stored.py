@@ -6,14 +6,14 @@ from pathlib import Path
 from strata_sae.pipeline.config.recorded import differences
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.outside import outside_stores
-from strata_sae.stores.canonical import file_sha256, parse_json
-from strata_sae.stores.checking import check_opened
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format import MANIFEST, PLAN
-from strata_sae.stores.plan import Plan, read_plan
-from strata_sae.stores.reader import ActivationStore
+from strata_sae.stores.files.canonical import file_sha256, parse_json
+from strata_sae.stores.format.arrays import MANIFEST, PLAN
+from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.front.aligned import Together, aligned
+from strata_sae.stores.front.store import ActivationStore
+from strata_sae.stores.reading.checking import check_opened
 from strata_sae.stores.remote import is_url
-from strata_sae.stores.together import Together, aligned
 
 _MAY_DIFFER = ("sites", "shard_bytes", "compressor")
 """Keys of `store` that are compared with the plan itself (sites, compressor), or change no row and no batch."""

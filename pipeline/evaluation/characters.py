@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Sequence
 
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.format.vocabulary import Token
 
 LONGEST_CHARACTER = 4
 """Bytes of UTF-8; a token holds at least one of them."""

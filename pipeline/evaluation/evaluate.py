@@ -29,8 +29,8 @@ from strata_sae.pipeline.evaluation.trained import TrainedSAE, finished, load
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.rows import choose_device
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.joined import Sites, joint_mask
-from strata_sae.stores.together import Together
+from strata_sae.stores.front.aligned import Together
+from strata_sae.stores.serving.multi_site import Sites, joint_mask
 
 log = logging.getLogger(__name__)
 

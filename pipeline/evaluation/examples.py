@@ -11,7 +11,7 @@ from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.rows import side_by_side
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.joined import Sites
+from strata_sae.stores.serving.multi_site import Sites
 
 CHOICE = (
     "Latents at evenly spaced ranks of density, densest first, among those that fired on at least {n} scored rows; "

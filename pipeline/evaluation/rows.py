@@ -8,8 +8,8 @@ from torch import Tensor
 from strata_sae.pipeline.config.routes import Route
 from strata_sae.pipeline.rows import side_by_side
 from strata_sae.stores import Filters
-from strata_sae.stores.joined import Sites, joined_in_order
-from strata_sae.stores.together import Together
+from strata_sae.stores.front.aligned import Together
+from strata_sae.stores.serving.multi_site import Sites, joined_in_order
 
 
 def sites_of(route: Route, stores: Together) -> Sites:

@@ -12,11 +12,11 @@ from strata_sae.pipeline.extractor.reuse import model_changes
 from strata_sae.pipeline.language_model import Description, describe
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.deriving import lineage, planned, token_map_of
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.format import MANIFEST
-from strata_sae.stores.plan import Plan
-from strata_sae.stores.together import aligned
+from strata_sae.stores.deriving.slice import lineage, planned, token_map_of
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.front.aligned import aligned
 
 
 def add_sites(

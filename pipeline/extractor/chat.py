@@ -8,8 +8,8 @@ from strata_sae.pipeline.extractor.documents import BadRow, Document
 from strata_sae.pipeline.extractor.documents.document import half_of_a_pair
 from strata_sae.pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
 from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
-from strata_sae.stores.canonical import parse_json
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import parse_json
 
 # What transformers documents as said by a message. A template that does not know such a field would lose it; whatever
 # else a message carries (a time, an id, a weight) is counted.

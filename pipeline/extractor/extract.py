@@ -14,12 +14,12 @@ from strata_sae.pipeline.language_model import check_isolation, load
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit, recover
-from strata_sae.stores.format import MANIFEST, STAGING
-from strata_sae.stores.lease import remove_dead
-from strata_sae.stores.plan import Plan
-from strata_sae.stores.sizes import unit_bytes
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.lease import remove_dead
+from strata_sae.stores.format.arrays import MANIFEST, STAGING
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.sizes import unit_bytes
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,15 @@ from torch import Tensor
 from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
 from strata_sae.pipeline.extractor.sequences import Span, batches, groups
 from strata_sae.pipeline.language_model import Capture
-from strata_sae.stores.calibration import commit_calibration, committed_columns, is_calibrated
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.places import LocalPlace
-from strata_sae.stores.plan import Plan
-from strata_sae.stores.shard_records import shard_records
-from strata_sae.stores.stored import StoredArray
-from strata_sae.stores.timings import write_timing
-from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.places import LocalPlace
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.shard_records import shard_records
+from strata_sae.stores.reading.array import StoredArray
+from strata_sae.stores.reading.columns import committed_columns, is_calibrated
+from strata_sae.stores.writing.calibration import commit_calibration
+from strata_sae.stores.writing.timings import write_timing
+from strata_sae.stores.writing.units import UnitWriter
 
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
 """What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""

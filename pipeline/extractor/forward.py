@@ -8,7 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.extractor.sequences import Span, document_spans, packed_spans
 from strata_sae.pipeline.language_model import restarted_positions
-from strata_sae.stores.plan import Plan
+from strata_sae.stores.format.plan import Plan
 
 TokenMap = Callable[[str, int, int], np.ndarray]
 """`token_id`, `document`, `position` or `flags` of rows [start, stop)."""

@@ -11,7 +11,7 @@ from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.read_files import files_of
 from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file, shown
 from strata_sae.pipeline.language_model import compare_model
-from strata_sae.stores.plan import Plan
+from strata_sae.stores.format.plan import Plan
 
 _NOT_A_RECORD = (KeyError, IndexError, TypeError, AttributeError)
 """What reading a provenance raises that holds something else: a plan may be anybody's."""

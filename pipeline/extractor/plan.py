@@ -28,12 +28,12 @@ from strata_sae.pipeline.language_model import (
     token_bytes,
 )
 from strata_sae.pipeline.rows import choose_device
-from strata_sae.stores.calibration import sample_spans
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.format import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.lease import Lease, remove_dead
-from strata_sae.stores.plan import Plan, read_plan
-from strata_sae.stores.planning import Layout, create_store, layout
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.lease import Lease, remove_dead
+from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
+from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.writing.calibration import sample_spans
+from strata_sae.stores.writing.planning import Layout, create_store, layout
 
 log = logging.getLogger(__name__)
 

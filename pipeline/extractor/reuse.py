@@ -11,8 +11,8 @@ from strata_sae.pipeline.config.stored import find_siblings, find_store
 from strata_sae.pipeline.extractor.inputs import check_inputs, compare_inputs, not_compared
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
-from strata_sae.stores.format import MANIFEST
-from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.format.plan import Plan, read_plan
 
 
 class Reuse(NamedTuple):

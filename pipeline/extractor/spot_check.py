@@ -15,9 +15,9 @@ from strata_sae.pipeline.extractor.sequences import Span, batches, groups
 from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.encodings import to_float32, to_stored
-from strata_sae.stores.quantisation import dequantise, quantise
-from strata_sae.stores.shuffling import permutation, random_words
+from strata_sae.stores.format.encodings import to_float32, to_stored
+from strata_sae.stores.format.permutation import permutation, random_words
+from strata_sae.stores.format.quantisation import dequantise, quantise
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.stores import StoreError
-from strata_sae.stores.canonical import parse_json
+from strata_sae.stores.files.canonical import parse_json
 
 _MAX_BYTES = 256 * 2**20
 """An index of a million tensors takes 100 MB."""

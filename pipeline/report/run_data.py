@@ -28,8 +28,8 @@ from strata_sae.pipeline.artifacts.shapes import Environment, LoaderLine, StoreS
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.report.masked import masked
 from strata_sae.pipeline.strict_yaml import parse, unparse
-from strata_sae.stores.canonical import parse_json
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import parse_json
 
 T = TypeVar("T")
 

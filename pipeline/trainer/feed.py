@@ -14,9 +14,9 @@ from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.rows import side_by_side
 from strata_sae.pipeline.trainer.pending import Pending
-from strata_sae.stores.diagnostics import BatchMixing, batch_mixing
-from strata_sae.stores.joined import JoinedBatches
-from strata_sae.stores.together import Together
+from strata_sae.stores.front.aligned import Together
+from strata_sae.stores.serving.diagnostics import BatchMixing, batch_mixing
+from strata_sae.stores.serving.multi_site import JoinedBatches
 
 
 class Rows(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 from strata_sae.pipeline.artifacts import make_folder, naming
 from strata_sae.pipeline.artifacts.shapes import LoaderLine
 from strata_sae.pipeline.trainer.groups import Group
-from strata_sae.stores.batches import Batches
-from strata_sae.stores.diagnostics import BatchMixing
-from strata_sae.stores.joined import JoinedBatches
+from strata_sae.stores.serving.batches import Batches
+from strata_sae.stores.serving.diagnostics import BatchMixing
+from strata_sae.stores.serving.multi_site import JoinedBatches
 
 
 class LoaderLog:

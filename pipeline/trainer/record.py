@@ -7,7 +7,7 @@ from strata_sae.pipeline.config.routes import Route
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.scaling import Scaling, parts
-from strata_sae.stores.together import Together
+from strata_sae.stores.front.aligned import Together
 
 Record = dict[str, Any]
 

@@ -33,7 +33,7 @@ from strata_sae.pipeline.trainer.one_pass import train_group
 from strata_sae.pipeline.trainer.passes import in_passes
 from strata_sae.pipeline.trainer.pending import Pending, pending
 from strata_sae.pipeline.trainer.table import table
-from strata_sae.stores.together import Together
+from strata_sae.stores.front.aligned import Together
 
 log = logging.getLogger(__name__)
 

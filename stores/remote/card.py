@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from strata_sae.stores.plan import Plan
+from strata_sae.stores.format.plan import Plan
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSES = [

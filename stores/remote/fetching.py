@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.stores.canonical import MAX_JSON_BYTES, file_sha256
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.os_errors import explain
+from strata_sae.stores.files.canonical import MAX_JSON_BYTES, file_sha256
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.os_errors import explain
 from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
 from strata_sae.stores.remote.transports import Advance, Source
 

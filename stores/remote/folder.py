@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.filesystem import FileSystem, publish_exclusive
-from strata_sae.stores.format import STAGING
-from strata_sae.stores.identity import identity_of, inodes_last
-from strata_sae.stores.lease import Lease, remove_dead
-from strata_sae.stores.os_errors import explain
+from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.files.identity import identity_of, inodes_last
+from strata_sae.stores.files.lease import Lease, remove_dead
+from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.format.arrays import STAGING
 from strata_sae.stores.remote.patience import Absent, NoRanges, Patience
 from strata_sae.stores.remote.transports import Advance, Entry, local_folder
 from strata_sae.stores.remote.unchanged import Unchanged

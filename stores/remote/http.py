@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.os_errors import explain
+from strata_sae.stores.files.os_errors import explain
 from strata_sae.stores.remote.headers import changes_bytes, content_length, content_range, object_identity, retry_after
 from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Unavailable
 from strata_sae.stores.remote.unchanged import Unchanged

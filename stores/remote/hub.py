@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from strata_sae.stores import environment
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files import environment
 from strata_sae.stores.remote.http import HttpSource
 from strata_sae.stores.remote.patience import Patience
 from strata_sae.stores.remote.transports import Advance, Entry, require

@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from strata_sae.stores.canonical import file_sha256
-from strata_sae.stores.checking import check_opened
-from strata_sae.stores.contents import read_manifest
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format import MANIFEST, PLAN, STAGING, TIMINGS
-from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.format.arrays import MANIFEST, PLAN, STAGING, TIMINGS
+from strata_sae.stores.format.contents import read_manifest
+from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.reading.checking import check_opened
 from strata_sae.stores.remote.card import dataset_card
 from strata_sae.stores.remote.fetching import Fetcher, Wanted
 from strata_sae.stores.remote.head import data_files

@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from strata_sae.stores import environment
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files import environment
 from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
 from strata_sae.stores.remote.threads import in_threads
 from strata_sae.stores.remote.transports import Advance, Entry, require, split_url

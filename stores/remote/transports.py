@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.format.outside import refuse_inside_a_store
 from strata_sae.stores.remote.patience import Patience
 
 Advance = Callable[[int], None]

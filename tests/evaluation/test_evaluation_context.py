@@ -9,7 +9,7 @@ from evaluation_folder import D_MODEL, SITE, identity_weights
 from strata_sae.pipeline.evaluation.examples import context
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.shuffled import shuffle_store
+from strata_sae.stores.deriving.shuffle import shuffle_store
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.reuse import reusable
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.together import Together
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.front.aligned import Together
 
 BASE, NEW = SITES
 

@@ -17,9 +17,9 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.plan import describe_plan
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.sizes import activation_bytes, token_map_bytes
-from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.writing.units import UnitWriter
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:

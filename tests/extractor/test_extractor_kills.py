@@ -11,9 +11,9 @@ import pytest
 import zarr
 from extraction import extraction_config
 
-from strata_sae.stores.canonical import file_sha256
-from strata_sae.stores.format import TIMINGS
-from strata_sae.stores.verifying import verify
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.front.verifying import verify
 
 N_KILLS = int(os.environ.get("STRATA_EXTRACTOR_KILLS", "20"))
 SUPPORT = Path(__file__).parents[1] / "support"

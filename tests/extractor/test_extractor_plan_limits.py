@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 import run_pipeline
 import strata_sae.pipeline.extractor.limits as limits
-import strata_sae.stores.canonical as canonical
-import strata_sae.stores.plan as plan_module
+import strata_sae.stores.files.canonical as canonical
+import strata_sae.stores.format.plan as plan_module
 from strata_sae.pipeline.config.window import window_rows
 from strata_sae.pipeline.extractor.described import LINES
 from strata_sae.pipeline.extractor.extract import extract
@@ -25,8 +25,8 @@ from strata_sae.pipeline.extractor.plan import describe_plan
 from strata_sae.pipeline.trainer import feed
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.encodings import CODECS, COMPRESSORS
-from strata_sae.stores.plan import Plan, read_plan
+from strata_sae.stores.format.encodings import CODECS, COMPRESSORS
+from strata_sae.stores.format.plan import Plan, read_plan
 
 Patch = pytest.MonkeyPatch
 PAIRS = [(e, c) for e in CODECS for c in COMPRESSORS if c != "planes" or e == "bfloat16"]

@@ -19,8 +19,8 @@ from strata_sae.pipeline.extractor.plan import describe_plan
 from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.shuffled import shuffle_store
+from strata_sae.stores.deriving.shuffle import shuffle_store
+from strata_sae.stores.deriving.slice import slice_store
 
 SITE = SITES[0]
 Make = Callable[..., RunConfig]

@@ -14,9 +14,9 @@ from strata_sae.pipeline.artifacts import chain
 from strata_sae.pipeline.config import loading
 from strata_sae.pipeline.extractor.noted import Noted
 from strata_sae.pipeline.language_model import description
-from strata_sae.stores import listing
+from strata_sae.stores.front import listing
+from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.remote.patience import Trying
-from strata_sae.stores.stored import StoredArray
 
 CASES = int(os.environ.get("STRATA_MUTATIONS", "2000"))
 LOTS = 4

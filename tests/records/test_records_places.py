@@ -16,12 +16,12 @@ STATE = {
     "pipeline/kernels/cuda.py: @cache _has_triton": "what is installed",
     "pipeline/kernels/compiled/threads.py: _pools[n_threads] =": "idle threads; no result depends on them",
     "pipeline/kernels/compiled/cache.py: @cache folder": "where compiled loops are kept, looked at once",
-    "stores/encodings.py: @cache _literals": "a compressor of fixed settings",
+    "stores/format/encodings.py: @cache _literals": "a compressor of fixed settings",
     "pipeline/report/page.py: @cache _template": "compiled from a file of the package",
 }
 """Where -> why it changes no result."""
 PARSERS = {
-    "stores/canonical.py: json.loads": "the one parser of JSON: parse_canonical, parse_json",
+    "stores/files/canonical.py: json.loads": "the one parser of JSON: parse_canonical, parse_json",
     "pipeline/strict_yaml.py: yaml.SafeLoader": "the one parser of YAML",
 }
 """Where JSON or YAML is parsed -> what it is."""

@@ -13,14 +13,16 @@ import pytest
 from lying_server import LyingServer, serving
 from small_store import build_store, stored_rows
 
-from strata_sae.stores import ActivationStore, staged, stamps
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.files import stamps
+from strata_sae.stores.reading import staged
 
 ROOT = Path(__file__).resolve().parents[2]
 N_ROWS, SITE, WIDTH = 1500, "blocks.1.hook_resid_post", 8
 NAMED_BY_HASH = {
-    ("stores/opening.py", "StagedPlace"): "`--stage` here, the cache of remote files in `_remote`",
-    ("stores/opening.py", "ChunkCache"): "test_stores_chunk_cache.py: test_an_entry_under_another_key_is_a_miss",
-    ("stores/opening.py", "open_head"): "heads are hashed at every opening: test_stores_remote_place.py",
+    ("stores/front/opening.py", "StagedPlace"): "`--stage` here, the cache of remote files in `_remote`",
+    ("stores/front/opening.py", "ChunkCache"): "test_stores_chunk_cache.py: test_an_entry_under_another_key_is_a_miss",
+    ("stores/front/opening.py", "open_head"): "heads are hashed at every opening: test_stores_remote_place.py",
 }
 
 
@@ -154,7 +156,7 @@ def test_a_file_under_another_name_is_fetched_again_and_a_line_says_so(
 def test_a_file_mixed_up_while_it_is_open_is_seen_when_it_is_opened_again(
     store: Path, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strata_sae.stores.places._OPEN_FILES", 1)
+    monkeypatch.setattr("strata_sae.stores.files.places._OPEN_FILES", 1)
     opened, plain = opener(), ActivationStore.open(store)
     assert_right(opened, plain)
     for first, second in in_pairs_of_one_size(copies(tmp_path)):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from small_store import DOCUMENT_ROWS, build_store, stored_rows, token_map
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
-from strata_sae.stores.batches import permutation
-from strata_sae.stores.mixing import predicted_variance_ratio
+from strata_sae.stores.serving.batches import permutation
+from strata_sae.stores.serving.mixing import predicted_variance_ratio
 
 SITES = {"blocks.0.hook_resid_post": 4, "blocks.1.hook_resid_post": 8}
 SITE = "blocks.1.hook_resid_post"

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from small_store import build_store, fill_unit, plan_store, stored_rows
 
-from strata_sae.stores import ActivationStore, chunk_cache
-from strata_sae.stores.cached_rows import CachedRows
-from strata_sae.stores.chunk_cache import ChunkCache, chunk_key
-from strata_sae.stores.contents import read_contents
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish
-from strata_sae.stores.opening import Opened, opened_sites
-from strata_sae.stores.places import LocalPlace
-from strata_sae.stores.site_rows import SiteRows
+from strata_sae.stores import ActivationStore
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.places import LocalPlace
+from strata_sae.stores.format.contents import read_contents
+from strata_sae.stores.front.opening import Opened, opened_sites
+from strata_sae.stores.reading import chunk_cache
+from strata_sae.stores.reading.cached_rows import CachedRows
+from strata_sae.stores.reading.chunk_cache import ChunkCache, chunk_key
+from strata_sae.stores.reading.site_rows import SiteRows
+from strata_sae.stores.writing.finishing import finish
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE, DTYPE = (64, 8), "<f4"
@@ -240,7 +241,7 @@ import random, shutil, sys
 from pathlib import Path
 import numpy as np
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support"]
-from strata_sae.stores.chunk_cache import ChunkCache, chunk_key
+from strata_sae.stores.reading.chunk_cache import ChunkCache, chunk_key
 seed, folder = int(sys.argv[3]), Path(sys.argv[2])
 rng, hits, largest = random.Random(seed), 0, 0
 cache = ChunkCache(folder, 30 * 2084)

@@ -12,12 +12,13 @@ import pytest
 from small_store import build_store, fill_unit, plan_store, stored_rows, token_map
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
-from strata_sae.stores.canonical import file_sha256
-from strata_sae.stores.encodings import to_float32
-from strata_sae.stores.filesystem import FileSystem, publish_exclusive
-from strata_sae.stores.finishing import finish, next_unit, recover
-from strata_sae.stores.plan import Plan
-from strata_sae.stores.units import UnitWriter, commit_path, read_commit
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.format.commits import commit_path, read_commit
+from strata_sae.stores.format.encodings import to_float32
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.units import UnitWriter
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 300

@@ -11,9 +11,9 @@ import pytest
 from killed_deriving import Counting, contents, killed_at
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.format import TOKEN_FIELDS
-from strata_sae.stores.together import aligned
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.format.arrays import TOKEN_FIELDS
+from strata_sae.stores.front.aligned import aligned
 
 SITES = {"blocks.0.hook_resid_post": 16, "blocks.1.mlp.hook_post": 8}
 SITE, OTHER = SITES

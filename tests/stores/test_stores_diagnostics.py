@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_store import build_store
 
-from strata_sae.stores import ActivationStore, Batches, Filters, origins
-from strata_sae.stores.diagnostics import BatchMixing, batch_mixing, expected_distinct
-from strata_sae.stores.loader_clock import LoaderClock, LoaderTotals
-from strata_sae.stores.origins import Tally, counted, read_runs
+from strata_sae.stores import ActivationStore, Batches, Filters
+from strata_sae.stores.serving import documents_of_rows as origins
+from strata_sae.stores.serving.clock import LoaderClock, LoaderTotals
+from strata_sae.stores.serving.diagnostics import BatchMixing, batch_mixing, expected_distinct
+from strata_sae.stores.serving.documents_of_rows import Tally, counted, read_runs
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "mixing.py"))
 SITE = BENCHMARK["SITE"]

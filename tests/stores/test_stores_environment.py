@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from strata_sae.stores import ActivationStore, StoreError, environment
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.files import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
@@ -40,8 +41,8 @@ DIRECT = {
 }
 """Places that need not go through the reader, and why."""
 NAMES_READ = {
-    "stores/cache_root.py": {"STRATA_CACHE", "XDG_CACHE_HOME"},
-    "stores/opening.py": {"CACHE_BYTES"},
+    "stores/format/cache_root.py": {"STRATA_CACHE", "XDG_CACHE_HOME"},
+    "stores/front/opening.py": {"CACHE_BYTES"},
     "stores/remote/hub.py": {"HF_ENDPOINT"},
     "stores/remote/s3.py": {"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "_ENDPOINTS"},
 }
@@ -78,7 +79,7 @@ def test_every_use_of_the_environment_goes_through_the_one_reader() -> None:
         name = path.relative_to(ROOT).as_posix()
         text = path.read_text(encoding="utf-8")
         uses = environment_uses(ast.parse(text))
-        if name != "stores/environment.py":
+        if name != "stores/files/environment.py":
             unknown += [(name, use) for use in uses if (name, use) not in DIRECT]
             mentions = sum(getattr(node, "attr", "") in ACCESS for node in ast.walk(ast.parse(text)))
             assert mentions == len(uses), f"{name}: uses the environment in a way that this test does not know"

@@ -15,11 +15,13 @@ import version_1
 from lying_server import LyingServer, serving
 from small_store import build_store
 
-from strata_sae.stores import ActivationStore, Batches, StoreError, norm_check, read_plan, stored, verify
-from strata_sae.stores.format import MANIFEST, PLAN
-from strata_sae.stores.planning import create_store
-from strata_sae.stores.shard_records import ChunkRecords, FileRecords, NormRecords
-from strata_sae.stores.units import commit_name, keys
+from strata_sae.stores import ActivationStore, Batches, StoreError, read_plan, verify
+from strata_sae.stores.format.arrays import MANIFEST, PLAN
+from strata_sae.stores.format.commits import commit_name, keys
+from strata_sae.stores.format.shard_records import ChunkRecords, FileRecords, NormRecords
+from strata_sae.stores.reading import array as stored
+from strata_sae.stores.reading import norm_check
+from strata_sae.stores.writing.planning import create_store
 
 SITES = {"blocks.1.hook_mlp_out": 8, "blocks.10.hook_mlp_out": 8}
 FORMATS = {

@@ -9,14 +9,15 @@ import small_store
 from lying_server import LyingServer, serving
 from small_store import build_store, plan_store
 
-from strata_sae.stores import ActivationStore, StoreError, read_plan, units, verify
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.format import TOKEN_BYTES
-from strata_sae.stores.planning import create_store
+from strata_sae.stores import ActivationStore, StoreError, read_plan, verify
+from strata_sae.stores.deriving.shuffle import shuffle_store
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.format.arrays import TOKEN_BYTES
+from strata_sae.stores.format.commits import commit_folders, commit_name, committed_units
+from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.remote import pull, push
-from strata_sae.stores.shuffled import shuffle_store
-from strata_sae.stores.units import commit_folders, commit_name, committed_units
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.writing import units
+from strata_sae.stores.writing.planning import create_store
 
 SITE = "blocks.1.hook_resid_post"
 EXTRAS = {"unembedding.safetensors": bytes(range(256)), "labels.json": b"{}\n", "truth.safetensors": b"x", "empty": b""}

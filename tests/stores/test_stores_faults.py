@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, stored, verify, verifying
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.format import TIMINGS
-from strata_sae.stores.plan import read_plan
-from strata_sae.stores.timings import write_timing
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.front import verifying
+from strata_sae.stores.reading import array as stored
+from strata_sae.stores.writing.timings import write_timing
 
 N_FLIPS = int(os.environ.get("STRATA_BIT_FLIPS", "500"))
 N_ROWS = 400

@@ -16,11 +16,11 @@ import zarr
 from small_store import build_store, plan_store, stored_rows, token_map
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish
-from strata_sae.stores.format import ArraySpec
-from strata_sae.stores.plan import read_plan
-from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.arrays import ArraySpec
+from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.units import UnitWriter
 
 N_ROWS = 400
 SITE, OTHER = "blocks.0.hook_resid_post", "blocks.10.hook_resid_post"

@@ -20,11 +20,12 @@ from small_store import build_store, fill_unit, plan_store, stored_rows, token_m
 
 import strata_sae.stores as stores
 from strata_sae.stores import ActivationStore, Batches, StoreError, verify
-from strata_sae.stores.canonical import file_sha256
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit, recover
-from strata_sae.stores.plan import Plan, read_plan
-from strata_sae.stores.units import UnitWriter, commit_path
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.commits import commit_path
+from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.units import UnitWriter
 
 N_RACED = int(os.environ.get("STRATA_RACED_UNITS", "60"))
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.hook_resid_post": 8}

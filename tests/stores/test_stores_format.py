@@ -11,11 +11,11 @@ from plain_zarr import plain_rows
 from small_store import build_store, plan_store, stored_rows, token_map
 
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.canonical import canonical_json
-from strata_sae.stores.encodings import CODECS, COMPRESSORS, to_float32
-from strata_sae.stores.format import ARRAYS, TOKEN_FIELDS
-from strata_sae.stores.plan import parse_plan, read_plan
-from strata_sae.stores.sizes import activation_bytes, shard_bytes
+from strata_sae.stores.files.canonical import canonical_json
+from strata_sae.stores.format.arrays import ARRAYS, TOKEN_FIELDS
+from strata_sae.stores.format.encodings import CODECS, COMPRESSORS, to_float32
+from strata_sae.stores.format.plan import parse_plan, read_plan
+from strata_sae.stores.format.sizes import activation_bytes, shard_bytes
 
 SITES = {"blocks.0.hook_mlp_out": 5, "blocks.1.hook_resid_post": 16}
 SITE = "blocks.1.hook_resid_post"

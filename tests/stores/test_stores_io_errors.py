@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from small_store import plan_store, stored_rows, token_map
 
-from strata_sae.stores.canonical import file_sha256
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit, recover
-from strata_sae.stores.format import MANIFEST, TIMINGS
-from strata_sae.stores.plan import read_plan
-from strata_sae.stores.timings import write_timing
-from strata_sae.stores.units import UnitWriter
-from strata_sae.stores.verifying import verify
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.arrays import MANIFEST, TIMINGS
+from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.front.verifying import verify
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.timings import write_timing
+from strata_sae.stores.writing.units import UnitWriter
 
 N_ROWS = 260
 SITES = {"blocks.1.hook_resid_post": 8}

@@ -7,7 +7,7 @@ import pytest
 from small_store import build_store, stored_rows
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
-from strata_sae.stores.joined import JoinedBatches, Sites, joined_in_order, joint_mask
+from strata_sae.stores.serving.multi_site import JoinedBatches, Sites, joined_in_order, joint_mask
 
 WIDTHS = {"a": 4, "bb": 8}
 N_ROWS = 900

@@ -8,10 +8,10 @@ from typing import Any
 
 from small_store import plan_store, token_map
 
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import next_unit
-from strata_sae.stores.lease import Lease, leased, remove_dead
-from strata_sae.stores.units import UnitWriter
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.lease import Lease, leased, remove_dead
+from strata_sae.stores.writing.finishing import next_unit
+from strata_sae.stores.writing.units import UnitWriter
 
 FILES = FileSystem()
 FORK = multiprocessing.get_context("fork")

@@ -9,10 +9,10 @@ import pytest
 from small_store import fill_unit, plan_store, stored_rows
 
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.format import ARRAYS, COMMITS, PLAN
-from strata_sae.stores.listing import describe, list_stores, table
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.arrays import ARRAYS, COMMITS, PLAN
+from strata_sae.stores.front.listing import describe, list_stores, table
 
 SITE = "blocks.1.hook_resid_post"
 

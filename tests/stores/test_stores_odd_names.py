@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from small_store import build_store
 
-from strata_sae.stores import ActivationStore, identity, verify
-from strata_sae.stores.deriving import slice_store
+from strata_sae.stores import ActivationStore, verify
+from strata_sae.stores.deriving.shuffle import shuffle_store
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.files import identity
 from strata_sae.stores.remote import pull, push
-from strata_sae.stores.shuffled import shuffle_store
 
 SITE = "blocks.1.hook_resid_post"
 NAMES = [b"st\xffre", b"\xfc%41", b"%ff", b"a b#c?d", b"line\nbreak", "grün".encode(), b"-x", b"\x80\xe2\x82"]

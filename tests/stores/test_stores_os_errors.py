@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from small_store import build_store
 
-from strata_sae.stores import ActivationStore, StoreError, places
-from strata_sae.stores.canonical import read_canonical
-from strata_sae.stores.os_errors import explain
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.files import places
+from strata_sae.stores.files.canonical import read_canonical
+from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.reading.staged import Expected, StagedPlace
 from strata_sae.stores.remote import Patience
 from strata_sae.stores.remote.transports import open_source
-from strata_sae.stores.staged import Expected, StagedPlace
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = "blocks.1.hook_resid_post"

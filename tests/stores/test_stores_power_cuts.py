@@ -10,14 +10,14 @@ import pytest
 from power_cuts import Disk, RecordingFileSystem
 from small_store import fill_unit, plan_store, stored_rows
 
-from strata_sae.stores.canonical import file_sha256
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit, recover
-from strata_sae.stores.format import MANIFEST, PLAN, TIMINGS
-from strata_sae.stores.plan import read_plan
-from strata_sae.stores.timings import write_timing
-from strata_sae.stores.verifying import verify
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.arrays import MANIFEST, PLAN, TIMINGS
+from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.front.verifying import verify
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.timings import write_timing
 
 N_STATES = int(os.environ.get("STRATA_POWER_CUTS", "1000"))
 N_ROWS = 260

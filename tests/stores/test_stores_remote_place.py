@@ -15,9 +15,9 @@ from lying_server import LyingServer, serving
 from small_store import build_store
 
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.canonical import canonical_json, file_sha256, sha256
-from strata_sae.stores.contents import read_contents
-from strata_sae.stores.opening import Opened
+from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.format.contents import read_contents
+from strata_sae.stores.front.opening import Opened
 from strata_sae.stores.remote import Patience, open_head, pull
 
 SITES = {"blocks.1.hook_resid_post": 64, "blocks.2.hook_resid_post": 64, "blocks.3.hook_mlp_out": 64}

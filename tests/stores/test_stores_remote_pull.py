@@ -19,7 +19,7 @@ from small_store import build_store
 from waiting import wait_until
 
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.remote import Patience, pull
 from strata_sae.stores.remote.fetching import Fetcher
 from strata_sae.stores.remote.http import HttpSource

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from small_store import build_store, stored_rows
 
-from strata_sae.stores import ActivationStore, StoreError, checking, identity, places
+from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.files import identity, places
+from strata_sae.stores.reading import checking
 
 N_ROWS, SITE, WIDTH = 1000, "blocks.1.hook_resid_post", 8
 SITES = {SITE: WIDTH}

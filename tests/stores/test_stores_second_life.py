@@ -14,8 +14,8 @@ from power_cuts import Disk, RecordingFileSystem
 from small_store import fill_unit, plan_store, stored_rows
 
 from strata_sae.stores import verify
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit, recover
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
 
 SITE = "blocks.1.hook_resid_post"
 FILES = FileSystem()

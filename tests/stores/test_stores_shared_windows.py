@@ -19,9 +19,10 @@ import pytest
 from closing import blocks_begun_after_close
 from small_store import build_store
 
-from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, shared_windows
-from strata_sae.stores.canonical import sha256
-from strata_sae.stores.shared_windows import SharedWindows
+from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
+from strata_sae.stores.files.canonical import sha256
+from strata_sae.stores.serving import shared_windows
+from strata_sae.stores.serving.shared_windows import SharedWindows
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = "blocks.1.hook_resid_post"
@@ -183,7 +184,7 @@ def dying(*arguments):
     put(*arguments)
 batches._filler._put = dying
 if sys.argv[4] == "control":  # the header says too soon that all is there
-    from strata_sae.stores import shared_slot
+    from strata_sae.stores.serving import shared_slot
     def early(self, window, fill):
         self._header[:] = window + 1
         fill(self.buffer)

@@ -11,9 +11,9 @@ import pytest
 from killed_deriving import Counting, contents, killed_at
 
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.format import TOKEN_FIELDS
-from strata_sae.stores.shuffled import shuffle_store
+from strata_sae.stores.deriving.shuffle import shuffle_store
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.format.arrays import TOKEN_FIELDS
 
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.mlp.hook_post": 4}
 N_ROWS = 12000
@@ -86,7 +86,7 @@ def test_memory_holds_a_bucket_whatever_is_held_while_reading(
     source: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents(shuffled(source, tmp_path / "a").path)
-    monkeypatch.setattr("strata_sae.stores.buckets._HELD_BYTES", 1)
+    monkeypatch.setattr("strata_sae.stores.deriving.buckets._HELD_BYTES", 1)
     largest = []
     fromfile = np.fromfile
     monkeypatch.setattr(np, "fromfile", lambda *args: largest.append(len(fromfile(*args))) or fromfile(*args))

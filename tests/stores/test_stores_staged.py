@@ -15,11 +15,11 @@ import pytest
 from small_store import build_store, stored_rows
 
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.contents import read_contents
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.places import FileBytes, LocalPlace
-from strata_sae.stores.sites import site_rows
-from strata_sae.stores.staged import Expected, StagedPlace, files_to_stage
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.places import FileBytes, LocalPlace
+from strata_sae.stores.format.contents import read_contents
+from strata_sae.stores.reading.sites import site_rows
+from strata_sae.stores.reading.staged import Expected, StagedPlace, files_to_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SITES = {"blocks.0.hook_resid_post": 4, "blocks.1.hook_resid_post": 8}
@@ -165,8 +165,8 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/stores", sys.argv[1] + "/tests/support"]
 from test_stores_staged import Counting, SITE, wanted
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.staged import StagedPlace
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.reading.staged import StagedPlace
 
 class Slow(FileSystem):
     def write(self, descriptor, data):

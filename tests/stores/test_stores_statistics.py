@@ -8,7 +8,7 @@ import pytest
 from small_store import build_store, stored_rows, token_map
 
 from strata_sae.stores import ActivationStore, Filters, StoreError
-from strata_sae.stores.encodings import CODECS, to_float32
+from strata_sae.stores.format.encodings import CODECS, to_float32
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 1000

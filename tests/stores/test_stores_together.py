@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, Batches, StoreError
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.shuffled import shuffle_store
-from strata_sae.stores.together import Together
+from strata_sae.stores.deriving.shuffle import shuffle_store
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.front.aligned import Together
 
 SITES = {"a": 8, "b": 4}
 
@@ -59,7 +59,7 @@ def test_stores_of_other_rows_are_refused(
 def test_a_forged_order_is_refused_by_the_token_map(
     whole: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strata_sae.stores.shuffled.lineage", lambda kind, source, rows, _: {
+    monkeypatch.setattr("strata_sae.stores.deriving.shuffle.lineage", lambda kind, source, rows, _: {
         "kind": kind, "store_id": source.id, "plan_id": source.plan.id, "order_id": source.plan.id, "rows": list(rows)
     })  # fmt: skip
     other = shuffle_store(whole, tmp_path / "x", seed=0)

@@ -9,15 +9,15 @@ import version_1
 from small_store import fill_unit, stored_rows
 
 from strata_sae.stores import ActivationStore, Batches, StoreError, read_plan, verify
-from strata_sae.stores.deriving import slice_store
-from strata_sae.stores.encodings import to_float32
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, recover
+from strata_sae.stores.deriving.shuffle import shuffle_store
+from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.commits import commit_name, commit_path
+from strata_sae.stores.format.encodings import to_float32
+from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.front.verifying import verified_level
 from strata_sae.stores.remote import pull, push
-from strata_sae.stores.shuffled import shuffle_store
-from strata_sae.stores.units import commit_name, commit_path
-from strata_sae.stores.verifying import verified_level
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.writing.finishing import finish, recover
 
 SITE = "blocks.1.hook_mlp_out"
 

@@ -9,12 +9,12 @@ import small_store
 from small_store import build_store, stored_rows, token_map
 
 from strata_sae.stores import ActivationStore, Batches, Filters
-from strata_sae.stores.canonical import file_sha256
-from strata_sae.stores.encodings import CODECS
-from strata_sae.stores.format import TIMINGS
-from strata_sae.stores.statistics import Moments
-from strata_sae.stores.stored import StoredArray
-from strata_sae.stores.windows import WindowFiller
+from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.format.encodings import CODECS
+from strata_sae.stores.format.statistics import Moments
+from strata_sae.stores.reading.array import StoredArray
+from strata_sae.stores.serving.windows import WindowFiller
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 4000

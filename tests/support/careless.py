@@ -4,7 +4,7 @@ import os
 import random
 import time
 
-import strata_sae.stores.units as units
+import strata_sae.stores.writing.units as units
 
 
 def pause() -> None:

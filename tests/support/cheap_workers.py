@@ -11,7 +11,7 @@ from small_store import fill_unit, stored_rows
 import strata_sae.pipeline.extractor.workers as workers
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import Plan, StoreError, read_plan
-from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.files.filesystem import FileSystem
 
 
 def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hostile_edits import ARRAY, COMMIT, SHARD, SITE, TOKENS, Case, Edit, rewrite, rewrite_plan
 
-from strata_sae.stores.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
 
 # ---- zarr's metadata, as plain zarr would believe it
 

@@ -22,8 +22,8 @@ import transformers  # noqa: F401  forked workers inherit the import
 from extraction import extraction_config
 
 import strata_sae.pipeline.extractor.extract as stage
-import strata_sae.stores.units as units
-from strata_sae.stores.filesystem import FileSystem
+import strata_sae.stores.writing.units as units
+from strata_sae.stores.files.filesystem import FileSystem
 
 N_WORKERS = 2
 

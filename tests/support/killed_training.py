@@ -21,7 +21,7 @@ from small_run import run_data
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores import joined
+from strata_sae.stores.serving import multi_site as joined
 
 
 class Steps:

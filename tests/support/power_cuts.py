@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strata_sae.stores.filesystem import FileSystem
+from strata_sae.stores.files.filesystem import FileSystem
 
 
 class RecordingFileSystem(FileSystem):

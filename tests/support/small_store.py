@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from strata_sae.stores.calibration import commit_calibration, committed_columns, is_calibrated, sample_spans
-from strata_sae.stores.encodings import to_float32
-from strata_sae.stores.filesystem import FileSystem
-from strata_sae.stores.finishing import finish, next_unit
-from strata_sae.stores.plan import Plan
-from strata_sae.stores.planning import create_store, layout
-from strata_sae.stores.units import UnitWriter
-from strata_sae.stores.vocabulary import Token
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.format.encodings import to_float32
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.reading.columns import committed_columns, is_calibrated
+from strata_sae.stores.writing.calibration import commit_calibration, sample_spans
+from strata_sae.stores.writing.finishing import finish, next_unit
+from strata_sae.stores.writing.planning import create_store, layout
+from strata_sae.stores.writing.units import UnitWriter
 
 DOCUMENT_ROWS = 37
 N_WORDS = 50

@@ -31,7 +31,7 @@ def main(store: Path, options: set[str]) -> None:
     from strata_sae.pipeline.config import RunConfig
     from strata_sae.pipeline.trainer import session
     from strata_sae.pipeline.trainer.train import train
-    from strata_sae.stores import places
+    from strata_sae.stores.files import places
 
     torch.set_num_threads(1)
     real = session.Session._save

@@ -12,7 +12,7 @@ from trained_run import curves
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.rows import choose_device, to_tensor
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores.encodings import to_float32
+from strata_sae.stores.format.encodings import to_float32
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16])

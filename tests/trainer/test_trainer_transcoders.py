@@ -33,7 +33,7 @@ from strata_sae.pipeline.report.write import write_report
 from strata_sae.pipeline.trainer import session
 from strata_sae.pipeline.trainer.train import describe_training, train
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.joined import joint_mask
+from strata_sae.stores.serving.multi_site import joint_mask
 
 FOLDERS = {"transcoder": f"{READ}-to-{WRITTEN}", "relu": f"{READ}-to-{WRITTEN}", "crosscoder": f"{READ}+{WRITTEN}"}
 CPU = torch.device("cpu")

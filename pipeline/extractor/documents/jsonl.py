@@ -9,8 +9,8 @@ from strata_sae.pipeline.extractor.documents.files import Piece, decoded, pieces
 from strata_sae.pipeline.extractor.documents.finding import check_is_no_table, matching
 from strata_sae.pipeline.extractor.documents.json_array import array_items, is_array
 from strata_sae.pipeline.extractor.documents.rows import from_row
-from strata_sae.stores.canonical import parse_json
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import parse_json
 
 
 def read(source: JsonLines) -> Iterator[Document | BadRow]:

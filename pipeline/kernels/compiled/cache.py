@@ -23,9 +23,9 @@ import numba
 from numba.core import caching
 from numba.core.serialize import dumps
 
-from strata_sae.stores.cache_root import cache_root
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.outside import refuse_inside_a_store
+from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.outside import refuse_inside_a_store
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,151 @@
+"""One zarr array of a store, read chunk by chunk from wherever its shard files lie."""
+
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.places import FileBytes, OpenFiles, Place
+from strata_sae.stores.format.arrays import ArraySpec
+from strata_sae.stores.format.encodings import CRC_BYTES, crc_matches, decode_chunk, stored_crc
+from strata_sae.stores.format.shard_index import index_bytes, read_index
+from strata_sae.stores.format.shard_records import ShardRecords
+
+_INDICES_KEPT = 4096
+_READS = 3
+
+
+class StoredArray:
+    """Rows of one array. Uncompressed chunks of a mapped file are views of it: nothing is copied until it is used.
+
+    What is read for the first time must be intact and what was written in this place: a shard's index and a chunk that
+    the records do not have there are refused.
+    """
+
+    def __init__(self, place: Place, spec: ArraySpec, records: ShardRecords) -> None:
+        self.spec = spec
+        self._place, self._records = place, records
+        self._files = OpenFiles(place)
+        self._indices: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._held: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._checked = np.zeros(spec.n_chunks, bool)
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks that hold rows."""
+        return len(self._checked)
+
+    def chunk_rows(self, chunk: int) -> tuple[int, int]:
+        """Rows [start, stop) of a chunk."""
+        start = chunk * self.spec.rows_per_chunk
+        return start, min(start + self.spec.rows_per_chunk, self.spec.shape[0])
+
+    def chunk(self, chunk: int) -> np.ndarray:
+        """Rows of one chunk, [R or fewer, ...], read-only. Its checksum is verified the first time it is read.
+
+        Raises: StoreError naming the file and the rows if the checksum differs, or is that of another place.
+        """
+        file, offset, n_bytes = self._find(chunk)
+        encoded = file.read(offset, n_bytes)
+        start, stop = self.chunk_rows(chunk)
+        if not self._checked[chunk]:
+            for _ in range(_READS - 1):  # what a network garbled comes whole the next time
+                if crc_matches(encoded):
+                    break
+                encoded = file.read(offset, n_bytes)
+            if not crc_matches(encoded):
+                raise StoreError(
+                    f"{self._where(chunk)}: checksum differs in the chunk of rows {start}..{stop - 1} (byte {offset}); "
+                    f"the file is damaged, fetch it again"
+                )
+            self._check_place(chunk, stored_crc(encoded))
+            self._checked[chunk] = True
+        shape = (self.spec.rows_per_chunk, *self.spec.shape[1:])
+        try:
+            rows = decode_chunk(encoded, self.spec.compressor, self.spec.dtype, shape)
+        except StoreError as error:
+            raise StoreError(f"{self._where(chunk)}: rows {start}..{stop - 1}: {error}") from None
+        return rows[: stop - start]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop); a view where they lie in one uncompressed chunk.
+
+        Raises: StoreError if the range leaves the array.
+        """
+        pieces = [self.chunk(chunk)[some] for chunk, some in self.pieces(start, stop)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty((0, *self.spec.shape[1:]), self.spec.dtype)
+
+    def pieces(self, start: int, stop: int) -> list[tuple[int, slice]]:
+        """The chunks that hold rows [start, stop), and which rows of each. Raises: StoreError beyond the array."""
+        if not 0 <= start <= stop <= self.spec.shape[0]:
+            raise StoreError(f"{self.spec.path}: rows {start}..{stop} leave 0..{self.spec.shape[0]}")
+        size = self.spec.rows_per_chunk
+        chunks = range(start // size, -(-stop // size) if stop > start else start // size)
+        return [(chunk, slice(max(start - chunk * size, 0), stop - chunk * size)) for chunk in chunks]
+
+    def will_need(self, chunk: int) -> None:
+        """Ask for a chunk to be read ahead."""
+        if chunk not in self._held:
+            file, offset, n_bytes = self._find(chunk)
+            file.will_need(offset, n_bytes)
+
+    def hold(self, chunk: int, at_most: int) -> None:
+        """Note that a chunk was read, and let go of the pages of the longest unread beyond `at_most` chunks.
+
+        Memory then does not grow with the file; what is let go stays in the page cache.
+        """
+        with self._lock:
+            self._held[chunk] = None
+            self._held.move_to_end(chunk)
+            gone = self._held.popitem(last=False)[0] if len(self._held) > at_most else None
+        if gone is not None:
+            file, offset, n_bytes = self._find(gone)
+            file.let_go(offset, n_bytes)
+
+    def check_shard(self, shard: int) -> None:
+        """Hold a shard's index, and the checksum that each of its chunks ends with, against the records.
+
+        Reads no row: bytes that changed where they lie are not found, files and chunks in the wrong place are.
+
+        Raises: StoreError.
+        """
+        first = shard * self.spec.chunks_per_shard
+        for chunk in range(first, first + self.spec.shard_chunks(shard)):
+            file, offset, n_bytes = self._find(chunk)
+            self._check_place(chunk, stored_crc(file.read(offset + n_bytes - CRC_BYTES, CRC_BYTES)))
+
+    def _check_place(self, chunk: int, crc: int) -> None:
+        if not self._records.chunk_matches(chunk, crc):
+            start, stop = self.chunk_rows(chunk)
+            raise StoreError(
+                f"{self._where(chunk)}: the chunk of rows {start}..{stop - 1} is not the one that was written there "
+                f"(its checksum is {crc:08x}); the file was exchanged with another, fetch it again"
+            )
+
+    def _where(self, chunk: int) -> str:
+        return f"{self._place.name}/{self.spec.shard_path(chunk // self.spec.chunks_per_shard)}"
+
+    def _find(self, chunk: int) -> tuple[FileBytes, int, int]:
+        """The file of a chunk, and its offset and size there."""
+        shard, place = divmod(chunk, self.spec.chunks_per_shard)
+        file = self._files.get(self.spec.shard_path(shard))
+        index = self._indices.get(shard)
+        if index is None:
+            size = min(index_bytes(self.spec), file.n_bytes)
+            tail = file.read(file.n_bytes - size, size)
+            index = read_index(tail, file.n_bytes, self.spec, shard, self._where(chunk))
+            if not self._records.shard_matches(shard, file, stored_crc(tail)):
+                raise StoreError(
+                    f"{self._where(chunk)}: is not the file that the store's records have in this place; "
+                    f"it was exchanged with another, fetch it again"
+                )
+            with self._lock:
+                self._indices[shard] = index
+                if len(self._indices) > _INDICES_KEPT:
+                    self._indices.popitem(last=False)
+        offset, n_bytes = index[place].tolist()
+        return file, offset, n_bytes

@@ -1,0 +1,212 @@
+"""Copies of a store's files on a disk that is near, made once a machine and verified on the way."""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.identity import Identity, is_safe_to_map
+from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.files.places import FileBytes, LocalPlace, Place
+from strata_sae.stores.files.stamps import Stamp, hashed, read_stamp, stamp_of, write_stamp
+from strata_sae.stores.format.arrays import ARRAYS
+from strata_sae.stores.format.commits import keys, read_commit
+from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.plan import Plan
+
+_PIECE_BYTES = 4 * 2**20
+_ATTEMPTS = 3
+_LOCK, _UNFINISHED = ".lock", ".tmp"
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_log = logging.getLogger(__name__)
+
+
+class Expected(NamedTuple):
+    """What a commit record says of a file."""
+
+    n_bytes: int
+    sha256: str
+
+
+class StagedPlace:
+    """The files of another place by way of `folder`, where each lies under its sha256.
+
+    A copy appears whole, durable and verified, or not at all; any number of processes share it. Copies are kept: who
+    made the folder removes it. A copy is hashed again before its first use unless its lock file says that this very
+    file, with these times, was hashed before (`stores.stamps`); one that is not what its name says is made anew.
+    """
+
+    def __init__(
+        self, base: Place, folder: Path, expected: dict[str, Expected], files: FileSystem | None = None
+    ) -> None:
+        """`expected`: the files to copy, by path; others are read where they are."""
+        self.name = f"{base.name} (staged in {folder})"
+        self._base, self._folder, self._expected = base, folder, expected
+        self._files = files or FileSystem()
+        refuse_inside_a_store(folder, "staging")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, Identity] = {}
+        """Copies whose bytes are known to be right, by name."""
+        self._copies = LocalPlace(folder, mapped=is_safe_to_map(folder), identities=self._known)
+
+    def open(self, path: str) -> FileBytes:
+        """See `Place.open`; copies the file first, if it is to be copied and nobody has.
+
+        Raises: StoreError if its bytes are not those of the commit record, or there is no room.
+        """
+        if path not in self._expected:
+            return self._base.open(path)
+        self._copy(path)
+        return self._copies.open(self._expected[path].sha256)
+
+    def stage(self, paths: Iterable[str], threads: int = 2) -> Iterator[int]:
+        """Copy files ahead of time, in this order. Yields: bytes of each file when it is there.
+
+        Raises: StoreError as `open`, and before anything is copied if there is no room for all of it.
+        """
+        wanted = [path for path in paths if path in self._expected]
+        missing = sum(self._expected[path].n_bytes for path in wanted if not self._is_there(path))
+        free = shutil.disk_usage(self._folder).free
+        if missing > free:
+            raise StoreError(f"{self._folder}: staging needs {missing} bytes and {free} are free; name another folder")
+        with ThreadPoolExecutor(threads, thread_name_prefix="strata-stage") as pool:
+            copies = [pool.submit(self._copy, path) for path in wanted]
+            try:
+                for path, copy in zip(wanted, copies, strict=True):
+                    copy.result()
+                    yield self._expected[path].n_bytes
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _is_there(self, path: str) -> bool:
+        """Whether there is a copy of the right size; whether its bytes are right is seen before they are used."""
+        n_bytes, sha256 = self._expected[path]
+        with suppress(FileNotFoundError):
+            return os.lstat(self._folder / sha256).st_size == n_bytes
+        return False
+
+    def _copy(self, path: str) -> None:
+        """Make sure of the copy of a file: it is there, and its bytes are known to be right."""
+        n_bytes, sha256 = self._expected[path]
+        copy = self._folder / sha256
+        lock = copy.with_name(copy.name + _LOCK)
+        if stamp := self._stamped(path):
+            self._known[sha256] = stamp.identity
+            return
+        try:
+            with _locked(lock) as descriptor:
+                stamp = self._stamped(path) or self._hashed(path)  # somebody else may just have made it
+                if stamp is None:
+                    self._make(path)
+                    stamp = stamp_of(copy, sha256)
+                write_stamp(descriptor, stamp)
+        except OSError as error:
+            stamp = self._hashed(path) if error.errno in _NOT_OURS else None  # somebody else's folder can be read
+            if stamp is None:
+                free = shutil.disk_usage(self._folder).free
+                raise StoreError(
+                    f"{self._folder}: staging {path} needs {n_bytes} bytes and {free} are free ({explain(error)}); "
+                    f"name another folder"
+                ) from None
+        self._known[sha256] = stamp.identity
+
+    def _stamped(self, path: str) -> Stamp | None:
+        """The stamp of the copy that lies there, if it is the file whose bytes were once found to be right."""
+        copy = self._folder / self._expected[path].sha256
+        with suppress(OSError):
+            stamp = stamp_of(copy, copy.name)
+            if stamp == read_stamp(copy.with_name(copy.name + _LOCK)):
+                return stamp
+        return None
+
+    def _hashed(self, path: str) -> Stamp | None:
+        """The stamp of the copy that lies there, if its bytes are right; a line says what is wrong with a wrong one."""
+        n_bytes, sha256 = self._expected[path]
+        copy = self._folder / sha256
+        try:
+            stamp, found = hashed(copy, sha256)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            problem = f"cannot be read ({explain(error)})"
+        else:
+            if found == sha256:
+                return stamp
+            problem = (
+                f"is not the file that its name says ({stamp.identity.n_bytes} bytes of {n_bytes}, sha256 {found})"
+            )
+        _log.warning("%s: %s; it is fetched again", copy, problem)
+        return None
+
+    def _make(self, path: str) -> None:
+        copy = self._folder / self._expected[path].sha256
+        draft = copy.with_name(copy.name + _UNFINISHED)
+        try:
+            self._copy_with_patience(path, draft)
+            self._files.rename(draft, copy)
+            self._files.sync_folder(self._folder)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _copy_with_patience(self, path: str, draft: Path) -> None:
+        """What came wrong is read again: over a network it may have been right where it lies."""
+        for left in reversed(range(_ATTEMPTS)):
+            draft.unlink(missing_ok=True)  # of somebody who died, for we hold the lock; or of the attempt before
+            try:
+                return self._copy_verified(path, draft)
+            except StoreError:
+                if left == 0:
+                    raise
+
+    def _copy_verified(self, path: str, draft: Path) -> None:
+        n_bytes, sha256 = self._expected[path]
+        source = self._base.open(path)
+        digest = hashlib.sha256()
+        descriptor = self._files.create(draft)
+        try:
+            if source.n_bytes == n_bytes:
+                for offset in range(0, n_bytes, _PIECE_BYTES):
+                    piece = source.read(offset, min(_PIECE_BYTES, n_bytes - offset))
+                    digest.update(piece.data)
+                    self._files.write(descriptor, piece.data)
+                    source.let_go(offset, len(piece))
+            if source.n_bytes != n_bytes or digest.hexdigest() != sha256:
+                raise StoreError(
+                    f"{self._base.name}/{path}: {source.n_bytes} bytes with sha256 {digest.hexdigest()} instead of "
+                    f"{n_bytes} with {sha256}; the file is damaged, fetch it again"
+                )
+            self._files.sync(descriptor)
+        finally:
+            self._files.close(descriptor)
+
+
+def files_to_stage(store: Path, plan: Plan, sites: Iterable[str], rows: tuple[int, int]) -> dict[str, Expected]:
+    """The shard files that hold some rows of some sites, in the order of their rows, and what is known of them."""
+    found = {}
+    for key in keys(plan):
+        start, stop = plan.unit_rows(key) if isinstance(key, int) else rows
+        record = read_commit(store, plan, key) if start < rows[1] and stop > rows[0] else None
+        for path, entry in (record["files"] if record is not None else {}).items():
+            if any(path.startswith(f"{ARRAYS}/sites/{site}/") for site in sites):
+                found[path] = Expected(entry["bytes"], entry["sha256"])
+    return found
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[int]:
+    """The lock file, held alone among all processes and threads. It stays: to remove it would let two in."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""Recovery after any interruption, and the MANIFEST that makes a store finished and immutable."""
+
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import Any
+
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import canonical_json, file_sha256
+from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive, write_new
+from strata_sae.stores.files.lease import Lease, abandoned, leased, planning_prefix, remove_abandoned
+from strata_sae.stores.format.arrays import MANIFEST, STAGING, STATISTICS
+from strata_sae.stores.format.commits import commit_folders, commit_name, commit_path, key_name, keys, read_commit
+from strata_sae.stores.format.contents import FORMAT, statistics_name
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.statistics import merge
+from strata_sae.stores.writing.units import publish
+
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
+    """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
+    # Listed first: a worker that commits and dies after its unit was looked at keeps its files for the next recovery.
+    dead = abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store))
+    for folder in commit_folders(plan):  # a record is certain before its files move, whoever wrote it and died
+        files.sync_folder(store / folder)
+    missing = []
+    for key in keys(plan):
+        if read_commit(store, plan, key) is not None:
+            publish(files, store, plan, key)
+        elif isinstance(key, int):
+            missing.append(key)
+    remove_abandoned(files, dead)
+    return missing
+
+
+def next_unit(store: Path, plan: Plan, skip: set[int]) -> int | None:
+    """A unit nobody has committed, one that no living worker is filling where there is one; None when all are there."""
+    missing = [unit for unit in range(plan.n_units) if unit not in skip and not commit_path(store, plan, unit).exists()]
+    busy = {name.partition("-")[0] for name in leased(store / STAGING, "")} if missing else set()
+    return next((unit for unit in missing if key_name(unit) not in busy), missing[0] if missing else None)
+
+
+def finish(files: FileSystem, store: Path, plan: Plan) -> str:
+    """Write the statistics and the MANIFEST of a store whose units are all committed; a finished store stays as it is.
+
+    Returns: the store id.
+
+    Raises: StoreError if a unit is missing.
+    """
+    if missing := recover(files, store, plan):
+        raise StoreError(f"{store}: {len(missing)} of {plan.n_units} units are missing; run extract again to fill them")
+    if not (store / MANIFEST).exists():
+        files.make_folder(store / STAGING)
+        with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
+            _write_statistics(files, store, plan, drafts)
+            commits = [commit_name(plan, key) for key in keys(plan)]
+            listed = [*commits, *(statistics_name(site) for site in plan.sites)]
+            hashes = {name: file_sha256(store / name) for name in listed}
+            data = canonical_json({"format": FORMAT, "version": plan.version, "plan_id": plan.id, "files": hashes})
+            publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, data)
+    files.sync_folder(store)
+    _forbid_writing(store)
+    return file_sha256(store / MANIFEST)
+
+
+def _write_statistics(files: FileSystem, store: Path, plan: Plan, drafts: Path) -> None:
+    records: dict[str, list[dict[str, Any]]] = {site: [] for site in plan.sites}
+    for unit in range(plan.n_units):
+        record = read_commit(store, plan, unit)
+        assert record is not None, "recover found every unit committed"
+        for site in plan.sites:
+            records[site].append(record["statistics"][site])
+    for site in plan.sites:
+        write_new(files, drafts / f"{site}.json", canonical_json(merge(records[site])))
+        files.rename(drafts / f"{site}.json", store / statistics_name(site))
+    files.sync_folder(store / STATISTICS)
+
+
+def _forbid_writing(store: Path) -> None:
+    for folder, folders, names in os.walk(store):
+        folders[:] = [name for name in folders if name != STAGING]
+        for name in names:
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and mode & _WRITABLE:
+                path.chmod(mode & ~_WRITABLE)

@@ -1,0 +1,169 @@
+"""Creating a store: token map, metadata and plan appear together under the final name, or not at all."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import sha256
+from strata_sae.stores.files.filesystem import FileSystem, write_new
+from strata_sae.stores.files.lease import Lease, planning_prefix, remove_dead
+from strata_sae.stores.format.arrays import (
+    EXTRAS,
+    PLAN,
+    STATISTICS,
+    TIMINGS,
+    TOKEN_BYTES,
+    column_specs,
+    group_paths,
+    site_specs,
+    token_specs,
+)
+from strata_sae.stores.format.commits import commit_folders
+from strata_sae.stores.format.encodings import CODECS
+from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.plan import Plan, parse_plan, read_plan
+from strata_sae.stores.format.vocabulary import Token, tokens_json
+from strata_sae.stores.writing.shards import ShardWriter
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows per chunk and per unit, from sizes in bytes."""
+
+    rows_per_chunk: int
+    rows_per_unit: int
+
+
+def layout(sites: dict[str, int], encoding: str, chunk_bytes: int, shard_bytes: int) -> Layout:
+    """Chunks of about `chunk_bytes` at the widest site (a power of two of rows), shards of at most `shard_bytes`."""
+    row_bytes = max(sites.values()) * int(CODECS[encoding].dtype[-1])
+    rows_per_chunk = 1 << max(0, round(np.log2(max(1.0, chunk_bytes / row_bytes))))
+    chunks_per_unit = max(1, shard_bytes // (rows_per_chunk * row_bytes))
+    return Layout(rows_per_chunk, rows_per_chunk * (1 << (int(chunks_per_unit).bit_length() - 1)))
+
+
+def create_store(
+    path: Path,
+    blocks: Iterator[dict[str, np.ndarray]],
+    vocabulary: dict[int, Token],
+    *,
+    n_rows: int,
+    extras: dict[str, bytes] | None = None,
+    files: FileSystem | None = None,
+    **fields: Any,
+) -> Plan:
+    """Write a store's plan step at `path`; a plan that another worker put there meanwhile must be equal.
+
+    Args:
+        blocks: the token map in plan order, as arrays by field.
+        vocabulary: what every token id that occurs stands for.
+        extras: other files to keep with the rows, by name (docs/store.md says which names mean what).
+        fields: the other fields of `Plan`.
+    Raises: StoreError if something else is at `path`, or `path` lies inside a store.
+
+    """
+    files = files or FileSystem()
+    refuse_inside_a_store(path, "the new store", may_be_one=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = planning_prefix(path)
+    remove_dead(files, path.parent, prefix)
+    with Lease(files, path.with_name(prefix + uuid.uuid4().hex[:12])) as draft:
+        plan = _fill(files, draft, blocks, {**(extras or {}), TOKEN_BYTES: tokens_json(vocabulary)}, n_rows, fields)
+        _move(files, draft, path, plan)
+    return plan
+
+
+def _fill(
+    files: FileSystem,
+    draft: Path,
+    blocks: Iterator[dict[str, np.ndarray]],
+    extras: dict[str, bytes],
+    n_rows: int,
+    fields: dict[str, Any],
+) -> Plan:
+    folders = [*group_paths(list(fields["sites"])), STATISTICS, TIMINGS, EXTRAS]
+    specs = token_specs(n_rows)
+    arrays = [spec.path for spec in specs.values()]
+    arrays += _site_arrays(fields)
+    for folder in [*folders, *arrays, *(f"{array}/c" for array in arrays)]:
+        files.make_folder(draft / folder)
+    records = {f"{EXTRAS}/{name}": {"bytes": len(data), "sha256": sha256(data)} for name, data in extras.items()}
+    records |= _write_tokens(files, draft, blocks, n_rows)
+    plan = Plan(n_rows=n_rows, files=records, **fields)
+    plan = parse_plan(plan.data, draft / PLAN)  # what could not be read back is not written
+    named = {f"{EXTRAS}/{name}": data for name, data in extras.items()} | plan.metadata_files() | {PLAN: plan.data}
+    for name, data in named.items():
+        write_new(files, draft / name, data)
+    for folder in commit_folders(plan):
+        files.make_folder(draft / folder)
+    for folder in [*reversed([*folders, *commit_folders(plan), *arrays, *(f"{array}/c" for array in arrays)]), "."]:
+        files.sync_folder(draft / folder)
+    return plan
+
+
+def _site_arrays(fields: dict[str, Any]) -> list[str]:
+    """Folders of all arrays of all sites."""
+    arrays = []
+    for site, d_model in fields["sites"].items():
+        specs = site_specs(site, 1, d_model, fields["encoding"], fields["compressor"], 1, 1)
+        columns = column_specs(site, d_model) if fields["encoding"] == "int8" else {}
+        arrays += [spec.path for spec in [*specs.values(), *columns.values()]]
+    return arrays
+
+
+def _write_tokens(
+    files: FileSystem, draft: Path, blocks: Iterator[dict[str, np.ndarray]], n_rows: int
+) -> dict[str, dict[str, Any]]:
+    specs = token_specs(n_rows)
+    records: dict[str, dict[str, Any]] = {}
+    writers: dict[str, ShardWriter] = {}
+    shard = done = 0
+    with ExitStack() as opened:
+        for block in blocks:
+            n_block = len(next(iter(block.values())))
+            first = 0
+            while first < n_block:
+                if not writers:
+                    for field, spec in specs.items():
+                        writers[field] = ShardWriter(files, draft / spec.shard_path(shard), spec)
+                        opened.callback(writers[field].close)
+                rows_per_shard = next(iter(specs.values())).rows_per_shard
+                take = min(n_block - first, rows_per_shard - done % rows_per_shard)
+                for field, writer in writers.items():
+                    writer.append(block[field][first : first + take])
+                first, done = first + take, done + take
+                if done % rows_per_shard == 0 or done == n_rows:
+                    records |= {specs[field].shard_path(shard): writer.finish() for field, writer in writers.items()}
+                    writers, shard = {}, shard + 1
+    assert done == n_rows, f"the token map has {done} rows, the plan {n_rows}"
+    return records
+
+
+def _move(files: FileSystem, draft: Path, path: Path, plan: Plan) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        _expect_same(path, plan)
+    else:
+        try:
+            files.rename(draft, path)
+        except OSError:
+            if not (path / PLAN).is_file():
+                raise
+            _expect_same(path, plan)
+    files.sync_folder(path.parent)  # also where another worker moved it, who may have died before this step
+
+
+def _expect_same(path: Path, plan: Plan) -> None:
+    if not (path / PLAN).is_file():
+        raise StoreError(f"{path}: is there, is no empty folder and holds no store; choose another store.path")
+    found = read_plan(path)
+    if found.id != plan.id:
+        raise StoreError(
+            f"{path}: holds the store of another plan ({found.id[:12]}, wanted {plan.id[:12]}); "
+            f"choose another name or store.path, or delete that folder"
+        )

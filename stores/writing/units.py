@@ -1,0 +1,200 @@
+"""Filling one unit: stage, commit, publish. The commit record is the one moment at which a unit comes to exist."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.files.lease import Lease
+from strata_sae.stores.format.arrays import STAGING, ArraySpec
+from strata_sae.stores.format.commits import (
+    COMMIT_FORMAT,
+    commit_path,
+    key_name,
+    read_commit,
+    rows_of,
+    shard_of,
+    specs_of,
+)
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.quantisation import Columns
+from strata_sae.stores.format.statistics import Moments
+from strata_sae.stores.writing.encoders import site_encoder
+from strata_sae.stores.writing.shards import ShardWriter
+
+
+class Commit:
+    """Staged shard files that come to exist together, or not at all: a unit, or an int8 store's columns."""
+
+    def __init__(self, files: FileSystem, store: Path, plan: Plan, key: int | str) -> None:
+        self._files, self._store, self._plan, self._key = files, store, plan, key
+        files.make_folder(store / STAGING)
+        self._lease = Lease(files, store / STAGING / f"{key_name(key)}-{uuid.uuid4().hex[:12]}")
+        self._committing = False
+        self._writers: dict[str, ShardWriter] = {}
+
+    def writer(self, site: str, name: str, spec: ArraySpec) -> ShardWriter:
+        """A new staged file for an array of a site."""
+        writer = ShardWriter(self._files, self._lease.folder / f"{site}.{name}", spec)
+        self._writers[spec.shard_path(shard_of(self._key))] = writer
+        return writer
+
+    def commit(self, statistics: dict[str, Any]) -> bool:
+        """Finish the files and make them exist, unless another attempt already has. Returns whether this one won.
+
+        After it returns they are committed and published, whoever won, and may be acknowledged.
+        """
+        records = {path: writer.finish() for path, writer in self._writers.items()}
+        if self._plan.version == 1:  # one that was begun by an older program
+            records = {path: {name: record[name] for name in ("bytes", "sha256")} for path, record in records.items()}
+        self._files.sync_folder(self._lease.folder)
+        self._files.sync_folder(self._lease.folder.parent)
+        self._files.sync_folder(self._store)
+        body = {
+            "format": COMMIT_FORMAT,
+            "plan_id": self._plan.id,
+            "unit": self._key,
+            "rows": rows_of(self._plan, self._key),
+            "files": records,
+            "statistics": statistics,
+        }
+        data = canonical_json(body | {"sha256": sha256(canonical_json(body))})
+        draft = self._lease.folder / "commit.json"
+        self._committing = True
+        won = publish_exclusive(self._files, draft, commit_path(self._store, self._plan, self._key), data)
+        publish(self._files, self._store, self._plan, self._key)
+        self._committing = False
+        self.close()
+        return won
+
+    def close(self) -> None:
+        """Remove what is staged, unless it may be committed and not yet published; safe at any time."""
+        for writer in self._writers.values():
+            writer.close()
+        if self._committing:
+            self._lease.abandon()
+        else:
+            self._lease.release()
+
+
+class UnitWriter:
+    """Streams the rows of one unit to staged files, a chunk per array in memory, and commits them all at once."""
+
+    def __init__(
+        self,
+        files: FileSystem,
+        store: Path,
+        plan: Plan,
+        unit: int,
+        flags_N: np.ndarray,
+        columns: dict[str, Columns] | None = None,
+    ) -> None:
+        """`flags_N`: the token map's flags of the unit's rows; `columns`: int8 only, the store's committed ones."""
+        self._plan = plan
+        self._start, stop = plan.unit_rows(unit)
+        self._n_rows = stop - self._start
+        self._flags_N = flags_N
+        self._commit = Commit(files, store, plan, unit)
+        try:
+            self._encoders = {
+                site: site_encoder(
+                    plan,
+                    site,
+                    {name: self._commit.writer(site, name, spec) for name, spec in specs.items()},
+                    columns or {},
+                )
+                for site, specs in plan.site_specs.items()
+            }
+        except BaseException:
+            self._commit.close()
+            raise
+        self._moments = {site: Moments(d_model) for site, d_model in plan.sites.items()}
+        self._done = dict.fromkeys(plan.sites, 0)
+
+    def append(
+        self, site: str, rows_NM: np.ndarray, *, norms: np.ndarray | None = None, scales: np.ndarray | None = None
+    ) -> None:
+        """Add the next rows of a site, in plan order: float32, the bits of bfloat16 (uint16), or the stored type.
+
+        Args:
+            norms: norms [n] of the rows as they were captured, where they are known better than from the rows.
+            scales: int8 only: the rows are encoded already, by this store's columns, and these are their scales [n].
+        Raises: StoreError at the first row with a NaN, an infinity or a value the encoding cannot hold, naming it.
+
+        """
+        done = self._done[site]
+        step = self._plan.rows_per_chunk
+        for first in range(0, len(rows_NM), step):
+            some = slice(first, first + step)
+            at = done + first
+            norms_N, stored_NM = self._encoders[site].append(
+                rows_NM[some],
+                None if norms is None else norms[some],
+                None if scales is None else scales[some],
+                self._start + at,
+            )
+            self._moments[site].add(stored_NM, norms_N, self._flags_N[at : at + len(norms_N)])
+        self._done[site] = done + len(rows_NM)
+
+    def commit(self) -> bool:
+        """Make the unit exist, unless another attempt already has. Returns whether this attempt won."""
+        assert set(self._done.values()) == {self._n_rows}, "a unit is committed only when all of its rows are there"
+        return self._commit.commit({site: moments.record() for site, moments in self._moments.items()})
+
+    def close(self) -> None:
+        """Remove what is staged, unless it may be committed and not yet published; safe at any time."""
+        self._commit.close()
+
+
+def publish(files: FileSystem, store: Path, plan: Plan, key: int | str) -> None:
+    """Bring the files of a committed unit, or calibration, to their final names; anybody may, for any attempt.
+
+    Raises: StoreError if a committed file is neither published nor staged anywhere.
+    """
+    record = read_commit(store, plan, key)
+    assert record is not None, "only a committed unit can be published"
+    for path, expected in record["files"].items():
+        final = store / path
+        if not _has_size(final, expected["bytes"]):
+            files.make_folder(final.parent)
+            files.sync_folder(final.parent.parent)
+            staged = _find_staged(store, plan, key, path, expected)
+            try:
+                if staged is None:
+                    raise FileNotFoundError
+                files.sync_path(staged)  # another attempt's file may have the right bytes in memory only
+                files.rename(staged, final)
+            except FileNotFoundError:  # another worker may have just published it
+                if not _has_size(final, expected["bytes"]):
+                    raise StoreError(f"{final}: unit {key} is committed but this file is gone; restore it") from None
+    # Not only the names made here: whoever made the others may have died before this step.
+    for folder in sorted({(store / path).parent for path in record["files"]}):
+        files.sync_folder(folder)
+
+
+def _has_size(path: Path, n_bytes: int) -> bool:
+    try:
+        return os.stat(path).st_size == n_bytes
+    except OSError:
+        return False
+
+
+def _find_staged(store: Path, plan: Plan, key: int | str, path: str, expected: dict[str, Any]) -> Path | None:
+    # Every attempt of a unit should stage equal bytes; the hash makes sure that none is published that does not.
+    name = {
+        spec.shard_path(shard_of(key)): f"{site}.{array}"
+        for site, specs in specs_of(plan, key).items()
+        for array, spec in specs.items()
+    }[path]
+    for staged in sorted((store / STAGING).glob(f"{key_name(key)}-*/{name}")):
+        try:
+            if _has_size(staged, expected["bytes"]) and file_sha256(staged) == expected["sha256"]:
+                return staged
+        except FileNotFoundError:
+            continue
+    return None
