@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strata_sae.pipeline.command_errors import Guarded
+from strata_sae.pipeline.commands.errors import Guarded
+from strata_sae.pipeline.commands.sigbus_guard import supervise
+from strata_sae.pipeline.commands.store import store_app
+from strata_sae.pipeline.commands.system import why_not_here
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
-from strata_sae.pipeline.store_commands import store_app
-from strata_sae.pipeline.supervised import supervise
-from strata_sae.pipeline.system import why_not_here
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.config import RunConfig
@@ -44,9 +44,9 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
             "%s: a store that is read where it lies; nothing to extract", config.store.path
         )
         return
-    from strata_sae.pipeline.artifacts import naming
-    from strata_sae.pipeline.config.outlier_norms import stored_outlier_norms
     from strata_sae.pipeline.extractor.workers import extract_with_workers
+    from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
+    from strata_sae.pipeline.runs import naming
 
     with naming(config.store_path()):
         extract_with_workers(config, n_workers, progress=_shows_progress())
@@ -138,7 +138,7 @@ def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> No
     from strata_sae.pipeline.extractor.plan import describe_plan
 
     typer.echo(describe_plan(settings, progress=_shows_progress()))
-    from strata_sae.pipeline.config.outlier_norms import stored_outlier_norms
+    from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
 
     if line := stored_outlier_norms(settings):
         typer.echo(line)
@@ -255,7 +255,7 @@ def _supervise(context: typer.Context, config: Path, overrides: list[str]) -> No
 
 def _damaged_files(path: Path, overrides: list[str]) -> str | None:
     """Which files of the store that a command reads are not what they should be; None if all are."""
-    from strata_sae.pipeline.config.stored import find_store
+    from strata_sae.pipeline.reading.which_store import find_store
     from strata_sae.stores import verify
 
     return "\n".join(verify(find_store(_load(path, overrides)))) or None

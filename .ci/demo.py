@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from golden import another_text, differences, summary  # noqa: E402
+from support.golden import another_text, differences, summary  # noqa: E402
 
 RUN, STORE = ROOT / "runs/demo", ROOT / "data/demo"
 RESULTS = ("weights.safetensors", "metrics.json", "examples.json", "curves.jsonl")

@@ -92,8 +92,8 @@ def check_use(folder: Path, wheel: Path) -> None:
     outside.mkdir()
     check("evaluate" in run(strata, "--help", cwd=outside), "strata --help")
     # The store is made by the tests' own builder, which the wheel does not hold; only this one call sees the checkout.
-    make = "from pathlib import Path; from small_store import build_store; build_store(Path('store'), 2000)"
-    run(python, "-c", make, cwd=outside, PYTHONPATH=str(ROOT / "tests/support"))
+    make = "from pathlib import Path; from support.small_store import build_store; build_store(Path('store'), 2000)"
+    run(python, "-c", make, cwd=outside, PYTHONPATH=str(ROOT / "tests"))
     (outside / "config.yaml").write_text(CONFIG, encoding="utf-8")
     for command in ("train", "evaluate", "report"):
         run(strata, command, "config.yaml", cwd=outside)

@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
 
 def strata(path: Path, window: int) -> Iterator[Any]:
-    from strata_sae.pipeline.iterators import activation_batches
+    from strata_sae.pipeline.loaders import activation_batches
     from strata_sae.stores import ActivationStore
 
     return activation_batches(ActivationStore.open(path), SITE, batch_size=BATCH, window_rows=window)
@@ -203,7 +203,7 @@ def main(windows: Sequence[int]) -> int:
         return skipped("no sae_lens here; run: make peers && .venv-peers/bin/python benchmarks/loaders.py")
     import sae_lens.training.activations_store  # noqa: F401  (once, for every process forked from this one)
 
-    import strata_sae.pipeline.iterators  # noqa: F401
+    import strata_sae.pipeline.loaders  # noqa: F401
 
     with tempfile.TemporaryDirectory(prefix="strata-loaders-") as name:
         folder = Path(name)

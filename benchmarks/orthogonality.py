@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from lockstep import our_trainee
 from memory import mebibytes
 
 from benchmarks.toy import met, sized
@@ -32,6 +31,7 @@ from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.saes.encoding import Workspace
 from strata_sae.pipeline.trainer.trainee import Trainee
+from support.lockstep import our_trainee
 
 D_MODEL, D_SAE, K, BATCH = sized((576, 8192, 32, 2048), (64, 512, 16, 256))
 THRESHOLD, ROUNDS = 0.1, sized(7, 1)

@@ -28,12 +28,11 @@ from train_peers import Peer, Weights, dictionary_learning, sae_lens, there_are_
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lockstep import our_trainee
-
 from benchmarks.toy import met, sized
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.encoding import Workspace
 from strata_sae.pipeline.trainer.trainee import Trainee
+from support.lockstep import our_trainee
 
 D_MODEL, BATCH, N_ROUNDS = sized((576, 2048, 5), (64, 256, 1))
 SHRINK = sized(1, 16)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 Weights = dict[str, Tensor]
 LONG = 1_000_000
@@ -31,7 +31,7 @@ def there_are_peers() -> bool:
 
 def dictionary_learning(trainer: str, weights: Weights, rate: float, batch_size: int, **settings: Any) -> Peer:
     """A trainer of dictionary_learning. Its first update, which sets the bias to a median, is skipped."""
-    from dictionary_learning_side import NAMES, DictionaryLearning, ours
+    from support.dictionary_learning_side import NAMES, DictionaryLearning, ours
 
     d_sae, d_model = weights["W_dec"].shape
     theirs = DictionaryLearning(

@@ -21,15 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.toy import met, sized
-from strata_sae.pipeline.artifacts import RunFolder
 from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.writing.finishing import finish, next_unit
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from small_store import fill_unit, plan_store
+from support.small_store import fill_unit, plan_store
 
 SITE = "blocks.1.hook_resid_post"
 D_MODEL, D_SAE, BATCH, N_STEPS, N_ROWS, N_VARIANTS = sized((4096, 256, 512, 50, 2**14, 8), (64, 256, 512, 5, 2**12, 3))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from small_store import build_store
+
+from support.small_store import build_store
 
 # Before torch is loaded, here and in every process that a test starts: threads that spin while they wait for each other
 # take a busy machine's processors from those they wait for.

@@ -5,19 +5,19 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-import dense_saes
-import dense_terms
 import pytest
 import yaml
-from gradient_parity import TOLERANCE, largest_difference, make_rows, make_sae, reference, step
-from small_run import SITE, run_data, store_for_training
 
-from strata_sae.pipeline.artifacts import read_record
-from strata_sae.pipeline.artifacts.shapes import Ending
+import support.dense_saes as dense_saes
+import support.dense_terms as dense_terms
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.objective import TERMS
+from strata_sae.pipeline.runs import read_record
+from strata_sae.pipeline.runs.records import Ending
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer.train import train
+from support.gradient_parity import TOLERANCE, largest_difference, make_rows, make_sae, reference, step
+from support.small_run import SITE, run_data, store_for_training
 
 PAGE = (Path(__file__).parents[1] / "docs/adding_a_variant.md").read_text(encoding="utf-8")
 
@@ -53,7 +53,9 @@ def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source, dense = blocks("A new architecture", "python")
     made = module(tmp_path / "abs_topk.py", source)
     monkeypatch.setitem(ARCHITECTURES, "abs_topk", made.AbsTopK)
-    written = module(tmp_path / "dense_abs_topk.py", f"from dense_saes import *\nfrom dense_saes import Any\n\n{dense}")
+    written = module(
+        tmp_path / "dense_abs_topk.py", f"from support.dense_saes import *\nfrom dense_saes import Any\n\n{dense}"
+    )
     monkeypatch.setitem(dense_saes.ENCODERS, "abs_topk", written.abs_topk)
     monkeypatch.setitem(dense_saes.SAE_KNOBS, "abs_topk", {"k": 4})
 
@@ -71,7 +73,9 @@ def test_the_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, dense = blocks("A new loss term", "python")
     made = module(tmp_path / "l2.py", source)
     monkeypatch.setitem(TERMS, "l2", made.L2)
-    written = module(tmp_path / "dense_l2.py", f"from dense_terms import *\nfrom dense_terms import Any\n\n{dense}")
+    written = module(
+        tmp_path / "dense_l2.py", f"from support.dense_terms import *\nfrom dense_terms import Any\n\n{dense}"
+    )
     monkeypatch.setitem(dense_terms.LOSSES, "l2", written.l2)
 
     sae = make_sae("topk")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from strata_sae.pipeline.artifacts import (
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs import (
     RunFolder,
     canonical_json,
     changed_keys,
@@ -22,8 +23,7 @@ from strata_sae.pipeline.artifacts import (
     write_record,
     write_yaml,
 )
-from strata_sae.pipeline.artifacts.shapes import Ending, Shape
-from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs.records import Ending, Shape
 from strata_sae.pipeline.strict_yaml import parse
 
 

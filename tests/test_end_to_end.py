@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from extraction import extraction_config
 
 from strata_sae.pipeline.config.loading import dump
+from support.extraction import extraction_config
 
 ROOT = Path(__file__).parents[1]
 STAGE_2 = """
 import builtins, sys
 sys.path.insert(0, {root!r})
-BLOCKED = ("transformers", "datasets", "tokenizers", "huggingface_hub", "strata_sae.pipeline.language_model", "strata_sae.pipeline.extractor")
+OURS = ("strata_sae.pipeline.language_model", "strata_sae.pipeline.extractor")
+BLOCKED = ("transformers", "datasets", "tokenizers", "huggingface_hub", *OURS)
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from extraction import SITES, extraction_config
-from full_disk import disk
-from small_run import TOPK
 from typer.testing import CliRunner
 
 import run_pipeline
-from strata_sae.pipeline.artifacts import sha256_of
 from strata_sae.pipeline.config import dump
+from strata_sae.pipeline.runs import sha256_of
+from support.extraction import SITES, extraction_config
+from support.full_disk import disk
+from support.small_run import TOPK
 
 ROOT = Path(__file__).parents[1]
 RESULTS = (
@@ -131,7 +131,7 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
 # Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `durable.write_bytes` is what
 # the others are to use; each of them holds a file open, or is written by a library.
 WRITERS = {
-    ("artifacts/durable.py", "write_bytes"): "train",
+    ("runs/durable.py", "write_bytes"): "train",
     ("trainer/checkpoint.py", "_write"): "train",
     ("trainer/curves.py", "__init__"): "train",
     ("trainer/loader_log.py", "_append"): "train",

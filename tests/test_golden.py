@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden import NORM_TOLERANCE, another_text, differences, summary
+
+from support.golden import NORM_TOLERANCE, another_text, differences, summary
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/golden/smoke.json").read_text(encoding="utf-8"))

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lying_server import LyingServer, serving
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from strata_sae.pipeline.iterators import ActivationDataset, activation_batches
+from strata_sae.pipeline.loaders import ActivationDataset, activation_batches
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
+from support.lying_server import LyingServer, serving
 
 ROOT = Path(__file__).parent.parent
 SITE = "blocks.1.hook_resid_post"
@@ -123,7 +123,7 @@ def test_a_program_may_end_in_the_midst(make_store: MakeStore, seconds: float) -
     path = make_store(n_rows=20_000)
     program = f"""
 import time
-from strata_sae.pipeline.iterators import activation_batches
+from strata_sae.pipeline.loaders import activation_batches
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.serving.windows import WindowFiller
 fill = WindowFiller.fill

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from as_on_macos import NOT_ON_MACOS, PLACES
-from small_run import ALL, run_data, store_for_training
-from trained_run import hashes
 
 from strata_sae.pipeline import available
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
+from support.as_on_macos import NOT_ON_MACOS, PLACES
+from support.small_run import ALL, run_data, store_for_training
+from support.trained_run import hashes
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = ROOT / "tests" / "support"
@@ -25,7 +25,7 @@ def test_training_scoring_and_reporting_need_nothing_that_macos_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_for_training(tmp_path / "store")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT.parent)])}
     done = subprocess.run(
         [sys.executable, SUPPORT / "as_on_macos.py", store],
         cwd=tmp_path,

@@ -10,15 +10,15 @@ from typing import Any, get_args
 import pytest
 import typer
 import yaml
-from lying_server import LyingServer, serving
 from pydantic import BaseModel
-from small_run import SITE, TOPK, run_data, store_for_training
 from typer.testing import CliRunner, Result
 
 import run_pipeline
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.stores import ActivationStore, verify
 from strata_sae.stores.format.arrays import outside
+from support.lying_server import LyingServer, serving
+from support.small_run import SITE, TOPK, run_data, store_for_training
 
 INPUT, NO_PATH = "read only", "no path"
 PARAMETERS = {

@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from command_tree import callbacks
-from schema_leaves import leaves
-from small_run import RELU, SITE, run_data
-from small_store import build_store
-from tiny_models import save_tiny_model
 
 import run_pipeline
 from strata_sae.pipeline.config import RunConfig, dump
@@ -25,6 +20,11 @@ from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.format.cache_root import cache_root
+from support.command_tree import callbacks
+from support.schema_leaves import leaves
+from support.small_run import RELU, SITE, run_data
+from support.small_store import build_store
+from support.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["plain", "with space", "ünïcode ✓", "[brackets]", "#hash %41 ?", "-dash"]

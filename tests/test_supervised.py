@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import ALL, run_data, store_for_training
 from typer.testing import CliRunner
-from waiting import wait_until
 
 import run_pipeline
+from strata_sae.pipeline.commands.sigbus_guard import supervise
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.supervised import supervise
+from support.small_run import ALL, run_data, store_for_training
+from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = ROOT / "tests" / "support"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT.parent)]), "OMP_NUM_THREADS": "1"}
 WATCHED = """\
 import os, signal, sys, time
-from strata_sae.pipeline.supervised import supervise
+from strata_sae.pipeline.commands.sigbus_guard import supervise
 print("before", end=" ")
 supervise(lambda: None)
 """

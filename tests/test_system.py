@@ -9,18 +9,18 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 import torch
-from command_tree import callbacks
 from pydantic import ValidationError
-from small_run import RELU, SITE, TOPK, run_data
 from typer.testing import CliRunner, Result
 
 import run_pipeline
+from strata_sae.pipeline.commands.system import THREADS, why_not_here
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.run import RunConfig as Config
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.numbers import LARGEST_INT
-from strata_sae.pipeline.system import THREADS, why_not_here
 from strata_sae.pipeline.trainer.train import train
+from support.command_tree import callbacks
+from support.small_run import RELU, SITE, TOPK, run_data
 
 ROOT = Path(__file__).parents[1]
 

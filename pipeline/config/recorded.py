@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from strata_sae.pipeline.artifacts import changed_keys
 from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import impersonal
+from strata_sae.pipeline.runs import changed_keys
 from strata_sae.pipeline.settings import Settings
 
 _SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}

@@ -6,7 +6,17 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from strata_sae.pipeline.artifacts import (
+from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
+from strata_sae.pipeline.evaluation.metrics import METRICS
+from strata_sae.pipeline.evaluation.population import Population
+from strata_sae.pipeline.evaluation.scores import Scores, definition
+from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.reading.heldout_rows import heldout_rows, sites_of
+from strata_sae.pipeline.reading.which_store import open_store
+from strata_sae.pipeline.runs import (
     RunFolder,
     VariantFolder,
     fingerprint,
@@ -15,19 +25,9 @@ from strata_sae.pipeline.artifacts import (
     write_bytes,
     write_record,
 )
-from strata_sae.pipeline.artifacts.chain import UNHASHED, check_examples, check_features, check_metrics, read_metrics
-from strata_sae.pipeline.config.routes import Route
-from strata_sae.pipeline.config.run import RunConfig
-from strata_sae.pipeline.config.stored import open_store
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
-from strata_sae.pipeline.evaluation.metrics import METRICS
-from strata_sae.pipeline.evaluation.population import Population
-from strata_sae.pipeline.evaluation.rows import heldout_rows, sites_of
-from strata_sae.pipeline.evaluation.scores import Scores, definition
-from strata_sae.pipeline.evaluation.trained import TrainedSAE, finished, load
-from strata_sae.pipeline.progress import Progress
-from strata_sae.pipeline.rows import choose_device
+from strata_sae.pipeline.runs.chain import UNHASHED, check_examples, check_features, check_metrics, read_metrics
+from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
+from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.front.aligned import Together
 from strata_sae.stores.serving.multi_site import Sites, joint_mask

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from strata_sae.pipeline.evaluation.characters import LONGEST_CHARACTER, shown
 from strata_sae.pipeline.kernels.codes import Codes
-from strata_sae.pipeline.rows import side_by_side
 from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.serving.multi_site import Sites
 

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from strata_sae.pipeline.artifacts import fingerprint
 from strata_sae.pipeline.evaluation.density import density_histogram
 from strata_sae.pipeline.evaluation.metrics import METRICS, DeadLatents, Metric, R2Pooled
 from strata_sae.pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
-from strata_sae.pipeline.evaluation.trained import TrainedSAE
+from strata_sae.pipeline.runs import fingerprint
+from strata_sae.pipeline.runs.trained import TrainedSAE
 
 
 class Scores:

@@ -27,7 +27,7 @@ from strata_sae.pipeline.language_model import (
     load_tokenizer,
     token_bytes,
 )
-from strata_sae.pipeline.rows import choose_device
+from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.lease import Lease, remove_dead
 from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from strata_sae.pipeline.artifacts import changed_keys
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.recorded import differences
-from strata_sae.pipeline.config.stored import find_siblings, find_store
 from strata_sae.pipeline.extractor.inputs import check_inputs, compare_inputs, not_compared
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
+from strata_sae.pipeline.reading.which_store import find_siblings, find_store
+from strata_sae.pipeline.runs import changed_keys
 from strata_sae.stores.format.arrays import MANIFEST
 from strata_sae.stores.format.plan import Plan, read_plan
 

@@ -17,7 +17,7 @@ from strata_sae.pipeline.language_model.quiet import first_line, quiet
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
 from strata_sae.pipeline.language_model.tensors import Report, check_report, check_tied
 from strata_sae.pipeline.model_settings import ModelSettings
-from strata_sae.pipeline.rows import choose_device
+from strata_sae.pipeline.tensors import choose_device
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:

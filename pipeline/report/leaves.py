@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from strata_sae.pipeline.artifacts.shapes import LoaderLine
 from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.runs.records import LoaderLine
 
 Cells = list[tuple[str, str]]
 

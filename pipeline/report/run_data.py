@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from strata_sae.pipeline.artifacts import Record, RunFolder, VariantFolder, read_record, read_yaml
-from strata_sae.pipeline.artifacts.chain import (
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.report.masked import masked
+from strata_sae.pipeline.runs import Record, RunFolder, VariantFolder, read_record, read_yaml
+from strata_sae.pipeline.runs.chain import (
     UNHASHED,
     check_curves,
     check_features,
@@ -23,10 +25,8 @@ from strata_sae.pipeline.artifacts.chain import (
     read_metrics,
     read_training,
 )
-from strata_sae.pipeline.artifacts.curve_lines import CurveLine, read_curves
-from strata_sae.pipeline.artifacts.shapes import Environment, LoaderLine, StoreSummary
-from strata_sae.pipeline.errors import CheckpointError, ConfigError
-from strata_sae.pipeline.report.masked import masked
+from strata_sae.pipeline.runs.curve_lines import CurveLine, read_curves
+from strata_sae.pipeline.runs.records import Environment, LoaderLine, StoreSummary
 from strata_sae.pipeline.strict_yaml import parse, unparse
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_json

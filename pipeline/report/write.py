@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from strata_sae.pipeline.artifacts import RunFolder, write_bytes
 from strata_sae.pipeline.report.page import render
 from strata_sae.pipeline.report.results import results_csv
 from strata_sae.pipeline.report.run_data import read_run
+from strata_sae.pipeline.runs import RunFolder, write_bytes
 
 
 def write_report(run_folder: Path, title: str | None = None) -> Path:

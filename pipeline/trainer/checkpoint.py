@@ -12,7 +12,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from strata_sae.pipeline.artifacts import (
+from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs import (
     make_folder,
     publish_folder,
     read_record,
@@ -22,9 +23,8 @@ from strata_sae.pipeline.artifacts import (
     staging_path,
     write_record,
 )
-from strata_sae.pipeline.artifacts.chain import UNHASHED
-from strata_sae.pipeline.artifacts.shapes import State
-from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs.chain import UNHASHED
+from strata_sae.pipeline.runs.records import State
 from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
 from strata_sae.pipeline.trainer.record import Record, refuse_change
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.artifacts import make_folder, naming, sync
+from strata_sae.pipeline.runs import make_folder, naming, sync
 
 COSINE_LINES = 20
 """About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""

@@ -12,7 +12,7 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.window import window_rows
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path
-from strata_sae.pipeline.rows import side_by_side
+from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.pipeline.trainer.pending import Pending
 from strata_sae.stores.front.aligned import Together
 from strata_sae.stores.serving.diagnostics import BatchMixing, batch_mixing

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import safetensors.torch
 import torch
 
-from strata_sae.pipeline.artifacts import VariantFolder, sha256_of, write_bytes, write_record
+from strata_sae.pipeline.runs import VariantFolder, sha256_of, write_bytes, write_record
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.optimiser import Tensors
 from strata_sae.pipeline.trainer.record import Record

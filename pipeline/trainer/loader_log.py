@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.artifacts import make_folder, naming
-from strata_sae.pipeline.artifacts.shapes import LoaderLine
+from strata_sae.pipeline.runs import make_folder, naming
+from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.trainer.groups import Group
 from strata_sae.stores.serving.batches import Batches
 from strata_sae.stores.serving.diagnostics import BatchMixing

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.artifacts import RunFolder
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.encoding import Workspace
 from strata_sae.pipeline.trainer.curves import is_logged

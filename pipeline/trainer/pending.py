@@ -3,8 +3,8 @@
 import logging
 from dataclasses import dataclass, replace
 
-from strata_sae.pipeline.artifacts import RunFolder, VariantFolder
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.runs import RunFolder, VariantFolder
 from strata_sae.pipeline.trainer.groups import Group, Job
 from strata_sae.pipeline.trainer.record import Record, record_of
 from strata_sae.pipeline.trainer.scaling import Scaling, scaling

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from strata_sae.pipeline.artifacts import changed_keys, fingerprint
 from strata_sae.pipeline.config.routes import Route
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs import changed_keys, fingerprint
 from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.scaling import Scaling, parts
 from strata_sae.stores.front.aligned import Together

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from strata_sae.pipeline.artifacts import VariantFolder, read_record, write_record
-from strata_sae.pipeline.artifacts.chain import UNHASHED, check_curves, read_training
-from strata_sae.pipeline.artifacts.shapes import SAERecord
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs import VariantFolder, read_record, write_record
+from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
+from strata_sae.pipeline.runs.records import SAERecord
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.calibrate import calibrate
 from strata_sae.pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged

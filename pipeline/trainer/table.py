@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from strata_sae.pipeline.artifacts import RunFolder, VariantFolder, read_record
-from strata_sae.pipeline.artifacts.curve_lines import read_curves
-from strata_sae.pipeline.artifacts.shapes import Ending
+from strata_sae.pipeline.runs import RunFolder, VariantFolder, read_record
+from strata_sae.pipeline.runs.curve_lines import read_curves
+from strata_sae.pipeline.runs.records import Ending
 from strata_sae.pipeline.trainer.groups import Job
 
 HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "tokens/s", "")

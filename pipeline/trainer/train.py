@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 
-from strata_sae.pipeline.artifacts import (
+from strata_sae.pipeline.available import free_bytes, total_bytes
+from strata_sae.pipeline.config.loading import dump
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.kernels.break_even import measured_break_even
+from strata_sae.pipeline.reading.outlier_norms import outlier_norms
+from strata_sae.pipeline.reading.which_store import open_store
+from strata_sae.pipeline.runs import (
     RunFolder,
     changed_keys,
     environment,
@@ -17,15 +24,8 @@ from strata_sae.pipeline.artifacts import (
     write_record,
     write_yaml,
 )
-from strata_sae.pipeline.artifacts.shapes import Environment
-from strata_sae.pipeline.available import free_bytes, total_bytes
-from strata_sae.pipeline.config.loading import dump
-from strata_sae.pipeline.config.outlier_norms import outlier_norms
-from strata_sae.pipeline.config.run import RunConfig
-from strata_sae.pipeline.config.stored import open_store
-from strata_sae.pipeline.errors import CheckpointError, ConfigError
-from strata_sae.pipeline.kernels.break_even import measured_break_even
-from strata_sae.pipeline.rows import choose_device
+from strata_sae.pipeline.runs.records import Environment
+from strata_sae.pipeline.tensors import choose_device
 from strata_sae.pipeline.trainer.feed import capped_window
 from strata_sae.pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
 from strata_sae.pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes

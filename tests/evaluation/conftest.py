@@ -3,10 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_folder import D_MODEL, SITE, config_data, identity_weights, random_weights, write_trained
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.stores import ActivationStore
+from support.evaluation_folder import D_MODEL, SITE, config_data, identity_weights, random_weights, write_trained
 
 
 @pytest.fixture

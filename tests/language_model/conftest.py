@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import save_tiny_model
 
 from strata_sae.pipeline.model_settings import ModelSettings
+from support.tiny_models import save_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mutation_families import FAMILIES, ROWS, SHARES, Verdict
-from mutation_world import World, make_world
 
-from strata_sae.pipeline.artifacts import chain
 from strata_sae.pipeline.config import loading
 from strata_sae.pipeline.extractor.noted import Noted
 from strata_sae.pipeline.language_model import description
+from strata_sae.pipeline.runs import chain
 from strata_sae.stores.front import listing
 from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.remote.patience import Trying
+from support.mutation_families import FAMILIES, ROWS, SHARES, Verdict
+from support.mutation_world import World, make_world
 
 CASES = int(os.environ.get("STRATA_MUTATIONS", "2000"))
 LOTS = 4

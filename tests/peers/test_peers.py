@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline import iterators
+from strata_sae.pipeline import loaders as iterators
 from strata_sae.stores import ActivationStore, Batches, Filters
 
 pytestmark = pytest.mark.peers

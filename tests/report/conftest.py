@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from made_up_run import write_run
+
+from support.made_up_run import write_run
 
 
 @pytest.fixture

@@ -63,14 +63,14 @@ def _without_places(real: Any) -> Any:
 
 def main(store: str) -> None:
     """Commands as a person types them, with every way of reading rows."""
-    import small_run
     import torch
 
     import run_pipeline
+    import support.small_run as small_run
+    from strata_sae.pipeline.commands.sigbus_guard import supervise
     from strata_sae.pipeline.config import RunConfig, dump
     from strata_sae.pipeline.evaluation import evaluate
     from strata_sae.pipeline.report import write
-    from strata_sae.pipeline.supervised import supervise
     from strata_sae.pipeline.trainer import train
 
     assert all((evaluate, write, train))

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from small_store import fill_unit, stored_rows
-
 import strata_sae.pipeline.extractor.workers as workers
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import Plan, StoreError, read_plan
 from strata_sae.stores.files.filesystem import FileSystem
+from support.small_store import fill_unit, stored_rows
 
 
 def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:

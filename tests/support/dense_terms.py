@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from dense_aux_forms import AUX_FORMS
-from dense_saes import ENCODERS, SAE_KNOBS, Dense, Parameters
 from torch import Tensor
 
 from strata_sae.pipeline.objective.ort_sae import chunks
 from strata_sae.pipeline.schedules import Schedule, value_at
+from support.dense_aux_forms import AUX_FORMS
+from support.dense_saes import ENCODERS, SAE_KNOBS, Dense, Parameters
 
 
 class At(NamedTuple):

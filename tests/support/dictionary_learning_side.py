@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from lockstep import Weights, default_dtype
 from torch import Tensor
 
 from strata_sae.pipeline.trainer.trainee import Trainee
+from support.lockstep import Weights, default_dtype
 
 NAMES = {
     "encoder.weight": "W_enc",

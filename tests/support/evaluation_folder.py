@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.artifacts import RunFolder, fingerprint, sha256_of, write_record
+from strata_sae.pipeline.runs import RunFolder, fingerprint, sha256_of, write_record
 
 SITE = "blocks.1.hook_resid_post"
 D_MODEL = 16

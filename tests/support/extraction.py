@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tiny_models import save_tiny_model
-
 from strata_sae.pipeline.config import RunConfig
+from support.tiny_models import save_tiny_model
 
 SITES = ["blocks.0.hook_resid_post", "blocks.1.mlp.hook_post"]
 

@@ -1,8 +1,6 @@
 """One step of an objective against autograd of the dense references: planted inputs and the comparison."""
 
 import torch
-from dense_saes import ENCODERS, SAE_KNOBS, Parameters
-from dense_terms import LOSSES, TERM_KNOBS, At
 from torch import Tensor
 
 from strata_sae.pipeline.objective import TERMS, Objective, StepResult
@@ -10,6 +8,8 @@ from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.schedules import value_at
+from support.dense_saes import ENCODERS, SAE_KNOBS, Parameters
+from support.dense_terms import LOSSES, TERM_KNOBS, At
 
 BATCH, D_MODEL, D_SAE = 24, 10, 48
 PROGRESS = 0.3

@@ -8,8 +8,9 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from hostile_edits import COMMIT, SHARD, SITE, TOKENS, Edit
 from numcodecs.zstd import Zstd
+
+from support.hostile_edits import COMMIT, SHARD, SITE, TOKENS, Edit
 
 
 def renamed_site(name: str) -> Edit:

@@ -5,9 +5,9 @@
 
 from pathlib import Path
 
-from hostile_contents import CHUNKS, COMMITS, MANIFESTS, PLANS
-from hostile_edits import COMMIT, Case, rewrite, rewrite_commit, rewrite_plan, rewrite_shard
-from hostile_folders import DESCRIPTIONS, FILES, JSON, METADATA
+from support.hostile_contents import CHUNKS, COMMITS, MANIFESTS, PLANS
+from support.hostile_edits import COMMIT, Case, rewrite, rewrite_commit, rewrite_plan, rewrite_shard
+from support.hostile_folders import DESCRIPTIONS, FILES, JSON, METADATA
 
 
 def other_commit(store: Path) -> None:

@@ -16,14 +16,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import careless
 import torch
 import transformers  # noqa: F401  forked workers inherit the import
-from extraction import extraction_config
 
 import strata_sae.pipeline.extractor.extract as stage
 import strata_sae.stores.writing.units as units
+import support.careless as careless
 from strata_sae.stores.files.filesystem import FileSystem
+from support.extraction import extraction_config
 
 N_WORKERS = 2
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_run import run_data
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.serving import multi_site as joined
+from support.small_run import run_data
 
 
 class Steps:

@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sealing import seal
-
-from strata_sae.pipeline.artifacts import write_record, write_yaml
+from strata_sae.pipeline.runs import write_record, write_yaml
+from support.sealing import seal
 
 SITES = {"blocks.9.hook_resid_post": 576, "blocks.20.hook_resid_post": 576}
 D_SAE = 4096

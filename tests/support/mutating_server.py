@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from mutations import mutated_bytes
+from support.mutations import mutated_bytes
 
 HEADERS = ["Content-Length", "Content-Range", "ETag", "Last-Modified", "Retry-After", "Location", "Transfer-Encoding",
            "Content-Encoding", "Content-Type", "Connection"]  # fmt: skip

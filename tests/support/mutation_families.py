@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from mutating_server import MutatingServer
-from mutation_world import World, remove, strata
-from mutations import HOSTILE_VALUES, mutated_bytes, mutated_tree
 
 from strata_sae.pipeline.config.loading import dump, load
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.strict_yaml import parse
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.remote import Patience, pull
+from support.mutating_server import MutatingServer
+from support.mutation_world import World, remove, strata
+from support.mutations import HOSTILE_VALUES, mutated_bytes, mutated_tree
 
 HASTY = Patience(stall_seconds=60, attempts=2, pause_seconds=0.001, grace_seconds=300)
 MUTATED = Path("mutated.yaml")

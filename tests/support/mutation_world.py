@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from tiny_models import save_tiny_model
 from typer.testing import CliRunner
 
 import run_pipeline
+from support.tiny_models import save_tiny_model
 
 HANG_SECONDS = 600
 """A case that takes longer does not end: a guard against hanging, no measure of speed."""

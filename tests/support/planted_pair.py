@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_run import run_data
-from small_store import fill_unit, plan_store
 
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.writing.finishing import finish, next_unit
+from support.small_run import run_data
+from support.small_store import fill_unit, plan_store
 
 READ, WRITTEN = "blocks.1.mlp.input", "blocks.1.hook_mlp_out"
 WIDTHS = {READ: 16, WRITTEN: 12}

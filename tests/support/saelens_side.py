@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lockstep import Weights, default_dtype
 from torch import Tensor, nn
+
+from support.lockstep import Weights, default_dtype
 
 INPUTS_FIRST = {"W_enc"}
 """Its matrices that are the transpose of ours."""

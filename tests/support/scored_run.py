@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from small_run import BATCH_TOPK, RELU, SITE, TOPK, run_data, store_for_training
-
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.trainer.train import train
+from support.small_run import BATCH_TOPK, RELU, SITE, TOPK, run_data, store_for_training
 
 VARIANTS: dict[str, Any] = {
     "topk": TOPK,

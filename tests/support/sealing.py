@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.artifacts import fingerprint, write_record
+from strata_sae.pipeline.runs import fingerprint, write_record
 
 
 def load(path: Path) -> Any:

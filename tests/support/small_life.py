@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from small_store import build_store
-
-from strata_sae.pipeline.artifacts import read_record, write_record
-from strata_sae.pipeline.artifacts.shapes import Shape
 from strata_sae.pipeline.config import load
+from strata_sae.pipeline.runs import read_record, write_record
+from strata_sae.pipeline.runs.records import Shape
 from strata_sae.stores import ActivationStore, Batches, StoreError, verify
+from support.small_store import build_store
 
 WORDS = {0: "é", 1: "ıİ", 2: "日本", 3: "😀", 4: "\u202e", 5: "ß"}
 

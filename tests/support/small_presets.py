@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from small_run import D_MODEL, SITE
-
 from strata_sae.pipeline.config import RunConfig
+from support.small_run import D_MODEL, SITE
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 192

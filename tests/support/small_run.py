@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from small_store import build_store
+from support.small_store import build_store
 
 SITE = "blocks.1.hook_resid_post"
 D_MODEL = 16

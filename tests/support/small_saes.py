@@ -1,11 +1,11 @@
 """One small SAE of each architecture, and rows for it."""
 
 import torch
-from dense_saes import SAE_KNOBS
 from torch import Tensor
 
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import SAE
+from support.dense_saes import SAE_KNOBS
 
 D_MODEL, D_SAE = 10, 60
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.supervised import supervise
+from strata_sae.pipeline.commands.sigbus_guard import supervise
 
 
 def first_shard(store: Path) -> Path:
@@ -26,12 +26,12 @@ def main(store: Path, options: set[str]) -> None:
     if "alone" not in options:
         supervise(explain)
     import torch
-    from small_run import ALL, run_data
 
     from strata_sae.pipeline.config import RunConfig
     from strata_sae.pipeline.trainer import session
     from strata_sae.pipeline.trainer.train import train
     from strata_sae.stores.files import places
+    from support.small_run import ALL, run_data
 
     torch.set_num_threads(1)
     real = session.Session._save

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from small_run import ALL, run_data
-from trained_run import hashes
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
+from support.small_run import ALL, run_data
+from support.trained_run import hashes
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

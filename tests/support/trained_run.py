@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from small_run import SITE
 
-from strata_sae.pipeline.artifacts import RunFolder, VariantFolder, sha256_of
 from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.runs import RunFolder, VariantFolder, sha256_of
 from strata_sae.pipeline.trainer import session
 from strata_sae.pipeline.trainer.train import train
+from support.small_run import SITE
 
 RUN = Path("runs/run")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import ALL, run_data, store_for_training
-from trained_run import hashes
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
+from support.small_run import ALL, run_data, store_for_training
+from support.trained_run import hashes
 
 
 @pytest.fixture(scope="session")

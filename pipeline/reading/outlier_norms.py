@@ -1,0 +1,53 @@
+"""The line that `plan`, `extract` and `train` print where few rows carry most of the norm."""
+
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.reading.which_store import find_store, open_store
+from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.front.aligned import Together
+from strata_sae.stores.front.outliers import Outliers, outliers
+from strata_sae.stores.reading.filters import Filters
+from strata_sae.stores.remote import is_url
+
+NORM_MULTIPLE = 3.0
+"""A row is an outlier beyond this multiple of the median norm. Norms of ordinary rows lie within a factor of two of the
+median in every model tried; attention sinks lie at 50 to 200 (decision 0016). It is also the value that is advised."""
+FEW = 0.1
+"""At most this share of the rows counts as few: where more are long, they are the data and no outliers."""
+MUCH = 0.3
+"""From this share of the sum of squares on they are told, as the report does (`facts.UNEVEN`): E||x||^2, which scales
+the rows, R2 and the loss then describe those rows before any other."""
+
+
+def outlier_norms(config: RunConfig, stores: Together) -> str | None:
+    """One line if few of the rows to train on carry much of the sum of squares at a site; None if that is not so."""
+    filters = Filters(**config.training.filters.model_dump())
+    found = {
+        site: measured
+        for site in config.sites_to_train_on()
+        if site in stores.sites
+        and (measured := outliers(stores.at(site), site, "train", filters, NORM_MULTIPLE)) is not None
+        and measured.square_share >= MUCH
+        and measured.n_outliers <= FEW * measured.n_rows
+    }
+    if not found:
+        return None
+    worst = max(found, key=lambda site: found[site].square_share)
+    more = f" (and {len(found) - 1} more site{'s' if len(found) > 2 else ''})" if len(found) > 1 else ""
+    return (
+        f"{worst}{more}: {_share(found[worst])}, so scores and updates describe them before the others; "
+        f"training.filters.max_norm_multiple: {NORM_MULTIPLE:g} leaves them out"
+    )
+
+
+def stored_outlier_norms(config: RunConfig) -> str | None:
+    """`outlier_norms` of the finished store that a run reads; None where there is none yet, or it lies at a URL."""
+    if is_url(config.store.path or "") or not (find_store(config) / MANIFEST).is_file():
+        return None
+    return outlier_norms(config, open_store(config))
+
+
+def _share(found: Outliers) -> str:
+    return (
+        f"{100 * found.n_outliers / found.n_rows:.2g} % of the rows to train on ({found.n_outliers:,} of "
+        f"{found.n_rows:,}) carry {100 * found.square_share:.1f} % of the sum of squares"
+    )

@@ -1,0 +1,50 @@
+"""Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
+
+from strata_sae.pipeline.runs.durable import (
+    make_folder,
+    naming,
+    publish_folder,
+    remove_folder,
+    remove_staged,
+    sha256_of,
+    staging_path,
+    sync,
+    write_bytes,
+)
+from strata_sae.pipeline.runs.environment import environment
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.lock import only_writer
+from strata_sae.pipeline.runs.record_files import (
+    Record,
+    canonical_json,
+    changed_keys,
+    fingerprint,
+    read_record,
+    read_yaml,
+    write_record,
+    write_yaml,
+)
+
+__all__ = [
+    "Record",
+    "RunFolder",
+    "VariantFolder",
+    "canonical_json",
+    "changed_keys",
+    "environment",
+    "fingerprint",
+    "make_folder",
+    "naming",
+    "only_writer",
+    "publish_folder",
+    "read_record",
+    "read_yaml",
+    "remove_folder",
+    "remove_staged",
+    "sha256_of",
+    "staging_path",
+    "sync",
+    "write_bytes",
+    "write_record",
+    "write_yaml",
+]

@@ -1,0 +1,165 @@
+"""Every number of a config, made absurd: refused when the file is read, with its key, or it trains and is scored."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from strata_sae.pipeline.config import RunConfig, load
+from strata_sae.pipeline.config.errors_text import lines_of
+from strata_sae.pipeline.config.loading import dump
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.schedules import Schedule
+from strata_sae.pipeline.trainer.train import train
+from support.schema_leaves import Leaf, leaves
+from support.small_presets import ROOT, SITES, small
+from support.small_run import D_MODEL
+from support.small_store import build_store
+
+HUGE = (10**400, 10**5000, 1e39, 1e308, math.nan, math.inf, -math.inf)
+"""None of them can be meant anywhere."""
+HUGE_INTEGERS = (10**19, 10**30, -(10**19))
+"""Nor these, where an integer is asked for."""
+ODD = (-1, 0, 1e-320, 2**62, 1e30)
+"""Some of them may be meant somewhere."""
+ENDLESS = ("training.n_steps", "corpus.n_tokens", "training.warmup_steps")
+"""2^62 of them are only a long time, and nobody can know that they are not meant; warm-up must end before n_steps."""
+NOT_TRAINED_ON = ("corpus", "store", "model")
+"""What another stage reads: for that, tests/extractor."""
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory: pytest.TempPathFactory) -> list[RunConfig]:
+    path = tmp_path_factory.mktemp("numbers") / "store"
+    build_store(path, 1000, SITES, chunk_bytes=64 * D_MODEL * 4, shard_bytes=2**24)
+    return [small(load(file), path) for file in sorted(ROOT.glob("configs/*.yaml"))]
+
+
+def config_with(leaf: Leaf, value: Any, presets: list[RunConfig]) -> dict[str, Any]:
+    """Plain data of a config of one variant that has the place, with the value there."""
+    config, name = next((c, n) for c in presets for n, v in c.variants.items() if has(v, leaf))
+    data = config.model_dump(mode="json")
+    variant = data["variants"][name]
+    for term in variant["objective"].values():
+        term.pop("term", None)
+    data["variants"] = {"v": variant}
+    data["training"] |= {"n_steps": 2, "warmup_steps": 0}
+    if leaf.path[2:3] == ("resampling",):
+        variant["resampling"] = {"every_steps": 1, "dead_after_steps": 1}
+    elif variant["resampling"]:
+        variant["resampling"] = None
+    if leaf.path[:2] == ("corpus", "sources"):
+        kind = leaf.settings.model_fields["kind"].annotation.__args__[0]
+        place = {"python_docs": {}, "dataset": {"path": "p"}}.get(kind, {"paths": ["p"]})
+        data["corpus"]["sources"] = [{"kind": kind, **place}]
+    here: Any = data
+    for step, following in zip(leaf.path, leaf.path[1:], strict=False):
+        if following == leaf.path[-1] and leaf.settings is Schedule and not isinstance(here[step], dict):
+            here[step] = {"start": 8, "end": 4}
+        if here[step] is None:
+            here[step] = {}
+        if following == 0 and step != "sources":
+            here[step] = [[0, 1]] if leaf.path[-2:] == (0, 0) else [1]
+        here = here[step]
+    here[leaf.path[-1]] = value
+    return data
+
+
+def has(variant: Any, leaf: Leaf) -> bool:
+    if leaf.path[2:3] == ("objective",):
+        return leaf.path[3] in variant.objective
+    return leaf.architecture in (None, variant.sae.architecture)
+
+
+def names(message: str, leaf: Leaf) -> bool:
+    """Whether the message is one line that names the key, or that of the schedule it is part of."""
+    keys = [step for step in leaf.path if isinstance(step, str)]
+    wanted = keys[-2:] if leaf.settings is Schedule else keys[-1:]
+    return any(key in message for key in wanted) and "\n" not in message.strip()
+
+
+def label(leaf: Leaf) -> str:
+    return f"{leaf.key} {leaf.architecture or leaf.settings.__name__}"
+
+
+NUMBERS = leaves(int, float)
+
+
+def refusal(data: dict[str, Any]) -> str | None:
+    from pydantic import ValidationError
+
+    try:
+        RunConfig.model_validate(copy.deepcopy(data))
+    except ValidationError as error:
+        return "\n".join(lines_of(error, data, {(): "c.yaml"}))
+    return None
+
+
+@pytest.mark.parametrize("leaf", NUMBERS, ids=label)
+def test_a_number_that_nothing_can_hold_is_refused_with_its_key(leaf: Leaf, presets: list[RunConfig]) -> None:
+    for value in (*HUGE, *(HUGE_INTEGERS if int in leaf.types else ())):
+        said = refusal(config_with(leaf, value, presets))
+        assert said is not None, f"{value!r:.30} is accepted"
+        assert names(said, leaf), said
+        assert len(said) < 600, said
+
+
+TRAINED_ON = [
+    leaf
+    for leaf in NUMBERS
+    if leaf.path[0] not in NOT_TRAINED_ON
+    # A schedule is the same code wherever it stands: once as a term's weight, once as an architecture's k.
+    and (leaf.settings is not Schedule or leaf.path[2:4] in (("objective", "l1"), ("sae", "k")))
+]
+
+
+@pytest.mark.parametrize("leaf", TRAINED_ON, ids=label)
+def test_an_odd_number_is_refused_or_trains(
+    leaf: Leaf, presets: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    for value in ODD:
+        if value == 2**62 and leaf.key in ENDLESS:
+            continue
+        data = config_with(leaf, value, presets)
+        if (said := refusal(data)) is not None:
+            assert names(said, leaf), said
+            continue
+        config = RunConfig.model_validate({**data, "name": f"run{ODD.index(value)}"})
+        assert names(trained(config, leaf) or str(leaf.path[-1]), leaf)
+
+
+def trained(config: RunConfig, leaf: Leaf) -> str | None:
+    """Why it cannot be trained and scored; None if it can."""
+    try:
+        train(config, report_progress=False)
+        if leaf.path[0] in ("evaluation", "training"):
+            evaluate(config, progress=False)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def test_the_largest_seed_trains_and_its_record_can_be_read(
+    presets: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seed = next(leaf for leaf in NUMBERS if leaf.key == "seed")
+    config = RunConfig.model_validate(config_with(seed, LARGEST_INT, presets))
+    train(config, report_progress=False)
+    Path("c.yaml").write_text(dump(config))
+    assert load(Path("c.yaml")).seed == LARGEST_INT
+
+
+def test_the_walk_finds_places_of_every_kind() -> None:
+    keys = {leaf.key for leaf in NUMBERS}
+    assert keys >= {
+        "seed", "corpus.sources.0.weight", "variants.v.sae.k.start", "variants.v.objective.orthogonality.watch.0.0",
+        "variants.v.training.beta1", "variants.v.resampling.encoder_scale", "evaluation.max_rows",
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+"""The page in a real browser: it draws, it obeys its own policy, and it asks for nothing."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from strata_sae.pipeline.report.write import write_report
+from support.made_up_run import HOSTILE, SITES, TOKENS, VARIANTS, write_run
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = os.environ.get("STRATA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    # Whoever asks for these tests (make browser) wants them run: a browser that is not there fails them.
+    assert CHROMIUM is not None, "no chromium on the PATH, and STRATA_CHROMIUM is not set"
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+DRAWN = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+"""Done once two frames were drawn: what came into view in the first is on the page after the second."""
+expect.set_options(timeout=1_800_000)
+
+
+class Watched:
+    """A page and everything that went wrong on it."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(0)  # pytest has a limit; a busy machine is no failure
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.url = path.resolve().as_uri()
+        self.page.goto(self.url)
+
+    def scroll_through(self) -> None:
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        for top in range(0, height, 600):
+            self.page.evaluate(f"scrollTo({{top: {top}, behavior: 'instant'}})")
+            self.page.evaluate(DRAWN)
+
+
+@pytest.fixture
+def watch(browser: Any) -> Iterator[Any]:
+    opened: list[Watched] = []
+
+    def open_page(path: Path, **options: Any) -> Watched:
+        opened.append(Watched(browser, path, **options))
+        return opened[-1]
+
+    yield open_page
+    for watched in opened:
+        watched.page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_every_figure_is_drawn_without_errors_or_requests(watch, run_folder, width):
+    watched = watch(write_report(run_folder), width=width)
+    watched.scroll_through()
+    page = watched.page
+    plots = page.locator(".plot")
+    assert plots.count() == 6 * len(SITES)
+    for place in range(plots.count()):
+        plots.nth(place).locator("svg.main-svg").first.wait_for(state="attached")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert watched.errors == []
+    assert watched.requests == [watched.url]
+
+
+def test_the_test_sees_a_policy_violation(watch, run_folder):
+    """Control: a page whose script was changed after its hash was made shows an error and draws nothing."""
+    path = write_report(run_folder)
+    path.write_text(path.read_text(encoding="utf-8").replace('"use strict";', '"use strict"; '), encoding="utf-8")
+    watched = watch(path)
+    watched.scroll_through()
+    assert any("Content Security Policy" in error for error in watched.errors)
+
+
+def test_hostile_tokens_do_nothing(watch, tmp_path):
+    tokens = [HOSTILE[place % len(HOSTILE)] for place in range(len(TOKENS))]
+    watched = watch(write_report(write_run(tmp_path / "hostile", tokens=tokens)))
+    watched.scroll_through()
+    assert watched.errors == []
+    assert watched.requests == [watched.url]
+    assert watched.page.locator("img").count() == 0
+
+
+def test_tables_sort_choices_choose_and_variants_hide(watch, run_folder):
+    watched = watch(write_report(run_folder))
+    watched.scroll_through()
+    page = watched.page
+
+    table = page.locator("#results table").first
+    table.get_by_role("button", name="R²").click()
+    assert "batch-topk" in table.locator("tbody th").first.inner_text()
+    assert "topk-hot" in table.locator("tbody th").last.inner_text()  # no value: last in either direction
+    table.get_by_role("button", name="R²").click()
+    assert "relu-l1" in table.locator("tbody th").first.inner_text()
+    assert "topk-hot" in table.locator("tbody th").last.inner_text()
+
+    curves = page.locator('[data-figure="curves"]').first
+    assert curves.locator(".scatterlayer .trace").count() == len(VARIANTS)
+    page.locator("[data-curve=loss]").click()
+    assert "loss" in curves.locator(".ytitle").text_content()
+    page.locator(".chip", has_text="relu-l1").click()
+    expect(curves.locator(".scatterlayer .trace")).to_have_count(len(VARIANTS) - 1)
+
+    assert page.locator(".sae:visible").count() == 1
+    page.locator("#examples").get_by_role("button", name="matryoshka").click()
+    page.locator("#examples").get_by_role("button", name="blocks.20.hook_resid_post").click()
+    shown = page.locator(".sae:visible")
+    assert shown.count() == 1
+    assert "matryoshka" in shown.locator("h3").inner_text()
+    assert "blocks.20.hook_resid_post" in shown.locator("h3").inner_text()
+    assert watched.errors == []
+
+
+A4_LANDSCAPE = 1030
+"""Pixels that are left of the width of the paper (css pixels, count)."""
+
+
+def test_print_keeps_colours_and_columns(watch, run_folder, tmp_path):
+    watched = watch(write_report(run_folder), width=A4_LANDSCAPE)
+    watched.scroll_through()
+    page = watched.page
+    hidden = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    colours = "getComputedStyle(document.querySelector('.mark')).printColorAdjust"
+    assert page.evaluate(hidden) > 0  # control: on a screen of this width columns are cut, and boxes scroll
+    assert page.evaluate(colours) == "economy"
+    page.emulate_media(media="print")
+    assert page.evaluate(hidden) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == A4_LANDSCAPE
+    assert page.evaluate(colours) == "exact"
+    assert len(page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)) > 10**5
+    assert watched.errors == []
+
+
+def test_dark_and_light_follow_the_reader(watch, run_folder):
+    watched = watch(write_report(run_folder))
+    watched.scroll_through()
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = watched.page.evaluate(background)
+    watched.page.emulate_media(color_scheme="dark")
+    assert watched.page.evaluate(background) != light
+    assert watched.errors == []
