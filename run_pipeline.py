@@ -49,7 +49,7 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     from strata_sae.pipeline.runs import naming
 
     with naming(config.store_path()):
-        extract_with_workers(config, n_workers, progress=_shows_progress())
+        extract_with_workers(config, n_workers, show_progress=_shows_progress())
     if line := stored_outlier_norms(config):
         logging.getLogger("strata_sae").warning("%s", line)
 
@@ -58,14 +58,14 @@ def train_saes(config: "RunConfig", stage: Path | None = None, only: Sequence[st
     """Stage 2: store -> one SAE per variant and site."""
     from strata_sae.pipeline.trainer.train import train
 
-    train(config, stage=stage, only=only, report_progress=_shows_progress())
+    train(config, stage=stage, only=only, show_progress=_shows_progress())
 
 
 def evaluate_saes(config: "RunConfig") -> None:
     """Stage 3: held-out rows of the store -> scores of every SAE."""
     from strata_sae.pipeline.evaluation.evaluate import evaluate
 
-    evaluate(config, progress=_shows_progress())
+    evaluate(config, show_progress=_shows_progress())
 
 
 def write_report(config: "RunConfig") -> None:
@@ -137,7 +137,7 @@ def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> No
     settings = _load(config, overrides)
     from strata_sae.pipeline.extractor.plan import describe_plan
 
-    typer.echo(describe_plan(settings, progress=_shows_progress()))
+    typer.echo(describe_plan(settings, show_progress=_shows_progress()))
     from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
 
     if line := stored_outlier_norms(settings):

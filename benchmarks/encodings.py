@@ -105,8 +105,8 @@ def train_from(name: str, path: Path, folder: Path) -> dict[str, dict[str, list[
         }
     )
     os.chdir(folder)
-    train(config, report_progress=False)
-    evaluate(config, progress=False)
+    train(config, show_progress=False)
+    evaluate(config, show_progress=False)
     found: dict[str, dict[str, list[float]]] = {}
     for site in config.store.sites:
         scores = [
@@ -123,7 +123,7 @@ def extracted(folder: Path) -> Path:
     from strata_sae.pipeline.extractor.workers import extract_with_workers
 
     settings = config(folder / "extracted", "bfloat16")
-    extract_with_workers(settings, 1, progress=False)
+    extract_with_workers(settings, 1, show_progress=False)
     return settings.store_path()
 
 

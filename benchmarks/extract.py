@@ -105,7 +105,7 @@ def compare(folder: Path, dtype: str) -> None:
     settings = config(folder / dtype, dtype)
     path = settings.store_path()
     with contextlib.redirect_stdout(io.StringIO()):
-        plan = planned(settings, progress=False)
+        plan = planned(settings, show_progress=False)
     capture = load(settings.model, SITES)
     found = forward_batches(path, plan)
     sides = {"ours": lambda: fill(path, plan, capture), "alone": lambda: forward(found, capture)}

@@ -68,7 +68,7 @@ def no_checksums() -> Iterator[None]:
 def filling(folder: Path, dtype: str) -> None:
     settings = config(folder / dtype, dtype)
     path = settings.store_path()
-    plan = planned(settings, progress=False)
+    plan = planned(settings, show_progress=False)
     capture = load(settings.model, SITES)
 
     def fill(files: FileSystem) -> None:

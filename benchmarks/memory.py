@@ -120,7 +120,7 @@ def train(folder: Path) -> float:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    train(RunConfig.model_validate(config), report_progress=False)
+    train(RunConfig.model_validate(config), show_progress=False)
     done.set()
     sampler.join()
     return peak

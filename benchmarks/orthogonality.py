@@ -51,7 +51,7 @@ def planted_rows() -> Tensor:
 
 def training(workspace: Workspace, **term: object) -> Trainee:
     """An SAE and its updates, with or without the term."""
-    settings = ARCHITECTURES["topk"].Config(d_sae=D_SAE, k=K)
+    settings = ARCHITECTURES["topk"].Settings(d_sae=D_SAE, k=K)
     weights = initial_weights(settings, D_MODEL, torch.Generator().manual_seed(1))
     objective = {"reconstruction": {}, **({"orthogonality": {"threshold": THRESHOLD, **term}} if term else {})}
     variant = {"sae": {"architecture": "topk", "d_sae": D_SAE, "k": K}, "objective": objective}

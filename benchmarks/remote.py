@@ -36,7 +36,7 @@ from strata_sae.stores.remote import push
 N_ROWS, D_MODEL, BATCH, WINDOW = sized((2**16, 576, 2048, 2**15), (2**13, 64, 512, 2**12))
 N_EPOCHS = sized(5, 1)
 TARGET = 1.10
-SETTINGS = TopK.Config(d_sae=sized(4096, 512), k=32)
+SETTINGS = TopK.Settings(d_sae=sized(4096, 512), k=32)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ class Trainer:
         self._batches = Batches(ActivationStore.open(where), SITE, batch_size=BATCH, window_rows=WINDOW)
         self._learns, self._step = learns, 0
         self._sae = TopK(SETTINGS, D_MODEL, initial_weights(SETTINGS, D_MODEL, torch.Generator().manual_seed(0)))
-        self._objective = Objective({"reconstruction": Reconstruction.Config()}, self._sae)
+        self._objective = Objective({"reconstruction": Reconstruction.Settings()}, self._sae)
         self._adam = Adam.start(TrainingSettings(n_steps=1000, warmup_steps=0), self._sae.parameters())
         self._workspace = Workspace()
 

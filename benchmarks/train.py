@@ -145,7 +145,7 @@ def rows() -> Tensor:
 
 def start_of(case: Case, x_BM: Tensor) -> Weights:
     """Weights all sides begin with."""
-    settings = ARCHITECTURES[case.sae["architecture"]].Config(**case.sae)
+    settings = ARCHITECTURES[case.sae["architecture"]].Settings(**case.sae)
     weights = initial_weights(settings, D_MODEL, torch.Generator().manual_seed(1))
     if case.density is not None:
         pre = (x_BM[:256] @ weights["W_enc"].T).flatten()

@@ -73,7 +73,7 @@ def seconds(configs: list[RunConfig]) -> tuple[float, float]:
     """Wall and processor time of training them all."""
     began, used = time.perf_counter(), time.process_time()
     for one in configs:
-        train(one, report_progress=False)
+        train(one, show_progress=False)
     return time.perf_counter() - began, time.process_time() - used
 
 

@@ -1,4 +1,4 @@
-"""Numbers that move during training: pure functions of progress, the share of the run done (0 to 1)."""
+"""Numbers that move during training: pure functions of fraction_done, the share of the run done (0 to 1)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -25,7 +25,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {"constant": _constant, 
 
 
 class Schedule(Settings):
-    """A value that goes from `start` to `end` while progress goes from `begin` to `finish`, and stays there."""
+    """A value that goes from `start` to `end` while fraction_done goes from `begin` to `finish`, and stays there."""
 
     shape: Literal["constant", "linear", "power"] = "linear"
     """How it moves: `constant` stays at start, `linear`, or `power`: end + (start - end) * (1 - share)^exponent."""
@@ -46,9 +46,9 @@ class Schedule(Settings):
             raise ValueError(f"finish ({self.finish}) must be larger than begin ({self.begin})")
         return self
 
-    def at(self, progress: float) -> float:
-        """Value at `progress` (share of the run done, 0 to 1)."""
-        share = min(max((progress - self.begin) / (self.finish - self.begin), 0.0), 1.0)
+    def at(self, fraction_done: float) -> float:
+        """Value at `fraction_done` (share of the run done, 0 to 1)."""
+        share = min(max((fraction_done - self.begin) / (self.finish - self.begin), 0.0), 1.0)
         weight = SCHEDULES[self.shape](share, self.exponent)
         return self.start * weight + self.end * (1.0 - weight)
 
@@ -57,6 +57,6 @@ Value = float | Schedule
 """A number, or a schedule of it."""
 
 
-def value_at(value: Value, progress: float) -> float:
-    """The number a config value stands for at `progress`."""
-    return value.at(progress) if isinstance(value, Schedule) else float(value)
+def value_at(value: Value, fraction_done: float) -> float:
+    """The number a config value stands for at `fraction_done`."""
+    return value.at(fraction_done) if isinstance(value, Schedule) else float(value)

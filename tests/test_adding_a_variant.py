@@ -59,7 +59,7 @@ def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(dense_saes.ENCODERS, "abs_topk", written.abs_topk)
     monkeypatch.setitem(dense_saes.SAE_KNOBS, "abs_topk", {"k": 4})
 
-    sae, settings = make_sae("abs_topk"), {"reconstruction": TERMS["reconstruction"].Config()}
+    sae, settings = make_sae("abs_topk"), {"reconstruction": TERMS["reconstruction"].Settings()}
     codes_BE = sae.encode(make_rows()).codes.to_dense()
     assert (codes_BE < 0).any(), "control: this is not TopK"
     _, expected = reference(sae, settings, make_rows(), None)
@@ -79,7 +79,7 @@ def test_the_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(dense_terms.LOSSES, "l2", written.l2)
 
     sae = make_sae("topk")
-    settings = {"reconstruction": TERMS["reconstruction"].Config(), "l2": made.L2.Config(weight=0.1)}
+    settings = {"reconstruction": TERMS["reconstruction"].Settings(), "l2": made.L2.Settings(weight=0.1)}
     _, expected = reference(sae, settings, make_rows(), None)
     found = step(settings, sae, make_rows()).gradients
     assert largest_difference(found, expected) < TOLERANCE

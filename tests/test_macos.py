@@ -35,7 +35,7 @@ def test_training_scoring_and_reporting_need_nothing_that_macos_lacks(
     )
     assert (done.returncode, done.stdout) == (0, "False False\n"), done.stderr[-3000:]
     monkeypatch.chdir(tmp_path)
-    train(RunConfig.model_validate(run_data(store, ALL, "here", n_steps=12)), report_progress=False)
+    train(RunConfig.model_validate(run_data(store, ALL, "here", n_steps=12)), show_progress=False)
     for name in ("plain", "shared"):
         assert hashes(Path("runs") / name) == hashes(Path("runs/here"))
         assert (tmp_path / "runs" / name / "report.html").is_file()

@@ -38,7 +38,7 @@ def store_path(text: str, where: Path) -> None:
 
 def shared_windows(text: str, where: Path) -> None:
     build_store(Path("the store"), 2000)
-    train(config("the store", n_steps=1, shared_windows=text), report_progress=False)
+    train(config("the store", n_steps=1, shared_windows=text), show_progress=False)
     assert where.is_dir()
 
 

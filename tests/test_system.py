@@ -245,4 +245,4 @@ def test_what_can_never_fit_is_refused_before_it_is_allocated(
     config = RunConfig.model_validate(run_data(make_store(n_rows=2000), {"topk": variant}))
     monkeypatch.setattr("strata_sae.pipeline.trainer.one_pass.initial_weights", lambda *_: pytest.fail("allocated"))
     with pytest.raises(ConfigError, match=rf"topk@{SITE} needs about .* GB of memory, and this machine has .*d_sae"):
-        train(config, report_progress=False)
+        train(config, show_progress=False)

@@ -173,7 +173,7 @@ def add_sites(
     if not site:
         raise ConfigError("--site: name at least one, for example --site blocks.4.hook_resid_post")
     outside_stores(out, "OUT", may_be_one=True)
-    made = add_sites(store, site, out, model=load(config, []).model if config else None, progress=_shown())
+    made = add_sites(store, site, out, model=load(config, []).model if config else None, show_progress=_shown())
     typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
 
 

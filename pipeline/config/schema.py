@@ -56,7 +56,7 @@ def child(annotation: Any, value: Any, step: str | int) -> Any:
             return get_args(option)[0]
         if get_origin(option) is dict:
             inner = _bare(get_args(option)[1])
-            return TERMS[step].Config if inner is TermSettings and step in TERMS else inner
+            return TERMS[step].Settings if inner is TermSettings and step in TERMS else inner
     return None
 
 
@@ -65,7 +65,7 @@ def settings_class(annotation: Any, value: Any) -> type[BaseModel] | None:
     classes = [option for option in options(annotation) if isinstance(option, type) and issubclass(option, BaseModel)]
     if SAESettings in classes:
         name = _item(value, "architecture")
-        return ARCHITECTURES[name].Config if isinstance(name, str) and name in ARCHITECTURES else SAESettings
+        return ARCHITECTURES[name].Settings if isinstance(name, str) and name in ARCHITECTURES else SAESettings
     if len(classes) < 2:
         return classes[0] if classes else None
     for settings in classes:

@@ -49,7 +49,7 @@ class UpdateSettings(Settings):
     """Adam's epsilon. Default: Adam's; Gao et al. 2024: 6.25e-10."""
     clip_norm: float | None = Field(default=1.0, gt=0.0)
     """Largest norm of all gradients together. null: no clipping. Default: dictionary_learning's TopK family."""
-    dead_after_tokens: int = Field(default=10_000_000, gt=0)
+    dead_after_rows: int = Field(default=10_000_000, gt=0)
     """A latent that has not fired for this many rows is dead. Default: dictionary_learning."""
     threshold_from: Literal["calibration", "running_mean"] = "calibration"
     """The inference threshold: what gives the wanted l0 on `calibration_rows`, or the running mean of training."""

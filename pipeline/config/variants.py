@@ -36,7 +36,7 @@ class ResamplingSettings(Settings):
 
 
 def _known_term(value: Any) -> TermSettings:
-    return build(value, "term", {name: term.Config for name, term in TERMS.items()})
+    return build(value, "term", {name: term.Settings for name, term in TERMS.items()})
 
 
 class Variant(Settings):
@@ -63,7 +63,7 @@ class Variant(Settings):
     @field_validator("sae", mode="before")
     @classmethod
     def _known_architecture(cls, value: Any) -> SAESettings:
-        return build(value, "architecture", {name: sae.Config for name, sae in ARCHITECTURES.items()})
+        return build(value, "architecture", {name: sae.Settings for name, sae in ARCHITECTURES.items()})
 
     @field_validator("objective", mode="before")
     @classmethod

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 SPLIT = "heldout"
 
 
-def evaluate(config: RunConfig, *, progress: bool = False) -> None:
+def evaluate(config: RunConfig, *, show_progress: bool = False) -> None:
     """Score every SAE of the run that finished training; what is scored already is skipped.
 
     Raises: StoreError, ConfigError, CheckpointError.
@@ -59,7 +59,7 @@ def evaluate(config: RunConfig, *, progress: bool = False) -> None:
                 todo.append(Scores(trained))
         if todo:
             log.info("%s: scoring %s", route.name, ", ".join(scores.trained.folder.variant for scores in todo))
-            _score_site(todo, route, stores, config, device, progress)
+            _score_site(todo, route, stores, config, device, show_progress)
     if unhashed:
         log.info("%s: %s: %s", run.path, ", ".join(sorted(unhashed)), UNHASHED)
 
@@ -72,7 +72,7 @@ def _routes(config: RunConfig) -> list[Route]:
 
 @torch.inference_mode()
 def _score_site(
-    todo: list[Scores], route: Route, stores: Together, config: RunConfig, device: torch.device, progress: bool
+    todo: list[Scores], route: Route, stores: Together, config: RunConfig, device: torch.device, show_progress: bool
 ) -> None:
     """Two passes over the held-out rows, each batch read once for all SAEs: scores first, then examples."""
     settings, filters = config.evaluation, _filters(config)
@@ -86,7 +86,7 @@ def _score_site(
     n_rows = min(n_rows, settings.max_rows or n_rows)
     rows = (stores, route, filters, settings.batch_size, settings.max_rows, device)
     population = Population(store)
-    with Progress(f"{site}: scores", n_rows, "row", shown=progress) as bar:
+    with Progress(f"{site}: scores", n_rows, "row", shown=show_progress) as bar:
         for x_BM, target_BM, row_numbers_B in heldout_rows(*rows):
             for scores in todo:
                 scores.update(x_BM, target_BM)
@@ -94,7 +94,7 @@ def _score_site(
             bar.advance(len(x_BM))
     top = [_top_rows(scores, config, device) for scores in todo]
     if settings.example_latents:
-        with Progress(f"{site}: examples", n_rows, "row", shown=progress) as bar:
+        with Progress(f"{site}: examples", n_rows, "row", shown=show_progress) as bar:
             for x_BM, _, row_numbers_B in heldout_rows(*rows):
                 for scores, kept in zip(todo, top, strict=True):
                     kept.update(scores.trained.sae.encode_inference(x_BM), row_numbers_B)

@@ -20,7 +20,7 @@ from strata_sae.stores.front.aligned import aligned
 
 
 def add_sites(
-    store: Path, sites: Sequence[str], out: Path, *, model: ModelSettings | None = None, progress: bool = True
+    store: Path, sites: Sequence[str], out: Path, *, model: ModelSettings | None = None, show_progress: bool = True
 ) -> ActivationStore:
     """Extract `sites` for the rows of a finished store into a store of their own at `out`, which names the first.
 
@@ -47,7 +47,7 @@ def add_sites(
     plan = planned(FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows))
     _check_tokens(base, plan, out)
     if not (out / MANIFEST).is_file():
-        fill_and_finish(settings, out, plan, progress=progress)
+        fill_and_finish(settings, out, plan, show_progress=show_progress)
     return ActivationStore.open(out)
 
 

@@ -24,19 +24,19 @@ from strata_sae.stores.writing.finishing import finish, next_unit, recover
 log = logging.getLogger(__name__)
 
 
-def extract(config: RunConfig, *, progress: bool = True) -> None:
+def extract(config: RunConfig, *, show_progress: bool = True) -> None:
     """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
 
     Where a finished store beside it already holds what the config asks for, that one is used and nothing is done.
     Any number of processes may run this on one store; what each commits, all see.
     Raises: ConfigError, or StoreError if the store is damaged or the disk is too small.
     """
-    plan = to_fill(config, progress=progress)
+    plan = to_fill(config, show_progress=show_progress)
     if plan is not None:
-        fill_and_finish(config.model, config.store_path(), plan, progress=progress)
+        fill_and_finish(config.model, config.store_path(), plan, show_progress=show_progress)
 
 
-def to_fill(config: RunConfig, *, progress: bool) -> Plan | None:
+def to_fill(config: RunConfig, *, show_progress: bool) -> Plan | None:
     """The plan of the run's store, made if there is none; None where a finished store holds what the run asks for."""
     reuse = reusable(config)
     for line in reuse.lines:
@@ -44,7 +44,7 @@ def to_fill(config: RunConfig, *, progress: bool) -> Plan | None:
     if reuse.stores:
         return None
     path = config.store_path()
-    plan = planned(config, progress=progress)
+    plan = planned(config, show_progress=show_progress)
     if not (path / MANIFEST).is_file():
         return plan
     store_id = ActivationStore.open(path).id
@@ -54,7 +54,7 @@ def to_fill(config: RunConfig, *, progress: bool) -> Plan | None:
     return None
 
 
-def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:
+def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_progress: bool) -> None:
     """Run the model over the units that are missing, and finish the store."""
     files = FileSystem()
     missing = recover(files, path, plan)
@@ -62,16 +62,18 @@ def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, progress
         log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
     if missing:
         _check_space(path, plan, missing)
-        _fill(settings, files, path, plan, len(missing), progress)
+        _fill(settings, files, path, plan, len(missing), show_progress)
     log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
 
 
-def _fill(settings: ModelSettings, files: FileSystem, path: Path, plan: Plan, n_missing: int, progress: bool) -> None:
+def _fill(
+    settings: ModelSettings, files: FileSystem, path: Path, plan: Plan, n_missing: int, show_progress: bool
+) -> None:
     rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
     capture = load(settings, list(plan.sites))
     if plan.config["corpus"].get("isolate_documents", False):
         check_isolation(capture)
-    with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=progress) as bar:
+    with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=show_progress) as bar:
         filler = UnitFiller(files, path, plan, capture, bar.advance)
         taken: set[int] = set()
         while (unit := next_unit(path, plan, taken)) is not None:

@@ -48,7 +48,7 @@ class Draft:
     tokenizer: Any
 
 
-def planned(config: RunConfig, *, progress: bool) -> Plan:
+def planned(config: RunConfig, *, show_progress: bool) -> Plan:
     """The plan at the config's store path; made and written there if nothing is.
 
     Raises: ConfigError if the store there was made from another config, naming what differs; StoreError if something
@@ -62,13 +62,13 @@ def planned(config: RunConfig, *, progress: bool) -> Plan:
         return plan
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
-    with _drafted(config, progress=progress) as draft:
+    with _drafted(config, show_progress=show_progress) as draft:
         for line in _described(config, draft).splitlines():
             log.info("%s", line)
         return _write(path, config, draft)
 
 
-def describe_plan(config: RunConfig, *, progress: bool) -> str:
+def describe_plan(config: RunConfig, *, show_progress: bool) -> str:
     """What the store would hold and cost, in words; writes nothing that stays."""
     reuse = reusable(config)
     if reuse.stores:
@@ -78,15 +78,15 @@ def describe_plan(config: RunConfig, *, progress: bool) -> str:
         plan, lines = _existing(path, config)
         found = f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
         return "\n".join([found, *lines])
-    with _drafted(config, progress=progress) as draft:
+    with _drafted(config, show_progress=show_progress) as draft:
         return "\n".join([*reuse.lines, _described(config, draft)])
 
 
 class _drafted:
     """A draft, and the folder its tokens lie in for as long as it is needed."""
 
-    def __init__(self, config: RunConfig, *, progress: bool) -> None:
-        self._config, self._progress = config, progress
+    def __init__(self, config: RunConfig, *, show_progress: bool) -> None:
+        self._config, self._show_progress = config, show_progress
 
     def __enter__(self) -> Draft:
         config = self._config
@@ -104,7 +104,7 @@ class _drafted:
         remove_dead(FileSystem(), path.parent, prefix)
         self._lease = Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12]))
         try:
-            spool = spool_documents(config.corpus, tokenizer, self._lease.folder, self._progress)
+            spool = spool_documents(config.corpus, tokenizer, self._lease.folder, self._show_progress)
             arrangement = arrange(spool, config.corpus, config.seed)
         except BaseException:
             self._lease.release()

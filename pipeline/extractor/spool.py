@@ -38,7 +38,7 @@ class Spool:
     """Documents that were cut to fit `n_tokens`: hash of what was kept."""
 
 
-def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progress: bool) -> Spool:
+def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_progress: bool) -> Spool:
     """Tokenise the corpus into `folder/token_id.int32` and `folder/flags.uint8`, a batch in memory at a time.
 
     Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
@@ -50,7 +50,7 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, progre
     starts = array("q", [0])
     documents = array("q")
     sequence, cut = bytearray(), {}
-    shown = Progress("tokenise", corpus.n_tokens, "token", shown=progress)
+    shown = Progress("tokenise", corpus.n_tokens, "token", shown=show_progress)
     with token_path.open("wb") as tokens, flags_path.open("wb") as flags, shown:
         for document, n_tokens, index in drawn(corpus, streams):
             whole = document.token_id.astype("<i4").tobytes()

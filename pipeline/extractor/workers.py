@@ -32,7 +32,7 @@ _LOOK_SECONDS = 0.5
 _PATIENCE_SECONDS = 5.0
 
 
-def extract_with_workers(config: RunConfig, n_workers: int, *, progress: bool = True) -> None:
+def extract_with_workers(config: RunConfig, n_workers: int, *, show_progress: bool = True) -> None:
     """`extract` by `n_workers` processes, which share this machine's threads evenly; 1: in this process.
 
     A worker that dies is no failure as long as another one is left: its unit is filled again.
@@ -41,14 +41,14 @@ def extract_with_workers(config: RunConfig, n_workers: int, *, progress: bool = 
     if n_workers < 1:
         raise ConfigError(f"--workers: {n_workers} is not allowed; use 1 or more")
     if n_workers == 1:
-        extract(config, progress=progress)
+        extract(config, show_progress=show_progress)
         return
-    plan = to_fill(config, progress=progress)
+    plan = to_fill(config, show_progress=show_progress)
     if plan is not None:
-        _run(config.model, config.store_path(), plan, n_workers, progress)
+        _run(config.model, config.store_path(), plan, n_workers, show_progress)
 
 
-def _run(settings: ModelSettings, path: Path, plan: Plan, n_workers: int, progress: bool) -> None:
+def _run(settings: ModelSettings, path: Path, plan: Plan, n_workers: int, show_progress: bool) -> None:
     n_threads = max(1, torch.get_num_threads() // n_workers)
     log.info(
         "%s: %d workers, %d threads each (stores are equal to the last byte where that number is)",
@@ -60,7 +60,7 @@ def _run(settings: ModelSettings, path: Path, plan: Plan, n_workers: int, progre
     try:
         for worker in workers:
             worker.process.start()
-        _watch(workers, path, plan, progress)
+        _watch(workers, path, plan, show_progress)
     finally:
         _stop(workers)
     if not (path / MANIFEST).is_file():
@@ -106,7 +106,7 @@ def _work(fill: Callable[..., None], settings: ModelSettings, path: Path, n_thre
     logging.getLogger("strata_sae").setLevel(logging.WARNING)
     torch.set_num_threads(n_threads)
     try:
-        fill(settings, path, read_plan(path), progress=False)
+        fill(settings, path, read_plan(path), show_progress=False)
     except (ConfigError, StoreError, OSError) as error:
         reasons.send(str(error))
         sys.exit(1)
@@ -119,10 +119,10 @@ def _end_with_parent() -> None:
     os._exit(1)  # as a kill would, which the store survives at any moment
 
 
-def _watch(workers: list[_Worker], path: Path, plan: Plan, progress: bool) -> None:
+def _watch(workers: list[_Worker], path: Path, plan: Plan, show_progress: bool) -> None:
     """Show how far they are together, until all have ended."""
     done = committed_units(path, plan)
-    with Progress("extract", plan.n_rows, "token", start=_rows(plan, done), shown=progress) as bar:
+    with Progress("extract", plan.n_rows, "token", start=_rows(plan, done), shown=show_progress) as bar:
         running = {worker.process.sentinel: worker for worker in workers}
         while running:
             for sentinel in wait(list(running), timeout=_LOOK_SECONDS):

@@ -23,7 +23,7 @@ class AuxK(Term):
     Source: Gao et al. 2024, appendix A.2, in the form of dictionary_learning.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the AuxK term."""
 
         term: Literal["aux_k"] = "aux_k"
@@ -35,7 +35,7 @@ class AuxK(Term):
         k_aux: int | None = Field(default=None, gt=0)
         """Dead latents on per row (count). null: the form's."""
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
@@ -48,13 +48,13 @@ class AuxK(Term):
         rows = _candidates(step, form)
         n_candidates = step.sae.d_sae if rows is None else rows.numel()
         if n_candidates == 0 and not form.always:
-            return step.x_BM.new_zeros(())
-        residual_BM = step.x_BM - step.xhat_BM
-        divisor = _divisor(residual_BM, step.x_BM, form)
+            return step.target_BM.new_zeros(())
+        residual_BM = step.target_BM - step.xhat_BM
+        divisor = _divisor(residual_BM, step.target_BM, form)
         if divisor == 0:
-            return step.x_BM.new_zeros(())
+            return step.target_BM.new_zeros(())
         k = self.settings.k_aux or _form_k(step, form)
-        weight = value_at(self.settings.weight, step.progress) / divisor
+        weight = value_at(self.settings.weight, step.fraction_done) / divisor
         if form.fewer_weigh_less:
             weight *= min(n_candidates / k, 1.0)
 
@@ -82,7 +82,7 @@ def _candidates(step: Step, form: AuxForm) -> Tensor | None:
     if form.candidates == "not_chosen":
         return None
     if step.dead_E is None:
-        return torch.empty(0, dtype=torch.int64, device=step.x_BM.device)
+        return torch.empty(0, dtype=torch.int64, device=step.target_BM.device)
     return step.dead_E.nonzero().squeeze(1)
 
 
@@ -96,9 +96,9 @@ def _candidate_pre(step: Step, rows: Tensor | None) -> Tensor:
 def _form_k(step: Step, form: AuxForm) -> int:
     """Candidates on per row."""
     return {
-        "half_d_model": max(step.x_BM.shape[1] // 2, 1),
+        "half_d_model": max(step.target_BM.shape[1] // 2, 1),
         "half_d_sae": max(step.sae.d_sae // 2, 1),
-        "twice_k": 2 * int(step.sae.target_l0(step.progress) or 0),
+        "twice_k": 2 * int(step.sae.target_l0(step.fraction_done) or 0),
         "256": 256,
     }[form.k]
 

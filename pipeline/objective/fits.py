@@ -21,7 +21,7 @@ def needs_codes_from_zero(settings: TermSettings, sae_settings: SAESettings) -> 
     the penalty's derivative at 0, which is infinite below p = 1.
     """
     needs_learnt_l0(settings, sae_settings)
-    if isinstance(sae_settings, JumpReLU.Config):
+    if isinstance(sae_settings, JumpReLU.Settings):
         raise ValueError(
             f"term {settings.term!r} fits architectures whose codes rise from 0 (relu, gated), got "
             f"{sae_settings.architecture!r}; use the term 'l0' or 'l1' there"

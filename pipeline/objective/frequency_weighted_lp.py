@@ -21,7 +21,7 @@ class FrequencyWeightedLp(Term):
     l1_freq_weighted and p_annealing_freq.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the frequency-weighted Lp term."""
 
         term: Literal["frequency_weighted_lp"] = "frequency_weighted_lp"
@@ -55,12 +55,12 @@ class FrequencyWeightedLp(Term):
             return above_zero("p", p)
 
         @model_validator(mode="after")
-        def _limits_in_order(self) -> "FrequencyWeightedLp.Config":
+        def _limits_in_order(self) -> "FrequencyWeightedLp.Settings":
             if self.clip_min > self.clip_max:
                 raise ValueError(f"clip_min ({self.clip_min}) must not exceed clip_max ({self.clip_max}); swap them")
             return self
 
-    settings: Config
+    settings: Settings
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
@@ -75,15 +75,15 @@ class FrequencyWeightedLp(Term):
     def add(self, step: Step) -> Tensor:
         """The penalty, and its derivative by every code that is on."""
         knobs = self.settings
-        p = value_at(knobs.p, step.progress)
-        weight = value_at(knobs.weight, step.progress)
+        p = value_at(knobs.p, step.fraction_done)
+        weight = value_at(knobs.weight, step.fraction_done)
         lambda_E = self._lambdas(weight, self._advance(step))
         total, derivative = weighted_lp_p(step.codes, step.encoding.penalised, p, knobs.epsilon, lambda_E)
-        step.add_penalty_gradient(derivative / step.x_BM.shape[0])
+        step.add_penalty_gradient(derivative / step.target_BM.shape[0])
         step.monitors["frequency_weighted_lp/p"] = p
         for name, number in (("min", lambda_E.amin()), ("mean", lambda_E.mean()), ("max", lambda_E.amax())):
             step.monitors[f"frequency_weighted_lp/lambda_{name}"] = number
-        return total / step.x_BM.shape[0]
+        return total / step.target_BM.shape[0]
 
     def state(self) -> dict[str, Tensor]:
         """The running frequencies and the steps so far, once there are any."""
@@ -98,7 +98,7 @@ class FrequencyWeightedLp(Term):
 
     def _advance(self, step: Step) -> Tensor:
         """Count this batch. Returns: the running frequencies, [E]."""
-        share_E = step.codes.fired_counts().to(step.x_BM.dtype) / step.x_BM.shape[0]
+        share_E = step.codes.fired_counts().to(step.target_BM.dtype) / step.target_BM.shape[0]
         if self._frequencies_E is None:
             self._frequencies_E = torch.full_like(share_E, 0.01)
         self._frequencies_E = self._frequencies_E.to(share_E.device)

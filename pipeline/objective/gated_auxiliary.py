@@ -16,7 +16,7 @@ class GatedAuxiliary(Term):
     Source: Rajamanoharan et al. 2024, Gated SAEs, equation 8.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the gated auxiliary term."""
 
         term: Literal["gated_auxiliary"] = "gated_auxiliary"
@@ -24,12 +24,12 @@ class GatedAuxiliary(Term):
         detached: bool = True
         """Whether the decoder is a constant here (the paper, dictionary_learning). false: SAELens."""
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only where there is a gate."""
-        if not isinstance(sae_settings, Gated.Config):
+        if not isinstance(sae_settings, Gated.Settings):
             raise ValueError(
                 f"term {settings.term!r} fits the architecture 'gated', got {sae_settings.architecture!r}, which has "
                 "no gate; remove it"
@@ -39,8 +39,8 @@ class GatedAuxiliary(Term):
         """The gate's squared error, and its derivative by the gate."""
         assert isinstance(step.encoding, GatedEncoding)
         sae, gate = step.sae, step.codes.with_values(step.encoding.gate)
-        difference_BM = gate.decode(sae.W_dec) + sae.b_dec - step.x_BM
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        difference_BM = gate.decode(sae.W_dec) + sae.b_dec - step.target_BM
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         gradient_BM = difference_BM * (2 * weight)
         step.add_penalty_gradient(gate.dots(gradient_BM, sae.W_dec))
         if not self.settings.detached:

@@ -18,7 +18,7 @@ class GhostGradients(Term):
     Source: Anthropic, Circuits Updates January 2024, "Ghost Grads"; SAELens before version 6 (`use_ghost_grads`).
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the ghost gradients term."""
 
         term: Literal["ghost_gradients"] = "ghost_gradients"
@@ -27,7 +27,7 @@ class GhostGradients(Term):
         """Whose size the error gets: the batch's, as Anthropic's text has it, or that of every row and dimension by
         itself (SAELens, which takes the mean over dimensions: weight 1 / d_model here is its 1)."""
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
@@ -42,12 +42,12 @@ class GhostGradients(Term):
 
     def add(self, step: Step) -> Tensor:
         """The rescaled error, with gradients on the dead latents' rows only."""
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         if step.dead_E is None or weight == 0 or not bool(step.dead_E.any()):
-            return step.x_BM.new_zeros(())
+            return step.target_BM.new_zeros(())
         dead = step.dead_E.nonzero().squeeze(1)
         W_dead = step.sae.W_dec[dead]
-        residual_BM = step.x_BM - step.xhat_BM
+        residual_BM = step.target_BM - step.xhat_BM
         exp_BE = step.encoding.pre_of(dead).exp()  # of the dead latents only
         ghost_BM = exp_BE @ W_dead
         scale_B = residual_BM.norm(dim=1) / (1e-6 + 2 * ghost_BM.norm(dim=1))

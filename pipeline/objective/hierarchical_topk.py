@@ -21,7 +21,7 @@ class HierarchicalTopK(Term):
     Multiple Sparsity Budgets (arXiv 2505.24473).
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the hierarchical TopK term."""
 
         term: Literal["hierarchical_topk"] = "hierarchical_topk"
@@ -38,13 +38,13 @@ class HierarchicalTopK(Term):
                 raise ValueError(f"ks must rise from at least 1, got {ks}")
             return ks
 
-    settings: Config
+    settings: Settings
     reconstructs = True
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only topk with a constant k, the largest of ks: its rows hold exactly that many ranks."""
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         if sae_settings.architecture != "topk":
             raise ValueError(
                 f"term 'hierarchical_topk' needs the architecture 'topk', got {sae_settings.architecture!r}; "
@@ -57,14 +57,14 @@ class HierarchicalTopK(Term):
     def add(self, step: Step) -> Tensor:
         """The errors at all ks, and the gradients of the ranks between them."""
         ks, batch_size, W_dec = self.settings.ks, step.codes.batch_size, step.sae.W_dec
-        share = len(ks) * error_divisor(self.settings.reduction, step.x_BM)
-        weight = value_at(self.settings.weight, step.progress) / share
+        share = len(ks) * error_divisor(self.settings.reduction, step.target_BM)
+        weight = value_at(self.settings.weight, step.fraction_done) / share
 
         values_BK, indices_BK, places_BK = by_rank(step.codes, ks[-1])
         bands = list(pairwise([0, *ks]))
         banded = _stack_bands(values_BK, indices_BK, bands, step.codes.n_latents)
         parts_LBM = banded.decode(W_dec).view(len(ks), batch_size, -1)
-        errors_LBM = parts_LBM.cumsum(0).add_(step.sae.b_dec).sub_(step.x_BM)
+        errors_LBM = parts_LBM.cumsum(0).add_(step.sae.b_dec).sub_(step.target_BM)
         loss = weight * errors_LBM.square().sum()
         # A latent of band l is on for the ks l and later: its gradient is the sum of theirs.
         left_LBM = errors_LBM.mul_(2 * weight).flip(0).cumsum(0).flip(0)

@@ -20,7 +20,7 @@ class L0(Term):
     kernel (saes/jump_relu.py).
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the L0 term."""
 
         term: Literal["l0"] = "l0"
@@ -35,24 +35,24 @@ class L0(Term):
         """Steepness of `tanh`. Default: Anthropic's."""
 
         @model_validator(mode="after")
-        def _no_idle_knob(self) -> "L0.Config":
+        def _no_idle_knob(self) -> "L0.Settings":
             idle = {"target": self.kind not in TARGETED, "scale": self.kind != "tanh"}
             for name in idle:
                 if idle[name] and getattr(self, name) != type(self).model_fields[name].default:  # a dump has them all
                     raise ValueError(f"{name} plays no part in kind {self.kind!r}; remove it")
             return self
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only where thresholds are learnt, and only with a target that can be met."""
-        if not isinstance(sae_settings, JumpReLU.Config):
+        if not isinstance(sae_settings, JumpReLU.Settings):
             raise ValueError(
                 f"term {settings.term!r} moves learnt thresholds, which 'jump_relu' has and "
                 f"{sae_settings.architecture!r} has not; change the architecture or remove the term"
             )
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         if settings.kind in TARGETED and settings.target > sae_settings.d_sae:
             raise ValueError(
                 f"term 'l0': target ({settings.target:g}) must not exceed d_sae ({sae_settings.d_sae}), as no more "
@@ -61,10 +61,10 @@ class L0(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty; its gradient goes to the thresholds, and beyond them as the architecture says."""
-        weight = value_at(self.settings.weight, step.progress)
+        weight = value_at(self.settings.weight, step.fraction_done)
         if self.settings.kind == "tanh":
-            return self._tanh(step, weight / step.x_BM.shape[0])
-        loss, gradient_B = self._counted(n_on(step.codes).to(step.x_BM.dtype))
+            return self._tanh(step, weight / step.target_BM.shape[0])
+        loss, gradient_B = self._counted(n_on(step.codes).to(step.target_BM.dtype))
         assert isinstance(step.sae, JumpReLU)
         for name, gradient in step.sae.count_gradients(step.encoding, gradient_B * weight).items():
             step.add_gradient(name, gradient)

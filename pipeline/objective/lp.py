@@ -21,7 +21,7 @@ class Lp(Term):
     Source: seed 0 (sae_dict_learning_experiments), p_annealing: p falls linearly, the weight stays.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the Lp term."""
 
         term: Literal["lp"] = "lp"
@@ -40,7 +40,7 @@ class Lp(Term):
         def _stays_above_zero(cls, p: Value) -> Value:
             return above_zero("p", p)
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
@@ -49,8 +49,8 @@ class Lp(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty, and its derivative by every code that is on."""
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
-        p = value_at(self.settings.p, step.progress)
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
+        p = value_at(self.settings.p, step.fraction_done)
         total, derivative = lp(step.codes, step.encoding.penalised, p, self.settings.epsilon, self.settings.form)
         step.add_penalty_gradient(derivative * weight)
         step.monitors["lp/p"] = p

@@ -19,7 +19,7 @@ class MultiK(Term):
     Source: Gao et al. 2024, Multi-TopK; sparsify (4 k, weight 1/8) and HypotheSAEs (weight 0 by default).
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the multi-k term."""
 
         term: Literal["multi_k"] = "multi_k"
@@ -31,12 +31,12 @@ class MultiK(Term):
         reduction: Reduction = "fvu"
         """Of the error: `fvu`, over the batch's variance (sparsify, HypotheSAEs); `sum` over dimensions; or `mean`."""
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only with a k, of which the multiple must not exceed d_sae."""
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         needs_runners_up(settings, sae_settings)
         k = getattr(sae_settings, "k", None)
         largest = max(k.start, k.end) if isinstance(k, Schedule) else k
@@ -48,14 +48,14 @@ class MultiK(Term):
 
     def add(self, step: Step) -> Tensor:
         """The error at multiple * k, with gradients of all parameters; nothing at weight 0."""
-        weight = value_at(self.settings.weight, step.progress)
+        weight = value_at(self.settings.weight, step.fraction_done)
         if weight == 0:
-            return step.x_BM.new_zeros(())
-        share = weight / error_divisor(self.settings.reduction, step.x_BM)
-        k = step.sae.target_l0(step.progress)
+            return step.target_BM.new_zeros(())
+        share = weight / error_divisor(self.settings.reduction, step.target_BM)
+        k = step.sae.target_l0(step.fraction_done)
         assert k is not None
         codes = row_topk(step.encoding.pre_BE, self.settings.multiple * int(k), step.sae.break_even_density)
-        difference_BM = step.sae.decode(codes) - step.x_BM
+        difference_BM = step.sae.decode(codes) - step.target_BM
         gradient_BM = difference_BM * (2 * share)
         values_gradient = codes.dots(gradient_BM, step.sae.W_dec) * (codes.values > 0)
         step.add_gradient("W_dec", codes.transposed_times(gradient_BM))

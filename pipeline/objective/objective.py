@@ -47,19 +47,19 @@ class Objective:
         self,
         x_BM: Tensor,
         dead_E: Tensor | None = None,
-        progress: float = 1.0,
+        fraction_done: float = 1.0,
         workspace: Workspace | None = None,
         encoding: Encoding | None = None,
         target_BM: Tensor | None = None,
     ) -> StepResult:
-        """Loss and gradients of a batch at `progress` (share of the run done); dead_E (bool) feeds AuxK.
+        """Loss and gradients of a batch at `fraction_done` (share of the run done); dead_E (bool) feeds AuxK.
 
-        `encoding`: of this batch at this progress, where the caller has it already (to count who fired before AuxK).
+        `encoding`: of this batch at this point, where the caller has it already (to count who fired before AuxK).
         `target_BM`: what is to be reconstructed, where that is not x_BM.
         """
-        encoding = encoding or self.sae.encode(x_BM, progress=progress, workspace=workspace)
+        encoding = encoding or self.sae.encode(x_BM, fraction_done=fraction_done, workspace=workspace)
         target_BM = x_BM if target_BM is None else target_BM
-        step = Step(self.sae, target_BM, encoding, self.sae.decode(encoding.codes), dead_E, progress)
+        step = Step(self.sae, target_BM, encoding, self.sae.decode(encoding.codes), dead_E, fraction_done)
         losses: dict[str, Tensor] = {}
         owners: list[str] = []
         for name, term in self.terms.items():

@@ -23,7 +23,7 @@ class OrtSAE(Term):
     all latents gives a static penalty over all pairs. Source: Korznikov et al. 2025, arXiv 2509.22033.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the OrtSAE term."""
 
         term: Literal["ort_sae"] = "ort_sae"
@@ -37,7 +37,7 @@ class OrtSAE(Term):
         seed: int = Field(default=0, ge=0)
         """Decides the chunks, together with the number of the step."""
 
-    settings: Config
+    settings: Settings
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
@@ -46,7 +46,7 @@ class OrtSAE(Term):
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Every chunk needs two latents."""
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         n_chunks = -(-sae_settings.d_sae // settings.chunk_size)
         if sae_settings.d_sae < 2 * n_chunks:
             raise ValueError(
@@ -56,10 +56,10 @@ class OrtSAE(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty; its gradient moves W_dec only."""
-        weight = value_at(self.settings.weight, step.progress)
+        weight = value_at(self.settings.weight, step.fraction_done)
         self._n_steps += 1
         if weight == 0 or self._n_steps % self.settings.every_steps:
-            return step.x_BM.new_zeros(())
+            return step.target_BM.new_zeros(())
         W_dec = step.sae.W_dec
         norm_E = W_dec.norm(dim=1, keepdim=True).clamp(min=torch.finfo(W_dec.dtype).tiny)
         unit_EM = W_dec / norm_E

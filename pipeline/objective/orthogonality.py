@@ -29,7 +29,7 @@ class Orthogonality(Term):
     activations`, `squared`, `mean` and `lift` are what its sibling experiments used.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the orthogonality term."""
 
         term: Literal["orthogonality"] = "orthogonality"
@@ -70,7 +70,7 @@ class Orthogonality(Term):
             return watch
 
         @model_validator(mode="after")
-        def _no_knob_without_effect(self) -> "Orthogonality.Config":
+        def _no_knob_without_effect(self) -> "Orthogonality.Settings":
             unused = {"linear": ["temperature"], "sigmoid": [], "proportional": ["threshold", "threshold_momentum"]}
             unused["proportional"] += ["temperature", "floor"]
             for name in unused[self.shape]:
@@ -78,7 +78,7 @@ class Orthogonality(Term):
                     raise ValueError(f"{name} does nothing with shape {self.shape!r}; remove it or change the shape")
             return self
 
-    settings: Config
+    settings: Settings
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
@@ -95,7 +95,7 @@ class Orthogonality(Term):
                 f"term 'orthogonality' needs an architecture with few latents on per row ({fitting}), got "
                 f"{sae_settings.architecture!r}; change the architecture or remove the term"
             )
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         for pair in settings.watch:
             if max(pair) >= sae_settings.d_sae:
                 raise ValueError(f"watch names the pair {pair}, but d_sae is {sae_settings.d_sae}")
@@ -103,11 +103,11 @@ class Orthogonality(Term):
     def add(self, step: Step) -> Tensor:
         """The penalty; its gradient moves W_dec only, or with `on: activations` the encoder only."""
         knobs = self.settings
-        weight = value_at(knobs.weight, step.progress)
-        threshold = self._advance_threshold(step.progress)
+        weight = value_at(knobs.weight, step.fraction_done)
+        threshold = self._advance_threshold(step.fraction_done)
         self._n_steps += 1
         if weight == 0 or self._n_steps % knobs.every_steps:
-            return step.x_BM.new_zeros(())
+            return step.target_BM.new_zeros(())
         if knobs.reduction == "mean":
             weight /= step.sae.d_sae**2
         form = (knobs.normalisation, knobs.shape, threshold, knobs.temperature)
@@ -120,7 +120,7 @@ class Orthogonality(Term):
         step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
         name = "mean_abs_cos" if on_decoder else "mean_abs_product"
         step.monitors[f"orthogonality/{name}"] = absolute / max(n_pairs, 1)
-        return weight * loss.to(step.x_BM.dtype)
+        return weight * loss.to(step.target_BM.dtype)
 
     def _on_decoder(self, step: Step, codes: SparseCodes, places_P: Tensor, form: Form, weight: float) -> Found:
         """The unweighted sum for the decoder's products; its gradient goes to W_dec."""
@@ -177,9 +177,9 @@ class Orthogonality(Term):
         self._threshold = float(state["threshold"]) if "threshold" in state else None
         self._n_steps = int(state.get("steps", 0))
 
-    def _advance_threshold(self, progress: float) -> float:
+    def _advance_threshold(self, fraction_done: float) -> float:
         """The threshold of this step; with momentum it moves the remembered one."""
-        threshold = value_at(self.settings.threshold, progress)
+        threshold = value_at(self.settings.threshold, fraction_done)
         momentum = self.settings.threshold_momentum
         if momentum > 0:
             before = threshold if self._threshold is None else self._threshold

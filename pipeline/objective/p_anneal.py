@@ -21,7 +21,7 @@ class PAnneal(Term):
     dictionary_learning's PAnnealTrainer, and GatedAnnealTrainer for gated.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the p-annealing term."""
 
         term: Literal["p_anneal"] = "p_anneal"
@@ -49,7 +49,7 @@ class PAnneal(Term):
         ends one update short of p_end."""
 
         @model_validator(mode="after")
-        def _last_update_comes(self) -> "PAnneal.Config":
+        def _last_update_comes(self) -> "PAnneal.Settings":
             if self.finish <= self.begin:
                 raise ValueError(f"finish ({self.finish}) must be larger than begin ({self.begin})")
             if self.finish == 1.0 and self.compat is None:
@@ -59,7 +59,7 @@ class PAnneal(Term):
                 )
             return self
 
-    settings: Config
+    settings: Settings
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
@@ -77,7 +77,7 @@ class PAnneal(Term):
         """The penalty at the present p; afterwards p and scale move on, if an update is due."""
         knobs = self.settings
         p, next_p = self._p(self._updates), self._p(self._updates + 1)
-        weight = value_at(knobs.weight, step.progress) * self._scale / step.x_BM.shape[0]
+        weight = value_at(knobs.weight, step.fraction_done) * self._scale / step.target_BM.shape[0]
         total, derivative = lp(step.codes, step.encoding.penalised, p, knobs.epsilon, knobs.form)
         step.add_penalty_gradient(derivative * weight)
         step.monitors["p_anneal/p"] = p
@@ -87,7 +87,7 @@ class PAnneal(Term):
             pair = torch.stack([total, after]).double()[None]
             before = pair[:0] if self._queue is None else self._queue.to(pair.device)
             self._queue = torch.cat([before, pair])[-knobs.queue_steps :]
-        if self._is_due(step.progress):
+        if self._is_due(step.fraction_done):
             self._rescale()
             self._updates += 1
         self._step += 1
@@ -116,12 +116,12 @@ class PAnneal(Term):
         place = min(max(updates - 1, 0), knobs.n_updates - 1) / (knobs.n_updates - 1)
         return knobs.p_start + (knobs.p_end - knobs.p_start) * place
 
-    def _is_due(self, progress: float) -> bool:
+    def _is_due(self, fraction_done: float) -> bool:
         if self._updates == self.settings.n_updates:
             return False
-        if self._step == 0 or progress == 0.0:
+        if self._step == 0 or fraction_done == 0.0:
             return self.settings.begin == 0.0
-        n_steps = round(self._step / progress)
+        n_steps = round(self._step / fraction_done)
         return self._step >= update_steps(self.settings, n_steps)[self._updates]
 
     def _rescale(self) -> None:
@@ -131,7 +131,7 @@ class PAnneal(Term):
             self._scale *= now / after if after > 0 else 1.0
 
 
-def update_steps(settings: PAnneal.Config, n_steps: int) -> list[int]:
+def update_steps(settings: PAnneal.Settings, n_steps: int) -> list[int]:
     """The steps (0-based) of a run of n_steps at whose end p moves, cut to whole ones as in the source."""
     first, last = round(settings.begin * n_steps), round(settings.finish * n_steps)
     return torch.linspace(first, last, settings.n_updates, dtype=torch.int64).tolist()

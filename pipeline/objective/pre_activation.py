@@ -17,7 +17,7 @@ class PreActivation(Term):
     Source: Anthropic, Circuits Updates January 2025 (all latents); SAELens (dead latents).
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the pre-activation term."""
 
         term: Literal["pre_activation"] = "pre_activation"
@@ -27,12 +27,12 @@ class PreActivation(Term):
         latents: Literal["dead", "all"] = "dead"
         """Whose pre-activations count; `all` costs two dense products per step."""
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only where thresholds are learnt."""
-        if not isinstance(sae_settings, JumpReLU.Config):
+        if not isinstance(sae_settings, JumpReLU.Settings):
             raise ValueError(
                 f"term {settings.term!r} pulls towards learnt thresholds, which 'jump_relu' has and "
                 f"{sae_settings.architecture!r} has not; remove it"
@@ -42,13 +42,13 @@ class PreActivation(Term):
         """The penalty; it moves encoder, threshold and decoder norm of the latents that count."""
         dead_E = torch.ones_like(step.sae.b_enc, dtype=torch.bool) if self.settings.latents == "all" else step.dead_E
         if dead_E is None or not bool(dead_E.any()):
-            return step.x_BM.new_zeros(())
+            return step.target_BM.new_zeros(())
         assert isinstance(step.sae, JumpReLU)
         latents = dead_E.nonzero().squeeze(1)
         W_dead = step.sae.W_dec[latents]
         norm_E = torch.linalg.vector_norm(W_dead, dim=1)
         gap_BE = (step.sae.threshold[latents] - step.encoding.pre_BE[:, latents]).clamp_(min=0)
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         pull_BE = (gap_BE > 0) * (norm_E * weight)
         pull_E, gap_E = pull_BE.sum(0), gap_BE.sum(0) * weight
         step.add_gradient("W_enc", -pull_BE.T @ step.encoding.x0_BM, rows=latents)

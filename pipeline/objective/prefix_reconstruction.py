@@ -19,7 +19,7 @@ class PrefixReconstruction(Term):
     of their sum keeps the loss comparable with `reconstruction`.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the prefix reconstruction term."""
 
         term: Literal["prefix_reconstruction"] = "prefix_reconstruction"
@@ -46,7 +46,7 @@ class PrefixReconstruction(Term):
             return fractions
 
         @model_validator(mode="after")
-        def _one_way_to_say_it(self) -> "PrefixReconstruction.Config":
+        def _one_way_to_say_it(self) -> "PrefixReconstruction.Settings":
             if (self.fractions is None) == (self.ends is None):
                 raise ValueError(
                     f"give the prefixes either as fractions or as ends, got fractions {self.fractions} and ends "
@@ -58,13 +58,13 @@ class PrefixReconstruction(Term):
                 )
             return self
 
-    settings: Config
+    settings: Settings
     reconstructs = True
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Every prefix needs at least one latent more than the one before, and the last one all of them."""
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         ends = prefix_ends(settings, sae_settings.d_sae)
         given = "ends" if settings.fractions is None else f"fractions {settings.fractions}"
         given += f" (smallest {settings.smallest})" if settings.smallest else ""
@@ -85,10 +85,10 @@ class PrefixReconstruction(Term):
         bounds = list(zip([0, *ends], ends, strict=False))
         blocks = [step.codes.columns(start, stop) for start, stop in bounds]
         W_dec = step.sae.W_dec
-        share = self._divisor(len(ends)) * error_divisor(self.settings.reduction, step.x_BM)
-        weight = value_at(self.settings.weight, step.progress) / share
+        share = self._divisor(len(ends)) * error_divisor(self.settings.reduction, step.target_BM)
+        weight = value_at(self.settings.weight, step.fraction_done) / share
 
-        error_BM = step.sae.b_dec - step.x_BM
+        error_BM = step.sae.b_dec - step.target_BM
         errors = []
         for (codes, _), (start, stop) in zip(blocks, bounds, strict=True):
             error_BM = codes.decode(W_dec[start:stop]).add_(error_BM)
@@ -116,7 +116,7 @@ class PrefixReconstruction(Term):
         return n_prefixes if self.settings.levels == "mean" else 1
 
 
-def prefix_ends(settings: PrefixReconstruction.Config, d_sae: int) -> list[int]:
+def prefix_ends(settings: PrefixReconstruction.Settings, d_sae: int) -> list[int]:
     """The prefix lengths in latents."""
     if settings.fractions is None:
         return list(settings.ends or [])

@@ -17,7 +17,7 @@ class L1(Term):
     For decoder rows of norm 1. Free ones grow, while codes shrink, to evade this penalty, but not `l1_decoder_norm`.
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the L1 term."""
 
         term: Literal["l1"] = "l1"
@@ -32,7 +32,7 @@ class L1(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty, and weight / B for every value that is on."""
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         step.add_penalty_gradient(torch.full_like(step.encoding.penalised, weight))
         return weight * step.encoding.penalised.sum()
 
@@ -43,7 +43,7 @@ class L1DecoderNorm(Term):
     Source: Anthropic, Circuits Updates April 2024, "Update on how we train SAEs".
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the L1 term weighted by decoder norms."""
 
         term: Literal["l1_decoder_norm"] = "l1_decoder_norm"
@@ -54,7 +54,7 @@ class L1DecoderNorm(Term):
         """Crosscoders: the sum of the norms of a row's parts at each site, not the norm of the whole. Sparse by site,
         too. Source: Lindsey et al. 2024, Sparse Crosscoders."""
 
-    settings: Config
+    settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
@@ -68,7 +68,7 @@ class L1DecoderNorm(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty; it moves the norms of W_dec's rows as well as the codes."""
-        weight = value_at(self.settings.weight, step.progress) / step.x_BM.shape[0]
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         codes, W_dec = step.codes, step.sae.W_dec
         blocks = W_dec.split(step.sae.blocks if self.settings.per_site else W_dec.shape[1], dim=1)
         norms = [torch.linalg.vector_norm(block_EM, dim=1) for block_EM in blocks]

@@ -26,13 +26,13 @@ class Step:
     """What a term sees of one batch, and where it puts its gradients."""
 
     sae: SAE
-    x_BM: Tensor
+    target_BM: Tensor
     """What is to be reconstructed: the rows, or for a transcoder its target's."""
     encoding: Encoding
     xhat_BM: Tensor
     dead_E: Tensor | None
     """bool: latents that have not fired for long. None: none."""
-    progress: float
+    fraction_done: float
     """Share of the run done, 0 to 1."""
 
     error_gradient_BM: Tensor | None = None
@@ -74,7 +74,7 @@ class Step:
 class Term:
     """One summand of the loss."""
 
-    Config: type[TermSettings]
+    Settings: type[TermSettings]
     reconstructs: ClassVar[bool] = False
     """Whether it pulls xhat towards x; an objective has exactly one such term."""
 

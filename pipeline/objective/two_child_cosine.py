@@ -20,7 +20,7 @@ class TwoChildCosine(Term):
     a running mean of c / z for every child. Source: seed 002 (sae_hacking: auxiliary_loss, update_parent_child_ratio3).
     """
 
-    class Config(TermSettings):
+    class Settings(TermSettings):
         """Knobs of the two-child cosine term."""
 
         term: Literal["two_child_cosine"] = "two_child_cosine"
@@ -30,7 +30,7 @@ class TwoChildCosine(Term):
         ratio_momentum: float = Field(default=0.99, ge=0.0, lt=1.0)
         """Share of the running mean of child / parent that a step keeps. Default: the source's."""
 
-    settings: Config
+    settings: Settings
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
@@ -39,7 +39,7 @@ class TwoChildCosine(Term):
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only where latents are parents and children."""
-        if not isinstance(sae_settings, TwoChildTopK.Config):
+        if not isinstance(sae_settings, TwoChildTopK.Settings):
             raise ValueError(
                 f"term {settings.term!r} fits the architecture 'two_child_topk', got {sae_settings.architecture!r}, "
                 "whose latents have no children; remove it"
@@ -55,9 +55,9 @@ class TwoChildCosine(Term):
         parents_BK, children_BK = codes.indices_P.long().view(n_rows, -1).chunk(2, dim=1)
         self._count_ratio(codes, parent_BK, child_BK)
         step.monitors["two_child_cosine/child_parent_ratio"] = self._ratio(codes)[n:].mean()
-        weight = value_at(self.settings.weight, step.progress) / n_rows
+        weight = value_at(self.settings.weight, step.fraction_done) / n_rows
         if weight == 0:
-            return step.x_BM.new_zeros(())
+            return step.target_BM.new_zeros(())
 
         square_E = W_dec.square().sum(1)
         family_E = torch.cat([square_E[:n], *((W_dec[:n] * part).sum(1) for part in W_dec[n:].split(n))])

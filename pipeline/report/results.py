@@ -27,7 +27,7 @@ CURVE_DEFINITIONS = {
     "batch_r2": "1 - sum ||x - xhat||^2 / sum ||x - mean of the batch||^2, of one training batch.",
     "loss": "All terms of the variant's objective, weighted, of one training batch of rows scaled to E ||x||^2 = 1.",
     "l0": "Mean number of nonzero codes of a row, of one training batch, as training selects them.",
-    "dead_latents": "Latents that have not fired for the last dead_after_tokens rows of training.",
+    "dead_latents": "Latents that have not fired for the last dead_after_rows rows of training.",
     "decoder_max_cosine_mean": "As in the table, of the weights at that step.",
     "orthogonality/competing_pairs": "Pairs of latents that are on together often enough, in one training batch, "
     "for the orthogonality term to push them apart.",

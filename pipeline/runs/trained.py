@@ -61,7 +61,7 @@ def load(folder: VariantFolder, device: torch.device) -> TrainedSAE:
         raise CheckpointError(f"{folder.config}: architecture {name!r} is unknown; known: {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     try:
-        settings = architecture.Config.model_validate(record["sae"])
+        settings = architecture.Settings.model_validate(record["sae"])
         weights = safetensors.torch.load_file(folder.weights, device=str(device))
         sae = architecture(settings, record["d_model"], weights, record.get("d_in"))
     except ValidationError as error:

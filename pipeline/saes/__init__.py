@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, type[SAE]] = {
 
 
 def initial_weights(
-    settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+    settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
 ) -> dict[str, Tensor]:
     """Fresh float32 parameters of the architecture that the settings name. d_in: as `SAE.shapes` says."""
-    return ARCHITECTURES[settings.architecture].initial_weights(settings, d_model, generator, d_in)
+    return ARCHITECTURES[settings.architecture].initial_weights(settings, d_out, generator, d_in)

@@ -36,7 +36,7 @@ class SAE:
     Parameters are attributes named by their checkpoint keys. Raises: ValueError on a misshapen one.
     """
 
-    Config: type[SAESettings]
+    Settings: type[SAESettings]
     has_threshold: ClassVar[bool] = False
     """Whether inference selects by `threshold`, which training has to estimate."""
     learns_l0: ClassVar[bool] = False
@@ -56,35 +56,35 @@ class SAE:
     b_enc: Tensor  # [E]
     b_dec: Tensor  # [M]
 
-    def __init__(self, settings: SAESettings, d_model: int, weights: dict[str, Tensor], d_in: int | None = None):
-        """d_model: width of what it writes; d_in: of what it reads, where that is another (a transcoder)."""
+    def __init__(self, settings: SAESettings, d_out: int, weights: dict[str, Tensor], d_in: int | None = None):
+        """d_out: width of what it writes; d_in: of what it reads, where that is another (a transcoder)."""
         self.settings = settings
-        self.d_model, self.d_in = d_model, d_model if d_in is None else d_in
-        if settings.pre_bias and self.d_in != d_model:
+        self.d_out, self.d_in = d_out, d_out if d_in is None else d_in
+        if settings.pre_bias and self.d_in != d_out:
             raise ValueError(
-                f"pre_bias takes b_dec ({d_model}) from rows of another width ({self.d_in}); set it to false"
+                f"pre_bias takes b_dec ({d_out}) from rows of another width ({self.d_in}); set it to false"
             )
-        self.blocks: list[int] = [d_model]
+        self.blocks: list[int] = [d_out]
         """Widths of the sites that are written, side by side."""
         self.threshold: Tensor | None = weights.get("threshold")  # 0-dim float64: state, unless shapes() names it
-        for name, shape in self.shapes(settings, d_model, self.d_in).items():
+        for name, shape in self.shapes(settings, d_out, self.d_in).items():
             if tuple(weights[name].shape) != shape:
-                raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but d_sae and d_model say {shape}")
+                raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but d_sae and d_out say {shape}")
             setattr(self, name, weights[name].contiguous())  # the fused optimiser reads memory, not strides
 
     @classmethod
-    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
-        """Every parameter's shape, by checkpoint key. d_in: width of what is read, where that is not d_model."""
+    def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape, by checkpoint key. d_in: width of what is read, where that is not d_out."""
         d_sae = settings.d_sae
-        return {"W_enc": (d_sae, d_in or d_model), "W_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,)}
+        return {"W_enc": (d_sae, d_in or d_out), "W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}
 
     @classmethod
     def initial_weights(
-        cls, settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
     ) -> dict[str, Tensor]:
         """Fresh float32 parameters: what `settings.initial` says, and 0 for every vector it does not name."""
-        drawn = initial_weights(settings.initial, settings.d_sae, d_model, generator, d_in)
-        shapes = cls.shapes(settings, d_model, d_in).items()
+        drawn = initial_weights(settings.initial, settings.d_sae, d_out, generator, d_in)
+        shapes = cls.shapes(settings, d_out, d_in).items()
         return {name: drawn[name] if name in drawn else torch.zeros(shape) for name, shape in shapes}
 
     @property
@@ -94,7 +94,7 @@ class SAE:
 
     def parameters(self) -> dict[str, Tensor]:
         """What training updates, by checkpoint key; the tensors themselves, not copies."""
-        return {name: getattr(self, name) for name in self.shapes(self.settings, self.d_model, self.d_in)}
+        return {name: getattr(self, name) for name in self.shapes(self.settings, self.d_out, self.d_in)}
 
     def weights(self) -> dict[str, Tensor]:
         """What the final file holds: the parameters, and whatever else readers expect. May share their memory."""
@@ -107,16 +107,16 @@ class SAE:
         """The encoder product (x - b_dec) W_enc^T + b_enc, as a threshold would cut it. Returns: [B, E], in `out`."""
         return self._encoder_product(self._encoder_input(x_BM), out)
 
-    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
-        """The codes as training selects them at `progress` (share of the run done, 0 to 1)."""
+    def encode(self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None) -> Encoding:
+        """The codes as training selects them at `fraction_done` (share of the run done, 0 to 1)."""
         if workspace is not None and x_BM.shape[0] > workspace.tile_rows:
             buffer = workspace.buffer(workspace.tile_rows, self.d_sae, like=x_BM)
             tiles = Tiles(self._encoder_input(x_BM), self.W_enc, self.b_enc, buffer, workspace.encoder)
-            codes = self.select_from_tiles(tiles, progress)
+            codes = self.select_from_tiles(tiles, fraction_done)
             if codes is not None:
                 return TiledEncoding(codes, tiles, workspace)
         x0_BM, pre_BE = self._product(x_BM, workspace)
-        return Encoding(self.select(pre_BE, progress), pre_BE, x0_BM, workspace=workspace)
+        return Encoding(self.select(pre_BE, fraction_done), pre_BE, x0_BM, workspace=workspace)
 
     def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
         """The codes of a trained SAE: a row's codes do not depend on the other rows."""
@@ -148,11 +148,11 @@ class SAE:
         """dloss/dx0 summed over rows, [M], from the whole gradients of the encoder's biases."""
         return row_sum(gradients["b_enc"], self.W_enc)
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """Who is on in training; a value is the pre-activation, or 0."""
         raise NotImplementedError
 
-    def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
+    def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """As `select`, from the product in tiles of rows; None where that needs all of it."""
         return None
 
@@ -160,8 +160,8 @@ class SAE:
         """Who is on in a trained SAE, decided row by row."""
         raise NotImplementedError
 
-    def target_l0(self, progress: float) -> float | None:
-        """Latents on per row that the architecture enforces at `progress`, and that one threshold over all latents
+    def target_l0(self, fraction_done: float) -> float | None:
+        """Latents on per row that the architecture enforces at `fraction_done`, and that one threshold over all latents
         could give instead; None where there is no such number.
         """
         return None
@@ -190,14 +190,14 @@ def row_of_pair(codes: Codes, values_B: Tensor) -> Tensor:
 
 
 def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
-    """Raises: ValueError if k leaves 1..d_sae (called `limit`) anywhere between progress 0 and 1."""
-    smallest, largest = sorted(k_at(k, progress) for progress in (0.0, 1.0))
+    """Raises: ValueError if k leaves 1..d_sae (called `limit`) anywhere between fraction_done 0 and 1."""
+    smallest, largest = sorted(k_at(k, fraction_done) for fraction_done in (0.0, 1.0))
     if largest > d_sae:
         raise ValueError(f"k ({largest}) must not exceed {limit} ({d_sae}); lower k or raise d_sae")
     if smallest < 1:
         raise ValueError(f"k ({smallest}) must be at least 1")
 
 
-def k_at(k: int | Schedule, progress: float) -> int:
-    """The number of latents on per row at `progress`, rounded to the nearest integer."""
-    return round(value_at(k, progress))
+def k_at(k: int | Schedule, fraction_done: float) -> int:
+    """The number of latents on per row at `fraction_done`, rounded to the nearest integer."""
+    return round(value_at(k, fraction_done))

@@ -16,7 +16,7 @@ from strata_sae.pipeline.schedules import Schedule
 class BatchTopK(Ranked):
     """Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders."""
 
-    class Config(RankedSettings):
+    class Settings(RankedSettings):
         """Knobs of the BatchTopK SAE."""
 
         architecture: Literal["batch_topk"] = "batch_topk"
@@ -24,20 +24,20 @@ class BatchTopK(Ranked):
         k: int | Schedule
         """Latents on per row, on average over a batch (count)."""
 
-    settings: Config
+    settings: Settings
     has_threshold: ClassVar[bool] = True
     _previous_cut: float = 0.0  # speeds up the next selection and cannot change it, so checkpoints leave it out
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """The k * B largest of the batch."""
-        n_pairs = k_at(self.settings.k, progress) * pre_BE.shape[0]
+        n_pairs = k_at(self.settings.k, fraction_done) * pre_BE.shape[0]
         guess = 0.9 * self._previous_cut
         codes, self._previous_cut = batch_topk(pre_BE, n_pairs, self.break_even_density, guess)
         return codes
 
-    def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
+    def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """The k * B largest of the batch."""
-        n_pairs = k_at(self.settings.k, progress) * tiles.shape[0]
+        n_pairs = k_at(self.settings.k, fraction_done) * tiles.shape[0]
         return batch_topk_of_tiles(tiles, n_pairs, self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:

@@ -32,7 +32,7 @@ class Gated(SAE):
     Learning with Gated Sparse Autoencoders; dictionary_learning's GatedSAETrainer.
     """
 
-    class Config(SAESettings):
+    class Settings(SAESettings):
         """Knobs of the Gated SAE."""
 
         architecture: Literal["gated"] = "gated"
@@ -46,19 +46,19 @@ class Gated(SAE):
     b_mag: Tensor  # [E]
 
     @classmethod
-    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape, by checkpoint key: three vectors in the place of b_enc."""
-        shapes = super().shapes(settings, d_model, d_in)
+        shapes = super().shapes(settings, d_out, d_in)
         latents = shapes.pop("b_enc")
         return {**shapes, "r_mag": latents, "b_gate": latents, "b_mag": latents}
 
-    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> GatedEncoding:
+    def encode(self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None) -> GatedEncoding:
         """The codes, and the gate behind them."""
         x0_BM, pre_BE = self._product(x_BM, workspace)
         gate = above(pre_BE, 0.0, self.break_even_density)
         return GatedEncoding(self._magnitudes(gate), pre_BE, x0_BM, gate.values)
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """Every latent with a positive gate, and its magnitude."""
         return self._magnitudes(above(pre_BE, 0.0, self.break_even_density))
 

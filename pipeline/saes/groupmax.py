@@ -13,7 +13,7 @@ from strata_sae.pipeline.saes.base import SAE, SAESettings
 class GroupMax(SAE):
     """Cheaper than TopK, and no group can go without. Source: sparsify, activation `groupmax`."""
 
-    class Config(SAESettings):
+    class Settings(SAESettings):
         """Knobs of the GroupMax SAE."""
 
         architecture: Literal["groupmax"] = "groupmax"
@@ -22,16 +22,16 @@ class GroupMax(SAE):
         """Latents on per row, and groups (count); d_sae is a multiple of it."""
 
         @model_validator(mode="after")
-        def _groups_are_equal(self) -> "GroupMax.Config":
+        def _groups_are_equal(self) -> "GroupMax.Settings":
             if self.d_sae % self.k:
                 nearest = max(self.d_sae // self.k, 1) * self.k
                 raise ValueError(f"d_sae ({self.d_sae}) must be a multiple of k ({self.k}); try d_sae {nearest}")
             return self
 
-    settings: Config
+    settings: Settings
     has_runners_up: ClassVar[bool] = True
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """The largest of each group, negative ones as 0."""
         k = self.settings.k
         values_BK, places_BK = pre_BE.unflatten(1, (k, -1)).max(dim=2)
@@ -43,6 +43,6 @@ class GroupMax(SAE):
         """The largest of each group, negative ones as 0."""
         return self.select(pre_BE, 1.0)
 
-    def target_l0(self, progress: float) -> float:
+    def target_l0(self, fraction_done: float) -> float:
         """One of each group."""
         return float(self.settings.k)

@@ -17,7 +17,7 @@ class Identity(SAE):
     It has the parameters that every trainer and checkpoint expects; nothing depends on them, so nothing moves them.
     """
 
-    class Config(SAESettings):
+    class Settings(SAESettings):
         """Knobs of the identity."""
 
         architecture: Literal["identity"] = "identity"
@@ -28,23 +28,23 @@ class Identity(SAE):
     learns: ClassVar[bool] = False
 
     @classmethod
-    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape, by checkpoint key. Raises: ConfigError unless d_sae is the rows' width."""
-        if settings.d_sae != d_model:
+        if settings.d_sae != d_out:
             raise ConfigError(
-                f"sae.d_sae: {settings.d_sae}, but the identity has as many latents as its rows are wide: {d_model}"
+                f"sae.d_sae: {settings.d_sae}, but the identity has as many latents as its rows are wide: {d_out}"
             )
-        return super().shapes(settings, d_model, d_in)
+        return super().shapes(settings, d_out, d_in)
 
     @classmethod
     def initial_weights(
-        cls, settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
     ) -> dict[str, Tensor]:
         """Identity matrices and zeros."""
-        shapes = cls.shapes(settings, d_model, d_in).items()
-        return {name: torch.eye(d_model) if len(shape) == 2 else torch.zeros(shape) for name, shape in shapes}
+        shapes = cls.shapes(settings, d_out, d_in).items()
+        return {name: torch.eye(d_out) if len(shape) == 2 else torch.zeros(shape) for name, shape in shapes}
 
-    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
+    def encode(self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None) -> Encoding:
         """The rows."""
         return Encoding(DenseCodes(x_BM), x_BM, x_BM)
 
@@ -60,5 +60,5 @@ class Identity(SAE):
         """Identity matrices and zeros, which give readers the same codes; training starts b_dec elsewhere."""
         return {
             name: tensor.to(self.W_dec)
-            for name, tensor in self.initial_weights(self.settings, self.d_model, torch.Generator()).items()
+            for name, tensor in self.initial_weights(self.settings, self.d_out, torch.Generator()).items()
         }

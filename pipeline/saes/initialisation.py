@@ -20,23 +20,23 @@ class InitialSettings(Settings):
     encoder: Literal["transpose", "independent"] = "transpose"
     """W_enc: equal to W_dec, or drawn from the same distribution on its own (seed 000)."""
     b_enc: Literal["zero", "uniform"] = "zero"
-    """b_enc: 0, or uniform within sqrt(1 / d_model), as dictionary_learning's AutoEncoder leaves it."""
+    """b_enc: 0, or uniform within sqrt(1 / d_out), as dictionary_learning's AutoEncoder leaves it."""
     b_dec: Literal["geometric_median", "mean", "median", "zero"] = "geometric_median"
     """b_dec: this centre of the first batch (median: of each coordinate; HypotheSAEs), or 0 (SAELens)."""
 
 
 def initial_weights(
-    settings: InitialSettings, d_sae: int, d_model: int, generator: torch.Generator, d_in: int | None = None
+    settings: InitialSettings, d_sae: int, d_out: int, generator: torch.Generator, d_in: int | None = None
 ) -> dict[str, Tensor]:
     """Fresh float32 W_enc, W_dec [E, M] and b_enc [E]; W_dec is drawn first, so it does not depend on the others.
 
-    d_in: width of W_enc, where that is not d_model. Raises: ValueError if it is to be W_dec, and cannot.
+    d_in: width of W_enc, where that is not d_out. Raises: ValueError if it is to be W_dec, and cannot.
     """
-    d_in = d_model if d_in is None else d_in
-    if settings.encoder == "transpose" and d_in != d_model:
-        raise ValueError(f"W_enc is {d_in} wide and W_dec {d_model}; set sae.initial.encoder to independent")
-    shape = (d_sae, d_model)
-    W_dec = _draw(settings.weights, shape, d_sae if settings.weights == "linear" else d_model, generator)
+    d_in = d_out if d_in is None else d_in
+    if settings.encoder == "transpose" and d_in != d_out:
+        raise ValueError(f"W_enc is {d_in} wide and W_dec {d_out}; set sae.initial.encoder to independent")
+    shape = (d_sae, d_out)
+    W_dec = _draw(settings.weights, shape, d_sae if settings.weights == "linear" else d_out, generator)
     if settings.decoder_norm is not None:
         W_dec *= settings.decoder_norm / W_dec.norm(dim=1, keepdim=True)
     W_enc = (

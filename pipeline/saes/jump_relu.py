@@ -29,7 +29,7 @@ class JumpReLU(SAE):
     are trained as they are (the paper trains their logarithm).
     """
 
-    class Config(SAESettings):
+    class Settings(SAESettings):
         """Knobs of the JumpReLU SAE."""
 
         architecture: Literal["jump_relu"] = "jump_relu"
@@ -46,30 +46,32 @@ class JumpReLU(SAE):
         """`dictionary_learning`: the l0 term's kernel sees codes, not pre-activations (its issue 55). null: correct."""
 
         @model_validator(mode="after")
-        def _compat_has_no_ste_to_input(self) -> "JumpReLU.Config":
+        def _compat_has_no_ste_to_input(self) -> "JumpReLU.Settings":
             if self.compat and self.ste_to_input:
                 raise ValueError(f"compat: {self.compat} has no ste_to_input; drop one of the two")
             return self
 
-    settings: Config
+    settings: Settings
     learns_l0: ClassVar[bool] = True
     threshold: Tensor  # [E]
 
     @classmethod
-    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape, by checkpoint key."""
-        return {**super().shapes(settings, d_model, d_in), "threshold": (settings.d_sae,)}
+        return {**super().shapes(settings, d_out, d_in), "threshold": (settings.d_sae,)}
 
     @classmethod
     def initial_weights(
-        cls, settings: SAESettings, d_model: int, generator: torch.Generator, d_in: int | None = None
+        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
     ) -> dict[str, Tensor]:
         """Those that all SAEs start with, and equal thresholds."""
-        assert isinstance(settings, cls.Config)
+        assert isinstance(settings, cls.Settings)
         threshold = torch.full((settings.d_sae,), settings.initial_threshold)
-        return {**super().initial_weights(settings, d_model, generator, d_in), "threshold": threshold}
+        return {**super().initial_weights(settings, d_out, generator, d_in), "threshold": threshold}
 
-    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> JumpReLUEncoding:
+    def encode(
+        self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None
+    ) -> JumpReLUEncoding:
         """The codes, and the pre-activations that the kernel may see."""
         x0_BM, pre_BE = self._product(x_BM, workspace)
         near = above(pre_BE, self.threshold - self.settings.bandwidth / 2, self.break_even_density)
@@ -77,7 +79,7 @@ class JumpReLU(SAE):
         codes = near.with_values(near_pre * (near_pre > per_pair(near, self.threshold)))
         return JumpReLUEncoding(codes, pre_BE, x0_BM, near_pre)
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """Every pre-activation above its threshold."""
         return above(pre_BE, self.threshold, self.break_even_density)
 

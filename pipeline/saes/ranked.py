@@ -52,12 +52,12 @@ class Ranked(SAE):
     settings: RankedSettings
     has_runners_up: ClassVar[bool] = True
 
-    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
-        """The codes as training selects them at `progress` (share of the run done, 0 to 1)."""
+    def encode(self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None) -> Encoding:
+        """The codes as training selects them at `fraction_done` (share of the run done, 0 to 1)."""
         if self.settings.rank_by == "pre_activation":
-            return super().encode(x_BM, progress=progress, workspace=workspace)
+            return super().encode(x_BM, fraction_done=fraction_done, workspace=workspace)
         x0_BM, pre_BE = self._product(x_BM, workspace)
-        ranked = self.select(pre_BE * self._norms(), progress)
+        ranked = self.select(pre_BE * self._norms(), fraction_done)
         return RankedEncoding(self._unranked(ranked), pre_BE, x0_BM, ranked)
 
     def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
@@ -83,9 +83,9 @@ class Ranked(SAE):
         }
         return {**self.parameters(), **folded}
 
-    def target_l0(self, progress: float) -> float:
-        """The schedule of k at `progress`."""
-        return float(k_at(self.settings.k, progress))
+    def target_l0(self, fraction_done: float) -> float:
+        """The schedule of k at `fraction_done`."""
+        return float(k_at(self.settings.k, fraction_done))
 
     def _norms(self) -> Tensor:
         return linalg.vector_norm(self.W_dec, dim=1).clamp(min=finfo(self.W_dec.dtype).tiny)

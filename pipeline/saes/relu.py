@@ -13,7 +13,7 @@ from strata_sae.pipeline.saes.encoding import Encoding
 class ReLU(SAE):
     """Source: Bricken et al. 2023, Towards Monosemanticity."""
 
-    class Config(SAESettings):
+    class Settings(SAESettings):
         """Knobs of the ReLU SAE."""
 
         architecture: Literal["relu"] = "relu"
@@ -21,26 +21,26 @@ class ReLU(SAE):
         tied: bool = False
         """Whether W_enc is W_dec: one matrix that gets both gradients (seed 000)."""
 
-    settings: Config
+    settings: Settings
     learns_l0: ClassVar[bool] = True
 
-    def __init__(self, settings: SAESettings, d_model: int, weights: dict[str, Tensor], d_in: int | None = None):
-        super().__init__(settings, d_model, weights, d_in)
+    def __init__(self, settings: SAESettings, d_out: int, weights: dict[str, Tensor], d_in: int | None = None):
+        super().__init__(settings, d_out, weights, d_in)
         if self.settings.tied:
             self.W_enc = self.W_dec
 
     @classmethod
-    def shapes(cls, settings: SAESettings, d_model: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape, by checkpoint key."""
-        assert isinstance(settings, cls.Config)
-        shapes = super().shapes(settings, d_model, d_in)
+        assert isinstance(settings, cls.Settings)
+        shapes = super().shapes(settings, d_out, d_in)
         return {name: shape for name, shape in shapes.items() if not (settings.tied and name == "W_enc")}
 
     def weights(self) -> dict[str, Tensor]:
         """Tied or not, both matrices."""
         return {**self.parameters(), "W_enc": self.W_enc.clone()} if self.settings.tied else self.parameters()
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """Every positive pre-activation."""
         return above(pre_BE, 0.0, self.break_even_density)
 

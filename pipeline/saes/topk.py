@@ -14,21 +14,21 @@ from strata_sae.pipeline.saes.ranked import Ranked, RankedSettings
 class TopK(Ranked):
     """Source: Gao et al. 2024, Scaling and evaluating sparse autoencoders."""
 
-    class Config(RankedSettings):
+    class Settings(RankedSettings):
         """Knobs of the TopK SAE."""
 
         architecture: Literal["topk"] = "topk"
         """Name in ARCHITECTURES."""
 
-    settings: Config
+    settings: Settings
 
-    def select(self, pre_BE: Tensor, progress: float) -> Codes:
+    def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """The k largest of each row."""
-        return row_topk(pre_BE, k_at(self.settings.k, progress), self.break_even_density)
+        return row_topk(pre_BE, k_at(self.settings.k, fraction_done), self.break_even_density)
 
-    def select_from_tiles(self, tiles: Tiles, progress: float) -> Codes | None:
+    def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """The k largest of each row."""
-        return row_topk_of_tiles(tiles, k_at(self.settings.k, progress), self.break_even_density)
+        return row_topk_of_tiles(tiles, k_at(self.settings.k, fraction_done), self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """The final k largest of each row."""

@@ -21,7 +21,7 @@ class TwoChildTopK(SAE):
     `signed: true`, `pre_bias: false`, `decoder: free`; its three decoder biases are one here, whose sum they are.
     """
 
-    class Config(SAESettings):
+    class Settings(SAESettings):
         """Knobs of the two-child TopK SAE."""
 
         architecture: Literal["two_child_topk"] = "two_child_topk"
@@ -41,24 +41,24 @@ class TwoChildTopK(SAE):
             return d_sae
 
         @model_validator(mode="after")
-        def _k_fits(self) -> "TwoChildTopK.Config":
+        def _k_fits(self) -> "TwoChildTopK.Settings":
             check_k(self.k, self.d_sae // 3, "the number of parents, d_sae / 3")
             return self
 
-    settings: Config
+    settings: Settings
 
     @property
     def n_parents(self) -> int:
         """Parents (count): latents 0 to n_parents - 1."""
         return self.d_sae // 3
 
-    def encode(self, x_BM: Tensor, *, progress: float = 1.0, workspace: Workspace | None = None) -> Encoding:
+    def encode(self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None) -> Encoding:
         """The codes; `pre_BE` are the parents' pre-activations, [B, E / 3]."""
         n_parents = self.n_parents
         out = None if workspace is None else workspace.buffer(x_BM.shape[0], n_parents, like=x_BM)
         x0_BM = self._encoder_input(x_BM)
         pre_BE = torch.addmm(self.b_enc[:n_parents], x0_BM, self.W_enc[:n_parents].T, out=out)
-        parent_BK, places_BK = backend_of(pre_BE).row_topk(pre_BE, k_at(self.settings.k, progress))
+        parent_BK, places_BK = backend_of(pre_BE).row_topk(pre_BE, k_at(self.settings.k, fraction_done))
         first_BK, second_BK = self._children(x0_BM, places_BK)
         first_wins_BK = first_BK > second_BK
         child_BK = torch.where(first_wins_BK, first_BK, second_BK)

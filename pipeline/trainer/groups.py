@@ -107,12 +107,12 @@ def never_dead(jobs: Iterable[Job]) -> list[str]:
         job.variant_name
         for job in jobs
         if any(term in job.variant.objective for term in REVIVING)
-        and job.training.n_steps * job.batch_size < job.training.dead_after_tokens
+        and job.training.n_steps * job.batch_size < job.training.dead_after_rows
     }
     if not names:
         return []
     return [
-        f"{', '.join(sorted(names))}: a latent counts as dead after training.dead_after_tokens rows without firing, "
+        f"{', '.join(sorted(names))}: a latent counts as dead after training.dead_after_rows rows without firing, "
         "which is more than are trained on, so the terms that revive the dead never act; lower it"
     ]
 

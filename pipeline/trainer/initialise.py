@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 
-def weight_generator(seed: int, d_sae: int, d_model: int) -> torch.Generator:
+def weight_generator(seed: int, d_sae: int, d_out: int) -> torch.Generator:
     """The random stream of the initial weights: decided by seed and shape, never by a variant's name or neighbours."""
-    digest = hashlib.sha256(f"weights {seed} {d_sae} {d_model}".encode()).digest()
+    digest = hashlib.sha256(f"weights {seed} {d_sae} {d_out}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 

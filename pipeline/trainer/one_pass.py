@@ -38,7 +38,7 @@ def train_group(
         _start_at_a_centre([session for session in sessions if session.fresh], lambda: feed.batch(0).target)
         start = min(session.trainee.step for session in sessions)
         title = f"{group.site}: train"
-        progress = stack.enter_context(Progress(title, training.n_steps, "step", start=start, shown=show_progress))
+        bar = stack.enter_context(Progress(title, training.n_steps, "step", start=start, shown=show_progress))
         for step in range(start, training.n_steps):
             due = [session for session in sessions if session.trainee.is_due(step)]
             if due:
@@ -48,16 +48,16 @@ def train_group(
                     session.advance(x_BM, mixed, target_BM)
                 loader.step()
                 if is_logged(step + 1, training.log_every_steps, training.n_steps):
-                    progress.note("r2: " + ", ".join(session.note() for session in sessions))
+                    bar.note("r2: " + ", ".join(session.note() for session in sessions))
             if (step + 1) % training.checkpoint_every_steps == 0:
                 loader.write()
-            progress.advance(1)
+            bar.advance(1)
         loader.write()
         calibration = feed.calibration(training.n_steps, training.calibration_rows)
         for session in sessions:
             if session.trainee.diverged is None:
                 session.finish(calibration)
-        speeds = {session.trainee.job.name: session.tokens_per_second() for session in sessions}
+        speeds = {session.trainee.job.name: session.rows_per_second() for session in sessions}
         return {name: speed for name, speed in speeds.items() if speed is not None}
 
 
@@ -69,10 +69,10 @@ def _sessions(pending: Pending, stores: Together, device: torch.device, stack: E
     workspace = Workspace(pending.jobs[0][0].training.encoder)
     sessions = []
     route = pending.group.route
-    d_in, d_model = route.d_in(stores.sites), route.d_out(stores.sites)
+    d_in, d_out = route.d_in(stores.sites), route.d_out(stores.sites)
     for job, folder, record in pending.jobs:
         sae = job.variant.sae
-        weights = initial_weights(sae, d_model, weight_generator(job.seed, sae.d_sae, d_model), d_in)
+        weights = initial_weights(sae, d_out, weight_generator(job.seed, sae.d_sae, d_out), d_in)
         trainee = Trainee(job, {name: tensor.to(device) for name, tensor in weights.items()}, workspace)
         trainee.sae.blocks = [stores.sites[site] for site in route.writes]
         sessions.append(stack.enter_context(closing(Session(trainee, folder, record))))

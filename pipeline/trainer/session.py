@@ -82,7 +82,7 @@ class Session:
         calibrated = None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k)
         finish(self.trainee, self.folder, self.record, calibrated, self.curves.sha256())
 
-    def tokens_per_second(self) -> float | None:
+    def rows_per_second(self) -> float | None:
         """Rows learnt from per second spent on this SAE's updates; None where there was no update."""
         return self._updates * self.trainee.job.batch_size / self._seconds if self._updates else None
 

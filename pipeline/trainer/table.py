@@ -11,9 +11,9 @@ from strata_sae.pipeline.trainer.groups import Job
 HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "tokens/s", "")
 
 
-def table(run: RunFolder, jobs: list[Job], tokens_per_second: Mapping[str, float]) -> list[str]:
+def table(run: RunFolder, jobs: list[Job], rows_per_second: Mapping[str, float]) -> list[str]:
     """Aligned lines: a heading, then every job that is done; the speed of those trained just now."""
-    rows = [_row(job, run.variant(job.name), tokens_per_second.get(job.name)) for job in jobs]
+    rows = [_row(job, run.variant(job.name), rows_per_second.get(job.name)) for job in jobs]
     cells = [HEADINGS, *(row for row in rows if row is not None)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
     return ["  ".join(_aligned(row, widths)).rstrip() for row in cells]

@@ -9,19 +9,19 @@ from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 class DeadClock:
     """Rows seen since each latent last fired. A latent fires where its value is not 0."""
 
-    def __init__(self, d_sae: int, dead_after_tokens: int, device: torch.device) -> None:
-        self.dead_after_tokens = dead_after_tokens
-        self.tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)  # [E]
+    def __init__(self, d_sae: int, dead_after_rows: int, device: torch.device) -> None:
+        self.dead_after_rows = dead_after_rows
+        self.rows_since_active = torch.zeros(d_sae, dtype=torch.int64, device=device)  # [E]
 
     def update(self, codes: Codes) -> Tensor:
         """Count one batch. Returns: dead, bool [E], this batch included."""
-        self.tokens_since_fired += codes.batch_size
-        self.tokens_since_fired.masked_fill_(codes.fired(), 0)
+        self.rows_since_active += codes.batch_size
+        self.rows_since_active.masked_fill_(codes.fired(), 0)
         return self.dead()
 
     def dead(self) -> Tensor:
         """Whether each latent is dead: bool [E]."""
-        return self.tokens_since_fired >= self.dead_after_tokens
+        return self.rows_since_active >= self.dead_after_rows
 
 
 class RunningThreshold:

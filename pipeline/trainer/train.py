@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: RunConfig, *, stage: Path | None = None, only: Sequence[str] = (), report_progress: bool = True
+    config: RunConfig, *, stage: Path | None = None, only: Sequence[str] = (), show_progress: bool = True
 ) -> None:
     """Train every variant at every site; what is finished is skipped, what was interrupted goes on.
 
@@ -68,7 +68,7 @@ def train(
         for line in never_dead(job for part in parts for job in part.group.jobs):
             log.warning("%s", line)
         for part in parts:
-            speeds |= train_group(part, store, training, device, show_progress=report_progress)
+            speeds |= train_group(part, store, training, device, show_progress=show_progress)
     if parts:
         for line in table(run, jobs, speeds):
             log.info("%s", line)
@@ -152,7 +152,7 @@ def _check_space(run: RunFolder, parts: list[Pending], store: Together) -> None:
 def _break_evens(parts: list[Pending], store: Together, config: RunConfig, device: torch.device) -> list[str]:
     """For each shape, from which density on full matrices are quicker here: measured, about a second each."""
     shapes = {
-        (part.group.batch_size, job.variant.sae.d_sae, _widths(part.group, store)["d_model"])
+        (part.group.batch_size, job.variant.sae.d_sae, _widths(part.group, store)["d_out"])
         for part in parts
         for job in part.group.jobs
     }
@@ -172,4 +172,4 @@ def _needed_bytes(some: Group, store: Together, config: RunConfig) -> int:
 
 
 def _widths(some: Group, store: Together) -> dict[str, int]:
-    return {"d_model": some.route.d_out(store.sites), "d_in": some.route.d_in(store.sites)}
+    return {"d_out": some.route.d_out(store.sites), "d_in": some.route.d_in(store.sites)}

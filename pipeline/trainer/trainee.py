@@ -52,7 +52,7 @@ class Trainee:
         self.sae.break_even_density = training.break_even_density
         self.objective = Objective(job.variant.objective, self.sae)
         self.adam = Adam.start(training, self.sae.parameters())
-        self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_tokens, device)
+        self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_rows, device)
         self.threshold = RunningThreshold(
             training.threshold_beta, not self.sae.has_threshold, device, start=training.threshold_mean
         )
@@ -67,10 +67,10 @@ class Trainee:
         Returns: None if it diverged, with the parameters as they were.
         """
         training, parameters = self.training, self.sae.parameters()
-        progress = self.step / self.training.n_steps
-        encoding = self.sae.encode(x_BM, progress=progress, workspace=self.workspace)
+        fraction_done = self.step / self.training.n_steps
+        encoding = self.sae.encode(x_BM, fraction_done=fraction_done, workspace=self.workspace)
         dead_E = self.dead_clock.update(encoding.codes)
-        result = self.objective.forward_backward(x_BM, dead_E, progress, encoding=encoding, target_BM=target_BM)
+        result = self.objective.forward_backward(x_BM, dead_E, fraction_done, encoding=encoding, target_BM=target_BM)
         radial, square = None, None
         if self.sae.settings.decoder == "unit":
             radial = radial_part(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)
@@ -90,22 +90,22 @@ class Trainee:
         )
         self.sae.constrain()
         self.step += 1
-        resampled = self._resample(x_BM, x_BM if target_BM is None else target_BM, progress)
+        resampled = self._resample(x_BM, x_BM if target_BM is None else target_BM, fraction_done)
         return Update(result=result, learning_rate=rate, gradient_norm=norm, resampled_latents=resampled)
 
-    def _resample(self, x_BM: Tensor, target_BM: Tensor, progress: float) -> int:
+    def _resample(self, x_BM: Tensor, target_BM: Tensor, fraction_done: float) -> int:
         """Start dead latents again, if that is due after this step. Returns: how many."""
         settings = self.job.variant.resampling
         if settings is None or not is_due(settings, self.step):
             return 0
-        dead_E = self.dead_clock.tokens_since_fired >= settings.dead_after_steps * self.job.batch_size
-        codes = self.sae.encode(x_BM, progress=progress, workspace=self.workspace).codes
+        dead_E = self.dead_clock.rows_since_active >= settings.dead_after_steps * self.job.batch_size
+        codes = self.sae.encode(x_BM, fraction_done=fraction_done, workspace=self.workspace).codes
         error_B = (target_BM - self.sae.decode(codes)).norm(dim=1)
         drawn = draw_rows(error_B, int(dead_E.sum()), settings, seed=self.job.seed, step=self.step)
         memories = (self.adam.mean, self.adam.square)
         drawn = drawn.to(x_BM.device)
         latents = restart(self.sae.parameters(), memories, target_BM[drawn], dead_E, settings, x_BM[drawn])
-        self.dead_clock.tokens_since_fired[latents] = 0
+        self.dead_clock.rows_since_active[latents] = 0
         return len(latents)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
@@ -114,7 +114,7 @@ class Trainee:
         tensors |= {f"adam.mean.{name}": tensor for name, tensor in self.adam.mean.items()}
         tensors |= {f"adam.square.{name}": tensor for name, tensor in self.adam.square.items()}
         tensors |= {f"objective.{name}": tensor for name, tensor in self.objective.state().items()}
-        tensors["dead_clock.tokens_since_fired"] = self.dead_clock.tokens_since_fired
+        tensors["dead_clock.rows_since_active"] = self.dead_clock.rows_since_active
         tensors["threshold.mean"] = self.threshold.mean
         tensors["threshold.weight"] = self.threshold.weight
         return tensors, {"step": self.step}

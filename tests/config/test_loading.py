@@ -122,7 +122,7 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "variants={}": "variants: needs at least 1, got 0",
     "variants.rel.sae.d_sae=4": "variants.rel: no such name; did you mean 'relu'?",
     "variants.relu.sae.k=3": "variants.relu.sae.k: no such key; known: "
-    + ", ".join(ARCHITECTURES["relu"].Config.model_fields),
+    + ", ".join(ARCHITECTURES["relu"].Settings.model_fields),
     "variants.relu.objective=3": "variants.relu.objective: expected a mapping, got 3 (an integer)",
     "variants.relu.objective.l1=3": "variants.relu.objective.l1: expected a mapping of settings, got 3",
     "variants.relu.objective.l1.weight=abc": (

@@ -138,9 +138,9 @@ def test_an_odd_number_is_refused_or_trains(
 def trained(config: RunConfig, leaf: Leaf) -> str | None:
     """Why it cannot be trained and scored; None if it can."""
     try:
-        train(config, report_progress=False)
+        train(config, show_progress=False)
         if leaf.path[0] in ("evaluation", "training"):
-            evaluate(config, progress=False)
+            evaluate(config, show_progress=False)
     except ConfigError as error:
         return str(error)
     return None
@@ -152,7 +152,7 @@ def test_the_largest_seed_trains_and_its_record_can_be_read(
     monkeypatch.chdir(tmp_path)
     seed = next(leaf for leaf in NUMBERS if leaf.key == "seed")
     config = RunConfig.model_validate(config_with(seed, LARGEST_INT, presets))
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     Path("c.yaml").write_text(dump(config))
     assert load(Path("c.yaml")).seed == LARGEST_INT
 

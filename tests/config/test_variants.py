@@ -24,7 +24,7 @@ CHANGES: dict[str, Any] = {
     "beta2": 0.99,
     "epsilon": 6.25e-10,
     "clip_norm": None,
-    "dead_after_tokens": 5,
+    "dead_after_rows": 5,
     "threshold_from": "running_mean",
     "threshold_mean": "first_value",
     "threshold_beta": 0.99,

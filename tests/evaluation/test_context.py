@@ -19,7 +19,7 @@ def store(make_store: Callable[..., Path]) -> ActivationStore:
 
 def shown(store: ActivationStore, row: int, n_around: int = 5) -> dict[str, object]:
     relu = ARCHITECTURES["relu"]
-    sae = relu(relu.Config(architecture="relu", d_sae=2 * D_MODEL), D_MODEL, identity_weights())
+    sae = relu(relu.Settings(architecture="relu", d_sae=2 * D_MODEL), D_MODEL, identity_weights())
     return context([(store, SITE)], sae, Filters(), 0, row, n_around)
 
 

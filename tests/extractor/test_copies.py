@@ -106,5 +106,5 @@ def test_the_plan_says_how_many_copies_there_are(tmp_path: Path, sources: list[l
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sources[0]), encoding="utf-8")
     corpus = {"sources": [{"kind": "jsonl", "paths": [str(path)]}], "n_tokens": None}
-    text = describe_plan(extraction_config(tmp_path, corpus=corpus), progress=False)
+    text = describe_plan(extraction_config(tmp_path, corpus=corpus), show_progress=False)
     assert f"\ncopies     {n_copies} of {len(sources[0])} documents have the tokens of an earlier one" in text

@@ -78,7 +78,7 @@ def test_stored_rows_equal_a_plain_hook_for_every_family(model_type: str, tmp_pa
         corpus={"n_tokens": 300},
         store={"sites": SITES, "shard_bytes": 2**20},
     )
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     store = ActivationStore.open(config.store_path())
     assert store.plan.n_units == 1
     spans = packed_spans(store.plan.splits, config.corpus.context_length, (0, store.plan.n_rows))
@@ -95,7 +95,7 @@ def test_rows_are_rounded_once_to_the_stored_type(dtype: str, encoding: str, tmp
     config = extraction_config(
         tmp_path, model={"dtype": dtype}, corpus={"n_tokens": 200}, store={"encoding": encoding, "shard_bytes": 2**20}
     )
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     store = ActivationStore.open(config.store_path())
     spans = packed_spans(store.plan.splits, config.corpus.context_length, (0, store.plan.n_rows))
     for site, rows_NM in expected_rows(config, store, spans).items():
@@ -105,7 +105,7 @@ def test_rows_are_rounded_once_to_the_stored_type(dtype: str, encoding: str, tmp
 
 def test_a_sequential_document_is_stored_as_it_is_alone(tmp_path: Path) -> None:
     config = extraction_config(tmp_path, corpus={"mode": "sequential", "n_tokens": 900, "context_length": 64})
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     store = ActivationStore.open(config.store_path())
     plan = store.plan
     assert plan.n_units > 1
@@ -126,7 +126,7 @@ def test_units_give_the_rows_of_one_large_unit(tmp_path: Path) -> None:
         tmp_path, corpus={"n_tokens": 1000}, store={"path": str(tmp_path / "one"), "shard_bytes": 2**20}
     )
     for config in (small, large):
-        extract(config, progress=False)
+        extract(config, show_progress=False)
     many, one = ActivationStore.open(tmp_path / "many"), ActivationStore.open(tmp_path / "one")
     assert (many.plan.n_units, one.plan.n_units) == (4, 1)
     for site in many.plan.sites:

@@ -36,10 +36,10 @@ def test_a_finished_store_is_recognised_without_loading_the_model(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    extract(small, progress=False)
+    extract(small, show_progress=False)
     before = snapshot(small.store_path())
     monkeypatch.setattr(stage, "load", lambda *_: pytest.fail("the model was loaded"))
-    extract(small, progress=False)
+    extract(small, show_progress=False)
     assert "finished before" in caplog.text
     assert snapshot(small.store_path()) == before
 
@@ -67,21 +67,21 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
     monkeypatch.setattr(UnitWriter, "commit", told)
     monkeypatch.setattr(stage, "next_unit", only_one)
     with pytest.raises(KeyboardInterrupt):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
     monkeypatch.setattr(stage, "next_unit", asked)
     with pytest.raises(StoreError, match="unfinished"):
         ActivationStore.open(small.store_path())
-    extract(small, progress=False)
+    extract(small, show_progress=False)
     assert "going on" in caplog.text
     assert ActivationStore.open(small.store_path()).plan.n_rows == 600
 
 
 def test_the_store_of_another_config_is_refused_and_kept(small: RunConfig, tmp_path: Path) -> None:
-    extract(small, progress=False)
+    extract(small, show_progress=False)
     before = snapshot(small.store_path())
     changed = extraction_config(tmp_path, corpus={"n_tokens": 600, "heldout_fraction": 0.2})
     with pytest.raises(ConfigError, match=r"corpus\.heldout_fraction: was 0\.1, is 0\.2") as error:
-        extract(changed, progress=False)
+        extract(changed, show_progress=False)
     assert "another name" in str(error.value)
     assert snapshot(small.store_path()) == before
 
@@ -89,19 +89,19 @@ def test_the_store_of_another_config_is_refused_and_kept(small: RunConfig, tmp_p
 def test_another_model_may_not_fill_the_rest(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_fill", lambda *_: pytest.fail("stop here"))
     with pytest.raises(pytest.fail.Exception):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
     config_json = Path(small.model.path) / "config.json"
     config = json.loads(config_json.read_text())
     config_json.write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     with pytest.raises(ConfigError, match=r"config\.json: sha256 was \w{12}, is \w{12}"):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
 
 
 def test_a_folder_that_is_not_a_store_is_left_alone(small: RunConfig) -> None:
     small.store_path().mkdir()
     (small.store_path() / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="not empty and holds no store"):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
     assert [path.name for path in small.store_path().iterdir()] == ["thesis.txt"]
 
 
@@ -111,7 +111,7 @@ def test_an_exhausted_corpus_is_an_error_before_the_model_loads(
     monkeypatch.setattr(stage, "load", lambda *_: pytest.fail("the model was loaded"))
     config = extraction_config(tmp_path, corpus={"n_tokens": 10**6})
     with pytest.raises(ConfigError, match=r"asks for 1,000,000 tokens.*corpus\.repeat"):
-        extract(config, progress=False)
+        extract(config, show_progress=False)
     assert not config.store_path().exists()
     assert not list(tmp_path.glob(".*")), "nothing is left of the attempt"
 
@@ -119,13 +119,13 @@ def test_an_exhausted_corpus_is_an_error_before_the_model_loads(
 def test_a_context_longer_than_the_model_reads_is_refused(tmp_path: Path) -> None:
     config = extraction_config(tmp_path, corpus={"context_length": 65, "n_tokens": 600})
     with pytest.raises(ConfigError, match=r"context_length: 65 tokens, but the model was made for 64"):
-        extract(config, progress=False)
+        extract(config, show_progress=False)
 
 
 def test_an_unknown_site_lists_the_sites_there_are(tmp_path: Path) -> None:
     config = extraction_config(tmp_path, store={"sites": ["blocks.1.hook_resid_pots"]})
     with pytest.raises(ConfigError, match=r"hook_resid_post"):
-        extract(config, progress=False)
+        extract(config, show_progress=False)
 
 
 def test_a_disk_that_is_too_small_is_found_before_anything_is_written(
@@ -133,12 +133,12 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ConfigError, match=r"needs [\d,]+ bytes and its disk has 1,000 free"):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
     assert not small.store_path().exists()
 
 
 def test_the_announced_size_is_exact(small: RunConfig) -> None:
-    extract(small, progress=False)
+    extract(small, show_progress=False)
     plan = ActivationStore.open(small.store_path()).plan
     arrays = small.store_path() / "activations.zarr"
     shards = sum(path.stat().st_size for path in arrays.glob("sites/**/c/**/*") if path.is_file())
@@ -146,7 +146,7 @@ def test_the_announced_size_is_exact(small: RunConfig) -> None:
     assert activation_bytes(plan) == shards
     assert tokens < token_map_bytes(plan), "the compressed token map is announced as a bound"
     other = small.model_copy(update={"store": small.store.model_copy(update={"path": f"{small.store.path}-other"})})
-    assert f"{shards:,} bytes" in describe_plan(other, progress=False)
+    assert f"{shards:,} bytes" in describe_plan(other, show_progress=False)
 
 
 def test_a_full_disk_while_writing_loses_nothing(small: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +161,9 @@ def test_a_full_disk_while_writing_loses_nothing(small: RunConfig, monkeypatch: 
 
     monkeypatch.setattr(stage, "FileSystem", Full)
     with pytest.raises(OSError, match="No space left"):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
     monkeypatch.setattr(stage, "FileSystem", FileSystem)
-    extract(small, progress=False)
+    extract(small, show_progress=False)
     assert ActivationStore.open(small.store_path()).plan.n_rows == 600
 
 
@@ -187,15 +187,15 @@ def test_an_activation_that_is_no_number_names_its_row(
 
     monkeypatch.setattr(stage, "load", broken)
     with pytest.raises(StoreError, match=r"blocks\.1\.mlp\.hook_post, row \d+: the activation holds (nan|inf)"):
-        extract(small, progress=False)
+        extract(small, show_progress=False)
     assert not list((small.store_path() / "commits").rglob("*.json")), "no unit with such a row is committed"
     monkeypatch.setattr(stage, "load", loaded)
-    extract(small, progress=False)
+    extract(small, show_progress=False)
 
 
 def test_a_plan_is_described_and_nothing_stays(small: RunConfig, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
-    text = describe_plan(small, progress=False)
+    text = describe_plan(small, show_progress=False)
     assert "600 of" in text
     assert "units " in text
     assert "x a perfect shuffle" in text

@@ -12,8 +12,8 @@ from support.extraction import extraction_config
 
 def test_a_plan_records_what_is_assumed_and_what_is_given_back(tmp_path: Path) -> None:
     config = extraction_config(tmp_path, corpus={"n_tokens": 900})
-    assert "give their text back" not in describe_plan(config, progress=False)
-    extract(config, progress=False)
+    assert "give their text back" not in describe_plan(config, show_progress=False)
+    extract(config, show_progress=False)
     provenance = ActivationStore.open(config.store_path()).plan.provenance
     assert provenance["probes"] == assumptions(config.model.dtype, isolated=False)
     assert provenance["probes"].keys() < PROBES.keys()
@@ -27,6 +27,6 @@ def test_a_plan_says_where_the_tokenizer_changes_the_text(tmp_path: Path) -> Non
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     tokenizer["normalizer"] = {"type": "Prepend", "prepend": "X"}
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
-    text = describe_plan(config, progress=False)
+    text = describe_plan(config, show_progress=False)
     assert "the tokens of 0 of the first " in text
     assert "the tokenizer changes the text of " in text

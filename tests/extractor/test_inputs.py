@@ -352,20 +352,20 @@ def test_tokenizers_of_older_plans_and_gguf_files(
 
 
 def finished(config: RunConfig) -> None:
-    extract(config, progress=False)
+    extract(config, show_progress=False)
 
 
 def by_workers(config: RunConfig) -> None:
-    extract_with_workers(config, 2, progress=False)
+    extract_with_workers(config, 2, show_progress=False)
 
 
 def described(config: RunConfig) -> None:
-    describe_plan(config, progress=False)
+    describe_plan(config, show_progress=False)
 
 
 def half_filled(config: RunConfig) -> None:
     (config.store_path() / "MANIFEST.json").unlink(missing_ok=True)
-    extract(config, progress=False)
+    extract(config, show_progress=False)
 
 
 PLACES = [finished, by_workers, described, half_filled]
@@ -394,7 +394,7 @@ def test_every_place_that_takes_a_store_as_it_is_is_known_here() -> None:
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("extracted")
     config = extraction_config(folder, corpus={"n_tokens": 600})
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     return config
 
 
@@ -420,7 +420,7 @@ CHANGES = {"text/000.txt": b"another", "model-llama/config.json": b"{}\n", "mode
 @pytest.mark.parametrize("file", CHANGES)
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_a_store_of_other_inputs_is_not_taken(run: RunConfig, place: Callable, file: str) -> None:
-    extract(run, progress=False)
+    extract(run, show_progress=False)
     before = Path(file).read_bytes()
     Path(file).write_bytes(before + CHANGES[file])
     with pytest.raises(
@@ -439,14 +439,14 @@ def test_another_runs_store_of_other_inputs_is_not_used(
     run: RunConfig, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    extract(run, progress=False)
+    extract(run, show_progress=False)
     second = run.model_copy(update={"name": "second"})
     before = Path(file).read_bytes()
-    assert "nothing is extracted" in describe_plan(second, progress=False), "control"
+    assert "nothing is extracted" in describe_plan(second, show_progress=False), "control"
     Path(file).write_bytes(before + b" " if file.endswith("txt") else before[:-2] + b"\n}")
     if file.endswith("safetensors"):
         Path(file).write_bytes(before[:-4] + b"\0\0\x80\x3f")  # the last weight
-    extract(second, progress=False)
+    extract(second, show_progress=False)
     assert f"from other inputs: {'model.path' if 'model' in file else 'corpus.sources[0] (text)'}: " in caplog.text
     assert "not used" in caplog.text
     assert (second.store_path() / "MANIFEST.json").is_file()
@@ -457,21 +457,21 @@ def test_a_finished_store_whose_inputs_are_gone_is_used_and_says_so(
     run: RunConfig, gone: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    extract(run, progress=False)
+    extract(run, show_progress=False)
     shutil.rmtree(gone)
     for config in (run, run.model_copy(update={"name": "second"})):
         caplog.clear()
-        extract(config, progress=False)
+        extract(config, show_progress=False)
         lines = [record.message for record in caplog.records if "not compared" in record.message]
         assert len(lines) == 1
         assert ("none of its files" if gone == "text" else "no folder model-llama") in lines[0]
-        assert lines[0] in describe_plan(config, progress=False)
+        assert lines[0] in describe_plan(config, show_progress=False)
 
 
 def test_what_comes_after_extraction_asks_for_neither_text_nor_model(run: RunConfig) -> None:
-    extract(run, progress=False)
+    extract(run, show_progress=False)
     shutil.rmtree("text")
     shutil.rmtree("model-llama")
-    train(run, report_progress=False)
-    evaluate(run, progress=False)
+    train(run, show_progress=False)
+    evaluate(run, show_progress=False)
     assert write_report(run.run_path(), "title").is_file()

@@ -23,7 +23,7 @@ from support.extraction import extraction_config
 
 def stored(folder: Path, name: str, **corpus: object) -> tuple[RunConfig, ActivationStore]:
     config = extraction_config(folder, corpus={"n_tokens": 900} | corpus, store={"path": str(folder / name)})
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     return config, ActivationStore.open(config.store_path())
 
 
@@ -62,7 +62,7 @@ def test_units_cut_anywhere_hold_the_same_rows(tmp_path: Path) -> None:
         corpus={"n_tokens": 900, "isolate_documents": True, "context_length": 24},
         store={"path": str(tmp_path / "one"), "shard_bytes": 2**20},
     )
-    extract(whole, progress=False)
+    extract(whole, show_progress=False)
     one = ActivationStore.open(tmp_path / "one")
     assert (many.plan.n_units, one.plan.n_units) == (4, 1)
     for site in many.plan.sites:
@@ -71,9 +71,9 @@ def test_units_cut_anywhere_hold_the_same_rows(tmp_path: Path) -> None:
 
 def test_the_plan_says_what_a_document_sees(tmp_path: Path) -> None:
     isolated = extraction_config(tmp_path, corpus={"n_tokens": 900, "isolate_documents": True})
-    assert "none of which sees another" in describe_plan(isolated, progress=False)
+    assert "none of which sees another" in describe_plan(isolated, show_progress=False)
     joined = extraction_config(tmp_path, corpus={"n_tokens": 900})
-    assert "as one text" in describe_plan(joined, progress=False)
+    assert "as one text" in describe_plan(joined, show_progress=False)
 
 
 def test_a_model_that_cannot_isolate_is_refused_before_anything_is_written(
@@ -83,7 +83,7 @@ def test_a_model_that_cannot_isolate_is_refused_before_anything_is_written(
     monkeypatch.setattr("strata_sae.pipeline.language_model.description.isolates", lambda *_: False)
     monkeypatch.setattr(plan_step, "spool_documents", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(ConfigError, match=r"corpus\.isolate_documents: true is not supported by LlamaForCausalLM"):
-        extract(config, progress=False)
+        extract(config, show_progress=False)
     assert not config.store_path().exists()
 
 
@@ -92,7 +92,7 @@ def test_the_loaded_model_is_probed_before_a_row_is_computed(tmp_path: Path, mon
     monkeypatch.setattr("strata_sae.pipeline.language_model.capture.isolating_arguments", lambda *_: {})
     monkeypatch.setattr(stage, "UnitFiller", lambda *_: pytest.fail("filling began"))
     with pytest.raises(ConfigError, match="lets packed documents see each other"):
-        extract(config, progress=False)
+        extract(config, show_progress=False)
 
 
 def test_isolation_is_for_packed_documents() -> None:
@@ -109,4 +109,4 @@ def test_a_store_planned_before_there_was_isolation_is_still_its_configs_store(t
     assert differences(extraction, config.extraction()) == []
     isolated = extraction_config(tmp_path, corpus={"n_tokens": 900, "isolate_documents": True})
     with pytest.raises(ConfigError, match="isolate_documents: was false, is true"):
-        extract(isolated, progress=False)
+        extract(isolated, show_progress=False)

@@ -133,10 +133,10 @@ def test_the_plan_says_it_and_the_store_records_it(tmp_path):
     (tmp_path / "corpus" / "a.jsonl").write_text(lines_, encoding="utf-8")
     source = {"kind": "jsonl", "paths": [str(tmp_path / "corpus" / "a.jsonl")]}
     config = extraction_config(tmp_path, corpus={"sources": [source], "n_tokens": None, "bad_rows": "skip"})
-    said = describe_plan(config, progress=False)
+    said = describe_plan(config, show_progress=False)
     assert "corpus.sources[0] (jsonl): bad rows left out: 1; the first is a.jsonl, row 21: " in said
     assert "special tokens, such as '<|end|>': 1; it is stored as ordinary text" in said
-    [record] = planned(config, progress=False).provenance["corpus"]["sources"]
+    [record] = planned(config, show_progress=False).provenance["corpus"]["sources"]
     assert record["bad_rows"]["count"] == 1
     assert record["special_tokens_spelled"] == {"documents": 1, "tokens": ["<|end|>"]}
 

@@ -49,8 +49,8 @@ def test_an_odd_number_is_refused_in_a_line_or_extracted(
     except ValidationError:
         return
     try:
-        describe_plan(config, progress=False)
-        extract(config, progress=False)
+        describe_plan(config, show_progress=False)
+        extract(config, show_progress=False)
     except (ConfigError, StoreError) as error:
         said = str(error)
     else:

@@ -36,7 +36,9 @@ PAIRS = [(e, c) for e in CODECS for c in COMPRESSORS if c != "planes" or e == "b
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model (64 positions, 300 embeddings) and text, and a finished store `first` of 600 rows."""
     folder = tmp_path_factory.mktemp("limits")
-    extract(extraction_config(folder, corpus={"n_tokens": 600}, store={"path": str(folder / "first")}), progress=False)
+    extract(
+        extraction_config(folder, corpus={"n_tokens": 600}, store={"path": str(folder / "first")}), show_progress=False
+    )
     return folder
 
 
@@ -279,8 +281,8 @@ def test_the_numbers_of_the_plan_are_those_of_the_disk(
 ) -> None:
     store = {"encoding": encoding, "compressor": compressor, "path": str(tmp_path / "store")}
     config = extraction_config(shared, corpus={"n_tokens": 600}, store=store)
-    text = describe_plan(config, progress=False)
-    extract(config, progress=False)
+    text = describe_plan(config, show_progress=False)
+    extract(config, show_progress=False)
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     data = [path for path in files if "c" in path.relative_to(tmp_path).parts]
     plan = read_plan(tmp_path / "store")
@@ -305,8 +307,8 @@ def test_the_mixing_that_is_announced_is_the_one_that_is_served(
     config = extraction_config(
         shared, training=training, corpus={"n_tokens": 3000}, store={"path": str(tmp_path / "s")}
     )
-    lines = [line for line in describe_plan(config, progress=False).splitlines() if line.startswith("mixing")]
-    extract(config, progress=False)
+    lines = [line for line in describe_plan(config, show_progress=False).splitlines() if line.startswith("mixing")]
+    extract(config, show_progress=False)
     served: dict[str, int] = {}
 
     class Noted(feed.JoinedBatches):
@@ -315,7 +317,7 @@ def test_the_mixing_that_is_announced_is_the_one_that_is_served(
             served[sites[0][1]] = options["window_rows"]
 
     monkeypatch.setattr(feed, "JoinedBatches", Noted)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     plan = read_plan(tmp_path / "s")
     for site, rows in served.items():
         assert rows == window_rows(config.training, plan.bytes_per_row(site), config.training.batch_size)

@@ -28,7 +28,7 @@ def home_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_tokens: int =
 
 def test_no_record_holds_a_secret_or_whose_machine_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, config = home_config(tmp_path, monkeypatch)
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     store = tmp_path / "store"
     files = [path for path in store.rglob("*") if path.is_file()]
     assert {"plan.json", "MANIFEST.json", "token_bytes.json", "000000.json", "zarr.json"} <= {p.name for p in files}
@@ -46,9 +46,9 @@ def test_no_record_holds_a_secret_or_whose_machine_it_was(tmp_path: Path, monkey
 
 def test_the_same_paths_are_the_same_config_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, config = home_config(tmp_path, monkeypatch)
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     store_id = ActivationStore.open(tmp_path / "store").id
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     assert ActivationStore.open(tmp_path / "store").id == store_id
     shutil.copytree(home / "text", home / "other")
     other = extraction_config(
@@ -57,7 +57,7 @@ def test_the_same_paths_are_the_same_config_and_others_are_not(tmp_path: Path, m
         store={"path": str(tmp_path / "store")},
     )
     with pytest.raises(ConfigError, match=r"corpus\.sources: was .*\*\.txt#") as error:
-        extract(other, progress=False)
+        extract(other, show_progress=False)
     assert "another config" in str(error.value)
 
 

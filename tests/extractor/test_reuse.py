@@ -40,7 +40,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STRATA_DATA", str(folder / "data"))
-        extract(config_in(folder, "first"), progress=False)
+        extract(config_in(folder, "first"), show_progress=False)
         yield folder
 
 
@@ -64,8 +64,8 @@ def test_a_store_that_holds_the_same_is_used(
     caplog.set_level("INFO")
     monkeypatch.setattr(stage, "load", lambda *_: pytest.fail("the model was loaded"))
     fewer = run("second", {"sites": [SITE], "shard_bytes": 32768})
-    assert "nothing is extracted" in describe_plan(fewer, progress=False)
-    extract(fewer, progress=False)
+    assert "nothing is extracted" in describe_plan(fewer, show_progress=False)
+    extract(fewer, show_progress=False)
     assert "first: finished, and holds all that this run asks for" in caplog.text
     assert not fewer.store_path().exists()
     assert find_store(fewer) == first.store_path()
@@ -73,7 +73,7 @@ def test_a_store_that_holds_the_same_is_used(
 
 def test_a_run_trains_on_its_own_sites_of_a_larger_store(run: Make, first: RunConfig) -> None:
     fewer = run("second", {"sites": [SITE]})
-    train(fewer, report_progress=False)
+    train(fewer, show_progress=False)
     (record,) = Path("runs/second/variants").glob("*/config.json")
     found = json.loads(record.read_text())
     assert (found["site"], found["store_id"]) == (SITE, ActivationStore.open(first.store_path()).id)
@@ -136,7 +136,7 @@ def test_a_whole_slice_is_as_good(run: Make, first: RunConfig, tmp_path: Path) -
 
 def test_its_own_store_comes_first_and_then_the_one_it_trained_on(run: Make, first: RunConfig) -> None:
     second = run("second")
-    train(second, report_progress=False)
+    train(second, show_progress=False)
     earlier = slice_store(ActivationStore.open(first.store_path()), first.store_path().with_name("a copy"))
     assert find_store(second) == first.store_path(), "a store that came later does not take over"
     assert find_store(run("third")) == earlier.path, "control: a run that has not begun takes the first by name"
@@ -156,7 +156,7 @@ def test_a_model_that_changed_since_is_extracted_again(
             monkeypatch.setattr(reuse, "software", lambda: {**software(), "torch": "0.1"})
         else:
             file.write_bytes(before + b"\n")
-        extract(second, progress=False)
+        extract(second, show_progress=False)
     finally:
         file.write_bytes(before)
     assert f"from other inputs: {'model.path: ' if changed == 'config.json' else ''}{changed}" in caplog.text

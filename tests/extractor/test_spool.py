@@ -24,8 +24,8 @@ def write(tmp_path):
 
 @pytest.fixture
 def spool(tokenizer, corpus, tmp_path):
-    def run(sources, folder="spool", progress=False, **changes):
-        return spool_documents(corpus(sources, **changes), tokenizer, tmp_path / folder, progress)
+    def run(sources, folder="spool", show_progress=False, **changes):
+        return spool_documents(corpus(sources, **changes), tokenizer, tmp_path / folder, show_progress)
 
     return run
 
@@ -172,7 +172,7 @@ def test_a_second_corpus_in_the_same_folder_replaces_the_first(write, spool):
 
 def test_progress_is_a_plain_line_where_there_is_no_terminal(write, spool, capsys):
     source = write("a", ["abc"])
-    spool([source], progress=True)
+    spool([source], show_progress=True)
     assert "tokenise: 3 tokens" in capsys.readouterr().err
     spool([source], folder="quiet")
     captured = capsys.readouterr()

@@ -26,7 +26,7 @@ def extracted(folder: Path, **sections: Any) -> tuple[RunConfig, str]:
     """A finished store, and the path of its model."""
     store = {"sites": SITES} | sections.pop("store", {})
     config = extraction_config(folder, corpus={"n_tokens": 900} | sections.pop("corpus", {}), store=store, **sections)
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     return config, config.model.path
 
 

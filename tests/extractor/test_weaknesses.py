@@ -15,7 +15,7 @@ N_TOKENS = 333
 @pytest.fixture
 def store(tmp_path: Path) -> ActivationStore:
     config = extraction_config(tmp_path, corpus={"n_tokens": N_TOKENS})
-    extract(config, progress=False)
+    extract(config, show_progress=False)
     return ActivationStore.open(config.store_path())
 
 

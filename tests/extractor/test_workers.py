@@ -68,15 +68,15 @@ def test_workers_leave_the_bytes_of_one_process_though_one_of_them_dies(
     caplog.set_level("INFO")
     alone = extraction_config(tmp_path, store={"path": str(tmp_path / "alone"), "shard_bytes": 65536})
     together = extraction_config(tmp_path, store={"path": str(tmp_path / "together"), "shard_bytes": 65536})
-    extract(alone, progress=False)
+    extract(alone, show_progress=False)
     killer = kill_workers(1)
-    extract_with_workers(together, 3, progress=False)
+    extract_with_workers(together, 3, show_progress=False)
     killer.join()
     assert "has died; 2 are left" in caplog.text
     assert ActivationStore.open(together.store_path()).plan.n_units > 8
     assert contents(together.store_path()) == contents(alone.store_path())
     assert verify(together.store_path(), deep=True) == []
-    extract_with_workers(together, 3, progress=False)
+    extract_with_workers(together, 3, show_progress=False)
     assert "finished before" in caplog.text
 
 
@@ -85,7 +85,7 @@ def test_a_store_that_no_worker_could_finish_is_an_error_with_their_reasons(
 ) -> None:
     monkeypatch.setattr(workers, "fill_and_finish", cheap_workers.fill_one_and_fail)
     with pytest.raises(StoreError, match=r"4 of 5 units are missing: .*killed by SIGKILL") as error:
-        _run(ModelSettings(path="none"), tmp_path / "store", make_plan, 2, progress=False)
+        _run(ModelSettings(path="none"), tmp_path / "store", make_plan, 2, show_progress=False)
     assert ": the model is gone" in str(error.value)
     assert not multiprocessing.active_children()
 

@@ -143,7 +143,7 @@ def test_without_the_bound_latents_are_missed(monkeypatch):
 def test_an_sae_encodes_the_same(monkeypatch):
     monkeypatch.setattr(Workspace, "tile_rows", 16)
     x_BM, W_EM, b_E = planted()
-    settings = TopK.Config(d_sae=E, k=K)
+    settings = TopK.Settings(d_sae=E, k=K)
     weights = {"W_enc": W_EM, "W_dec": W_EM.clone(), "b_enc": b_E, "b_dec": torch.zeros(M)}
     sae = TopK(settings, M, weights)
     usual = sae.encode(x_BM, workspace=Workspace()).codes.to_dense()

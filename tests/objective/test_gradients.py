@@ -88,7 +88,7 @@ def test_gradients_equal_autograd_under_every_option(architecture, knobs, terms,
     settings = settings_of(["reconstruction"])
     for name, changes in terms.items():
         chosen = {key: value for key, value in {**TERM_KNOBS[name], **changes}.items() if value is not None}
-        settings[name] = TERMS[name].Config(**chosen)
+        settings[name] = TERMS[name].Settings(**chosen)
     assert_equal_to_reference(sae, settings, dead_latents(sae, make_rows(), 12))
 
 
@@ -168,7 +168,7 @@ def test_an_encoding_made_by_the_caller_changes_nothing():
     sae, x_BM = make_sae("batch_topk"), make_rows()
     dead_E = dead_latents(sae, x_BM, 12)
     settings = settings_of(["reconstruction", "aux_k"])
-    encoding = sae.encode(x_BM, progress=PROGRESS, workspace=Workspace())
+    encoding = sae.encode(x_BM, fraction_done=PROGRESS, workspace=Workspace())
     given = Objective(settings, sae).forward_backward(x_BM, dead_E, PROGRESS, encoding=encoding)
     own = Objective(settings, sae).forward_backward(x_BM, dead_E, PROGRESS, Workspace())
     assert torch.equal(given.loss, own.loss)

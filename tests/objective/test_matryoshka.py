@@ -23,7 +23,7 @@ from support.gradient_parity import (
     step,
 )
 
-TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
+TOPK = ARCHITECTURES["topk"].Settings(d_sae=64, k=4)
 ENDS = [6, 12, 24, D_SAE]
 
 
@@ -37,12 +37,12 @@ def path(request, monkeypatch):
 
 
 def term(name: str, **knobs) -> dict[str, TermSettings]:
-    return {name: TERMS[name].Config(**knobs)}
+    return {name: TERMS[name].Settings(**knobs)}
 
 
 def plain_error(sae: SAE, n: int) -> float:
     """SSE of the reconstruction by the first n latents."""
-    codes_BE = sae.encode(make_rows(), progress=PROGRESS).codes.to_dense()
+    codes_BE = sae.encode(make_rows(), fraction_done=PROGRESS).codes.to_dense()
     return float((codes_BE[:, :n] @ sae.W_dec[:n] + sae.b_dec - make_rows()).square().sum() / BATCH)
 
 
@@ -107,7 +107,7 @@ def test_normalised_prefixes_are_those_of_hypothesaes():
 )
 def test_the_ladder_of_seed_0(d_sae, ends):
     """sorted(set(max(8, round(d_sae / 32)), ...)), then d_sae."""
-    settings = TERMS["prefix_reconstruction"].Config(smallest=8)
+    settings = TERMS["prefix_reconstruction"].Settings(smallest=8)
     ladder = sorted({max(8, round(d_sae * share)) for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4)} | {d_sae})
     assert prefix_ends(settings, d_sae) == ends == ladder
     check_terms({"prefix_reconstruction": settings}, TOPK.model_copy(update={"d_sae": d_sae}))
@@ -130,7 +130,7 @@ def test_ends_and_fractions_say_the_same():
 )
 def test_contradicting_prefixes_are_refused(knobs, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["prefix_reconstruction"].Config(**knobs)
+        TERMS["prefix_reconstruction"].Settings(**knobs)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_its_loss_is_the_mean_over_saes_of_each_k():
 @pytest.mark.parametrize("ks", [[], [0, 4], [2, 2, 4], [4, 2]])
 def test_ks_that_do_not_rise_are_refused(ks):
     with pytest.raises(ValidationError):
-        TERMS["hierarchical_topk"].Config(ks=ks)
+        TERMS["hierarchical_topk"].Settings(ks=ks)
 
 
 @pytest.mark.parametrize("k", [3, 5, Schedule(start=8, end=4)])
 def test_ks_must_end_with_a_constant_k(k):
-    settings = ARCHITECTURES["topk"].Config(d_sae=64, k=k)
+    settings = ARCHITECTURES["topk"].Settings(d_sae=64, k=k)
     with pytest.raises(ValueError, match=r"ks \[1, 4\] must end with sae.k, a number"):
         check_terms(term("hierarchical_topk", ks=[1, 4]), settings)
 
@@ -218,7 +218,7 @@ def test_multi_k_at_weight_zero_has_the_same_bits():
 
 @pytest.mark.parametrize("k", [17, Schedule(start=17, end=4)])
 def test_a_multiple_beyond_d_sae_is_refused(k):
-    settings = ARCHITECTURES["topk"].Config(d_sae=64, k=k)
+    settings = ARCHITECTURES["topk"].Settings(d_sae=64, k=k)
     with pytest.raises(ValueError, match=r"multiple \(4\) times sae.k \(17.*\) must not exceed d_sae \(64\)"):
         check_terms({**term("reconstruction"), **term("multi_k")}, settings)
 

@@ -84,7 +84,10 @@ def test_a_resumed_run_draws_the_chunks_that_the_whole_run_draws():
 
 
 def test_a_chunk_of_one_latent_is_refused():
-    settings = {"reconstruction": TERMS["reconstruction"].Config(), "ort_sae": TERMS["ort_sae"].Config(chunk_size=2)}
+    settings = {
+        "reconstruction": TERMS["reconstruction"].Settings(),
+        "ort_sae": TERMS["ort_sae"].Settings(chunk_size=2),
+    }
     with pytest.raises(ValueError, match="cuts d_sae 7 into 4 chunks, of which one has a single latent"):
-        check_terms(settings, ARCHITECTURES["topk"].Config(d_sae=7, k=2))
-    check_terms(settings, ARCHITECTURES["topk"].Config(d_sae=8, k=2))
+        check_terms(settings, ARCHITECTURES["topk"].Settings(d_sae=7, k=2))
+    check_terms(settings, ARCHITECTURES["topk"].Settings(d_sae=8, k=2))

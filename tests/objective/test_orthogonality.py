@@ -78,26 +78,26 @@ def test_the_forms_differ_from_each_other():
 )
 def test_knobs_that_cannot_be_are_refused(knobs, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["orthogonality"].Config(weight=0.1, **knobs)
+        TERMS["orthogonality"].Settings(weight=0.1, **knobs)
 
 
 def test_a_config_that_was_written_out_in_full_is_read_again():
     for shape in ("linear", "sigmoid", "proportional"):
-        settings = TERMS["orthogonality"].Config(weight=0.1, shape=shape)
-        assert TERMS["orthogonality"].Config.model_validate(settings.model_dump()) == settings
+        settings = TERMS["orthogonality"].Settings(weight=0.1, shape=shape)
+        assert TERMS["orthogonality"].Settings.model_validate(settings.model_dump()) == settings
 
 
 def test_watching_a_latent_that_is_not_there_is_refused():
     settings = settings_of(["reconstruction", "orthogonality"], orthogonality={"watch": [[0, 40]]})
     with pytest.raises(ValueError, match=r"the pair \[0, 40\], but d_sae is 40"):
-        check_terms(settings, ARCHITECTURES["topk"].Config(d_sae=40, k=4))
+        check_terms(settings, ARCHITECTURES["topk"].Settings(d_sae=40, k=4))
 
 
 # -- over steps ------------------------------------------------------------------------------------------------------
 
 
 def make_sae() -> SAE:
-    settings = ARCHITECTURES["topk"].Config(d_sae=40, k=4)
+    settings = ARCHITECTURES["topk"].Settings(d_sae=40, k=4)
     weights = initial_weights(settings, 8, torch.Generator().manual_seed(0))
     return ARCHITECTURES["topk"](settings, 8, {name: w.double() for name, w in weights.items()})
 
@@ -107,8 +107,8 @@ def rows() -> Tensor:
 
 
 def objective(sae: SAE, **knobs) -> Objective:
-    settings = {"reconstruction": TERMS["reconstruction"].Config()}
-    settings["orthogonality"] = TERMS["orthogonality"].Config(**{"weight": 0.1, **knobs})
+    settings = {"reconstruction": TERMS["reconstruction"].Settings()}
+    settings["orthogonality"] = TERMS["orthogonality"].Settings(**{"weight": 0.1, **knobs})
     return Objective(settings, sae)
 
 
@@ -117,14 +117,14 @@ def test_momentum_follows_its_recurrence_and_survives_a_checkpoint():
     knobs = {"threshold": Schedule(start=0.4, end=0.1), "threshold_momentum": 0.75}
     running, expected, seen = objective(sae, **knobs), None, []
     for t in range(6):
-        progress = t / 6
-        wanted = 0.4 - 0.3 * progress
+        fraction_done = t / 6
+        wanted = 0.4 - 0.3 * fraction_done
         expected = wanted if expected is None else 0.75 * expected + 0.25 * wanted
         if t == 3:
             state, running = running.state(), objective(sae, **knobs)
             assert state["orthogonality.threshold"].dtype == torch.float64
             running.load_state(state)
-        monitors = running.forward_backward(rows(), None, progress).monitors
+        monitors = running.forward_backward(rows(), None, fraction_done).monitors
         seen.append(monitors["orthogonality/threshold"])
         assert seen[-1] == pytest.approx(expected, rel=1e-15)
     forgetful = objective(sae, **knobs).forward_backward(rows(), None, 5 / 6)
@@ -142,15 +142,15 @@ def test_the_progressive_form_with_constant_values_is_the_static_form():
     constant = Schedule(shape="constant", start=0.5, end=8.0)
     progressive = objective(sae, weight=constant, threshold=constant)
     static = objective(sae, weight=0.5, threshold=0.5)
-    for progress in (0.0, 0.5, 1.0):
-        one, other = (each.forward_backward(rows(), None, progress) for each in (progressive, static))
+    for fraction_done in (0.0, 0.5, 1.0):
+        one, other = (each.forward_backward(rows(), None, fraction_done) for each in (progressive, static))
         assert torch.equal(one.loss, other.loss)
         assert torch.equal(one.gradients["W_dec"], other.gradients["W_dec"])
 
 
 def test_the_gradient_moves_only_the_decoder():
     sae = make_sae()
-    plain = Objective({"reconstruction": TERMS["reconstruction"].Config()}, sae).forward_backward(rows())
+    plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
     pushed = objective(sae).forward_backward(rows())
     for name in ("W_enc", "b_enc", "b_dec"):
         assert torch.equal(plain.gradients[name], pushed.gradients[name])
@@ -159,7 +159,7 @@ def test_the_gradient_moves_only_the_decoder():
 
 def test_a_weight_of_zero_costs_nothing_and_changes_nothing(monkeypatch):
     sae = make_sae()
-    plain = Objective({"reconstruction": TERMS["reconstruction"].Config()}, sae).forward_backward(rows())
+    plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
     monkeypatch.setattr("strata_sae.pipeline.objective.orthogonality.competing", None)
     off = objective(sae, weight=Schedule(shape="power", start=1.0, end=0.0)).forward_backward(rows(), None, 1.0)
     assert torch.equal(plain.gradients["W_dec"], off.gradients["W_dec"])
@@ -177,7 +177,7 @@ def test_monitors():
     assert monitors["orthogonality/competing_pairs"] == int(competing_EE.sum())
     assert monitors["orthogonality/mean_abs_cos"] == pytest.approx(float(cosines_EE[competing_EE].mean()))
     assert monitors["orthogonality/loss_share"] == pytest.approx(float(result.losses["orthogonality"] / result.loss))
-    plain = Objective({"reconstruction": TERMS["reconstruction"].Config()}, sae).forward_backward(rows())
+    plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
     own = (result.gradients["W_dec"] - plain.gradients["W_dec"]).norm()
     assert monitors["orthogonality/gradient_share"] == pytest.approx(float(own / result.gradients["W_dec"].norm()))
 
@@ -223,7 +223,7 @@ def test_watched_pairs_show_their_competition_and_cosine():
 
 def test_on_activations_the_gradient_moves_only_the_encoder():
     sae = make_sae()
-    plain = Objective({"reconstruction": TERMS["reconstruction"].Config()}, sae).forward_backward(rows())
+    plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
     pushed = objective(sae, on="activations").forward_backward(rows())
     assert torch.equal(plain.gradients["W_dec"], pushed.gradients["W_dec"])
     assert not torch.equal(plain.gradients["W_enc"], pushed.gradients["W_enc"])
@@ -231,7 +231,7 @@ def test_on_activations_the_gradient_moves_only_the_encoder():
 
 @pytest.mark.parametrize("knobs", [{}, {"on": "activations"}])
 def test_equal_inputs_give_equal_bits_with_any_number_of_threads(knobs):
-    settings = ARCHITECTURES["topk"].Config(d_sae=400, k=30)
+    settings = ARCHITECTURES["topk"].Settings(d_sae=400, k=30)
     weights = initial_weights(settings, 72, torch.Generator().manual_seed(0))
     sae, n_threads = ARCHITECTURES["topk"](settings, 72, weights), torch.get_num_threads()
     x_BM = torch.randn(256, 72, generator=torch.Generator().manual_seed(1))

@@ -10,19 +10,19 @@ from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import k_at
 from strata_sae.pipeline.schedules import SCHEDULES, Schedule, value_at
 
-TOPK = ARCHITECTURES["topk"].Config(d_sae=64, k=4)
-RELU = ARCHITECTURES["relu"].Config(d_sae=64)
+TOPK = ARCHITECTURES["topk"].Settings(d_sae=64, k=4)
+RELU = ARCHITECTURES["relu"].Settings(d_sae=64)
 
 
 def terms(**knobs):
-    return {name: TERMS[name].Config(**values) for name, values in knobs.items()}
+    return {name: TERMS[name].Settings(**values) for name, values in knobs.items()}
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_the_registered_name_is_the_settings_name(name):
     wanted = {"weight": 1.0, "ks": [4]}
-    required = {key: wanted[key] for key, field in TERMS[name].Config.model_fields.items() if field.is_required()}
-    assert TERMS[name].Config(**required).term == name
+    required = {key: wanted[key] for key, field in TERMS[name].Settings.model_fields.items() if field.is_required()}
+    assert TERMS[name].Settings(**required).term == name
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_registered_name_is_the_settings_name(name):
 )
 def test_fractions_that_do_not_rise_to_one_are_refused(fractions):
     with pytest.raises(ValidationError, match="must rise from above 0 to exactly 1"):
-        TERMS["prefix_reconstruction"].Config(fractions=fractions)
+        TERMS["prefix_reconstruction"].Settings(fractions=fractions)
 
 
 def test_prefixes_that_fall_together_are_refused():
@@ -42,7 +42,7 @@ def test_prefixes_that_fall_together_are_refused():
 
 
 def test_default_prefixes():
-    assert prefix_ends(TERMS["prefix_reconstruction"].Config(), 8192) == [256, 512, 1024, 2048, 8192]
+    assert prefix_ends(TERMS["prefix_reconstruction"].Settings(), 8192) == [256, 512, 1024, 2048, 8192]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_terms_that_do_not_fit_are_refused(knobs, sae_settings, message):
 
 def test_an_unknown_term_is_refused():
     with pytest.raises(ValueError, match="term 'l2' is unknown; known: reconstruction, "):
-        check_terms({"l2": TERMS["l1"].Config(weight=0.1)}, RELU)
+        check_terms({"l2": TERMS["l1"].Settings(weight=0.1)}, RELU)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_unknown_term_is_refused():
 )
 def test_wrong_knobs_are_refused(term, knobs):
     with pytest.raises(ValidationError):
-        TERMS[term].Config(**knobs)
+        TERMS[term].Settings(**knobs)
 
 
 CLOSED_FORMS = {
@@ -98,16 +98,16 @@ CLOSED_FORMS = {
 
 
 @pytest.mark.parametrize("shape", SCHEDULES)
-@pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 0.999, 1.0])
-def test_schedules_equal_their_closed_forms(shape, progress):
+@pytest.mark.parametrize("fraction_done", [0.0, 0.1, 0.5, 0.999, 1.0])
+def test_schedules_equal_their_closed_forms(shape, fraction_done):
     schedule = Schedule(shape=shape, start=0.8, end=0.2, exponent=0.5)
-    assert value_at(schedule, progress) == pytest.approx(CLOSED_FORMS[shape](progress), abs=1e-15)
+    assert value_at(schedule, fraction_done) == pytest.approx(CLOSED_FORMS[shape](fraction_done), abs=1e-15)
 
 
 @pytest.mark.parametrize("shape", ["linear", "power"])
 def test_a_stretch_of_the_run(shape):
     schedule = Schedule(shape=shape, start=1.0, end=0.0, begin=0.25, finish=0.75)
-    table = [schedule.at(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    table = [schedule.at(fraction_done) for fraction_done in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert table == [1.0, 1.0, 0.5 if shape == "linear" else 0.25, 0.0, 0.0]
 
 
@@ -171,7 +171,7 @@ def test_a_planted_dictionary_is_recovered(architecture):
     truth_EM = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q[:12]
     knobs, sparsity = PLANTED[architecture]
     sae_class = ARCHITECTURES[architecture]
-    settings = sae_class.Config(d_sae=24, **knobs)
+    settings = sae_class.Settings(d_sae=24, **knobs)
     sae = sae_class(settings, 16, initial_weights(settings, 16, generator))
     objective = Objective(terms(reconstruction={}, **sparsity), sae)
     optimizer = torch.optim.Adam([p.requires_grad_(False) for p in sae.parameters().values()], lr=0.01)

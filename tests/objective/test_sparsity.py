@@ -27,11 +27,11 @@ from support.gradient_parity import (
     step,
 )
 
-RELU = ARCHITECTURES["relu"].Config(d_sae=64)
+RELU = ARCHITECTURES["relu"].Settings(d_sae=64)
 
 
 def objective(sae: SAE, term: str, **knobs) -> Objective:
-    return Objective({"reconstruction": TERMS["reconstruction"].Config(), term: TERMS[term].Config(**knobs)}, sae)
+    return Objective({"reconstruction": TERMS["reconstruction"].Settings(), term: TERMS[term].Settings(**knobs)}, sae)
 
 
 def batch(number: int) -> Tensor:
@@ -68,8 +68,8 @@ def test_at_norm_one_it_is_l1_but_for_the_decoder():
 
 def test_a_unit_decoder_is_refused_with_the_fix():
     terms = {
-        "reconstruction": TERMS["reconstruction"].Config(),
-        "l1_decoder_norm": TERMS["l1_decoder_norm"].Config(weight=1.0),
+        "reconstruction": TERMS["reconstruction"].Settings(),
+        "l1_decoder_norm": TERMS["l1_decoder_norm"].Settings(weight=1.0),
     }
     with pytest.raises(ValueError, match=r"set sae\.decoder to 'free', or use the term 'l1'"):
         check_terms(terms, RELU)
@@ -138,7 +138,7 @@ def test_the_derivative_at_a_tiny_code_is_bounded_by_epsilon(value):
 @pytest.mark.parametrize("p", [0.0, -1.0, Schedule(start=1.0, end=0.0)])
 def test_p_must_stay_above_zero(term, p):
     with pytest.raises(ValidationError, match="p must stay above 0"):
-        TERMS[term].Config(weight=0.1, p=p)
+        TERMS[term].Settings(weight=0.1, p=p)
 
 
 def test_codes_that_jump_are_refused():
@@ -208,7 +208,7 @@ def test_while_warming_up_it_is_the_uniform_penalty():
 @pytest.mark.parametrize("clip", [{"clip_min": 2.0, "clip_max": 1.0}, {"clip": "both"}, {"clip_max": 0.0}])
 def test_wrong_limits_are_refused(clip):
     with pytest.raises(ValidationError):
-        TERMS["frequency_weighted_lp"].Config(weight=0.1, **clip)
+        TERMS["frequency_weighted_lp"].Settings(weight=0.1, **clip)
 
 
 # -- annealing in steps ----------------------------------------------------------------------------------------------
@@ -277,7 +277,9 @@ def test_the_penalty_does_not_jump_when_p_does():
     ("n_steps", "begin", "finish", "n"), [(244_140, 10_000 / 244_140, 1.0, 10), (97, 0.1, 0.77, 7)]
 )
 def test_updates_come_where_the_source_has_them(n_steps, begin, finish, n):
-    knobs = TERMS["p_anneal"].Config(weight=1.0, begin=begin, finish=finish, n_updates=n, compat="dictionary_learning")
+    knobs = TERMS["p_anneal"].Settings(
+        weight=1.0, begin=begin, finish=finish, n_updates=n, compat="dictionary_learning"
+    )
     first, last = round(begin * n_steps), round(finish * n_steps)
     assert update_steps(knobs, n_steps) == [int(first + (last - first) * j / (n - 1) + 1e-9) for j in range(n)]
 
@@ -293,7 +295,7 @@ def test_updates_come_where_the_source_has_them(n_steps, begin, finish, n):
 )
 def test_annealings_that_cannot_end_well_are_refused(knobs, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["p_anneal"].Config(weight=0.1, **knobs)
+        TERMS["p_anneal"].Settings(weight=0.1, **knobs)
 
 
 # -- state -----------------------------------------------------------------------------------------------------------
@@ -322,7 +324,7 @@ def test_a_resumed_run_has_the_same_bits(term, knobs, stop):
 def test_a_batch_without_a_code_above_zero_costs_nothing_and_moves_nothing(term):
     sae = make_sae("relu", decoder="free")
     sae.b_enc.fill_(-100.0)
-    knobs = {"epsilon": 0.0} if "epsilon" in TERMS[term].Config.model_fields else {}
+    knobs = {"epsilon": 0.0} if "epsilon" in TERMS[term].Settings.model_fields else {}
     result = objective(sae, term, weight=0.2, **knobs).forward_backward(make_rows(), None, PROGRESS)
     assert float(result.losses[term]) == 0.0
     assert all(not gradient.any() for name, gradient in result.gradients.items() if name != "b_dec")

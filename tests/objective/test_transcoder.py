@@ -17,7 +17,7 @@ D_IN = 7
 def make_transcoder(architecture: str, **knobs) -> SAE:
     generator = torch.Generator().manual_seed(1)
     merged = {"d_sae": D_SAE, "pre_bias": False, "initial": {"encoder": "independent"}}
-    settings = ARCHITECTURES[architecture].Config.model_validate({**merged, **SAE_KNOBS[architecture], **knobs})
+    settings = ARCHITECTURES[architecture].Settings.model_validate({**merged, **SAE_KNOBS[architecture], **knobs})
     weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator, D_IN).items()}
     sae = ARCHITECTURES[architecture](settings, D_MODEL, weights, D_IN)
     for name, parameter in sae.parameters().items():
@@ -48,7 +48,7 @@ def test_gradients_equal_autograd_with_another_target(architecture, term):
     settings = settings_of([term] if TERMS[term].reconstructs else ["reconstruction", term])
     x_BM, target_BM = rows(2, D_IN), rows(3, D_MODEL)
     dead_E = torch.zeros(D_SAE, dtype=torch.bool)
-    fires_E = (sae.encode(x_BM, progress=PROGRESS).codes.to_dense() > 0).sum(0)
+    fires_E = (sae.encode(x_BM, fraction_done=PROGRESS).codes.to_dense() > 0).sum(0)
     dead_E[fires_E.argsort(stable=True)[:12]] = True
     result = Objective(settings, sae).forward_backward(x_BM, dead_E, PROGRESS, target_BM=target_BM)
     losses, gradients = reference(sae, settings, x_BM, target_BM, dead_E)
@@ -80,7 +80,7 @@ def test_the_penalty_per_site_is_the_sum_of_the_sites_norms():
 
 
 def test_unequal_widths_need_an_encoder_of_their_own():
-    settings = ARCHITECTURES["topk"].Config(d_sae=D_SAE, k=4)
+    settings = ARCHITECTURES["topk"].Settings(d_sae=D_SAE, k=4)
     with pytest.raises(ValueError, match=r"set sae\.initial\.encoder to independent"):
         initial_weights(settings, D_MODEL, torch.Generator(), D_IN)
     sae = make_transcoder("topk")

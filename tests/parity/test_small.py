@@ -151,12 +151,12 @@ class Dense:
 
 def gap(source: Source, n_steps: int = STEPS, rate: float = RATE) -> float:
     """The largest difference of a lockstep from random weights; `rate` is the dense side's."""
-    settings = ARCHITECTURES[source.sae["architecture"]].Config(**source.sae, d_sae=D_SAE)
+    settings = ARCHITECTURES[source.sae["architecture"]].Settings(**source.sae, d_sae=D_SAE)
     generator = torch.Generator().manual_seed(0)
     weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator).items()}
     variant = {"sae": {**source.sae, "d_sae": D_SAE}, "objective": source.objective}
     training = {"learning_rate": RATE, "beta1": source.beta1, "clip_norm": source.clip}
-    ours = our_trainee(weights, n_steps=STEPS, variant=variant, dead_after_tokens=DEAD_AFTER, **training)
+    ours = our_trainee(weights, n_steps=STEPS, variant=variant, dead_after_rows=DEAD_AFTER, **training)
     return largest(lockstep(ours, Dense(source, weights, rate), planted_rows(n_steps, BATCH, D_MODEL)))
 
 

@@ -72,7 +72,7 @@ def flip(path: Path, share: float) -> None:
 
 
 def train_again(made: Made) -> None:
-    train(made.config, report_progress=False)
+    train(made.config, show_progress=False)
 
 
 COMMANDS: dict[str, Callable[[Made], None]] = {"train": train_again, "evaluate": lambda made: evaluate(made.config)}

@@ -150,7 +150,7 @@ def test_no_changed_record_ends_train_or_evaluate_otherwise_than_in_one_line(
         write(path, spelled(record, at, value))
         try:
             if command == "train":
-                train(config, report_progress=False)
+                train(config, show_progress=False)
             else:
                 evaluate(config)
         except (CheckpointError, ConfigError) as error:

@@ -37,7 +37,7 @@ def config(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCo
     torch.set_num_threads(1)
     data = run_data(made.folder / "store", {"relu": RELU}, "dense", n_steps=20, break_even_density=0.9)
     config = RunConfig.model_validate({**data, "evaluation": {"batch_size": 64, "context_tokens": 3}})
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     evaluate(config)
     return config
 
@@ -46,7 +46,7 @@ def test_no_command_before_changes_a_byte(made: Made, config: RunConfig):
     after_training = scores()
     forget()
     other = made.config.model_copy(update={"name": "other", "variants": {"relu": made.config.variants["relu"]}})
-    train(other, report_progress=False)  # with the usual density
+    train(other, show_progress=False)  # with the usual density
     evaluate(config)
     assert scores() == after_training
     forget()

@@ -58,9 +58,9 @@ def test_the_number_of_latents_on_is_k(architecture):
 @pytest.mark.parametrize("architecture", RANKED)
 def test_k_follows_its_schedule(architecture):
     sae = make_sae(architecture, k=Schedule(start=16, end=4, finish=0.5))
-    for progress, k in [(0.0, 16), (0.25, 10), (0.5, 4), (1.0, 4)]:
-        assert sae.target_l0(progress) == k
-        assert sae.encode(rows(), progress=progress).codes.n_active() == 32 * k
+    for fraction_done, k in [(0.0, 16), (0.25, 10), (0.5, 4), (1.0, 4)]:
+        assert sae.target_l0(fraction_done) == k
+        assert sae.encode(rows(), fraction_done=fraction_done).codes.n_active() == 32 * k
 
 
 @pytest.mark.parametrize("architecture", WITHOUT_CUT)
@@ -165,17 +165,17 @@ def test_weights_of_another_shape_are_refused():
 @pytest.mark.parametrize("k", [61, Schedule(start=61, end=4), Schedule(start=4, end=61)])
 def test_k_above_what_there_is_is_refused_naming_both(architecture, limit, k):
     with pytest.raises(ValidationError, match=rf"k \(61\) must not exceed {limit}.* \((60|20)\)"):
-        ARCHITECTURES[architecture].Config(d_sae=D_SAE, k=k)
+        ARCHITECTURES[architecture].Settings(d_sae=D_SAE, k=k)
 
 
 @pytest.mark.parametrize("architecture", WITH_K)
 @pytest.mark.parametrize("k", [0, -3, Schedule(start=8, end=0.2)])
 def test_k_below_one_is_refused(architecture, k):
     with pytest.raises(ValidationError, match="at least 1"):
-        ARCHITECTURES[architecture].Config(d_sae=D_SAE, k=k)
+        ARCHITECTURES[architecture].Settings(d_sae=D_SAE, k=k)
 
 
 @pytest.mark.parametrize("wrong", [{"k": 4.5}, {"k": True}, {"k": 4, "d_sae": 0}, {"k": 4, "kk": 1}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
-        ARCHITECTURES["topk"].Config(**{"d_sae": D_SAE, **wrong})
+        ARCHITECTURES["topk"].Settings(**{"d_sae": D_SAE, **wrong})

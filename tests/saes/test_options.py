@@ -23,7 +23,7 @@ def test_a_tied_relu_has_one_matrix_and_shows_readers_two():
     assert held.keys() == {"W_enc", "W_dec", "b_enc", "b_dec"}
     assert torch.equal(held["W_enc"], held["W_dec"])
     assert held["W_enc"].data_ptr() != held["W_dec"].data_ptr()
-    untied = ARCHITECTURES["relu"](ARCHITECTURES["relu"].Config(d_sae=D_SAE), D_MODEL, held)
+    untied = ARCHITECTURES["relu"](ARCHITECTURES["relu"].Settings(d_sae=D_SAE), D_MODEL, held)
     assert torch.equal(untied.encode(rows()).pre_BE, sae.encode(rows()).pre_BE)
 
 
@@ -48,7 +48,7 @@ def test_a_threshold_is_held_at_0():
 
 
 def test_thresholds_start_where_the_settings_say():
-    settings = ARCHITECTURES["jump_relu"].Config(d_sae=D_SAE)
+    settings = ARCHITECTURES["jump_relu"].Settings(d_sae=D_SAE)
     weights = initial_weights(settings, D_MODEL, torch.Generator())
     assert torch.equal(weights["threshold"], torch.full((D_SAE,), 0.001))
 
@@ -56,13 +56,13 @@ def test_thresholds_start_where_the_settings_say():
 @pytest.mark.parametrize("target", [0.0, -1.0])
 def test_a_target_of_none_is_refused(target):
     with pytest.raises(ValidationError, match="greater than 0"):
-        TERMS["l0"].Config(target=target)
+        TERMS["l0"].Settings(target=target)
 
 
 @pytest.mark.parametrize("kind", ["target", "per_row"])
 def test_a_target_of_more_than_all_latents_is_refused(kind):
-    settings = ARCHITECTURES["jump_relu"].Config(d_sae=D_SAE)
-    terms = {"reconstruction": TERMS["reconstruction"].Config(), "l0": TERMS["l0"].Config(kind=kind, target=61.0)}
+    settings = ARCHITECTURES["jump_relu"].Settings(d_sae=D_SAE)
+    terms = {"reconstruction": TERMS["reconstruction"].Settings(), "l0": TERMS["l0"].Settings(kind=kind, target=61.0)}
     with pytest.raises(ValueError, match=r"target \(61\) must not exceed d_sae \(60\)"):
         check_terms(terms, settings)
 
@@ -70,12 +70,12 @@ def test_a_target_of_more_than_all_latents_is_refused(kind):
 @pytest.mark.parametrize("knobs", [{"kind": "penalty", "target": 3.0}, {"kind": "target", "scale": 2.0}])
 def test_a_knob_that_plays_no_part_is_refused(knobs):
     with pytest.raises(ValidationError, match="plays no part"):
-        TERMS["l0"].Config(**knobs)
+        TERMS["l0"].Settings(**knobs)
 
 
 def test_compat_with_ste_to_input_is_refused():
     with pytest.raises(ValidationError, match="has no ste_to_input"):
-        ARCHITECTURES["jump_relu"].Config(d_sae=D_SAE, ste_to_input=True, compat="dictionary_learning")
+        ARCHITECTURES["jump_relu"].Settings(d_sae=D_SAE, ste_to_input=True, compat="dictionary_learning")
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
@@ -103,12 +103,12 @@ def test_ranking_by_contribution_is_the_same_sae_with_the_norms_in_the_encoder(a
 
 def test_ranking_by_contribution_needs_norms_that_differ():
     with pytest.raises(ValidationError, match="needs decoder: free; decoder 'unit'"):
-        ARCHITECTURES["topk"].Config(d_sae=D_SAE, k=4, rank_by="contribution")
+        ARCHITECTURES["topk"].Settings(d_sae=D_SAE, k=4, rank_by="contribution")
 
 
 def test_groups_of_unequal_size_are_refused():
     with pytest.raises(ValidationError, match=r"d_sae \(66\) must be a multiple of k \(4\); try d_sae 64"):
-        ARCHITECTURES["groupmax"].Config(d_sae=66, k=4)
+        ARCHITECTURES["groupmax"].Settings(d_sae=66, k=4)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -123,10 +123,10 @@ def test_the_identity_reconstructs_every_bit(scale):
 
 
 def test_the_identity_learns_nothing_and_has_the_width_of_its_rows():
-    settings = ARCHITECTURES["identity"].Config(d_sae=D_MODEL)
+    settings = ARCHITECTURES["identity"].Settings(d_sae=D_MODEL)
     with pytest.raises(ValueError, match="term 'l1' has nothing to train in 'identity'"):
         check_terms(
-            {"reconstruction": TERMS["reconstruction"].Config(), "l1": TERMS["l1"].Config(weight=1.0)}, settings
+            {"reconstruction": TERMS["reconstruction"].Settings(), "l1": TERMS["l1"].Settings(weight=1.0)}, settings
         )
     with pytest.raises(ConfigError, match=r"sae\.d_sae: 10, but .* as its rows are wide: 12"):
         initial_weights(settings, 12, torch.Generator())

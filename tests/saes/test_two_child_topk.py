@@ -50,7 +50,7 @@ def test_the_dictionary_that_made_the_rows_finds_them_again(perturbation):
     children_BK = parents_BK + n * torch.randint(1, 3, (n_rows, k), generator=generator)
     truth_BE = torch.zeros(n_rows, 3 * n, dtype=torch.float64).scatter_(1, parents_BK, 1.0)
     truth_BE.scatter_(1, children_BK, perturbation)
-    settings = ARCHITECTURES["two_child_topk"].Config(d_sae=3 * n, k=k, pre_bias=False, decoder="free", signed=True)
+    settings = ARCHITECTURES["two_child_topk"].Settings(d_sae=3 * n, k=k, pre_bias=False, decoder="free", signed=True)
     weights = initial_weights(settings, 3 * n, torch.Generator())
     oracle = {name: w.double() for name, w in weights.items()} | {"W_enc": directions_EM, "W_dec": directions_EM}
     sae = ARCHITECTURES["two_child_topk"](settings, 3 * n, oracle)
@@ -65,7 +65,7 @@ def test_the_dictionary_that_made_the_rows_finds_them_again(perturbation):
 def test_the_running_ratio_equals_the_loops_and_survives_a_checkpoint():
     sae = make_sae("two_child_topk", signed=True)
     knobs = {"reconstruction": {}, "two_child_cosine": {"weight": 0.0}}
-    settings = {name: TERMS[name].Config(**values) for name, values in knobs.items()}
+    settings = {name: TERMS[name].Settings(**values) for name, values in knobs.items()}
     objective, resumed = Objective(settings, sae), Objective(settings, sae)
     expected_E = torch.ones(sae.d_sae, dtype=torch.float64)
     for number in range(3):
@@ -86,4 +86,4 @@ def test_the_running_ratio_equals_the_loops_and_survives_a_checkpoint():
 
 def test_a_dictionary_that_is_not_three_of_each_is_refused():
     with pytest.raises(ValidationError, match=r"d_sae \(65\) must be a multiple of 3.*try 63"):
-        ARCHITECTURES["two_child_topk"].Config(d_sae=65, k=K)
+        ARCHITECTURES["two_child_topk"].Settings(d_sae=65, k=K)

@@ -13,7 +13,7 @@ from strata_sae.stores.files.filesystem import FileSystem
 from support.small_store import fill_unit, stored_rows
 
 
-def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, progress: bool) -> None:
+def fill_one_and_fail(settings: ModelSettings, path: Path, plan: Plan, *, show_progress: bool) -> None:
     """The first of the workers dies; another one fills a unit, and then has an error that people can act on."""
     try:
         (path.parent / "died").touch(exist_ok=False)
@@ -37,7 +37,7 @@ def main() -> None:
     """Run two workers that never end."""
     store = Path(sys.argv[1])
     workers.fill_and_finish = never_end
-    workers._run(ModelSettings(path="none"), store, read_plan(store), 2, progress=False)
+    workers._run(ModelSettings(path="none"), store, read_plan(store), 2, show_progress=False)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class At(NamedTuple):
     dense: Dense
     dead: Tensor | None
     p: Parameters
-    progress: float
+    fraction_done: float
 
 
 def squared_error(estimate_BM: Tensor, target_BM: Tensor, reduction: str) -> Tensor:
@@ -78,7 +78,7 @@ def powers(at: At, p: float, epsilon: float) -> Tensor:
 
 
 def lp(at: At, knobs: Any) -> Tensor:
-    p = value_at(knobs.p, at.progress)
+    p = value_at(knobs.p, at.fraction_done)
     sums_B = powers(at, p, knobs.epsilon).sum(1)
     return sums_B.mean() if knobs.form == "lp_p" else sums_B.pow(1 / p).mean()
 
@@ -91,7 +91,7 @@ def p_anneal(at: At, knobs: Any) -> Tensor:
 
 def frequency_weighted_lp(at: At, knobs: Any) -> Tensor:
     """Of a first step, where the running frequency has seen this batch only."""
-    weight = value_at(knobs.weight, at.progress)
+    weight = value_at(knobs.weight, at.fraction_done)
     frequency_E = knobs.beta * 0.01 + (1 - knobs.beta) * (at.dense.codes > 0).to(at.x.dtype).mean(0)
     w_E = (frequency_E + knobs.frequency_epsilon) ** -knobs.alpha
     lambda_E = weight * (w_E / w_E.mean() if knobs.normalise else w_E)
@@ -101,7 +101,7 @@ def frequency_weighted_lp(at: At, knobs: Any) -> Tensor:
         lambda_E = lambda_E.clamp(weight * knobs.clip_min, weight * knobs.clip_max)
     elif knobs.clip == "absolute":
         lambda_E = lambda_E.clamp(knobs.clip_min, knobs.clip_max)
-    return (powers(at, value_at(knobs.p, at.progress), knobs.epsilon) * lambda_E).sum(1).mean() / weight
+    return (powers(at, value_at(knobs.p, at.fraction_done), knobs.epsilon) * lambda_E).sum(1).mean() / weight
 
 
 def aux_k(at: At, knobs: Any) -> Tensor:
@@ -125,7 +125,7 @@ def orthogonality(at: At, knobs: Any) -> Tensor:
     similarity_EE = at.p["W_dec"] @ at.p["W_dec"].T
     if knobs.on == "activations":
         similarity_EE = at.dense.codes.T @ at.dense.codes / len(at.x)
-    threshold = max(value_at(knobs.threshold, at.progress), knobs.floor)
+    threshold = max(value_at(knobs.threshold, at.fraction_done), knobs.floor)
     loss = at.x.new_zeros(())
     for i in range(on_BE.shape[1]):
         for j in range(on_BE.shape[1]):

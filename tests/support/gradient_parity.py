@@ -19,7 +19,7 @@ TOLERANCE = 1e-12
 def make_sae(architecture: str, **knobs) -> SAE:
     generator = torch.Generator().manual_seed(1)
     sae_class = ARCHITECTURES[architecture]
-    settings = sae_class.Config(**{"d_sae": D_SAE, **SAE_KNOBS[architecture], **knobs})
+    settings = sae_class.Settings(**{"d_sae": D_SAE, **SAE_KNOBS[architecture], **knobs})
     weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator).items()}
     sae = sae_class(settings, D_MODEL, weights)
     for name, parameter in sae.parameters().items():
@@ -35,14 +35,14 @@ def make_rows() -> Tensor:
 
 def dead_latents(sae: SAE, x_BM: Tensor, n: int) -> Tensor:
     """The n latents that fire least, declared dead."""
-    codes_BE = sae.encode(x_BM, progress=PROGRESS).codes.to_dense()
+    codes_BE = sae.encode(x_BM, fraction_done=PROGRESS).codes.to_dense()
     dead_E = torch.zeros(sae.d_sae, dtype=torch.bool)
     dead_E[(codes_BE > 0).sum(0).argsort(stable=True)[:n]] = True
     return dead_E
 
 
 def settings_of(terms: list[str], **changes) -> dict[str, TermSettings]:
-    return {name: TERMS[name].Config(**{**TERM_KNOBS[name], **changes.get(name, {})}) for name in terms}
+    return {name: TERMS[name].Settings(**{**TERM_KNOBS[name], **changes.get(name, {})}) for name in terms}
 
 
 def reference(sae: SAE, settings, x_BM: Tensor, dead_E: Tensor | None) -> tuple[dict[str, Tensor], Parameters]:

@@ -83,7 +83,7 @@ def fork_worker(folder: Path, store: Path, dies_at: int | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         random.seed(os.getpid())
         Life.steps, Life.dies_at = 0, dies_at
-        stage.extract(extraction_config(folder, store={"path": str(store)}), progress=False)
+        stage.extract(extraction_config(folder, store={"path": str(store)}), show_progress=False)
         (folder / "steps").write_text(str(Life.steps), encoding="utf-8")
         code = 0
     except BaseException:

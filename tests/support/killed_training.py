@@ -52,7 +52,7 @@ def main(store: str, variants: str, dies_at: str, seed: str) -> None:
     joined.Batches = functools.partial(joined.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
     torch.rand(noise.randrange(10))  # a global stream that is never where it was
     config = RunConfig.model_validate(run_data(Path(store), json.loads(variants), checkpoint_every_steps=5))
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     print(steps.n)
 
 

@@ -54,7 +54,7 @@ def _at(path: Path, annotation: Any, settings: type[BaseModel]) -> Iterator[Leaf
         origin = get_origin(option)
         if isinstance(option, type) and issubclass(option, SAESettings):
             for name, architecture in ARCHITECTURES.items():
-                yield from (replace(leaf, architecture=name) for leaf in _of(architecture.Config, path))
+                yield from (replace(leaf, architecture=name) for leaf in _of(architecture.Settings, path))
         elif isinstance(option, type) and issubclass(option, BaseModel):
             yield from _of(option, path)
         elif origin is list or origin is tuple:
@@ -65,7 +65,7 @@ def _at(path: Path, annotation: Any, settings: type[BaseModel]) -> Iterator[Leaf
                 inner = get_args(inner)[0]
             if inner is TermSettings:
                 for term, kind in TERMS.items():
-                    yield from _of(kind.Config, (*path, term))
+                    yield from _of(kind.Settings, (*path, term))
             else:
                 yield from _at((*path, "v"), inner, settings)
         else:

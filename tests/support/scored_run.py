@@ -32,7 +32,7 @@ def make(folder: Path, **training: Any) -> RunConfig:
     data = run_data(store, VARIANTS, **settings)
     config = RunConfig.model_validate({**data, "evaluation": {"batch_size": 64, "context_tokens": 3}})
     with contextlib.chdir(folder):
-        train(config, report_progress=False)
+        train(config, show_progress=False)
         evaluate(config)
     return config
 

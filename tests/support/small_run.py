@@ -39,7 +39,7 @@ def run_data(store: Path, variants: dict[str, Any], name: str = "run", **trainin
             "window_rows": 1024,
             "learning_rate": 3e-3,
             "warmup_steps": min(5, training.get("n_steps", 60) * 4 // 5),
-            "dead_after_tokens": 150,
+            "dead_after_rows": 150,
             "calibration_rows": 1024,
             "log_every_steps": 5,
             "checkpoint_every_steps": 10,

@@ -45,7 +45,7 @@ def main(store: Path, options: set[str]) -> None:
         session.Session._save = cutting  # type: ignore[method-assign]
     if "late" in options:
         places._MappedFile.read = lambda self, offset, n_bytes: self._data[offset : offset + n_bytes]  # type: ignore
-    train(RunConfig.model_validate(run_data(store, {"topk": ALL["topk"]})), report_progress=False)
+    train(RunConfig.model_validate(run_data(store, {"topk": ALL["topk"]})), show_progress=False)
 
 
 if __name__ == "__main__":

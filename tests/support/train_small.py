@@ -12,5 +12,5 @@ from support.trained_run import hashes
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(RunConfig.model_validate(run_data(Path(sys.argv[1]), ALL, n_steps=12)), report_progress=False)
+    train(RunConfig.model_validate(run_data(Path(sys.argv[1]), ALL, n_steps=12)), show_progress=False)
     print(sorted(hashes().items()))

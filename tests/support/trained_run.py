@@ -61,4 +61,4 @@ def train_until(config: RunConfig, monkeypatch: pytest.MonkeyPatch, save: int, *
     with monkeypatch.context() as patch:
         patch.setattr(session.Session, "_save", stopping)
         with pytest.raises(Stop):
-            train(config, report_progress=False)
+            train(config, show_progress=False)

@@ -39,5 +39,5 @@ def make_config(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="module")
 def uninterrupted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with contextlib.chdir(tmp_path_factory.mktemp("uninterrupted")):
-        train(RunConfig.model_validate(run_data(store, ALL)), report_progress=False)
+        train(RunConfig.model_validate(run_data(store, ALL)), show_progress=False)
         return hashes()

@@ -33,13 +33,13 @@ def test_memory_and_disk_are_counted(make_config):
     (together,) = group(expand(config, ["s"]))
     parameters = 2 * (2 * 64 * 16 + 64 + 16)
     expected = 4 * parameters * 4 + 64 * 64 * 4 + 2 * 100 * 64
-    assert memory_bytes(together, config.training, d_model=16, row_bytes=64, n_rows=1000) == expected
-    assert checkpoint_bytes(together, d_model=16) == 9 * parameters * 4
+    assert memory_bytes(together, config.training, d_out=16, row_bytes=64, n_rows=1000) == expected
+    assert checkpoint_bytes(together, d_out=16) == 9 * parameters * 4
 
 
 def test_dead_latents_that_would_never_be_found_are_announced(make_config):
     reviving = {**VARIANT, "objective": {"reconstruction": {}, "aux_k": {}}}
-    variants = {"plain": VARIANT, "late": reviving, "fine": {**reviving, "training": {"dead_after_tokens": 3840}}}
-    (line,) = never_dead(expand(make_config(variants, dead_after_tokens=3841), ["s"]))
+    variants = {"plain": VARIANT, "late": reviving, "fine": {**reviving, "training": {"dead_after_rows": 3840}}}
+    (line,) = never_dead(expand(make_config(variants, dead_after_rows=3841), ["s"]))
     assert line.startswith("late: ")
-    assert never_dead(expand(make_config(variants, dead_after_tokens=3840), ["s"])) == []
+    assert never_dead(expand(make_config(variants, dead_after_rows=3840), ["s"])) == []

@@ -31,7 +31,7 @@ def test_a_batch_larger_than_the_split_is_refused_before_anything_is_trained(mak
 
 def test_constant_rows_are_survived(make_config, monkeypatch):
     monkeypatch.setattr(rows_module, "to_tensor", lambda rows, device: torch.full(rows.shape, 0.25))
-    train(make_config(ALL, n_steps=20), report_progress=False)
+    train(make_config(ALL, n_steps=20), show_progress=False)
     for name in ALL:
         assert json.loads(folder_of(name).training.read_text())["status"] == "finished"
         assert all(bool(tensor.isfinite().all()) for tensor in weights(name).values())
@@ -41,10 +41,10 @@ def test_a_dictionary_of_dead_latents_is_survived(make_config):
     dying = {
         **RELU,
         "objective": {"reconstruction": {}, "l1": {"weight": 100.0}},
-        "training": {"learning_rate": 0.05, "dead_after_tokens": 64},
+        "training": {"learning_rate": 0.05, "dead_after_rows": 64},
     }
     starting_over = {**dying, "resampling": {"every_steps": 10, "dead_after_steps": 1}}
-    train(make_config({"relu": dying, "again": starting_over}, n_steps=240), report_progress=False)
+    train(make_config({"relu": dying, "again": starting_over}, n_steps=240), show_progress=False)
     assert curves("relu")[-1]["dead_latents"] == 64
     assert curves("relu")[-1]["l0"] == 0.0
     assert sum(line["resampled_latents"] for line in curves("again")) > 0
@@ -53,7 +53,7 @@ def test_a_dictionary_of_dead_latents_is_survived(make_config):
 
 def test_a_diverging_variant_harms_nobody(make_config, uninterrupted):
     wild = {**TOPK, "training": {"learning_rate": 1e30, "clip_norm": None}}
-    train(make_config({"wild": wild, **ALL}), report_progress=False)
+    train(make_config({"wild": wild, **ALL}), show_progress=False)
     found = hashes()
     assert {name: found[name] for name in ALL} == uninterrupted
     ending = json.loads(folder_of("wild").training.read_text())
@@ -63,7 +63,7 @@ def test_a_diverging_variant_harms_nobody(make_config, uninterrupted):
 
 def test_a_variants_own_settings_are_used_and_recorded(make_config, uninterrupted):
     own = {**TOPK, "training": {"beta1": 0.0, "clip_norm": None, "learning_rate": "auto", "decay": "cosine"}}
-    train(make_config({"topk": TOPK, "own": own}), report_progress=False)
+    train(make_config({"topk": TOPK, "own": own}), show_progress=False)
     assert hashes()["topk"] == uninterrupted["topk"]
     recorded = json.loads(folder_of("own").config.read_text())["training"]
     assert (recorded["beta1"], recorded["clip_norm"], recorded["decay"]) == (0.0, None, "cosine")
@@ -71,17 +71,17 @@ def test_a_variants_own_settings_are_used_and_recorded(make_config, uninterrupte
     rates = [line["learning_rate"] for line in curves("own")]
     assert max(rates) == pytest.approx(recorded["learning_rate"])
     with pytest.raises(CheckpointError, match=r"training\.beta1: was 0\.0, is 0\.5"):
-        train(make_config({"own": {**own, "training": {**own["training"], "beta1": 0.5}}}), report_progress=False)
+        train(make_config({"own": {**own, "training": {**own["training"], "beta1": 0.5}}}), show_progress=False)
 
 
 def test_clipping_before_the_projection_only_measures_more(make_config):
     clipped = {**TOPK, "training": {"clip_norm": 0.05}}
     before = {**TOPK, "training": {"clip_norm": 0.05, "order": "clip_project"}}
-    train(make_config({"after": clipped, "before": before}, n_steps=5, log_every_steps=1), report_progress=False)
+    train(make_config({"after": clipped, "before": before}, n_steps=5, log_every_steps=1), show_progress=False)
     assert curves("before")[0]["gradient_norm"] > curves("after")[0]["gradient_norm"]
     assert not torch.equal(weights("before")["W_dec"], weights("after")["W_dec"])
     free = {name: {**TOPK, "training": {"clip_norm": None, "order": name}} for name in ("project_clip", "clip_project")}
-    train(make_config(free, "free", n_steps=5), report_progress=False)
+    train(make_config(free, "free", n_steps=5), show_progress=False)
     found = [weights_of("free", name)["W_dec"] for name in free]
     assert torch.equal(*found), "without a clip the order is nothing"
 
@@ -93,7 +93,7 @@ def weights_of(run: str, name: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("b_dec", ["geometric_median", "mean", "median", "zero"])
 def test_the_decoder_bias_starts_where_it_is_told(make_config, store, b_dec):
     variant = {**TOPK, "sae": {**TOPK["sae"], "initial": {"b_dec": b_dec}}}
-    train(make_config({"topk": variant}, n_steps=1, learning_rate=1e-12), report_progress=False)
+    train(make_config({"topk": variant}, n_steps=1, learning_rate=1e-12), show_progress=False)
     data = ActivationStore.open(store)
     with Batches(data, SITE, filters=Filters(True, True), seed=0, batch_size=64, window_rows=1024) as batches:
         x_BM = to_tensor(batches.batch(0)[0], torch.device("cpu"))
@@ -117,7 +117,7 @@ def large_store(tmp_path_factory):
 def test_every_running_mean_gives_about_k_on_held_out_rows(make_config, large_store, mean):
     own = {"threshold_from": "running_mean", "threshold_mean": mean, "threshold_beta": 0.95, "decay_start": 0.3}
     variant = {**BATCH_TOPK, "objective": {"reconstruction": {}}, "training": own}
-    train(make_config({mean: variant}, store=large_store, n_steps=150), report_progress=False)
+    train(make_config({mean: variant}, store=large_store, n_steps=150), show_progress=False)
     running = json.loads(folder_of(mean).training.read_text())["threshold"]["running_mean"]
     assert float(weights(mean)["threshold"]) == running
     assert held_out_l0(mean, variant, large_store, make_config) == pytest.approx(4.0, rel=0.1)
@@ -127,7 +127,7 @@ def test_an_unset_threshold_is_refused_not_taken_for_relu(make_config, large_sto
     own = {"threshold_from": "running_mean", "threshold_start_step": 19}
     variant = {**BATCH_TOPK, "objective": {"reconstruction": {}}, "training": own}
     monkeypatch.setattr("strata_sae.pipeline.trainer.trackers.RunningThreshold.update", lambda self, codes: None)
-    train(make_config({"batch": variant}, store=large_store, n_steps=20), report_progress=False)
+    train(make_config({"batch": variant}, store=large_store, n_steps=20), show_progress=False)
     assert "threshold" not in weights("batch")
     assert json.loads(folder_of("batch").training.read_text())["threshold"]["running_mean"] is None
     with pytest.raises(CheckpointError, match="has no threshold"):

@@ -9,7 +9,7 @@ D_SAE, D_MODEL = 256, 32
 
 
 def weights(seed: int = 0, **initial) -> dict[str, torch.Tensor]:
-    settings = TopK.Config.model_validate({"d_sae": D_SAE, "k": 4, "initial": initial})
+    settings = TopK.Settings.model_validate({"d_sae": D_SAE, "k": 4, "initial": initial})
     return initial_weights(settings, D_MODEL, weight_generator(seed, D_SAE, D_MODEL))
 
 
@@ -77,7 +77,7 @@ def test_geometric_median_matches_a_reference(seed):
 @pytest.mark.parametrize("n_rows", [7, 8])
 def test_the_other_centres(n_rows):
     x_BM = torch.randn(n_rows, 3, generator=torch.Generator().manual_seed(0))
-    assert CENTRES.keys() == set(TopK.Config(d_sae=4, k=1).initial.model_json_schema()["properties"]["b_dec"]["enum"])
+    assert CENTRES.keys() == set(TopK.Settings(d_sae=4, k=1).initial.model_json_schema()["properties"]["b_dec"]["enum"])
     assert torch.equal(CENTRES["mean"](x_BM), x_BM.mean(dim=0))
     assert torch.allclose(CENTRES["median"](x_BM), x_BM.quantile(0.5, dim=0))
     assert torch.equal(CENTRES["zero"](x_BM), torch.zeros(3))

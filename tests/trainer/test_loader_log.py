@@ -21,7 +21,7 @@ def lines(run: Path = RUN) -> list[dict[str, float]]:
 
 
 def test_every_line_of_the_curves_says_how_the_batch_was_mixed(make_config):
-    train(make_config({"topk": TOPK}, window_rows=4096), report_progress=False)
+    train(make_config({"topk": TOPK}, window_rows=4096), show_progress=False)
     found = curves("topk")
     assert all(line.keys() >= MIXING for line in found)
     for name in ("mixing/documents_ratio", "mixing/positions_ratio"):
@@ -29,7 +29,7 @@ def test_every_line_of_the_curves_says_how_the_batch_was_mixed(make_config):
 
 
 def test_a_tiny_window_shows(make_config):
-    train(make_config({"topk": TOPK}, window_rows=64), report_progress=False)
+    train(make_config({"topk": TOPK}, window_rows=64), show_progress=False)
     found = curves("topk")
     assert all(line["mixing/documents_ratio"] < 0.2 for line in found)
     assert sum(line["mixing/variance_ratio"] for line in found) / len(found) > 10
@@ -40,7 +40,7 @@ def test_the_log_covers_every_step_and_changes_no_bit(make_config, uninterrupted
     train_until(make_config(ALL), monkeypatch, 10, before=False)
     path = RunFolder(RUN).loader(SITE)
     path.write_bytes(path.read_bytes() + b'{"torn": ')
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     whole = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -55,6 +55,6 @@ def test_the_log_covers_every_step_and_changes_no_bit(make_config, uninterrupted
 
 def test_rows_too_scattered_to_know_go_unmeasured(make_config, monkeypatch):
     monkeypatch.setattr(feed, "batch_mixing", lambda *_: None)
-    train(make_config({"topk": TOPK}, n_steps=5), report_progress=False)
+    train(make_config({"topk": TOPK}, n_steps=5), show_progress=False)
     assert not any(MIXING & line.keys() for line in curves("topk"))
     assert "predicted_variance_ratio" not in lines()[0]

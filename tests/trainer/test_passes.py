@@ -31,7 +31,7 @@ def test_what_does_not_fit_together_is_trained_one_after_the_other(make_config, 
     config = make_config(ALL, memory_bytes=ONE_VARIANT_BYTES)
     assert passes(config) == [[name] for name in ALL]
     with caplog.at_level(logging.INFO):
-        train(config, report_progress=False)
+        train(config, show_progress=False)
     assert f"{SITE}: 3 passes over the store, since all 3 variants need about" in caplog.text
     assert hashes() == uninterrupted
 
@@ -42,13 +42,13 @@ def test_one_pass_where_there_is_room(make_config, budget):
 
 
 def test_another_budget_goes_on_where_the_first_stopped(make_config, uninterrupted):
-    train(make_config(ALL, memory_bytes=1), report_progress=False, only=["topk"])
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL, memory_bytes=1), show_progress=False, only=["topk"])
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted
 
 
 def test_a_variant_too_large_for_the_budget_is_tried_with_a_warning(make_config, caplog):
-    train(make_config({"topk": TOPK}, memory_bytes=1, n_steps=5), report_progress=False)
+    train(make_config({"topk": TOPK}, memory_bytes=1, n_steps=5), show_progress=False)
     assert "more than the 0.00 GB that it may take (training.memory_bytes); trying" in caplog.text
 
 
@@ -59,10 +59,10 @@ def test_free_memory_is_less_than_there_is():
 
 @pytest.mark.parametrize(("only", "trained"), [(["topk"], {"topk"}), (["t*", "relu"], {"topk", "relu"})])
 def test_only_some_are_trained_and_the_rest_stays_in_the_config(make_config, uninterrupted, only, trained):
-    train(make_config(ALL), report_progress=False, only=only)
+    train(make_config(ALL), show_progress=False, only=only)
     assert hashes() == {name: uninterrupted[name] for name in trained}
     assert read_yaml(RUN / "config.yaml") == (dump(make_config(ALL)), True)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted
 
 
@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(make_config):
     assert f"{SITE}: batches of 64 rows, seed 0, read once for topk, batch, relu" in said
     assert "GB of memory, and 0.00 GB of disk for checkpoints" in said
     assert not RUN.exists()
-    train(make_config(ALL, n_steps=5), report_progress=False, only=["relu"])
+    train(make_config(ALL, n_steps=5), show_progress=False, only=["relu"])
     assert describe_training(make_config(ALL, n_steps=5)).startswith("2 of 3 SAEs")
 
 
@@ -100,15 +100,15 @@ def test_the_command_line_trains_some_adds_others_and_tells_before(make_config):
     assert "seed 3, read once for added" in before
     strata("--add", "more.yaml", "--only", "added")
     assert set(hashes()) == {"topk", "added"}
-    train(more.model_copy(update={"name": "alone"}), report_progress=False)
+    train(more.model_copy(update={"name": "alone"}), show_progress=False)
     assert hashes(Path("runs/alone"))["added"] == hashes()["added"]
 
 
 def test_the_table_tells_of_every_variant(make_config, caplog):
     wild = {**TOPK, "training": {"learning_rate": 1e30, "clip_norm": None}}
-    train(make_config(ALL), report_progress=False, only=["relu"])
+    train(make_config(ALL), show_progress=False, only=["relu"])
     with caplog.at_level(logging.INFO, logger="strata_sae"):
-        train(make_config({**ALL, "wild": wild}), report_progress=False)
+        train(make_config({**ALL, "wild": wild}), show_progress=False)
     said = [record.message for record in caplog.records]
     heading = next(number for number, line in enumerate(said) if line.startswith("variant "))
     assert said[heading].split() == ["variant", "site", "steps", "loss", "r2", "l0", "dead", "tokens/s"]
@@ -128,8 +128,8 @@ def test_the_break_even_density_is_the_configs_and_dry_run_measures_it(make_conf
     config = make_config({"topk": TOPK}, break_even_density=0.01, n_steps=6)
     assert "dense from a density of" in describe_training(config)
     assert not seen, "control: measuring chooses nothing"
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     assert set(seen) == {0.01}
     changed = make_config({"topk": TOPK}, break_even_density=0.5, n_steps=6)
     with pytest.raises(CheckpointError, match="break_even_density"):
-        train(changed, report_progress=False)
+        train(changed, show_progress=False)

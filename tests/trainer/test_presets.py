@@ -22,5 +22,5 @@ def store(tmp_path_factory) -> Path:
 def test_every_variant_of_every_preset_trains(path: Path, store: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = small(load(path), store)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     assert set(hashes(config.run_path())) == set(config.variants)

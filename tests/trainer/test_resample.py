@@ -125,23 +125,23 @@ def resampled() -> list[int]:
 @pytest.mark.parametrize("save", [1, 3, 5])
 def test_training_resamples_and_resumes_bit_identically(make_config, monkeypatch, save):
     config = make_config({"relu": DYING}, log_every_steps=1)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     assert resampled()
     assert set(resampled()) <= set(range(7, 46, 7))
     expected = hashes()
     monkeypatch.chdir(new_folder())
     train_until(config, monkeypatch, save, before=False)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     assert hashes() == expected
 
 
 def test_control_a_no_op_is_seen_in_the_weights(make_config, monkeypatch):
     config = make_config({"relu": DYING})
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     really = weights("relu")["W_dec"]
     monkeypatch.chdir(new_folder())
     monkeypatch.setattr(trainee, "restart", chained_indexing)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     assert not torch.equal(weights("relu")["W_dec"], really)
 
 

@@ -18,7 +18,7 @@ from support.trained_run import RUN, Stop, folder_of, hashes, train_until
 def test_resume_is_bit_identical_at_every_checkpoint(make_config, uninterrupted, monkeypatch, save, before):
     """18 saves: 6 steps of 3 variants, so the variants are at different steps when they resume."""
     train_until(make_config(ALL), monkeypatch, save, before=before)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted
 
 
@@ -38,7 +38,7 @@ def test_resume_after_a_stop_in_every_single_step(make_config, uninterrupted, mo
     for attempt in range(100):
         left = 31 + attempt % 7
         try:
-            train(make_config(ALL), report_progress=False)
+            train(make_config(ALL), show_progress=False)
         except Stop:
             continue
         break
@@ -66,7 +66,7 @@ def test_control_forgetting_any_part_of_the_state_is_seen(
         real(self, {n: torch.zeros_like(t) if n.startswith(forgotten) else t for n, t in tensors.items()}, scalars)
 
     monkeypatch.setattr(Trainee, "load_state", forgetful)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes()[variant][seen_in] != uninterrupted[variant][seen_in]
 
 
@@ -78,10 +78,10 @@ def test_finished_at_the_last_checkpoint_needs_no_update(make_config, uninterrup
         raise AssertionError("an update was made")
 
     monkeypatch.setattr(Trainee, "update", no_update)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted
     before = {path: path.stat().st_mtime_ns for path in (RUN / "variants").rglob("*")}
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert {path: path.stat().st_mtime_ns for path in (RUN / "variants").rglob("*")} == before
 
 
@@ -96,16 +96,16 @@ def test_finished_at_the_last_checkpoint_needs_no_update(make_config, uninterrup
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_changed_config_is_refused_by_name(make_config, monkeypatch, training, named, finished):
     if finished:
-        train(make_config({"topk": TOPK}), report_progress=False)
+        train(make_config({"topk": TOPK}), show_progress=False)
     else:
         train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
     with pytest.raises(CheckpointError, match=f"{named}.*another name.*delete"):
-        train(make_config({"topk": TOPK}, **training), report_progress=False)
+        train(make_config({"topk": TOPK}, **training), show_progress=False)
 
 
 def test_checkpoint_interval_may_change(make_config, uninterrupted, monkeypatch):
     train_until(make_config(ALL), monkeypatch, 4, before=False)
-    train(make_config(ALL, checkpoint_every_steps=7), report_progress=False)
+    train(make_config(ALL, checkpoint_every_steps=7), show_progress=False)
     assert hashes() == uninterrupted
 
 
@@ -115,7 +115,7 @@ def test_another_store_of_the_same_name_is_refused(make_config, monkeypatch, tmp
     mine.rename(tmp_path / "old")
     store_for_training(mine, n_rows=2100)
     with pytest.raises(CheckpointError, match="store_id: was"):
-        train(make_config({"topk": TOPK}, store=mine), report_progress=False)
+        train(make_config({"topk": TOPK}, store=mine), show_progress=False)
 
 
 def test_damaged_newest_checkpoint_resumes_from_the_older_one(make_config, uninterrupted, monkeypatch, caplog):
@@ -125,7 +125,7 @@ def test_damaged_newest_checkpoint_resumes_from_the_older_one(make_config, unint
     data[-9] ^= 1
     newest.write_bytes(data)
     with caplog.at_level(logging.INFO):
-        train(make_config(ALL), report_progress=False)
+        train(make_config(ALL), show_progress=False)
     assert "falling back" in caplog.text
     assert f"topk@{SITE}: goes on from step 20" in caplog.text
     assert hashes() == uninterrupted
@@ -136,7 +136,7 @@ def test_every_checkpoint_damaged_is_an_error(make_config, monkeypatch):
     for state in folder_of("topk").checkpoints.glob("*/state.json"):
         state.write_text("{}")
     with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
-        train(make_config({"topk": TOPK}), report_progress=False)
+        train(make_config({"topk": TOPK}), show_progress=False)
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape", "dtype"])
@@ -156,14 +156,14 @@ def test_a_checkpoint_of_other_tensors_is_refused(make_config, monkeypatch, chan
 
     monkeypatch.setattr(Trainee, "load_state", load_state)
     with pytest.raises(CheckpointError, match=r"b_enc|b_new"):
-        train(make_config({"topk": TOPK}), report_progress=False)
+        train(make_config({"topk": TOPK}), show_progress=False)
 
 
 def test_folder_without_its_config_is_refused(make_config):
-    train(make_config({"topk": TOPK}), report_progress=False)
+    train(make_config({"topk": TOPK}), show_progress=False)
     folder_of("topk").config.unlink()
     with pytest.raises(CheckpointError, match=r"config\.json: missing"):
-        train(make_config({"topk": TOPK}), report_progress=False)
+        train(make_config({"topk": TOPK}), show_progress=False)
 
 
 def test_unknown_site_is_refused(make_config, store):
@@ -173,7 +173,7 @@ def test_unknown_site_is_refused(make_config, store):
         update={"store": sites, "training": config.training.model_copy(update={"sites": ["nowhere"]})}
     )
     with pytest.raises(ConfigError, match="'nowhere' is not in the store"):
-        train(wrong, report_progress=False)
+        train(wrong, show_progress=False)
 
 
 def change_a_digit(line: int) -> None:
@@ -190,12 +190,12 @@ def test_curves_changed_before_a_resume_are_refused_by_name(make_config, monkeyp
     train_until(make_config({"topk": TOPK}), monkeypatch, 3, before=False)
     change_a_digit(0)
     with pytest.raises(CheckpointError, match=r"curves\.jsonl: sha256 \w+ is not what step_00000030 was written with"):
-        train(make_config({"topk": TOPK}), report_progress=False)
+        train(make_config({"topk": TOPK}), show_progress=False)
 
 
 def test_curves_changed_behind_an_older_checkpoint_are_written_again(make_config, uninterrupted, monkeypatch, caplog):
     train_until(make_config({"topk": TOPK}), monkeypatch, 3, before=False)
     change_a_digit(-1)  # of step 30; the checkpoint of step 20 does not know that line
-    train(make_config({"topk": TOPK}), report_progress=False)
+    train(make_config({"topk": TOPK}), show_progress=False)
     assert "falling back to an older checkpoint" in caplog.text
     assert hashes()["topk"] == uninterrupted["topk"]

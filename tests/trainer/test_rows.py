@@ -29,7 +29,7 @@ def test_every_encoding_becomes_exact_float32_of_its_own(dtype):
 
 def test_training_on_a_bfloat16_store(make_config, tmp_path):
     store = build_store(tmp_path / "half", 2000, encoding="bfloat16", shard_bytes=2**20)
-    train(make_config({"topk": TOPK}, store=store, n_steps=20), report_progress=False)
+    train(make_config({"topk": TOPK}, store=store, n_steps=20), show_progress=False)
     assert curves("topk")[-1]["batch_r2"] > curves("topk")[0]["batch_r2"]
 
 

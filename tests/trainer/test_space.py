@@ -21,7 +21,7 @@ def disk_of(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def needed_bytes(make_config, monkeypatch) -> int:
     disk_of(0, monkeypatch)
     with pytest.raises(CheckpointError) as refused:
-        train(make_config(ALL), report_progress=False)
+        train(make_config(ALL), show_progress=False)
     return int(re.search(r"needs about ([\d,]+) bytes", str(refused.value))[1].replace(",", ""))
 
 
@@ -30,10 +30,10 @@ def test_a_disk_without_room_is_refused_before_anything_is_trained(make_config, 
     assert f"{needed / 1e9:.2f} GB of disk for checkpoints and weights" in describe_training(make_config(ALL))
     disk_of(needed - 1, monkeypatch)
     with pytest.raises(CheckpointError, match=r"runs/run: training needs about .* free; free some"):
-        train(make_config(ALL), report_progress=False)
+        train(make_config(ALL), show_progress=False)
     assert hashes() == {}
     disk_of(needed, monkeypatch)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted
 
 
@@ -42,5 +42,5 @@ def test_a_run_that_goes_on_needs_no_room_for_the_checkpoints_it_has(make_config
     disk_of(needed, monkeypatch)
     train_until(make_config(ALL), monkeypatch, 9, before=False)
     disk_of(needed // 2, monkeypatch)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted

@@ -10,14 +10,14 @@ CPU = torch.device("cpu")
 
 
 def test_dead_clock_counts_rows_since_a_value_above_zero():
-    clock = DeadClock(3, dead_after_tokens=4, device=CPU)
+    clock = DeadClock(3, dead_after_rows=4, device=CPU)
     codes = DenseCodes(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     assert clock.update(codes).tolist() == [False, False, False]
     assert clock.update(codes).tolist() == [False, True, True]
     woken = DenseCodes(torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]))
     assert clock.update(woken).tolist() == [False, False, True]
-    assert clock.tokens_since_fired.tolist() == [2, 0, 6]
-    assert clock.tokens_since_fired.dtype == torch.int64
+    assert clock.rows_since_active.tolist() == [2, 0, 6]
+    assert clock.rows_since_active.dtype == torch.int64
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -25,7 +25,7 @@ from support.trained_run import RUN, curves, folder_of, hashes, train_until, wei
 
 
 def test_training_learns_and_says_so(make_config):
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     for name in ALL:
         lines = curves(name)
         assert [line["step"] for line in lines] == [1, *range(5, 61, 5)]
@@ -41,43 +41,43 @@ def test_training_learns_and_says_so(make_config):
 
 def test_the_same_config_twice_gives_the_same_bits(make_config, uninterrupted):
     torch.manual_seed(123)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted
 
 
 def test_another_seed_gives_other_bits(make_config, uninterrupted):
-    train(make_config({"topk": {**TOPK, "seed": 1}}), report_progress=False)
+    train(make_config({"topk": {**TOPK, "seed": 1}}), show_progress=False)
     assert hashes()["topk"]["weights"] != uninterrupted["topk"]["weights"]
 
 
 def test_alone_equals_in_a_group(make_config, uninterrupted):
     for name, variant in ALL.items():
-        train(make_config({name: variant}, f"only-{name}"), report_progress=False)
+        train(make_config({name: variant}, f"only-{name}"), show_progress=False)
         assert hashes(Path(f"runs/only-{name}"))[name] == uninterrupted[name]
 
 
 def test_order_in_the_config_changes_nothing(make_config, uninterrupted):
-    train(make_config(dict(reversed(ALL.items()))), report_progress=False)
+    train(make_config(dict(reversed(ALL.items()))), show_progress=False)
     assert hashes() == uninterrupted
 
 
 def test_added_later_equals_there_from_the_start(make_config, uninterrupted, caplog):
-    train(make_config({"topk": TOPK}), report_progress=False)
+    train(make_config({"topk": TOPK}), show_progress=False)
     with caplog.at_level(logging.INFO):
-        train(make_config(ALL), report_progress=False)
+        train(make_config(ALL), show_progress=False)
     assert f"topk@{SITE}: trained already, skipped" in caplog.text
     assert hashes() == uninterrupted
 
 
 def test_variants_of_one_seed_and_shape_start_from_equal_weights(make_config):
     config = make_config({"a": TOPK, "b": BATCH_TOPK, "c": {**TOPK, "seed": 5}}, n_steps=1, learning_rate=1e-12)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     assert torch.equal(weights("a")["W_enc"], weights("b")["W_enc"])
     assert not torch.equal(weights("a")["W_enc"], weights("c")["W_enc"])
 
 
 def test_logging_and_saving_change_nothing(make_config, uninterrupted):
-    train(make_config(ALL, log_every_steps=60, checkpoint_every_steps=60), report_progress=False)
+    train(make_config(ALL, log_every_steps=60, checkpoint_every_steps=60), show_progress=False)
     for name, found in hashes().items():
         assert found["weights"] == uninterrupted[name]["weights"]
         assert found["state"] == uninterrupted[name]["state"]
@@ -108,7 +108,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     monkeypatch.setattr(Trainee, "update", poisoned)
     if interrupted:
         train_until(make_config(ALL), monkeypatch, 10, before=False)
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     folder = folder_of("topk")
     ending = json.loads(folder.training.read_text())
     assert (ending["status"], ending["diverged_at_step"]) == ("diverged", 33)
@@ -119,14 +119,14 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     assert all(torch.equal(weights("topk")[name], tensor) for name, tensor in last_good.items())
     found = hashes()
     assert {name: found[name] for name in ("batch", "relu")} == {n: uninterrupted[n] for n in ("batch", "relu")}
-    train(make_config(ALL), report_progress=False)  # recognised, not tried again
+    train(make_config(ALL), show_progress=False)  # recognised, not tried again
     assert hashes() == found
 
 
 def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
     monkeypatch.setattr(rows_module, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
     monkeypatch.setitem(one_pass.CENTRES, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     for folder in RunFolder(RUN).trained():
         assert json.loads(folder.training.read_text())["diverged_at_step"] == 0
 
@@ -134,7 +134,7 @@ def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
 @pytest.mark.parametrize("name", ALL)
 def test_folded_weights_encode_raw_rows(make_config, store, name):
     """encode(raw x) of the file equals encode(scaled x) of the trainer, divided by the scale."""
-    train(make_config({name: ALL[name]}), report_progress=False)
+    train(make_config({name: ALL[name]}), show_progress=False)
     folder = folder_of(name)
     scale = json.loads(folder.config.read_text())["input_scale"]
     settings = make_config({name: ALL[name]}).variants[name].sae
@@ -149,7 +149,7 @@ def test_folded_weights_encode_raw_rows(make_config, store, name):
 
 
 def test_input_scale_gives_mean_square_norm_one(make_config, store):
-    train(make_config({"topk": TOPK}, n_steps=1), report_progress=False)
+    train(make_config({"topk": TOPK}, n_steps=1), show_progress=False)
     scale = json.loads(folder_of("topk").config.read_text())["input_scale"]
     rows = np.concatenate(
         [rows for rows, _ in ActivationStore.open(store).in_order(SITE, "train", Filters(True, True), 256)]
@@ -160,7 +160,7 @@ def test_input_scale_gives_mean_square_norm_one(make_config, store):
 @pytest.mark.parametrize("name", ["topk", "batch"])
 def test_calibrated_threshold_gives_k_on_held_out_rows_even_after_50_steps(make_config, tmp_path, name):
     big = store_for_training(tmp_path / "big", n_rows=32768)
-    train(make_config({name: ALL[name]}, store=big, n_steps=50, calibration_rows=16384), report_progress=False)
+    train(make_config({name: ALL[name]}, store=big, n_steps=50, calibration_rows=16384), show_progress=False)
     settings = make_config({name: ALL[name]}).variants[name].sae
     raw = weights(name)
     sae = ARCHITECTURES[settings.architecture](settings, D_MODEL, raw)
@@ -176,12 +176,12 @@ def test_calibrated_threshold_gives_k_on_held_out_rows_even_after_50_steps(make_
 def test_a_new_environment_is_told(make_config, monkeypatch, caplog):
     train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
     edit(RunFolder(RUN).environment, {"torch_threads": 3})
-    train(make_config({"topk": TOPK}), report_progress=False)
+    train(make_config({"topk": TOPK}), show_progress=False)
     assert "torch_threads: was 3, is 1" in caplog.text
 
 
 def test_deleting_the_folder_starts_again(make_config, uninterrupted):
-    train(make_config(ALL, n_steps=10), report_progress=False)
+    train(make_config(ALL, n_steps=10), show_progress=False)
     shutil.rmtree(RUN / "variants")
-    train(make_config(ALL), report_progress=False)
+    train(make_config(ALL), show_progress=False)
     assert hashes() == uninterrupted

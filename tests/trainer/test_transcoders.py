@@ -83,7 +83,7 @@ def test_what_is_planted_is_found_and_a_control_is_not(make):
             log_every_steps=50,
             checkpoint_every_steps=150,
         )
-        train(config, report_progress=False)
+        train(config, show_progress=False)
         evaluate(config)
         for name in ("transcoder", "crosscoder"):
             metrics = json.loads(folder_of(name, run).metrics.read_text())["metrics"]
@@ -113,7 +113,7 @@ def test_final_weights_work_on_raw_rows(make, monkeypatch, name):
     kept = {}
     real = session.finish
     monkeypatch.setattr(session, "finish", lambda trainee, *rest: (kept.update(trainee=trainee), real(trainee, *rest)))
-    train(make({name: ALL[name]}), report_progress=False)
+    train(make({name: ALL[name]}), show_progress=False)
     scaled, record = kept["trainee"].sae, json.loads(folder_of(name).config.read_text())
     raw, rows = load(folder_of(name), CPU).sae, planted_rows()
     x_BM = torch.cat([torch.from_numpy(rows[part["site"]][:200]) for part in record["reads"]], dim=1)
@@ -127,7 +127,7 @@ def test_final_weights_work_on_raw_rows(make, monkeypatch, name):
 
 
 def test_every_site_has_the_same_energy(make, stores):
-    train(make({"crosscoder": CROSSCODER, "transcoder": TRANSCODER}, n_steps=1), report_progress=False)
+    train(make({"crosscoder": CROSSCODER, "transcoder": TRANSCODER}, n_steps=1), show_progress=False)
     store = ActivationStore.open(stores[True])
     for name, n_sites in (("crosscoder", 2), ("transcoder", 1)):
         record = json.loads(folder_of(name).config.read_text())
@@ -138,24 +138,24 @@ def test_every_site_has_the_same_energy(make, stores):
 
 def test_resumed_and_alone_are_bit_identical(make, stores, tmp_path_factory, monkeypatch):
     with contextlib.chdir(tmp_path_factory.mktemp("uninterrupted")):
-        train(RunConfig.model_validate(planted_data(stores[True], ALL)), report_progress=False)
+        train(RunConfig.model_validate(planted_data(stores[True], ALL)), show_progress=False)
         uninterrupted = hashes()
     assert uninterrupted.keys() == ALL.keys()
     for save in (2, 7):
         train_until(make(ALL), monkeypatch, save, before=False)
-    train(make(ALL), report_progress=False)
+    train(make(ALL), show_progress=False)
     assert hashes() == uninterrupted
     for name, variant in ALL.items():
-        train(make({name: variant}, name), report_progress=False)
+        train(make({name: variant}, name), show_progress=False)
         assert hashes(Path("runs") / name)[name] == uninterrupted[name]
-    train(make({"transcoder": {**TRANSCODER, "seed": 1}}, "seed"), report_progress=False)  # control
+    train(make({"transcoder": {**TRANSCODER, "seed": 1}}, "seed"), show_progress=False)  # control
     assert hashes(Path("runs/seed"))["transcoder"] != uninterrupted["transcoder"]
 
 
 def test_b_dec_starts_at_the_centre_of_the_target(make):
     sae = {**TRANSCODER["sae"], "initial": {"encoder": "independent", "b_dec": "mean"}}
     config = make({"transcoder": {**TRANSCODER, "sae": sae}}, n_steps=1, learning_rate=1e-12, batch_size=3000)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     rows = planted_rows()
     store = ActivationStore.open(config.store_path())
     passing = next(numbers for _, numbers in store.in_order(WRITTEN, "train", Filters(True, True), 4096))
@@ -166,7 +166,7 @@ def test_b_dec_starts_at_the_centre_of_the_target(make):
 def test_a_norm_limit_of_either_site_holds_for_both(make, stores):
     filters = {"drop_bos": True, "drop_special": True, "max_norm_multiple": 1.5}
     config = make({"crosscoder": CROSSCODER}, filters=filters, n_steps=5)
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     evaluate(config)
     store = ActivationStore.open(stores[True])
     mask = joint_mask([(store, site) for site in WIDTHS], "heldout", Filters(**filters))
@@ -178,7 +178,7 @@ def test_dead_latents_start_again_at_rows_of_their_own_site(make):
     """After the very last step, so that they still lie there: W_enc at what is read of a token, W_dec at its target."""
     resampling = {"every_steps": 5, "until_step": None, "dead_after_steps": 1}
     variant = {**TRANSCODER, "sae": {**TRANSCODER["sae"], "d_sae": 200}, "resampling": resampling}
-    train(make({"transcoder": variant}, n_steps=5), report_progress=False)
+    train(make({"transcoder": variant}, n_steps=5), show_progress=False)
     line = json.loads(folder_of("transcoder").curves.read_text().splitlines()[-1])
     sae, rows = load(folder_of("transcoder"), CPU).sae, planted_rows()
     unit = {site: torch.nn.functional.normalize(torch.from_numpy(part), dim=1) for site, part in rows.items()}
@@ -193,7 +193,7 @@ def test_the_penalty_of_a_crosscoder_may_be_per_site(make):
     for per_site in (True, False):
         term = {"weight": 0.1, "per_site": per_site}
         variant = {**CROSSCODER, "sae": sae, "objective": {"reconstruction": {}, "l1_decoder_norm": term}}
-        train(make({"crosscoder": variant}, str(per_site), n_steps=1), report_progress=False)
+        train(make({"crosscoder": variant}, str(per_site), n_steps=1), show_progress=False)
         line = json.loads(folder_of("crosscoder", str(per_site)).curves.read_text().splitlines()[-1])
         losses.append(line["loss/l1_decoder_norm"])
     assert 1.2 < losses[0] / losses[1] <= 2**0.5  # two parts of a row of norm 1

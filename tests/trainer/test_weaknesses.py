@@ -34,17 +34,17 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_any_number_of_variants_of_any_width_read_as_much_as_one(make_config, reads):
-    train(make_config({"alone": TOPK}, "one", n_steps=N_STEPS), report_progress=False)
+    train(make_config({"alone": TOPK}, "one", n_steps=N_STEPS), show_progress=False)
     one = sorted(reads)
     assert set(one) == set(range(N_STEPS))
     reads.clear()
     widths = {f"wide-{d_sae}": {**TOPK, "sae": {**TOPK["sae"], "d_sae": d_sae}} for d_sae in (16, 64, 192)}
-    train(make_config({**widths, **ALL}, n_steps=N_STEPS), report_progress=False)
+    train(make_config({**widths, **ALL}, n_steps=N_STEPS), show_progress=False)
     assert sorted(reads) == one
     assert [weights(name)["W_dec"].shape[0] for name in widths] == [16, 64, 192]
     # The control: what cannot share a batch, because another seed has another order, is counted.
     reads.clear()
-    train(make_config({"topk": TOPK, "other": {**TOPK, "seed": 1}}, "two", n_steps=N_STEPS), report_progress=False)
+    train(make_config({"topk": TOPK, "other": {**TOPK, "seed": 1}}, "two", n_steps=N_STEPS), show_progress=False)
     assert sorted(reads) == sorted([*one, *one])
 
 
@@ -70,7 +70,7 @@ WILD = {**TOPK, "training": {"learning_rate": 1e30, "clip_norm": None}}
 @pytest.mark.parametrize("n_steps", [1, 15])
 def test_every_budget_of_steps_ends_well(make_config, n_steps):
     variants = DEFAULTS if n_steps < 15 else {**DEFAULTS, "wild": WILD}  # the control
-    train(make_config(variants, n_steps=n_steps, warmup_steps=0), report_progress=False)
+    train(make_config(variants, n_steps=n_steps, warmup_steps=0), show_progress=False)
     assert hashes().keys() == variants.keys()
     endings = {name: json.loads(folder_of(name).training.read_text()) for name in variants}
     assert {name for name, ending in endings.items() if ending["status"] != "finished"} == variants.keys() - DEFAULTS
@@ -111,7 +111,7 @@ def test_what_is_read_back_is_what_was_trained(make_config, store, monkeypatch):
     monkeypatch.setattr(session, "finish", keeping)
     variants = EVERY | {name: {"sae": sae, "objective": RELU["objective"]} for name, sae in FLAGS.items()}
     variants["topk-contribution"] = {"sae": FLAGS["topk-contribution"], "objective": {"reconstruction": {}}}
-    train(make_config(variants, n_steps=10), report_progress=False)
+    train(make_config(variants, n_steps=10), show_progress=False)
     assert trained.keys() == variants.keys()
     for name, (features_BE, decoded_BM, scale) in trained.items():
         sae = load(folder_of(name), torch.device("cpu")).sae

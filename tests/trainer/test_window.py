@@ -34,7 +34,7 @@ def test_a_capped_window_is_said_at_train_and_dry_run(make_config, caplog, monke
     )
     assert (line in describe_training(config)) is said
     with caplog.at_level(logging.INFO, logger="strata_sae"):
-        train(config, report_progress=False)
+        train(config, show_progress=False)
     lines = [record.getMessage() for record in caplog.records if "a window mixes" in record.getMessage()]
     assert [text.startswith(line) for text in lines] == [True] * said
     if said:

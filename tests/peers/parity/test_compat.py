@@ -31,7 +31,7 @@ def gap(other: DictionaryLearning, sae: Any, objective: Any, **training: Any) ->
         start["b_dec"] = geometric_median(batches[0])
         other.trainer.dead_feature_threshold = DEAD_AFTER
     variant = {"sae": {**sae, "d_sae": D_SAE}, "objective": objective}
-    settings = {"learning_rate": RATE, "dead_after_tokens": DEAD_AFTER, **training}
+    settings = {"learning_rate": RATE, "dead_after_rows": DEAD_AFTER, **training}
     return largest(lockstep(our_trainee(start, n_steps=STEPS, variant=variant, **settings), other, batches))
 
 
@@ -103,7 +103,7 @@ def test_their_encoder_bias_is_not_zero() -> None:
     """AutoEncoder leaves nn.Linear's default there: uniform within 1 / sqrt(d_model)."""
     found = {}
     for start in ("uniform", "zero"):
-        settings = ReLU.Config(d_sae=4096, initial={"b_enc": start, "decoder_norm": 0.1})
+        settings = ReLU.Settings(d_sae=4096, initial={"b_enc": start, "decoder_norm": 0.1})
         found[start] = initial_weights(settings, D_MODEL, torch.Generator().manual_seed(0))["b_enc"]
     other = DictionaryLearning(
         "StandardTrainer", steps=3, activation_dim=D_MODEL, dict_size=4096, sparsity_warmup_steps=1
@@ -147,5 +147,5 @@ def test_a_selected_zero_has_fired_there_and_not_here() -> None:
     x_BM = planted_rows(1, BATCH, D_MODEL)[0]
     ours.update(x_BM)
     other.update(0, x_BM)
-    assert int((ours.dead_clock.tokens_since_fired == 0).sum()) == 0
-    assert int((other.trainer.num_tokens_since_fired == 0).sum()) > 0
+    assert int((ours.dead_clock.rows_since_active == 0).sum()) == 0
+    assert int((other.trainer.num_rows_since_active == 0).sum()) > 0

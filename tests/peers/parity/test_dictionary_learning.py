@@ -34,7 +34,7 @@ def train_both(name: str, *, n_steps: int = STEPS, dead_after: int = 10_000_000,
         "learning_rate": RATE,
         "warmup_steps": WARMUP,
         "decay_start": DECAY_START / STEPS,
-        "dead_after_tokens": dead_after,
+        "dead_after_rows": dead_after,
         "compat": "dictionary_learning",
         **same.training,
     }

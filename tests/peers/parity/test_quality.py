@@ -78,7 +78,7 @@ def scores(encode: Encode, heldout_BM: Tensor) -> Scores:
 
 def ours(batches: list[Tensor], seed: int, heldout_BM: Tensor, slowdown: float = 1.0) -> Scores:
     sae = {"architecture": "topk", "k": K, "d_sae": D_SAE}
-    start = initial_weights(TopK.Config(**sae), D_MODEL, weight_generator(seed, D_SAE, D_MODEL))
+    start = initial_weights(TopK.Settings(**sae), D_MODEL, weight_generator(seed, D_SAE, D_MODEL))
     start["b_dec"] = geometric_median(batches[0])
     rate = 2e-4 / (D_SAE / 2**14) ** 0.5 / slowdown
     settings = {
