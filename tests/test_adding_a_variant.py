@@ -44,7 +44,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> dict:
     monkeypatch.chdir(tmp_path)
     variants = yaml.safe_load(text)
     config = RunConfig.model_validate(run_data(store_for_training(tmp_path / "store"), variants))
-    train(config, report_progress=False)
+    train(config, show_progress=False)
     (name,) = variants
     return read_record(tmp_path / f"runs/run/variants/{name}@{SITE}/training.json", Ending).data
 

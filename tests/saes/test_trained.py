@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with contextlib.chdir(folder):
-        train(config(store), report_progress=False)
+        train(config(store), show_progress=False)
         yield store
     torch.set_num_threads(threads)
 
@@ -97,5 +97,5 @@ def test_a_resumed_run_has_equal_bits(trained, tmp_path, monkeypatch):
     expected = hashes()
     monkeypatch.chdir(tmp_path)
     train_until(config(trained), monkeypatch, save=len(VARIANTS), before=False)
-    train(config(trained), report_progress=False)
+    train(config(trained), show_progress=False)
     assert hashes() == expected
