@@ -16,7 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_SIZE = {"break_even.py": "arithmetic on prices and recorded rates; nothing is measured"}
-PARTS = {"toy.py": "the sizes", "train_peers.py": "the other libraries' side of train.py"}
+PARTS = {
+    "toy.py": "the sizes",
+    "train_peers.py": "the other libraries' side of train.py",
+    "walk_trace.py": "the tracer of walk.py",
+}
 """Files that others import and nobody runs."""
 
 
