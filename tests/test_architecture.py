@@ -152,9 +152,8 @@ def test_a_source_file_keeps_the_rules(path: Path) -> None:
     assert len(text.splitlines()) <= MAX_LINES
     assert dangers(tree) == ALLOWED_DANGERS.get(str(path.relative_to(ROOT)), [])
     assert wrong_suffixes(tree) == []
-    assert "run_pipeline" not in {name.split(".")[0] for name in imported_modules(tree)}, (
-        "the command line is the top layer"
-    )
+    above = {name for name in imported_modules(tree) if name.split(".")[0] == "run_pipeline"}
+    assert above == set() or path.name == "run_pipeline.py", "the front door is above everything"
 
 
 def test_the_shape_key_in_the_docs_is_the_one_checked() -> None:

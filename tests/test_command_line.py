@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import run_pipeline
+from strata_sae.pipeline.commands import stages
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.stores import StoreError
 
@@ -30,17 +31,17 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Replaces the stages by notes of (stage, config)."""
     notes: list[tuple[str, Any]] = []
     for stage in STAGES.values():
-        monkeypatch.setattr(run_pipeline, stage, lambda config, *_, stage=stage: notes.append((stage, config)))
+        monkeypatch.setattr(stages, stage, lambda config, *_, stage=stage: notes.append((stage, config)))
     monkeypatch.chdir(ROOT)
     return notes
 
 
 def strata(*arguments: str) -> Result:
-    return CliRunner().invoke(run_pipeline.app, list(arguments))
+    return CliRunner().invoke(app, list(arguments))
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys, run_pipeline\ntry: run_pipeline.app(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    code = "import sys\nfrom strata_sae.pipeline.commands.app import app\ntry: app(['--help'])\nexcept SystemExit: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "Stage 1" in done.stdout
     heavy = {"torch", "numpy", "zarr", "transformers", "datasets", "pydantic", "yaml", "plotly", "jinja2"}
@@ -116,7 +117,7 @@ def test_bad_input_exits_with_2_and_starts_nothing(
 def test_an_error_is_told_without_a_traceback(
     called: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
-    monkeypatch.setattr(run_pipeline, "train_saes", raising(error))
+    monkeypatch.setattr(stages, "train_saes", raising(error))
     result = strata("run", "configs/demo.yaml")
     assert result.exit_code == code
     assert said in result.stderr
@@ -125,7 +126,7 @@ def test_an_error_is_told_without_a_traceback(
 
 
 def test_debug_shows_where_an_error_comes_from(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_pipeline, "train_saes", raising(StoreError("data/x: damaged")))
+    monkeypatch.setattr(stages, "train_saes", raising(StoreError("data/x: damaged")))
     result = strata("--debug", "train", "configs/demo.yaml")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
@@ -133,7 +134,7 @@ def test_debug_shows_where_an_error_comes_from(called: list[Any], monkeypatch: p
 
 
 def test_a_bug_keeps_its_traceback(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_pipeline, "train_saes", raising(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(stages, "train_saes", raising(ZeroDivisionError("a bug")))
     assert isinstance(strata("train", "configs/demo.yaml").exception, ZeroDivisionError)
 
 
@@ -145,7 +146,7 @@ def test_quiet_and_log_level(
     called: list[Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], level: str, shows: bool
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(run_pipeline, "train_saes", lambda config, *_: seen.append(run_pipeline._shows_progress()))
+    monkeypatch.setattr(stages, "train_saes", lambda config, *_: seen.append(stages.shows_progress()))
     assert strata(*arguments, "train", "configs/demo.yaml").exit_code == 0
     assert seen == [shows]
     assert logging.getLogger("strata_sae").level == logging.getLevelName(level)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import run_pipeline
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import dump
 from strata_sae.pipeline.runs import sha256_of
 from support.extraction import SITES, extraction_config
@@ -60,7 +60,7 @@ def back_again() -> Iterator[None]:
 
 def strata(stage: str) -> tuple[int, str]:
     """Exit code, and what was said of an error."""
-    result = CliRunner().invoke(run_pipeline.app, ["--quiet", stage, "c.yaml"])
+    result = CliRunner().invoke(app, ["--quiet", stage, "c.yaml"])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, "" if result.exit_code == 0 else result.stderr.splitlines()[-1]

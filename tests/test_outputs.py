@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
-import run_pipeline
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.stores import ActivationStore, verify
 from strata_sae.stores.format.arrays import outside
@@ -79,7 +79,7 @@ NO_PATH_KEYS = {"model.revision", "model.device", "training.device", "training.s
 
 
 def parameters(command: Any = None, name: str = "") -> Iterator[str]:
-    command = command or typer.main.get_command(run_pipeline.app)
+    command = command or typer.main.get_command(app)
     for parameter in command.params:
         if not getattr(parameter, "is_flag", False):
             shown = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name
@@ -136,7 +136,7 @@ class Attempt:
         patch.chdir(tmp_path)
 
     def strata(self, *arguments: object) -> Result:
-        return CliRunner().invoke(run_pipeline.app, ["--quiet", *map(str, arguments)])
+        return CliRunner().invoke(app, ["--quiet", *map(str, arguments)])
 
     def config(self, store_path: Path | None = None, **training: Any) -> Path:
         data = run_data(store_path or self.store, {"a": TOPK}, n_steps=5, **training)

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-import run_pipeline
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet, TextFiles
 from strata_sae.pipeline.config.schema import options
@@ -171,7 +171,7 @@ NO_PATHS = {"overrides", "only", "log_level", "site", "rows", "encoding", "compr
 def readers() -> list[Any]:
     """How each argument and option that takes text or a path reads it; None: as it stands."""
     found = []
-    for path, callback in callbacks(run_pipeline.app):
+    for path, callback in callbacks(app):
         for name, hint in get_type_hints(callback, include_extras=True).items():
             for option in options(hint.__origin__) if hasattr(hint, "__metadata__") else ():
                 if (get_args(option) or (option,))[0] in (str, Path) and name not in NO_PATHS:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import run_pipeline
+from strata_sae.pipeline.commands.app import app, main
 from strata_sae.pipeline.commands.sigbus_guard import supervise
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.errors import ConfigError
@@ -189,7 +189,7 @@ def watched(*arguments: str) -> list[Any]:
         explanations.append(explain)
         raise ConfigError("stopped by the watcher")
 
-    CliRunner().invoke(run_pipeline.app, arguments, obj=stop)
+    CliRunner().invoke(app, arguments, obj=stop)
     return explanations
 
 
@@ -225,8 +225,8 @@ def test_without_a_command_the_demo_is_watched(monkeypatch: pytest.MonkeyPatch) 
 
 def test_main_hands_over_the_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(run_pipeline, "app", lambda *, obj: given.append(obj))
-    run_pipeline.main()
+    monkeypatch.setattr("strata_sae.pipeline.commands.app.app", lambda *, obj: given.append(obj))
+    main()
     assert given == [supervise]
 
 

@@ -12,7 +12,8 @@ import torch
 from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
-import run_pipeline
+from strata_sae.pipeline.commands import stages
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.commands.system import THREADS, why_not_here
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.run import RunConfig as Config
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def strata(*arguments: str) -> Result:
-    return CliRunner().invoke(run_pipeline.app, list(arguments))
+    return CliRunner().invoke(app, list(arguments))
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_log_level_that_is_none_is_bad_input(level: str) -> None:
 
 def test_every_integer_of_the_command_line_is_bounded() -> None:
     found = {}
-    for path, callback in callbacks(run_pipeline.app):
+    for path, callback in callbacks(app):
         for name, hint in get_type_hints(callback, include_extras=True).items():
             if getattr(hint, "__origin__", None) is int:
                 found[f"{path} {name}"] = (hint.__metadata__[0].min, hint.__metadata__[0].max)
@@ -221,7 +222,7 @@ def not_as_it_should_be() -> None:
     ],
 )
 def test_what_libraries_raise_is_told_in_a_line(smoke: None, monkeypatch: pytest.MonkeyPatch, cause: Any, said: str):
-    monkeypatch.setattr(run_pipeline, "train_saes", lambda *_: cause())
+    monkeypatch.setattr(stages, "train_saes", lambda *_: cause())
     result = strata("train", "configs/smoke.yaml")
     assert (result.exit_code, said in result.stderr) == (1, True), result.stderr
     assert result.stderr.count("\n") == 1
@@ -232,7 +233,7 @@ def test_other_errors_of_those_types_are_bugs(smoke: None, monkeypatch: pytest.M
     def bug(*_: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(run_pipeline, "train_saes", bug)
+    monkeypatch.setattr(stages, "train_saes", bug)
     assert isinstance(strata("train", "configs/smoke.yaml").exception, RuntimeError)
 
 

@@ -1,13 +1,13 @@
 """The commands of `store`: an activation store as a thing to look at, to trust, to cut and to share."""
 
 import json
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strata_sae.pipeline.commands.stages import shows_progress
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.numbers import LARGEST_INT
 from strata_sae.pipeline.outside import outside_stores
@@ -173,7 +173,7 @@ def add_sites(
     if not site:
         raise ConfigError("--site: name at least one, for example --site blocks.4.hook_resid_post")
     outside_stores(out, "OUT", may_be_one=True)
-    made = add_sites(store, site, out, model=load(config, []).model if config else None, show_progress=_shown())
+    made = add_sites(store, site, out, model=load(config, []).model if config else None, show_progress=shows_progress())
     typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
 
 
@@ -225,8 +225,4 @@ def _row_range(text: str | None) -> tuple[int, int] | None:
 def _progress(title: str, total: int | None, unit: str) -> "Progress":
     from strata_sae.pipeline.progress import Progress
 
-    return Progress(title, total, unit, shown=_shown())
-
-
-def _shown() -> bool:
-    return logging.getLogger("strata_sae").isEnabledFor(logging.INFO)
+    return Progress(title, total, unit, shown=shows_progress())

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import run_pipeline
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.reading.outlier_norms import FEW, outlier_norms
 from strata_sae.pipeline.reading.which_store import open_store
@@ -58,7 +58,7 @@ def test_plan_extract_and_train_tell_it(in_folder, monkeypatch, command, filters
     monkeypatch.setattr("strata_sae.pipeline.extractor.plan.describe_plan", lambda config, *, show_progress: "the plan")
     monkeypatch.setattr("strata_sae.pipeline.extractor.workers.extract_with_workers", lambda *_, **__: None)
     Path("c.yaml").write_text(dump(config(**filters)))
-    result = CliRunner().invoke(run_pipeline.app, [command, "c.yaml"])
+    result = CliRunner().invoke(app, [command, "c.yaml"])
     assert result.exit_code == 0, result.output
     lines = [*result.stdout.splitlines(), *result.stderr.splitlines()]
     assert lines.count(SAYS) == said
@@ -70,7 +70,7 @@ def test_without_a_finished_store_nothing_is_said(tmp_path, monkeypatch, command
     monkeypatch.setattr("strata_sae.pipeline.extractor.plan.describe_plan", lambda config, *, show_progress: "the plan")
     monkeypatch.setattr("strata_sae.pipeline.extractor.workers.extract_with_workers", lambda *_, **__: None)
     Path("c.yaml").write_text(dump(config(**UNFILTERED)))
-    assert CliRunner().invoke(run_pipeline.app, [command, "c.yaml"]).exit_code == 0
+    assert CliRunner().invoke(app, [command, "c.yaml"]).exit_code == 0
 
 
 def test_the_report_warns_from_the_same_share_on():

@@ -12,10 +12,10 @@ import yaml
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
-import run_pipeline
 import strata_sae.pipeline.extractor.limits as limits
 import strata_sae.stores.files.canonical as canonical
 import strata_sae.stores.format.plan as plan_module
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config.window import window_rows
 from strata_sae.pipeline.extractor.described import LINES
 from strata_sae.pipeline.extractor.extract import extract
@@ -56,7 +56,7 @@ def strata(shared: Path, tmp_path: Path) -> Callable[..., Result]:
         for section, values in sections.items():
             plain[section] = plain[section] | values if isinstance(values, dict) else values
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
-        return CliRunner().invoke(run_pipeline.app, [command, str(tmp_path / "config.yaml")])
+        return CliRunner().invoke(app, [command, str(tmp_path / "config.yaml")])
 
     return run
 

@@ -33,8 +33,8 @@ SIZE_VARIABLES = {environment.CACHE_BYTES}
 READERS = ["environment.text", "environment.size_bytes"]
 ACCESS = ("environ", "environb", "getenv", "getenvb", "putenv")
 DIRECT = {
-    ("run_pipeline.py", "OMP_WAIT_POLICY"): "set for torch, not read",
-    ("run_pipeline.py", "all of it"): "handed to why_not_here, which reads the numbers of threads",
+    ("pipeline/commands/app.py", "OMP_WAIT_POLICY"): "set for torch, not read",
+    ("pipeline/commands/app.py", "all of it"): "handed to why_not_here, which reads the numbers of threads",
     ("pipeline/language_model/tensors.py", "name"): "a switch of transformers, set for the length of one call",
     ("pipeline/paths.py", "DATA_ROOT"): "a path, read by as_path",
     ("pipeline/kernels/compiled/cache.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",

@@ -65,8 +65,8 @@ def main(store: str) -> None:
     """Commands as a person types them, with every way of reading rows."""
     import torch
 
-    import run_pipeline
     import support.small_run as small_run
+    from strata_sae.pipeline.commands.app import app
     from strata_sae.pipeline.commands.sigbus_guard import supervise
     from strata_sae.pipeline.config import RunConfig, dump
     from strata_sae.pipeline.evaluation import evaluate
@@ -81,7 +81,7 @@ def main(store: str) -> None:
         data["store"]["io"] = io_kind
         Path("c.yaml").write_text(dump(RunConfig.model_validate(data)))
         for command in ("train", "evaluate", "report"):
-            run_pipeline.app(["--quiet", command, "c.yaml"], obj=supervise, standalone_mode=False)
+            app(["--quiet", command, "c.yaml"], obj=supervise, standalone_mode=False)
     print(hasattr(os, "posix_fallocate"), Path("/proc/meminfo").exists())
 
 

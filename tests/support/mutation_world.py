@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 from typer.testing import CliRunner
 
-import run_pipeline
+from strata_sae.pipeline.commands.app import app
 from support.tiny_models import save_tiny_model
 
 HANG_SECONDS = 600
@@ -60,7 +60,7 @@ def strata(*arguments: str) -> Outcome:
     handlers, levels = logging.getLogger().handlers[:], {n: logging.getLogger(n).level for n in ("strata_sae",)}
     try:
         with _guarded():
-            result = CliRunner().invoke(run_pipeline.app, ["--quiet", *arguments])
+            result = CliRunner().invoke(app, ["--quiet", *arguments])
     except NoEnd:
         return Outcome(-1, "", "", f"no end in {HANG_SECONDS} s")
     finally:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import run_pipeline
 from strata_sae.pipeline.available import free_bytes
+from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import dump
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.kernels import selection
@@ -89,7 +89,7 @@ def test_the_command_line_trains_some_adds_others_and_tells_before(make_config):
     Path("more.yaml").write_text(dump(more))
 
     def strata(*arguments: str) -> str:
-        done = CliRunner().invoke(run_pipeline.app, ["--quiet", "train", "run.yaml", *arguments])
+        done = CliRunner().invoke(app, ["--quiet", "train", "run.yaml", *arguments])
         assert done.exit_code == 0, done.output
         return done.stdout
 

@@ -1,0 +1,64 @@
+"""What several commands take: a config, changes to it, and a second look at the input files."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from strata_sae.pipeline.paths import reader_of
+
+if TYPE_CHECKING:
+    from strata_sae.pipeline.config import RunConfig
+
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", parser=reader_of("CONFIG"), help="YAML file, for example configs/demo.yaml."),
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        default_factory=list,
+        show_default=False,
+        help="Change one value; may be repeated.",
+    ),
+]
+Rehash = Annotated[
+    bool,
+    typer.Option("--rehash", help="Read every input file again, also those that look as they did when last hashed."),
+]
+
+
+def config_of(path: Path, overrides: list[str]) -> "RunConfig":
+    """The settings of a config file. Raises: ConfigError."""
+    from strata_sae.pipeline.config import load
+
+    return load(path, overrides)
+
+
+def forget_hashes(rehash: bool) -> None:
+    """With --rehash: input files are hashed again."""
+    from strata_sae.pipeline.input_files import forget
+
+    if rehash:
+        forget()
+
+
+def guard(context: typer.Context, config: Path, overrides: list[str]) -> None:
+    """Put this process under the SIGBUS guard: the first act of a command that maps a store's files.
+
+    While nothing is loaded the process may still fork. Only `main` hands over the guard (`context.obj`): a process
+    that calls a command itself, as tests do, has threads.
+    """
+    if context.obj is not None:
+        context.obj(partial(_damaged_files, config, overrides))
+
+
+def _damaged_files(path: Path, overrides: list[str]) -> str | None:
+    """Which files of the store that a command reads are not what they should be; None if all are."""
+    from strata_sae.pipeline.reading.which_store import find_store
+    from strata_sae.stores import verify
+
+    return "\n".join(verify(find_store(config_of(path, overrides)))) or None

@@ -1,0 +1,38 @@
+"""`strata plan` and `strata extract`: what stage 1 would do, and stage 1."""
+
+from typing import Annotated
+
+import typer
+
+from strata_sae.pipeline.commands import stages
+from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash, config_of, forget_hashes
+
+
+def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
+    """What extract would do: tokens, bytes, free space."""
+    forget_hashes(rehash)
+    settings = config_of(config, overrides)
+    from strata_sae.pipeline.extractor.plan import describe_plan
+
+    typer.echo(describe_plan(settings, show_progress=stages.shows_progress()))
+    from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
+
+    if line := stored_outlier_norms(settings):
+        typer.echo(line)
+
+
+def extract(
+    config: ConfigFile,
+    overrides: Overrides,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as the command plan.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=1024, metavar="N", help="Processes on this machine that share the work.")
+    ] = 1,
+    rehash: Rehash = False,
+) -> None:
+    """Stage 1: corpus and language model to store."""
+    forget_hashes(rehash)
+    if dry_run:
+        plan(config, overrides)
+    else:
+        stages.extract_activations(config_of(config, overrides), workers)

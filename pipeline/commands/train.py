@@ -1,0 +1,46 @@
+"""`strata train`: stage 2, or what it would take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strata_sae.pipeline.commands import stages
+from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, guard
+from strata_sae.pipeline.paths import reader_of
+
+
+def train(
+    context: typer.Context,
+    config: ConfigFile,
+    overrides: Overrides,
+    stage: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            parser=reader_of("--stage"),
+            help="Copy what is read to this nearer disk first; jobs share it.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Train this variant now, or all of a pattern; repeatable.")
+    ] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", parser=reader_of("--add"), help="Train the variants of this YAML file, too; repeatable."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and what it takes.")] = False,
+) -> None:
+    """Stage 2: store to trained SAEs, without the model. What is trained already stays as it is."""
+    guard(context, config, overrides)
+    from strata_sae.pipeline.config import load
+
+    settings = load(config, overrides, add or ())
+    if dry_run:
+        from strata_sae.pipeline.trainer.train import describe_training
+
+        typer.echo(describe_training(settings, only or ()))
+    else:
+        stages.train_saes(settings, stage, only or ())
