@@ -41,7 +41,10 @@ def strata(*arguments: str) -> Result:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys\nfrom strata_sae.pipeline.commands.app import app\ntry: app(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    code = (
+        "import sys\nfrom strata_sae.pipeline.commands.app import app\n"
+        "try: app(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "Stage 1" in done.stdout
     heavy = {"torch", "numpy", "zarr", "transformers", "datasets", "pydantic", "yaml", "plotly", "jinja2"}
