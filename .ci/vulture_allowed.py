@@ -28,7 +28,6 @@ _.curves_bytes  # a field of a record; checked and read by its name
 _.top_percent_square_share  # a field of a record; checked and read by its name
 _.weights_sha256  # a field of a record; checked and read by its name
 _.bytes_per_token  # a field of a record; checked and read by its name
-_.rows_per_second  # a field of a record; checked and read by its name
 _.split_rows  # a field of a record; checked and read by its name
 _.epoch_rows  # a field of a record; checked and read by its name
 _.window_blocks  # a field of a record; checked and read by its name

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -98,7 +99,7 @@ def text_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         nested = [part for part in types if isinstance(part, type) and issubclass(part, BaseModel)]
         if nested:
             yield from text_keys(nested[0], f"{prefix}{name}.")
-        elif any(kind in str(part) for part in types for kind in ("str", "Path")) and "Literal" not in str(types):
+        elif any(re.search(r"\b(str|Path)\b", str(part)) for part in types) and "Literal" not in str(types):
             yield f"{prefix}{name}"
 
 
