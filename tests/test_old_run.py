@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import old_run
 import pytest
-from golden import machine
-from old_run import CONFIG, DIVERGED, N_SAES, RUN, STORE, contents, different, scores
 from typer.testing import CliRunner, Result
 
-import run_pipeline
-from stores import Batches
+from strata_sae.pipeline.commands.app import app
+from strata_sae.stores import Batches
+from support import old_run
+from support.golden import machine
+from support.old_run import CONFIG, DIVERGED, N_SAES, RUN, STORE, contents, different, scores
 
 WRITTEN_BY_EVALUATE = {"metrics.json", "examples.json", "features.safetensors", "store.json"}
 WRITTEN_ANEW = {*WRITTEN_BY_EVALUATE, "config.yaml", "report.html", "results.csv"}
@@ -55,7 +55,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
 
 def strata(command: str, *options: str) -> Result:
-    return CliRunner().invoke(run_pipeline.app, ["--quiet", command, CONFIG, *options])
+    return CliRunner().invoke(app, ["--quiet", command, CONFIG, *options])
 
 
 def kept(run: Path = RUN) -> dict[str, tuple[bytes, int]]:
