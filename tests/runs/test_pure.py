@@ -51,7 +51,8 @@ def test_no_command_before_changes_a_byte(made: Made, config: RunConfig):
     assert scores() == after_training
     forget()
     Path("dense.yaml").write_text(dump(config), encoding="utf-8")
-    program = "import sys, torch\ntorch.set_num_threads(1)\nfrom strata_sae.pipeline.commands.app import app\napp(sys.argv[1:])"
+    program = "import sys, torch; from strata_sae.pipeline.commands.app import app\n"
+    program += "torch.set_num_threads(1); app(sys.argv[1:])"
     repository = Path(scored_run.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program, "evaluate", "dense.yaml"],
