@@ -341,7 +341,7 @@ def test_a_hub_that_answers_nonsense_is_one_line(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    monkeypatch.setattr("fake_hub._Handler._api", lambda self, path, body: (ANSWERS[answer],))
+    monkeypatch.setattr("support.fake_hub._Handler._api", lambda self, path, body: (ANSWERS[answer],))
     with pytest.raises(StoreError) as caught:
         pull("hf://datasets/me/acts", tmp_path / "out", patience=HASTY)
     assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ def other(tmp_path: Path) -> Path:
     """A store of the same form whose rows are others."""
     path = tmp_path / "other"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("small_store.stored_rows", lambda *arguments: stored_rows(*arguments) + 1)
+        patch.setattr("support.small_store.stored_rows", lambda *arguments: stored_rows(*arguments) + 1)
         build_store(path, N_ROWS, SITES, shard_bytes=4096)
     return path
 
