@@ -59,9 +59,9 @@ def build(folder: Path) -> tuple[Path, Path]:
     """The sdist, and the wheel that is built from it."""
     source = folder / "source"
     for name in run("git", "ls-files", cwd=ROOT).splitlines():
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, source / name)
+            shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
     run(UV, "build", "--python", sys.executable, "--out-dir", folder / "dist", cwd=source)
     return next((folder / "dist").glob("*.tar.gz")), next((folder / "dist").glob("*.whl"))
 
@@ -73,9 +73,9 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     check(len(licensed) == 1, f"{sdist.name} holds LICENSE")
     names = zipfile.ZipFile(wheel).namelist()
     check(any(name.endswith(".dist-info/licenses/LICENSE") for name in names), f"{wheel.name} holds LICENSE")
-    tracked = run("git", "ls-files", "run_pipeline.py", "pipeline", "stores", cwd=ROOT).splitlines()
+    tracked = run("git", "ls-files", "pipeline", "stores", cwd=ROOT).splitlines()
     code = {name for name in names if ".dist-info/" not in name}
-    expected = {name for name in tracked if (ROOT / name).is_file()}
+    expected = {"strata_sae/__init__.py"} | {f"strata_sae/{name}" for name in tracked if (ROOT / name).is_file()}
     missing, extra = sorted(expected - code), sorted(code - expected)
     check(not missing and not extra, f"it holds the {len(expected)} files of the packages; {missing=} {extra=}")
 
@@ -91,6 +91,11 @@ def check_use(folder: Path, wheel: Path) -> None:
     strata, outside = folder / "core/bin/strata", folder / "outside"
     outside.mkdir()
     check("evaluate" in run(strata, "--help", cwd=outside), "strata --help")
+    for name in ("pipeline", "stores"):  # folders of a user's own, of these names
+        (outside / name).mkdir()
+        (outside / name / "__init__.py").write_text(
+            "raise ImportError('not the one that is meant')\n", encoding="utf-8"
+        )
     # The store is made by the tests' own builder, which the wheel does not hold; only this one call sees the checkout.
     make = "from pathlib import Path; from support.small_store import build_store; build_store(Path('store'), 2000)"
     run(python, "-c", make, cwd=outside, PYTHONPATH=str(ROOT / "tests"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from strata_sae.stores.errors import StoreError
     from strata_sae.stores.format.plan import Plan, read_plan
-    from strata_sae.stores.front.store import ActivationStore
+    from strata_sae.stores.front.store import ActivationStore, open_store
     from strata_sae.stores.front.verifying import verify
     from strata_sae.stores.front.write_store import write_store
     from strata_sae.stores.reading.filters import Filters
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 if __name__ == "stores":  # a second copy of every class, unequal to the first
     raise ImportError("import strata_sae.stores")
 
-__all__ = ["ActivationStore", "Batches", "Filters", "Plan", "StoreError", "read_plan", "verify", "write_store"]
+__all__ = [
+    "ActivationStore",
+    "Batches",
+    "Filters",
+    "Plan",
+    "StoreError",
+    "open_store",
+    "read_plan",
+    "verify",
+    "write_store",
+]
 
 _HOMES = {
     "ActivationStore": "front.store",
@@ -26,6 +36,7 @@ _HOMES = {
     "Filters": "reading.filters",
     "Plan": "format.plan",
     "StoreError": "errors",
+    "open_store": "front.store",
     "read_plan": "format.plan",
     "verify": "front.verifying",
     "write_store": "front.write_store",

@@ -54,7 +54,8 @@ def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made = module(tmp_path / "abs_topk.py", source)
     monkeypatch.setitem(ARCHITECTURES, "abs_topk", made.AbsTopK)
     written = module(
-        tmp_path / "dense_abs_topk.py", f"from support.dense_saes import *\nfrom support.dense_saes import Any\n\n{dense}"
+        tmp_path / "dense_abs_topk.py",
+        f"from support.dense_saes import *\nfrom support.dense_saes import Any\n\n{dense}",
     )
     monkeypatch.setitem(dense_saes.ENCODERS, "abs_topk", written.abs_topk)
     monkeypatch.setitem(dense_saes.SAE_KNOBS, "abs_topk", {"k": 4})
@@ -73,9 +74,7 @@ def test_the_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, dense = blocks("A new loss term", "python")
     made = module(tmp_path / "l2.py", source)
     monkeypatch.setitem(TERMS, "l2", made.L2)
-    written = module(
-        tmp_path / "dense_l2.py", f"from support.dense_terms import *\nfrom support.dense_terms import Any\n\n{dense}"
-    )
+    written = module(tmp_path / "dense_l2.py", f"from support.dense_terms import *\nfrom typing import Any\n\n{dense}")
     monkeypatch.setitem(dense_terms.LOSSES, "l2", written.l2)
 
     sae = make_sae("topk")

@@ -239,3 +239,15 @@ def _scalars(statistics: dict[str, Any]) -> dict[str, Any]:
         for name, group in statistics.items()
         if isinstance(group, dict)
     }
+
+
+def open_store(where: Path | str, *, io: str = "auto") -> ActivationStore:
+    """Open a finished store: rows of every site, tokens and text, mapped from disk or fetched as they are needed.
+
+    Args:
+        where: a folder, or a URL (s3://, http://, https://, hf://datasets/).
+        io: `mmap`, `pread`, or `auto`: `pread` where a map may kill the process, that is on network file systems.
+    Raises: StoreError if the store is missing, unfinished or not what its manifest says.
+
+    """
+    return ActivationStore.open(where, io=io)
