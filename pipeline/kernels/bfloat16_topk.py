@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 
 MOST_CANDIDATES = 8
 """Candidates (in multiples of k) from which on a row is computed in float32 in full."""

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 
 ROWS_PER_PART = 512
 """Rows of a matrix that one thread sums up (count)."""

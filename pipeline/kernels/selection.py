@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, SparseCodes, from_flat
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 
 BREAK_EVEN_DENSITY = 0.15
 """Share of latents on above which a matrix product beats the gathers (break_even.py measures it for a machine).

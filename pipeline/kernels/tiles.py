@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.bfloat16_topk import Bfloat16Encoder
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes, offsets_of
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 from strata_sae.pipeline.kernels.selection import is_dense, largest_pairs
 
 EncoderName = Literal["float32", "certified_bfloat16"]

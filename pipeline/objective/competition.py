@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.codes import SparseCodes
+from strata_sae.pipeline.kernels.machine.backend import backend_of
+from strata_sae.pipeline.kernels.machine.plain_pairs import occurrences
 from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
-from strata_sae.pipeline.kernels.plain_pairs import occurrences
 
 PAIRS_PER_CHUNK = 2**24
 """Co-active pairs, each as often as it occurs, looked at together (count); bounds the memory."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.codes import SparseCodes
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 from strata_sae.pipeline.kernels.pairs import RowPairs
 from strata_sae.pipeline.objective.competition import Occurrences
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import field_validator, model_validator
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 from strata_sae.pipeline.saes.base import SAE, SAESettings, check_k, k_at
 from strata_sae.pipeline.saes.encoding import Encoding, Workspace
 from strata_sae.pipeline.schedules import Schedule

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu
+from strata_sae.pipeline.kernels.machine import cpu
 from strata_sae.pipeline.kernels.selection import true_places
 
 

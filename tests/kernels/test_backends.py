@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import backends, cpu, cuda, reference
-from strata_sae.pipeline.kernels.backends import BACKENDS, backend_of, using
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.machine import backend as backends
+from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
+from strata_sae.pipeline.kernels.machine.backend import BACKENDS, backend_of, using
 from strata_sae.pipeline.kernels.tiles import Tiles
 
 B, E, M = 13, 40, 18
@@ -120,5 +121,5 @@ def test_codes_run_on_the_backend_of_their_device_or_on_the_one_that_is_asked_fo
 
 
 def test_reading_the_kernels_does_not_import_triton():
-    code = "import sys, strata_sae.pipeline.kernels.cuda; sys.exit('triton' in sys.modules)"
+    code = "import sys, strata_sae.pipeline.kernels.machine.cuda; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

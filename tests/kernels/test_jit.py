@@ -10,8 +10,8 @@ from pathlib import Path
 import numba
 import pytest
 
-from strata_sae.pipeline.kernels.compiled import cache, jit
-from strata_sae.pipeline.kernels.compiled.cache import CheckedCache, Entries
+from strata_sae.pipeline.kernels.machine.compiled import cache, jit
+from strata_sae.pipeline.kernels.machine.compiled.cache import CheckedCache, Entries
 from support.small_run import store_for_training
 
 ROOT = Path(__file__).parents[2]

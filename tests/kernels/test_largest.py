@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu, tiles
+from strata_sae.pipeline.kernels import tiles
+from strata_sae.pipeline.kernels.machine import cpu
 from strata_sae.pipeline.kernels.tiles import Tiles
 
 SIZES = [(1, 1), (7, 7), (11, 1), (100, 99), (803, 5), (1024, 64), (1541, 1), (1100, 130), (2051, 40)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu, cuda, reference
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
 from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
 
 B, E, M = 17, 30, 70

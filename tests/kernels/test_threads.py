@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu
-from strata_sae.pipeline.kernels.adam import AdamStep
-from strata_sae.pipeline.kernels.compiled import threads
-from strata_sae.pipeline.kernels.compiled.threads import over_rows
+from strata_sae.pipeline.kernels.machine import cpu
+from strata_sae.pipeline.kernels.machine.adam import AdamStep
+from strata_sae.pipeline.kernels.machine.compiled import threads
+from strata_sae.pipeline.kernels.machine.compiled.threads import over_rows
 
 fork = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 """Python warns of what is tested here."""

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import using
+from strata_sae.pipeline.kernels.machine.backend import using
 from strata_sae.pipeline.objective import TERMS, Objective, check_terms
 from strata_sae.pipeline.objective.term import Step
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights

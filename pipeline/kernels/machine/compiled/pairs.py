@@ -9,7 +9,7 @@ sorting unnecessary; row by row, the few vectors that all pairs of a row share s
 
 import numpy as np
 
-from strata_sae.pipeline.kernels.compiled.jit import compiled, compiled_any_order, compiled_fused
+from strata_sae.pipeline.kernels.machine.compiled.jit import compiled, compiled_any_order, compiled_fused
 
 
 @compiled

@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from strata_sae.pipeline.kernels.compiled.jit import compiled_any_order
+from strata_sae.pipeline.kernels.machine.compiled.jit import compiled_any_order
 
 
 @compiled_any_order

@@ -7,7 +7,7 @@ from typing import Any
 
 import numba
 
-from strata_sae.pipeline.kernels.compiled.cache import CheckedCache, folder
+from strata_sae.pipeline.kernels.machine.compiled.cache import CheckedCache, folder
 
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 """Of all loops together: one is compiled with those it calls inside, and each is kept under the version of all."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu, cuda, reference
-from strata_sae.pipeline.kernels.adam import AdamStep
+from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
+from strata_sae.pipeline.kernels.machine.adam import AdamStep
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.kernels.codes import SparseCodes

@@ -50,7 +50,7 @@ def pairs_together(codes: "SparseCodes", room_E: Tensor, least_E: Tensor, first:
 
 def pair_dots(W_EM: Tensor, codes: "SparseCodes", pairs: RowPairs) -> Tensor:
     """<W[i], W[j]> of every pair. Returns: [N]."""
-    from strata_sae.pipeline.kernels.backends import backend_of
+    from strata_sae.pipeline.kernels.machine.backend import backend_of
 
     i, j = _latents(codes, pairs)
     return backend_of(W_EM).sampled_dots(W_EM, W_EM, i, j, pairs.offsets)
@@ -58,7 +58,7 @@ def pair_dots(W_EM: Tensor, codes: "SparseCodes", pairs: RowPairs) -> Tensor:
 
 def add_pair_sums(W_EM: Tensor, codes: "SparseCodes", pairs: RowPairs, weights: Tensor, out_EM: Tensor) -> None:
     """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair."""
-    from strata_sae.pipeline.kernels.backends import backend_of
+    from strata_sae.pipeline.kernels.machine.backend import backend_of
 
     backend = backend_of(W_EM)
     i, j = _latents(codes, pairs)

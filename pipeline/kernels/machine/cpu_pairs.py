@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.compiled import pairs as loops
-from strata_sae.pipeline.kernels.compiled.threads import array, over_rows
+from strata_sae.pipeline.kernels.machine.compiled import pairs as loops
+from strata_sae.pipeline.kernels.machine.compiled.threads import array, over_rows
 from strata_sae.pipeline.kernels.pairs import RowPairs
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import reference
-from strata_sae.pipeline.kernels.adam import adam, row_products
-from strata_sae.pipeline.kernels.plain_pairs import add_pair_sums, pair_dots, pairs_together
-from strata_sae.pipeline.kernels.reference import kth_largest, pairs_above, round_rows, sort_by_index
+from strata_sae.pipeline.kernels.machine import reference
+from strata_sae.pipeline.kernels.machine.adam import adam, row_products
+from strata_sae.pipeline.kernels.machine.plain_pairs import add_pair_sums, pair_dots, pairs_together
+from strata_sae.pipeline.kernels.machine.reference import kth_largest, pairs_above, round_rows, sort_by_index
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.kernels.tiles import Tiles
@@ -39,7 +39,7 @@ def weighted_sums(
 ) -> Tensor:
     """For each stretch of pairs, the sum of weight * table[index]. Returns: [stretches, M], in `out`."""
     if _has_triton():
-        from strata_sae.pipeline.kernels.triton_ops import weighted_sums as by_triton
+        from strata_sae.pipeline.kernels.machine.triton import weighted_sums as by_triton
 
         sums = by_triton(indices_P, table, offsets, weights_P)
     else:
@@ -52,7 +52,7 @@ def weighted_sums(
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
     """<left_BM[row], W_EM[index]> of every pair. Returns: [P]."""
     if _has_triton():
-        from strata_sae.pipeline.kernels.triton_ops import sampled_dots as by_triton
+        from strata_sae.pipeline.kernels.machine.triton import sampled_dots as by_triton
 
         return by_triton(left_BM, W_EM, rows_P, indices_P)
     parts = zip(rows_P.split(PAIRS_PER_PART), indices_P.split(PAIRS_PER_PART), strict=True)

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import adam as plain
-from strata_sae.pipeline.kernels.adam import AdamStep
-from strata_sae.pipeline.kernels.compiled import adam as rowwise
-from strata_sae.pipeline.kernels.compiled import certified, gathers, largest
-from strata_sae.pipeline.kernels.compiled.threads import array, over_rows
-from strata_sae.pipeline.kernels.cpu_pairs import add_pair_sums, pair_dots, pairs_together
-from strata_sae.pipeline.kernels.reference import round_rows as plain_round_rows
+from strata_sae.pipeline.kernels.machine import adam as plain
+from strata_sae.pipeline.kernels.machine.adam import AdamStep
+from strata_sae.pipeline.kernels.machine.compiled import adam as rowwise
+from strata_sae.pipeline.kernels.machine.compiled import certified, gathers, largest
+from strata_sae.pipeline.kernels.machine.compiled.threads import array, over_rows
+from strata_sae.pipeline.kernels.machine.cpu_pairs import add_pair_sums, pair_dots, pairs_together
+from strata_sae.pipeline.kernels.machine.reference import round_rows as plain_round_rows
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.kernels.tiles import Tiles
@@ -163,7 +163,7 @@ def row_products(gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def adam(
     W: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: AdamStep, along_E: Tensor | None = None
 ) -> None:
-    """As `strata_sae.pipeline.kernels.adam.adam`, in one pass over a matrix."""
+    """As `strata_sae.pipeline.kernels.machine.adam.adam`, in one pass over a matrix."""
     if W.dim() != 2:
         return plain.adam(W, gradient, mean, square, step, along_E)
     along = W.new_zeros(W.shape[0]) if along_E is None else along_E.to(W.dtype)

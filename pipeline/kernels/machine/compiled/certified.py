@@ -4,8 +4,8 @@
 
 import numpy as np
 
-from strata_sae.pipeline.kernels.compiled.jit import compiled, compiled_any_order
-from strata_sae.pipeline.kernels.compiled.largest import (
+from strata_sae.pipeline.kernels.machine.compiled.jit import compiled, compiled_any_order
+from strata_sae.pipeline.kernels.machine.compiled.largest import (
     BLOCK,
     DEPTH,
     LANES,

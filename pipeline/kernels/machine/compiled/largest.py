@@ -9,7 +9,7 @@ columns say at full vector speed which groups hold something.
 
 import numpy as np
 
-from strata_sae.pipeline.kernels.compiled.jit import compiled
+from strata_sae.pipeline.kernels.machine.compiled.jit import compiled
 
 LANES, DEPTH = 64, 8
 """A group is DEPTH columns that are LANES apart; LANES groups make a block of neighbouring columns. Constants, because

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.adam import adam, row_products
-from strata_sae.pipeline.kernels.compiled.certified import ROUNDING
-from strata_sae.pipeline.kernels.plain_pairs import add_pair_sums, pair_dots, pairs_together
+from strata_sae.pipeline.kernels.machine.adam import adam, row_products
+from strata_sae.pipeline.kernels.machine.compiled.certified import ROUNDING
+from strata_sae.pipeline.kernels.machine.plain_pairs import add_pair_sums, pair_dots, pairs_together
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.kernels.tiles import Tiles
