@@ -13,9 +13,9 @@ It decides how sums are rounded, so an SAE's config records it and every selecti
 """
 
 
-def is_dense(n_pairs: int, n_entries: int, break_even_density: float) -> bool:
-    """Whether so many pairs of so many entries are better held as a full matrix."""
-    return n_pairs > break_even_density * n_entries
+def is_dense(n_active: int, n_all: int, break_even_density: float) -> bool:
+    """Whether so many active entries of so many are better held as a full matrix."""
+    return n_active > break_even_density * n_all
 
 
 def row_topk(pre_BE: Tensor, k: int, break_even_density: float) -> Codes:
@@ -34,8 +34,8 @@ def row_topk(pre_BE: Tensor, k: int, break_even_density: float) -> Codes:
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, n_latents)
 
 
-def batch_topk(pre_BE: Tensor, n_pairs: int, break_even_density: float, guess: float = 0.0) -> tuple[Codes, float]:
-    """The n_pairs largest positive values of the whole batch (all of them where fewer are positive).
+def batch_topk(pre_BE: Tensor, n_entries: int, break_even_density: float, guess: float = 0.0) -> tuple[Codes, float]:
+    """The n_entries largest positive values of the whole batch (all of them where fewer are positive).
 
     `guess` only saves time: values at or below it are looked at again when too few lie above it. Of equal values at
     the cut, the first in row order stay, so the result does not depend on the guess.
@@ -44,23 +44,23 @@ def batch_topk(pre_BE: Tensor, n_pairs: int, break_even_density: float, guess: f
     """
     flat = pre_BE.reshape(-1)
     candidates_P = true_places(flat > max(guess, 0.0))
-    if candidates_P.numel() < n_pairs and guess > 0:
+    if candidates_P.numel() < n_entries and guess > 0:
         candidates_P = true_places(flat > 0)
-    kept_P, cut = largest_pairs(flat[candidates_P], n_pairs)
+    kept_P, cut = largest_entries(flat[candidates_P], n_entries)
     codes = from_flat(candidates_P[kept_P], pre_BE)
     return (
         DenseCodes(codes.to_dense()) if is_dense(kept_P.numel(), pre_BE.numel(), break_even_density) else codes
     ), cut
 
 
-def largest_pairs(values_P: Tensor, n_pairs: int) -> tuple[Tensor, float]:
-    """Rising places of the n_pairs largest values, of equal ones the first; and the smallest of them (0.0: no cut)."""
-    if values_P.numel() <= n_pairs:
+def largest_entries(values_P: Tensor, n_entries: int) -> tuple[Tensor, float]:
+    """Rising places of the largest values, of equal ones the first; and the smallest of them (0.0: nothing is cut)."""
+    if values_P.numel() <= n_entries:
         return torch.arange(values_P.numel(), device=values_P.device), 0.0
-    smallest = backend_of(values_P).kth_largest(values_P, n_pairs)
+    smallest = backend_of(values_P).kth_largest(values_P, n_entries)
     kept_P = values_P > smallest
     ties_P = (values_P == smallest).nonzero().squeeze(1)
-    kept_P[ties_P[: n_pairs - int(kept_P.sum())]] = True
+    kept_P[ties_P[: n_entries - int(kept_P.sum())]] = True
     return kept_P.nonzero().squeeze(1), smallest
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import SparseCodes
 from strata_sae.pipeline.kernels.machine.backend import backend_of
-from strata_sae.pipeline.kernels.machine.plain_pairs import occurrences
-from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
+from strata_sae.pipeline.kernels.pairs import RowPairs, occurrences, pairs_together, partner_offsets
 
 PAIRS_PER_CHUNK = 2**24
 """Co-active pairs, each as often as it occurs, looked at together (count); bounds the memory."""
@@ -104,7 +103,7 @@ def competing(
     n_rows_P = n_rows_E.to(_counted_in(codes))[codes.indices_P]
     room_E = partner_offsets(codes)
     for first, stop in _chunks(room_E):
-        pairs = backend_of(codes.values_P).pairs_together(codes, room_E, least_E, first, stop)
+        pairs = pairs_together(codes, room_E, least_E, first, stop)
         n_first = n_rows_P.repeat_interleave(pairs.offsets.diff(), output_size=pairs.partners.numel())
         n_second = n_rows_P.index_select(0, pairs.partners)
         counts = CoActive(pairs.n_both.to(n_first.dtype), n_first, n_second, codes.batch_size, density)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import SparseCodes
-from strata_sae.pipeline.kernels.machine.backend import backend_of
 from strata_sae.pipeline.kernels.pairs import RowPairs
 from strata_sae.pipeline.objective.competition import Occurrences
 
@@ -30,14 +29,12 @@ class Penalised(NamedTuple):
     """Of the absolute similarities of the pairs that compete."""
 
 
-def of_decoder(
-    W_EM: Tensor, codes: SparseCodes, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor
-) -> Penalised:
+def of_decoder(W_EM: Tensor, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor) -> Penalised:
     """Of the inner products of decoder rows; adds weight times the gradient of the loss to gradient_EM."""
     value, slope = PENALTIES[penalty]
     c = c.to(W_EM.dtype)
-    dots = backend_of(W_EM).pair_dots(W_EM, codes, pairs)
-    backend_of(W_EM).add_pair_sums(W_EM, codes, pairs, slope(dots).mul_(c).mul_(weight), gradient_EM)
+    dots = pairs.dots(W_EM)
+    pairs.add_sums(W_EM, slope(dots).mul_(c).mul_(weight), gradient_EM)
     return Penalised(_sum(value(dots).mul_(c)), _sum(dots.abs_().mul_(c > 0)))
 
 

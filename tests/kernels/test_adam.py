@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.machine import cpu, reference
-from strata_sae.pipeline.kernels.machine.adam import AdamStep
+from strata_sae.pipeline.kernels.machine.reference import AdamStep
 
 E, M = 300, 18
 

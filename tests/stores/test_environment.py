@@ -37,7 +37,7 @@ DIRECT = {
     ("pipeline/commands/app.py", "all of it"): "handed to why_not_here, which reads the numbers of threads",
     ("pipeline/language_model/tensors.py", "name"): "a switch of transformers, set for the length of one call",
     ("pipeline/paths.py", "DATA_ROOT"): "a path, read by as_path",
-    ("pipeline/kernels/machine/compiled/cache.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",
+    ("pipeline/kernels/machine/compiled/loops.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",
 }
 """Places that need not go through the reader, and why."""
 NAMES_READ = {

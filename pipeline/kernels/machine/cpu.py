@@ -1,65 +1,63 @@
-"""The operations on a CPU, as compiled loops; every sum runs in a fixed order."""
-
-from typing import TYPE_CHECKING
+"""The operations on a CPU, as compiled loops; every sum runs in a fixed order, so equal inputs give equal bits."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.machine import adam as plain
-from strata_sae.pipeline.kernels.machine.adam import AdamStep
-from strata_sae.pipeline.kernels.machine.compiled import adam as rowwise
-from strata_sae.pipeline.kernels.machine.compiled import certified, gathers, largest
-from strata_sae.pipeline.kernels.machine.compiled.threads import array, over_rows
-from strata_sae.pipeline.kernels.machine.cpu_pairs import add_pair_sums, pair_dots, pairs_together
-from strata_sae.pipeline.kernels.machine.reference import round_rows as plain_round_rows
+from strata_sae.pipeline.kernels.machine import reference
+from strata_sae.pipeline.kernels.machine.compiled import certified, largest, rows
+from strata_sae.pipeline.kernels.machine.compiled.loops import array, over_rows
+from strata_sae.pipeline.kernels.machine.reference import AdamStep
 
-if TYPE_CHECKING:
-    from strata_sae.pipeline.kernels.tiles import Tiles
-
-__all__ = ["add_pair_sums", "pair_dots", "pairs_together"]
-
+# How much a thread takes at a time: enough that a call, about 10 us, is nothing beside it, and so little that no thread
+# waits long for the last one. No result depends on these counts.
 ROWS_AT_ONCE = 64
-"""Rows a thread takes at a time where it looks at thousands of columns of each (count)."""
+"""Rows, where thousands of columns of each are looked at (count)."""
 MATRIX_ROWS_AT_ONCE = 128
-"""Rows of a weight matrix it takes at a time (count)."""
+"""Rows of a weight matrix (count)."""
 GATHERED_AT_ONCE = 1024
-"""Rows it gathers and sums up at a time, about (count)."""
-PAIRS_AT_ONCE = 4096
-"""Pairs whose inner products it takes at a time (count)."""
+"""Rows that are gathered and summed, about (count)."""
+ENTRIES_AT_ONCE = 4096
+"""Entries whose inner products are taken (count)."""
+LATENTS_AT_ONCE = 64
+"""Latents whose pairs are counted (count)."""
+PLACES_AT_ONCE = 1024
+"""Places whose pairs are used (count)."""
+COLUMNS_IN_STEP = 32
+"""A thread's columns are a multiple of this: two vectors of the widest kind in float32 (count)."""
 
 
 def weighted_sums(
     indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """For each stretch of pairs, the sum of weight * table[index], in one pass. Returns: [stretches, M], in `out`."""
+    """For each stretch of entries, the sum of weight * table[index], in one pass. Returns: [stretches, M], in `out`."""
     n_stretches = offsets.numel() - 1
     sums = table.new_empty(n_stretches, table.shape[1]) if out is None else out
     arrays = (array(tensor) for tensor in (indices_P, table, offsets, weights_P))
     at_once = max(1, n_stretches * GATHERED_AT_ONCE // max(indices_P.numel(), 1))
-    over_rows(gathers.weighted_sums, n_stretches, at_once, *arrays, sums.numpy())
+    over_rows(rows.weighted_sums, n_stretches, at_once, *arrays, sums.numpy())
     return sums
 
 
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
-    """<left_BM[row], W_EM[index]> of every pair. Returns: [P]."""
+    """<left_BM[row], W_EM[index]> of every entry. Returns: [P]."""
     dots_P = left_BM.new_empty(indices_P.numel())
     arrays = (array(tensor) for tensor in (left_BM, W_EM, rows_P, indices_P))
-    over_rows(gathers.sampled_dots, indices_P.numel(), PAIRS_AT_ONCE, *arrays, dots_P.numpy())
+    over_rows(rows.sampled_dots, indices_P.numel(), ENTRIES_AT_ONCE, *arrays, dots_P.numpy())
     return dots_P
 
 
 def index_sums(values_P: Tensor, indices_P: Tensor, n: int) -> Tensor:
     """The sum of the values at each index, in float64 and in order. Returns: [n]."""
     sums = np.zeros(n)
-    gathers.index_sums(array(values_P), array(indices_P), sums)
+    rows.index_sums(array(values_P), array(indices_P), sums)
     return torch.from_numpy(sums).to(values_P.dtype)
 
 
 def sort_by_index(indices_P: Tensor, rows_P: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The order that sorts pairs by index, equal ones as they come; their rows; where each index begins: [n + 1]."""
-    order, rows, starts = gathers.sort_by_index(array(indices_P), array(rows_P), n)
-    return torch.from_numpy(order), torch.from_numpy(rows), torch.from_numpy(starts)
+    """The order that sorts entries by index, equal ones as they come; their rows; where each index begins: [n + 1]."""
+    order_P, sorted_rows_P, starts = rows.sort_by_index(array(indices_P), array(rows_P), n)
+    return torch.from_numpy(order_P), torch.from_numpy(sorted_rows_P), torch.from_numpy(starts)
 
 
 def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -69,12 +67,15 @@ def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found.result()
 
 
-def row_topk_of_product(tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
-    """As `row_topk` of x0 W^T + b. Tiles of latents, not of rows: W, the largest matrix, is then read once."""
+def row_topk_of_product(x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `row_topk` of x0 W^T + b, in the buffer [rows, E].
+
+    Tiles of latents, not of rows: W, the largest matrix, is then read once.
+    """
     parts = []
-    for rows in tiles.row_blocks():
-        found = RowTopK(rows.shape[0], k, like=rows)
-        for first, product, bias in tiles.latent_tiles(rows):
+    for block_BM in reference.row_blocks(x0_BM, buffer):
+        found = RowTopK(block_BM.shape[0], k, like=block_BM)
+        for first, product, bias in reference.latent_tiles(block_BM, x0_BM, W_EM, b_E, buffer):
             found.take(product, bias, first)
         parts.append(found.result())
     values, latents = zip(*parts, strict=True)
@@ -111,16 +112,16 @@ def kth_largest(values_P: Tensor, k: int) -> float:
     return float(largest.kth_value(array(values_P), k))
 
 
-def pairs_above(tile: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Where tile + bias is above the threshold: values, rows and columns of such pairs, in no order."""
+def entries_above(tile: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Where tile + bias is above the threshold: values, rows and columns, in no order."""
     tile_array = array(tile)
     limit = tile_array.dtype.type(threshold)
-    parts = over_rows(largest.pairs_above, tile.shape[0], ROWS_AT_ONCE, tile_array, array(bias), limit)
+    parts = over_rows(largest.entries_above, tile.shape[0], ROWS_AT_ONCE, tile_array, array(bias), limit)
     if not parts:
         none = torch.empty(0, dtype=torch.int64)
         return tile.new_empty(0), none, none
-    values, rows, columns = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
-    return values, rows, columns
+    values_P, rows_P, columns_P = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    return values_P, rows_P, columns_P
 
 
 def round_rows(matrix: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +130,7 @@ def round_rows(matrix: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
     Returns: each row's norm when rounded, and the norm of what rounding took from it, [rows] each.
     """
     if matrix.dtype != torch.float32:
-        return plain_round_rows(matrix, rounded)
+        return reference.round_rows(matrix, rounded)
     norms = matrix.new_empty(2, matrix.shape[0])
     bits, out = array(matrix).view(np.uint32), rounded.view(torch.uint16).numpy()
     over_rows(certified.round_rows, matrix.shape[0], MATRIX_ROWS_AT_ONCE, bits, out, norms.numpy())
@@ -153,25 +154,81 @@ def certified_topk(
     return values, latents, certain
 
 
+def pairs_together(
+    latents_P: Tensor,
+    rows_P: Tensor,
+    offsets: Tensor,
+    by_latent: tuple[Tensor, Tensor, Tensor],
+    room_E: Tensor,
+    least_E: Tensor,
+    first: int,
+    stop: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the reference's: offsets, partners and counts of RowPairs (kernels/pairs.py)."""
+    order_P, _, starts = by_latent
+    n_places, n_most = latents_P.numel(), int(room_E[stop] - room_E[first])
+    inputs = (latents_P.int(), offsets[rows_P + 1], order_P, starts, least_E, room_E)
+    partners, n_both = torch.empty(2, n_most, dtype=torch.int32)  # what is not written takes no memory
+    begins_P, counts_P = order_P.new_zeros(2, n_places)
+    outputs = (partners, n_both, begins_P, counts_P)
+    over_rows(rows.count_pairs, stop - first, LATENTS_AT_ONCE, first, *(array(t) for t in (*inputs, *outputs)))
+    pair_offsets = torch.nn.functional.pad(counts_P.cumsum(0), (1, 0))
+    sorted_partners, sorted_n_both = torch.empty(2, int(pair_offsets[-1]), dtype=torch.int32)
+    arrays = (begins_P, pair_offsets, partners, n_both, sorted_partners, sorted_n_both)
+    over_rows(rows.gather_pairs, n_places, PLACES_AT_ONCE, *(array(t) for t in arrays))
+    return pair_offsets, sorted_partners, sorted_n_both
+
+
+def pair_dots(W_EM: Tensor, latents_P: Tensor, pair_offsets: Tensor, partners: Tensor) -> Tensor:
+    """<W[i], W[j]> of every pair of latents. Returns: [pairs]."""
+    dots = W_EM.new_empty(partners.numel())
+    arrays = (latents_P.int(), pair_offsets, partners, W_EM, dots)
+    over_rows(rows.pair_dots, latents_P.numel(), PLACES_AT_ONCE, *(array(t) for t in arrays))
+    return dots
+
+
+def add_pair_sums(
+    W_EM: Tensor,
+    latents_P: Tensor,
+    offsets: Tensor,
+    pair_offsets: Tensor,
+    partners: Tensor,
+    weights: Tensor,
+    out_EM: Tensor,
+) -> None:
+    """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair; each thread has columns of its own."""
+    latents, n_pairs = latents_P.int(), weights.numel()
+    starts = torch.zeros_like(pair_offsets)
+    both_partners, both_weights = latents.new_empty(2 * n_pairs), weights.new_empty(2 * n_pairs)
+    inputs = (offsets, latents, pair_offsets, partners, weights)
+    lists = (starts, both_partners, both_weights)
+    over_rows(rows.both_ways, offsets.numel() - 1, ROWS_AT_ONCE, *(array(t) for t in (*inputs, *lists)))
+    n_columns = W_EM.shape[1]
+    n_steps = -(-n_columns // COLUMNS_IN_STEP)
+    width = COLUMNS_IN_STEP * -(-n_steps // torch.get_num_threads())
+    arrays = (latents, *lists, W_EM, out_EM)
+    over_rows(rows.add_pair_sums, -(-n_columns // width), 1, width, *(array(t) for t in arrays))
+
+
 def row_products(gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row: <gradient, gradient>, <gradient, W> and <W, W>. Returns: [E] each."""
     products = W.new_empty(3, W.shape[0])
-    over_rows(rowwise.row_products, W.shape[0], MATRIX_ROWS_AT_ONCE, array(gradient), array(W), products.numpy())
+    over_rows(rows.row_products, W.shape[0], MATRIX_ROWS_AT_ONCE, array(gradient), array(W), products.numpy())
     return products[0], products[1], products[2]
 
 
 def adam(
     W: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: AdamStep, along_E: Tensor | None = None
 ) -> None:
-    """As `strata_sae.pipeline.kernels.machine.adam.adam`, in one pass over a matrix."""
+    """As the reference's, in one pass over a matrix."""
     if W.dim() != 2:
-        return plain.adam(W, gradient, mean, square, step, along_E)
+        return reference.adam(W, gradient, mean, square, step, along_E)
     along = W.new_zeros(W.shape[0]) if along_E is None else along_E.to(W.dtype)
     size, root = step.rate / (1 - step.beta1**step.number), (1 - step.beta2**step.number) ** 0.5
     betas = step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2
     numbers = (step.coefficient, *betas, size, root, step.epsilon)
     arrays = (tensor.numpy() for tensor in (W, gradient, mean, square, along))
     over_rows(
-        rowwise.update_rows, W.shape[0], MATRIX_ROWS_AT_ONCE,
+        rows.update_rows, W.shape[0], MATRIX_ROWS_AT_ONCE,
         *arrays, along_E is not None, *(along.numpy().dtype.type(number) for number in numbers),
     )  # fmt: skip

@@ -5,39 +5,29 @@ No atomics: a sum runs over its stretch in order, so equal inputs give equal bit
 
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.machine import reference
-from strata_sae.pipeline.kernels.machine.adam import adam, row_products
-from strata_sae.pipeline.kernels.machine.plain_pairs import add_pair_sums, pair_dots, pairs_together
-from strata_sae.pipeline.kernels.machine.reference import kth_largest, pairs_above, round_rows, sort_by_index
 
-if TYPE_CHECKING:
-    from strata_sae.pipeline.kernels.tiles import Tiles
+# PyTorch's own operations run on a GPU as they are.
+adam = reference.adam
+entries_above = reference.entries_above
+kth_largest = reference.kth_largest
+pairs_together = reference.pairs_together
+round_rows = reference.round_rows
+row_products = reference.row_products
+sort_by_index = reference.sort_by_index
 
-__all__ = [
-    "adam",
-    "add_pair_sums",
-    "kth_largest",
-    "pair_dots",
-    "pairs_above",
-    "pairs_together",
-    "round_rows",
-    "row_products",
-    "sort_by_index",
-]
-
-PAIRS_PER_PART = 2**18
-"""Pairs whose two vectors are held at once without Triton (count); bounds the memory."""
+ENTRIES_PER_PART = 2**18
+"""Entries whose two vectors are held at once without Triton (count); bounds the memory."""
 
 
 def weighted_sums(
     indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """For each stretch of pairs, the sum of weight * table[index]. Returns: [stretches, M], in `out`."""
+    """For each stretch of entries, the sum of weight * table[index]. Returns: [stretches, M], in `out`."""
     if _has_triton():
         from strata_sae.pipeline.kernels.machine.triton import weighted_sums as by_triton
 
@@ -50,12 +40,12 @@ def weighted_sums(
 
 
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
-    """<left_BM[row], W_EM[index]> of every pair. Returns: [P]."""
+    """<left_BM[row], W_EM[index]> of every entry. Returns: [P]."""
     if _has_triton():
         from strata_sae.pipeline.kernels.machine.triton import sampled_dots as by_triton
 
         return by_triton(left_BM, W_EM, rows_P, indices_P)
-    parts = zip(rows_P.split(PAIRS_PER_PART), indices_P.split(PAIRS_PER_PART), strict=True)
+    parts = zip(rows_P.split(ENTRIES_PER_PART), indices_P.split(ENTRIES_PER_PART), strict=True)
     return torch.cat([torch.linalg.vecdot(left_BM[rows], W_EM[indices]) for rows, indices in parts])
 
 
@@ -72,9 +62,9 @@ def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values_BK, latents_BK
 
 
-def row_topk_of_product(tiles: "Tiles", k: int) -> tuple[Tensor, Tensor]:
+def row_topk_of_product(x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As the reference's, with this backend's top-k."""
-    return reference.row_topk_of_product(tiles, k, topk=row_topk)
+    return reference.row_topk_of_product(x0_BM, W_EM, b_E, buffer, k, topk=row_topk)
 
 
 def certified_topk(
@@ -82,6 +72,24 @@ def certified_topk(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As the reference's, with this backend's products and top-k."""
     return reference.certified_topk(pre_BE, slack_B, x0_BM, W_EM, b_E, k, most, dots=sampled_dots, topk=row_topk)
+
+
+def pair_dots(W_EM: Tensor, latents_P: Tensor, pair_offsets: Tensor, partners: Tensor) -> Tensor:
+    """As the reference's, with this backend's products."""
+    return reference.pair_dots(W_EM, latents_P, pair_offsets, partners, dots=sampled_dots)
+
+
+def add_pair_sums(
+    W_EM: Tensor,
+    latents_P: Tensor,
+    offsets: Tensor,
+    pair_offsets: Tensor,
+    partners: Tensor,
+    weights: Tensor,
+    out_EM: Tensor,
+) -> None:
+    """As the reference's, with this backend's sums."""
+    reference.add_pair_sums(W_EM, latents_P, offsets, pair_offsets, partners, weights, out_EM, sums=weighted_sums)
 
 
 @cache

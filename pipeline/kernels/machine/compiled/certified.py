@@ -4,7 +4,6 @@
 
 import numpy as np
 
-from strata_sae.pipeline.kernels.machine.compiled.jit import compiled, compiled_any_order
 from strata_sae.pipeline.kernels.machine.compiled.largest import (
     BLOCK,
     DEPTH,
@@ -16,6 +15,7 @@ from strata_sae.pipeline.kernels.machine.compiled.largest import (
     keep_from,
     keep_k,
 )
+from strata_sae.pipeline.kernels.machine.compiled.loops import compiled, compiled_any_order
 
 ROUNDING = 2.0**-8
 """Largest relative error of rounding to bfloat16."""

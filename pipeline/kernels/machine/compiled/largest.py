@@ -9,7 +9,7 @@ columns say at full vector speed which groups hold something.
 
 import numpy as np
 
-from strata_sae.pipeline.kernels.machine.compiled.jit import compiled
+from strata_sae.pipeline.kernels.machine.compiled.loops import compiled
 
 LANES, DEPTH = 64, 8
 """A group is DEPTH columns that are LANES apart; LANES groups make a block of neighbouring columns. Constants, because
@@ -195,7 +195,7 @@ def take_out(start, stop, k, values, columns, counts, out_values, out_columns):
 
 
 @compiled
-def pairs_above(start, stop, tile, bias, threshold):
+def entries_above(start, stop, tile, bias, threshold):
     """Where tile + bias is above the threshold, in rows start to stop - 1. Returns: values, rows, columns."""
     n_columns = tile.shape[1]
     n_groups = n_columns // BLOCK * LANES
