@@ -76,11 +76,19 @@ class SparseCodes:
         """The same pairs with other values."""
         return SparseCodes(values, self.indices_P, self.offsets, self.n_latents)
 
-    def fired(self) -> Tensor:
-        """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
-        return self.fired_counts() > 0
+    def spread_latents(self, values_E: Tensor) -> Tensor:
+        """A number of each latent, in the place of each entry. Returns: [P]."""
+        return values_E[self.indices_P]
 
-    def fired_counts(self) -> Tensor:
+    def spread_rows(self, values_B: Tensor) -> Tensor:
+        """A number of each row, in the place of each entry. Returns: [P]."""
+        return values_B[self.rows_P]
+
+    def active_E(self) -> Tensor:
+        """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
+        return self.active_rows_E() > 0
+
+    def active_rows_E(self) -> Tensor:
         """Rows in which each latent is not 0. Returns: int64 [E]."""
         return torch.bincount(self.indices_P[self.values_P != 0], minlength=self.n_latents)
 
@@ -145,11 +153,19 @@ class DenseCodes:
         """Codes of the same shape with other values."""
         return DenseCodes(values)
 
-    def fired(self) -> Tensor:
+    def spread_latents(self, values_E: Tensor) -> Tensor:
+        """A number of each latent, which broadcasts over the rows. Returns: [E]."""
+        return values_E
+
+    def spread_rows(self, values_B: Tensor) -> Tensor:
+        """A number of each row, which broadcasts over the latents. Returns: [B, 1]."""
+        return values_B[:, None]
+
+    def active_E(self) -> Tensor:
         """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
         return (self.values_BE != 0).any(0)
 
-    def fired_counts(self) -> Tensor:
+    def active_rows_E(self) -> Tensor:
         """Rows in which each latent is not 0. Returns: int64 [E]."""
         return (self.values_BE != 0).sum(0)
 

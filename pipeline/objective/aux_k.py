@@ -24,7 +24,7 @@ class AuxK(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the AuxK term."""
+        """Settings of the AuxK term."""
 
         term: Literal["aux_k"] = "aux_k"
         """Name in TERMS."""

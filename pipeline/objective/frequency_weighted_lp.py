@@ -22,7 +22,7 @@ class FrequencyWeightedLp(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the frequency-weighted Lp term."""
+        """Settings of the frequency-weighted Lp term."""
 
         term: Literal["frequency_weighted_lp"] = "frequency_weighted_lp"
         """Name in TERMS."""
@@ -74,11 +74,11 @@ class FrequencyWeightedLp(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty, and its derivative by every code that is on."""
-        knobs = self.settings
-        p = value_at(knobs.p, step.fraction_done)
-        weight = value_at(knobs.weight, step.fraction_done)
+        settings = self.settings
+        p = value_at(settings.p, step.fraction_done)
+        weight = value_at(settings.weight, step.fraction_done)
         lambda_E = self._lambdas(weight, self._advance(step))
-        total, derivative = weighted_lp_p(step.codes, step.encoding.penalised, p, knobs.epsilon, lambda_E)
+        total, derivative = weighted_lp_p(step.codes, step.encoding.penalised, p, settings.epsilon, lambda_E)
         step.add_penalty_gradient(derivative / step.target_BM.shape[0])
         step.monitors["frequency_weighted_lp/p"] = p
         for name, number in (("min", lambda_E.amin()), ("mean", lambda_E.mean()), ("max", lambda_E.amax())):
@@ -98,7 +98,7 @@ class FrequencyWeightedLp(Term):
 
     def _advance(self, step: Step) -> Tensor:
         """Count this batch. Returns: the running frequencies, [E]."""
-        share_E = step.codes.fired_counts().to(step.target_BM.dtype) / step.target_BM.shape[0]
+        share_E = step.codes.active_rows_E().to(step.target_BM.dtype) / step.target_BM.shape[0]
         if self._frequencies_E is None:
             self._frequencies_E = torch.full_like(share_E, 0.01)
         self._frequencies_E = self._frequencies_E.to(share_E.device)
@@ -107,13 +107,13 @@ class FrequencyWeightedLp(Term):
         return self._frequencies_E
 
     def _lambdas(self, weight: float, frequencies_E: Tensor) -> Tensor:
-        knobs = self.settings
-        if self._n_steps < knobs.warmup_steps:
+        settings = self.settings
+        if self._n_steps < settings.warmup_steps:
             return torch.full_like(frequencies_E, weight)
-        w_E = (frequencies_E + knobs.frequency_epsilon).pow(-knobs.alpha)
-        if knobs.normalise:
+        w_E = (frequencies_E + settings.frequency_epsilon).pow(-settings.alpha)
+        if settings.normalise:
             w_E = w_E / w_E.mean()
-        if knobs.clip == "off":
+        if settings.clip == "off":
             return weight * w_E
-        unit = weight if knobs.clip == "relative" else 1.0
-        return (weight * w_E).clamp(unit * knobs.clip_min, unit * knobs.clip_max)
+        unit = weight if settings.clip == "relative" else 1.0
+        return (weight * w_E).clamp(unit * settings.clip_min, unit * settings.clip_max)

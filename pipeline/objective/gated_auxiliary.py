@@ -17,7 +17,7 @@ class GatedAuxiliary(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the gated auxiliary term."""
+        """Settings of the gated auxiliary term."""
 
         term: Literal["gated_auxiliary"] = "gated_auxiliary"
         """Name in TERMS."""

@@ -19,7 +19,7 @@ class GhostGradients(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the ghost gradients term."""
+        """Settings of the ghost gradients term."""
 
         term: Literal["ghost_gradients"] = "ghost_gradients"
         """Name in TERMS."""

@@ -22,7 +22,7 @@ class HierarchicalTopK(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the hierarchical TopK term."""
+        """Settings of the hierarchical TopK term."""
 
         term: Literal["hierarchical_topk"] = "hierarchical_topk"
         """Name in TERMS."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
-from strata_sae.pipeline.saes.base import SAESettings, per_pair
+from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.saes.jump_relu import JumpReLU
 from strata_sae.pipeline.schedules import value_at
 
@@ -21,7 +21,7 @@ class L0(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the L0 term."""
+        """Settings of the L0 term."""
 
         term: Literal["l0"] = "l0"
         """Name in TERMS."""
@@ -85,7 +85,7 @@ class L0(Term):
         """The soft count; it moves codes and decoder norms."""
         codes, values, W_dec, scale = step.codes, step.encoding.penalised, step.sae.W_dec, self.settings.scale
         norm_E = torch.linalg.vector_norm(W_dec, dim=1)
-        norm = per_pair(codes, norm_E)
+        norm = codes.spread_latents(norm_E)
         counted = torch.tanh(scale * values * norm)
         slope = (1 - counted.square()) * (scale * weight)
         step.add_penalty_gradient(slope * norm)

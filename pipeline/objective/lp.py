@@ -9,7 +9,7 @@ from torch import Tensor
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.objective.fits import needs_codes_from_zero
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
-from strata_sae.pipeline.saes.base import SAESettings, per_pair, row_of_pair
+from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.schedules import Schedule, Value, value_at
 
 Form = Literal["lp_p", "lp"]
@@ -22,7 +22,7 @@ class Lp(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the Lp term."""
+        """Settings of the Lp term."""
 
         term: Literal["lp"] = "lp"
         """Name in TERMS."""
@@ -67,7 +67,7 @@ def lp(codes: Codes, values: Tensor, p: float, epsilon: float, form: Form) -> tu
     off = epsilon**p
     above_off = codes.with_values((values + epsilon).pow(p) - off)
     sums_B = above_off.decode(values.new_ones(codes.n_latents, 1)).squeeze(1) + off * codes.n_latents
-    derivative = row_of_pair(codes, sums_B.pow(1 / p - 1)) * (values + epsilon).pow(p - 1)
+    derivative = codes.spread_rows(sums_B.pow(1 / p - 1)) * (values + epsilon).pow(p - 1)
     return sums_B.pow(1 / p).sum(), torch.where(values > 0, derivative, 0.0)
 
 
@@ -80,7 +80,7 @@ def weighted_lp_p(
     derivative = torch.where(values > 0, (values + epsilon).pow(p - 1) * p, 0.0)
     if weights_E is None:
         return above_off.sum() + off * codes.n_latents * codes.batch_size, derivative
-    weights = per_pair(codes, weights_E)
+    weights = codes.spread_latents(weights_E)
     return (above_off * weights).sum() + off * codes.batch_size * weights_E.sum(), derivative * weights
 
 

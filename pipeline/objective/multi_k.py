@@ -20,7 +20,7 @@ class MultiK(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the multi-k term."""
+        """Settings of the multi-k term."""
 
         term: Literal["multi_k"] = "multi_k"
         """Name in TERMS."""

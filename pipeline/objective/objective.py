@@ -10,8 +10,7 @@ from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.objective.registry import TERMS
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class OrtSAE(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the OrtSAE term."""
+        """Settings of the OrtSAE term."""
 
         term: Literal["ort_sae"] = "ort_sae"
         """Name in TERMS."""

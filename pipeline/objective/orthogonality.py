@@ -11,8 +11,7 @@ from strata_sae.pipeline.objective.competition import active_sorted, between, co
 from strata_sae.pipeline.objective.pair_penalty import of_activations, of_decoder
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.base import SAESettings
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import SAESettings, Workspace
 from strata_sae.pipeline.schedules import Value, value_at
 
 Form: TypeAlias = tuple[str, str, float, float]
@@ -30,7 +29,7 @@ class Orthogonality(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the orthogonality term."""
+        """Settings of the orthogonality term."""
 
         term: Literal["orthogonality"] = "orthogonality"
         """Name in TERMS."""
@@ -102,19 +101,19 @@ class Orthogonality(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty; its gradient moves W_dec only, or with `on: activations` the encoder only."""
-        knobs = self.settings
-        weight = value_at(knobs.weight, step.fraction_done)
+        settings = self.settings
+        weight = value_at(settings.weight, step.fraction_done)
         threshold = self._advance_threshold(step.fraction_done)
         self._n_steps += 1
-        if weight == 0 or self._n_steps % knobs.every_steps:
+        if weight == 0 or self._n_steps % settings.every_steps:
             return step.target_BM.new_zeros(())
-        if knobs.reduction == "mean":
+        if settings.reduction == "mean":
             weight /= step.sae.d_sae**2
-        form = (knobs.normalisation, knobs.shape, threshold, knobs.temperature)
+        form = (settings.normalisation, settings.shape, threshold, settings.temperature)
         codes, places_P = active_sorted(step.codes.to_sparse())
         step.monitors["orthogonality/threshold"] = threshold
         self._watch(step, codes, form)
-        on_decoder = knobs.on == "decoder"
+        on_decoder = settings.on == "decoder"
         found = (self._on_decoder if on_decoder else self._on_activations)(step, codes, places_P, form, weight)
         loss, absolute, n_pairs = found
         step.monitors["orthogonality/competing_pairs"] = float(n_pairs)

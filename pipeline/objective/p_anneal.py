@@ -22,7 +22,7 @@ class PAnneal(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the p-annealing term."""
+        """Settings of the p-annealing term."""
 
         term: Literal["p_anneal"] = "p_anneal"
         """Name in TERMS."""
@@ -75,18 +75,18 @@ class PAnneal(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty at the present p; afterwards p and scale move on, if an update is due."""
-        knobs = self.settings
+        settings = self.settings
         p, next_p = self._p(self._updates), self._p(self._updates + 1)
-        weight = value_at(knobs.weight, step.fraction_done) * self._scale / step.target_BM.shape[0]
-        total, derivative = lp(step.codes, step.encoding.penalised, p, knobs.epsilon, knobs.form)
+        weight = value_at(settings.weight, step.fraction_done) * self._scale / step.target_BM.shape[0]
+        total, derivative = lp(step.codes, step.encoding.penalised, p, settings.epsilon, settings.form)
         step.add_penalty_gradient(derivative * weight)
         step.monitors["p_anneal/p"] = p
         step.monitors["p_anneal/scale"] = self._scale
         if self._updates > 0:
-            after, _ = lp(step.codes, step.encoding.penalised, next_p, knobs.epsilon, knobs.form)
+            after, _ = lp(step.codes, step.encoding.penalised, next_p, settings.epsilon, settings.form)
             pair = torch.stack([total, after]).double()[None]
             before = pair[:0] if self._queue is None else self._queue.to(pair.device)
-            self._queue = torch.cat([before, pair])[-knobs.queue_steps :]
+            self._queue = torch.cat([before, pair])[-settings.queue_steps :]
         if self._is_due(step.fraction_done):
             self._rescale()
             self._updates += 1
@@ -112,9 +112,9 @@ class PAnneal(Term):
 
     def _p(self, updates: int) -> float:
         """The exponent after that many updates."""
-        knobs = self.settings
-        place = min(max(updates - 1, 0), knobs.n_updates - 1) / (knobs.n_updates - 1)
-        return knobs.p_start + (knobs.p_end - knobs.p_start) * place
+        settings = self.settings
+        place = min(max(updates - 1, 0), settings.n_updates - 1) / (settings.n_updates - 1)
+        return settings.p_start + (settings.p_end - settings.p_start) * place
 
     def _is_due(self, fraction_done: float) -> bool:
         if self._updates == self.settings.n_updates:

@@ -18,7 +18,7 @@ class PreActivation(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the pre-activation term."""
+        """Settings of the pre-activation term."""
 
         term: Literal["pre_activation"] = "pre_activation"
         """Name in TERMS."""

@@ -20,7 +20,7 @@ class PrefixReconstruction(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the prefix reconstruction term."""
+        """Settings of the prefix reconstruction term."""
 
         term: Literal["prefix_reconstruction"] = "prefix_reconstruction"
         """Name in TERMS."""

@@ -13,7 +13,7 @@ class Reconstruction(Term):
     """weight * the squared error (x - xhat)^2 of a batch, reduced."""
 
     class Settings(TermSettings):
-        """Knobs of the reconstruction term."""
+        """Settings of the reconstruction term."""
 
         term: Literal["reconstruction"] = "reconstruction"
         """Name in TERMS."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.objective.fits import needs_learnt_l0
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
-from strata_sae.pipeline.saes.base import SAESettings, per_pair
+from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.schedules import Value, value_at
 
 
@@ -18,7 +18,7 @@ class L1(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the L1 term."""
+        """Settings of the L1 term."""
 
         term: Literal["l1"] = "l1"
         """Name in TERMS."""
@@ -44,7 +44,7 @@ class L1DecoderNorm(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the L1 term weighted by decoder norms."""
+        """Settings of the L1 term weighted by decoder norms."""
 
         term: Literal["l1_decoder_norm"] = "l1_decoder_norm"
         """Name in TERMS."""
@@ -73,7 +73,7 @@ class L1DecoderNorm(Term):
         blocks = W_dec.split(step.sae.blocks if self.settings.per_site else W_dec.shape[1], dim=1)
         norms = [torch.linalg.vector_norm(block_EM, dim=1) for block_EM in blocks]
         norms_E = torch.stack(norms).sum(0)
-        step.add_penalty_gradient(per_pair(codes, norms_E * weight).expand_as(codes.values))
+        step.add_penalty_gradient(codes.spread_latents(norms_E * weight).expand_as(codes.values))
         sums_E = codes.latent_sums(step.encoding.penalised)
         tiny = torch.finfo(norms_E.dtype).tiny
         pulls = [

@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings
 from strata_sae.pipeline.schedules import Value
 from strata_sae.pipeline.settings import Settings
 

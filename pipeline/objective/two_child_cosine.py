@@ -21,7 +21,7 @@ class TwoChildCosine(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the two-child cosine term."""
+        """Settings of the two-child cosine term."""
 
         term: Literal["two_child_cosine"] = "two_child_cosine"
         """Name in TERMS."""

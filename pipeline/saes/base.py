@@ -1,18 +1,93 @@
-"""What every architecture shares: parameters, encoder product, decoder. An architecture adds who is on."""
+"""What all architectures share: parameters, encoder product, decoder. Each adds which latents are active."""
 
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, row_sum
+from strata_sae.pipeline.kernels.codes import Codes, row_sum
 from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from strata_sae.pipeline.kernels.tiles import Tiles
-from strata_sae.pipeline.saes.encoding import Encoding, TiledEncoding, Workspace
+from strata_sae.pipeline.kernels.tiles import EncoderName, Tiles
 from strata_sae.pipeline.saes.initialisation import InitialSettings, initial_weights
-from strata_sae.pipeline.schedules import Schedule, value_at
 from strata_sae.pipeline.settings import Settings
+
+
+class Workspace:
+    """One buffer per purpose, shape, dtype and device, shared by all steps of all variants.
+
+    Its contents last until the next use.
+    """
+
+    tile_rows: ClassVar[int] = 512
+    """Rows whose pre-activations are held at once where the selection allows it (count)."""
+
+    def __init__(self, encoder: EncoderName = "float32") -> None:
+        self.encoder = encoder
+        self._buffers: dict[tuple[str, int, int, torch.dtype, torch.device], Tensor] = {}
+
+    def buffer(self, n_rows: int, n_columns: int, like: Tensor, purpose: str = "pre") -> Tensor:
+        """An uninitialised [n_rows, n_columns] buffer of `like`'s dtype and device."""
+        key = (purpose, n_rows, n_columns, like.dtype, like.device)
+        if key not in self._buffers:
+            self._buffers[key] = like.new_empty(n_rows, n_columns)
+        return self._buffers[key]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One batch encoded, with what the backward pass needs again."""
+
+    codes: Codes
+    pre_BE: Tensor
+    """Pre-activations; valid until the workspace is used again."""
+    x0_BM: Tensor
+    """The encoder's input: x - b_dec, or x without `pre_bias`."""
+    workspace: Workspace | None = field(default=None, kw_only=True)
+    """Where gradients may be written; they, too, are valid until it is used again."""
+
+    def space_for(self, name: str, parameter: Tensor) -> Tensor | None:
+        """A buffer for the gradient of a matrix: fresh memory of that size takes longer than to fill it."""
+        if self.workspace is None:
+            return None
+        n_rows, n_columns = parameter.shape
+        return self.workspace.buffer(n_rows, n_columns, like=parameter, purpose=f"gradient of {name}")
+
+    def pre_of(self, latents: Tensor) -> Tensor:
+        """The pre-activations of some latents: [B, len(latents)]."""
+        return self.pre_BE[:, latents]
+
+    @property
+    def penalised(self) -> Tensor:
+        """What sparsity terms act on, in the layout of codes.values: the values, unless the architecture says else."""
+        return self.codes.values
+
+    @property
+    def cut(self) -> Codes:
+        """What a threshold would cut, on the pairs of `codes`: the codes, unless the architecture says else."""
+        return self.codes
+
+
+class TiledEncoding(Encoding):
+    """A batch encoded tile by tile, which left no pre-activations: they are computed again where a term asks."""
+
+    _tiles: Tiles
+
+    def __init__(self, codes: Codes, tiles: Tiles, workspace: Workspace):
+        for name, value in {"codes": codes, "x0_BM": tiles.x0_BM, "_tiles": tiles, "workspace": workspace}.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def pre_BE(self) -> Tensor:
+        """Pre-activations; valid until the workspace is used again."""
+        assert self.workspace is not None
+        return self._tiles.whole(self.workspace.buffer(*self._tiles.shape, like=self.x0_BM))
+
+    def pre_of(self, latents: Tensor) -> Tensor:
+        """The pre-activations of some latents, and no others: [B, len(latents)]."""
+        return self._tiles.of_latents(latents)
 
 
 class SAESettings(Settings):
@@ -177,27 +252,3 @@ class SAE:
 
     def _encoder_product(self, x0_BM: Tensor, out: Tensor | None) -> Tensor:
         return torch.addmm(self.b_enc, x0_BM, self.W_enc.T, out=out)
-
-
-def per_pair(codes: Codes, values_E: Tensor) -> Tensor:
-    """A number of each latent where codes.values holds the latent: [P], or [E] for dense codes (it broadcasts)."""
-    return values_E if isinstance(codes, DenseCodes) else values_E[codes.indices_P]
-
-
-def row_of_pair(codes: Codes, values_B: Tensor) -> Tensor:
-    """A number of each row where codes.values holds the row: [P], or [B, 1] for dense codes (it broadcasts)."""
-    return values_B[:, None] if isinstance(codes, DenseCodes) else values_B[codes.rows_P]
-
-
-def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
-    """Raises: ValueError if k leaves 1..d_sae (called `limit`) anywhere between fraction_done 0 and 1."""
-    smallest, largest = sorted(k_at(k, fraction_done) for fraction_done in (0.0, 1.0))
-    if largest > d_sae:
-        raise ValueError(f"k ({largest}) must not exceed {limit} ({d_sae}); lower k or raise d_sae")
-    if smallest < 1:
-        raise ValueError(f"k ({smallest}) must be at least 1")
-
-
-def k_at(k: int | Schedule, fraction_done: float) -> int:
-    """The number of latents on per row at `fraction_done`, rounded to the nearest integer."""
-    return round(value_at(k, fraction_done))

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, row_sum
 from strata_sae.pipeline.kernels.selection import above
-from strata_sae.pipeline.saes.base import SAE, SAESettings, per_pair
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Gated(SAE):
     """
 
     class Settings(SAESettings):
-        """Knobs of the Gated SAE."""
+        """Settings of the Gated SAE."""
 
         architecture: Literal["gated"] = "gated"
         """Name in ARCHITECTURES."""
@@ -74,8 +73,8 @@ class Gated(SAE):
         codes, zero = encoding.codes, torch.zeros_like(encoding.gate)
         mag_gradient = zero if values_gradient is None else values_gradient * (codes.values > 0)
         gate_gradient = zero if penalty_gradient is None else penalty_gradient * (encoding.gate > 0)
-        scale = per_pair(codes, self.r_mag.exp())
-        product = encoding.gate - per_pair(codes, self.b_gate)
+        scale = codes.spread_latents(self.r_mag.exp())
+        product = encoding.gate - codes.spread_latents(self.b_gate)
         return {
             "W_enc": codes.transposed_times(
                 encoding.x0_BM, scale * mag_gradient + gate_gradient, out=encoding.space_for("W_enc", self.W_enc)
@@ -94,6 +93,6 @@ class Gated(SAE):
 
     def _magnitudes(self, gate: Codes) -> Codes:
         """The codes of an open gate, whose values are its pre-activations."""
-        product = gate.values - per_pair(gate, self.b_gate)
-        magnitudes = (per_pair(gate, self.r_mag.exp()) * product + per_pair(gate, self.b_mag)).clamp_(min=0)
+        product = gate.values - gate.spread_latents(self.b_gate)
+        magnitudes = (gate.spread_latents(self.r_mag.exp()) * product + gate.spread_latents(self.b_mag)).clamp_(min=0)
         return gate.with_values(magnitudes * (gate.values > 0))

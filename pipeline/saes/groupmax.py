@@ -14,7 +14,7 @@ class GroupMax(SAE):
     """Cheaper than TopK, and no group can go without. Source: sparsify, activation `groupmax`."""
 
     class Settings(SAESettings):
-        """Knobs of the GroupMax SAE."""
+        """Settings of the GroupMax SAE."""
 
         architecture: Literal["groupmax"] = "groupmax"
         """Name in ARCHITECTURES."""

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 class Identity(SAE):
@@ -18,7 +17,7 @@ class Identity(SAE):
     """
 
     class Settings(SAESettings):
-        """Knobs of the identity."""
+        """Settings of the identity."""
 
         architecture: Literal["identity"] = "identity"
         """Name in ARCHITECTURES."""

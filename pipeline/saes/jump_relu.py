@@ -9,8 +9,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.kernels.selection import above
-from strata_sae.pipeline.saes.base import SAE, SAESettings, per_pair, row_of_pair
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class JumpReLU(SAE):
     """
 
     class Settings(SAESettings):
-        """Knobs of the JumpReLU SAE."""
+        """Settings of the JumpReLU SAE."""
 
         architecture: Literal["jump_relu"] = "jump_relu"
         """Name in ARCHITECTURES."""
@@ -76,7 +75,7 @@ class JumpReLU(SAE):
         x0_BM, pre_BE = self._product(x_BM, workspace)
         near = above(pre_BE, self.threshold - self.settings.bandwidth / 2, self.break_even_density)
         near_pre = pre_BE if isinstance(near, DenseCodes) else near.values
-        codes = near.with_values(near_pre * (near_pre > per_pair(near, self.threshold)))
+        codes = near.with_values(near_pre * (near_pre > near.spread_latents(self.threshold)))
         return JumpReLUEncoding(codes, pre_BE, x0_BM, near_pre)
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
@@ -100,7 +99,7 @@ class JumpReLU(SAE):
         if not parts:
             return {}
         gradient, codes = sum(parts[1:], start=parts[0]), encoding.codes
-        threshold = per_pair(codes, self.threshold)
+        threshold = codes.spread_latents(self.threshold)
         jump = gradient * self._kernel(encoding) * threshold
         pre_gradient = gradient * (encoding.near > threshold)
         if self.settings.ste_to_input:
@@ -111,7 +110,7 @@ class JumpReLU(SAE):
         """What dloss/d(latents on in a row), [B], gives the parameters, b_dec apart."""
         assert isinstance(encoding, JumpReLUEncoding)
         codes = encoding.codes
-        steps = self._kernel(encoding) * row_of_pair(codes, gradient_B)
+        steps = self._kernel(encoding) * codes.spread_rows(gradient_B)
         if self.settings.compat == "dictionary_learning":
             return {"threshold": self._gradient_of_codes(encoding, steps, gradient_B)}
         encoder = self._encoder_gradients(encoding, steps) if self.settings.ste_to_input else {}
@@ -119,7 +118,7 @@ class JumpReLU(SAE):
 
     def _kernel(self, encoding: JumpReLUEncoding) -> Tensor:
         """The rectangle: 1 / bandwidth within half a bandwidth of the threshold, else 0; layout of codes.values."""
-        distance = (encoding.near - per_pair(encoding.codes, self.threshold)).abs()
+        distance = (encoding.near - encoding.codes.spread_latents(self.threshold)).abs()
         return (distance < self.settings.bandwidth / 2).to(encoding.near.dtype) / self.settings.bandwidth
 
     def _encoder_gradients(self, encoding: Encoding, pre_gradient: Tensor) -> dict[str, Tensor]:
@@ -135,5 +134,5 @@ class JumpReLU(SAE):
         """
         codes, bandwidth = encoding.codes, self.settings.bandwidth
         on = codes.values > 0
-        off_E = gradient_B.sum() - codes.latent_sums(row_of_pair(codes, gradient_B) * on)
+        off_E = gradient_B.sum() - codes.latent_sums(codes.spread_rows(gradient_B) * on)
         return -codes.latent_sums(steps * on) - off_E * (self.threshold < bandwidth / 2) / bandwidth

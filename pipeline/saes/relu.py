@@ -6,15 +6,14 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.kernels.selection import above
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings
 
 
 class ReLU(SAE):
     """Source: Bricken et al. 2023, Towards Monosemanticity."""
 
     class Settings(SAESettings):
-        """Knobs of the ReLU SAE."""
+        """Settings of the ReLU SAE."""
 
         architecture: Literal["relu"] = "relu"
         """Name in ARCHITECTURES."""

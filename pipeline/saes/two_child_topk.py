@@ -8,8 +8,8 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
 from strata_sae.pipeline.kernels.machine.backend import backend_of
-from strata_sae.pipeline.saes.base import SAE, SAESettings, check_k, k_at
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from strata_sae.pipeline.saes.topk import check_k, k_at
 from strata_sae.pipeline.schedules import Schedule
 
 
@@ -22,7 +22,7 @@ class TwoChildTopK(SAE):
     """
 
     class Settings(SAESettings):
-        """Knobs of the two-child TopK SAE."""
+        """Settings of the two-child TopK SAE."""
 
         architecture: Literal["two_child_topk"] = "two_child_topk"
         """Name in ARCHITECTURES."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.objective import Objective, StepResult
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.optimiser import (
     Adam,

@@ -10,7 +10,7 @@ from strata_sae.pipeline.kernels.bfloat16_topk import Bfloat16Encoder, round_row
 from strata_sae.pipeline.kernels.machine import cuda
 from strata_sae.pipeline.kernels.machine.backend import using
 from strata_sae.pipeline.kernels.machine.reference import row_topk
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.saes.topk import TopK
 
 B, E, M, K = 60, 700, 70, 6

@@ -8,8 +8,7 @@ from strata_sae.pipeline.kernels import tiles
 from strata_sae.pipeline.kernels.selection import batch_topk
 from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
 from strata_sae.pipeline.objective import Objective
-from strata_sae.pipeline.saes.base import SAE
-from strata_sae.pipeline.saes.encoding import TiledEncoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, TiledEncoding, Workspace
 from support.dense_saes import SAE_KNOBS
 from support.gradient_parity import make_sae, settings_of
 

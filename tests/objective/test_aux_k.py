@@ -29,9 +29,9 @@ def path(request, monkeypatch):
     return request.param
 
 
-def aux_step(form: str, n_dead: int = 12, **knobs) -> StepResult:
+def aux_step(form: str, n_dead: int = 12, **options) -> StepResult:
     sae = make_sae("topk")
-    settings = settings_of(["reconstruction", "aux_k"], aux_k={"form": form, "weight": 1.0, **knobs})
+    settings = settings_of(["reconstruction", "aux_k"], aux_k={"form": form, "weight": 1.0, **options})
     return step(settings, sae, make_rows(), dead_latents(sae, make_rows(), n_dead))
 
 

@@ -6,7 +6,7 @@ import torch
 from strata_sae.pipeline.objective import TERMS, Objective
 from strata_sae.pipeline.objective import competition as competition_module
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.schedules import Schedule
 from support.dense_saes import ENCODERS, LAYOUTS, SAE_KNOBS
 from support.dense_terms import FITS, LOSSES, SAE_CHANGES, TERM_KNOBS
@@ -79,12 +79,12 @@ OPTIONS = [
     ("two_child_topk", {"signed": True, "pre_bias": False, "decoder": "free"}, {"two_child_cosine": {}}),
     ("two_child_topk", {"k": 16, "signed": True}, {"two_child_cosine": {}}),
 ]
-"""Knobs of an architecture that change its gradients, with terms (and changes of their knobs; None: without it)."""
+"""Options of an architecture that change its gradients, with terms (and changes of their options; None: without it)."""
 
 
-@pytest.mark.parametrize(("architecture", "knobs", "terms"), OPTIONS)
-def test_gradients_equal_autograd_under_every_option(architecture, knobs, terms, path):
-    sae = make_sae(architecture, **knobs)
+@pytest.mark.parametrize(("architecture", "options", "terms"), OPTIONS)
+def test_gradients_equal_autograd_under_every_option(architecture, options, terms, path):
+    sae = make_sae(architecture, **options)
     settings = settings_of(["reconstruction"])
     for name, changes in terms.items():
         chosen = {key: value for key, value in {**TERM_KNOBS[name], **changes}.items() if value is not None}
