@@ -1,5 +1,6 @@
-"""AuxK: dead latents explain what the living ones leave over, so that they come back to life."""
+"""Dead latents explain what the active ones leave over, so that they become active again: AuxK and ghost gradients."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -8,11 +9,48 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
 from strata_sae.pipeline.kernels.selection import row_topk
-from strata_sae.pipeline.objective.aux_forms import FORMS, AuxForm, FormName
-from strata_sae.pipeline.objective.fits import needs_runners_up
-from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings, needs_runners_up
 from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.schedules import Value, value_at
+
+FormName = Literal["dictionary_learning", "openai", "sparsify", "sae_lens", "hypothesaes", "overcomplete"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxForm:
+    """What distinguishes one library's AuxK; the defaults are dictionary_learning's."""
+
+    candidates: Literal["dead", "not_chosen"] = "dead"
+    """Who may explain the residual: the dead latents, or all that are not on in the row."""
+    k: Literal["half_d_model", "half_d_sae", "twice_k", "256"] = "half_d_model"
+    """Candidates on per row, the number of candidates at most."""
+    negative: bool = False
+    """Whether a candidate's negative pre-activation counts as it is, instead of as 0."""
+    over: Literal["residual_variance", "target_variance", "rows", "elements"] = "residual_variance"
+    """What the summed squared error is divided by; variance: squared deviation from the batch's mean, summed."""
+    fewer_weigh_less: bool = False
+    """Whether the loss is multiplied by min(dead / k, 1)."""
+    bias: Literal["none", "both", "prediction"] = "none"
+    """Where b_dec is added: nowhere; to prediction and, as a constant, residual, which leaves its gradient; or to the
+    prediction only, although the residual is free of it."""
+    constant_residual: bool = True
+    """Whether no gradient flows through the residual."""
+    always: bool = False
+    """Whether it counts while no latent is dead: a constant, but for the bias."""
+
+
+FORMS: dict[FormName, AuxForm] = {
+    "dictionary_learning": AuxForm(),
+    "openai": AuxForm(k="256", bias="both", always=True),
+    "sparsify": AuxForm(over="target_variance", fewer_weigh_less=True, bias="prediction"),
+    "sae_lens": AuxForm(over="rows", fewer_weigh_less=True, negative=True),
+    "hypothesaes": AuxForm(k="twice_k", always=True),
+    "overcomplete": AuxForm(candidates="not_chosen", k="half_d_sae", over="elements", constant_residual=False),
+}
+"""Their weights: 1/32, but for sparsify (0: off), sae_lens (1) and overcomplete (0.1). Read from their sources:
+dictionary_learning's top_k.py; openai/sparse_autoencoder's train.py and kernels.py; sparsify's sparse_coder.py, whose
+hand-written backward drops this loss's gradient of the encoder, which here is kept; SAELens 6.54's topk_sae.py;
+HypotheSAEs' sae.py; overcomplete's losses.py."""
 
 
 class AuxK(Term):
@@ -118,3 +156,61 @@ def _top(pre_BE: Tensor, k: int, negative: bool, break_even_density: float) -> C
     values_BK, indices_BK = pre_BE.topk(k, dim=1, sorted=False)
     offsets = torch.arange(0, values_BK.numel() + 1, k, device=pre_BE.device)
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, pre_BE.shape[1])
+
+
+class GhostGradients(Term):
+    """weight * squared error of the residual's reconstruction by exp(pre-activations) of the dead latents, rescaled.
+
+    Row by row that reconstruction is scaled to half the residual's norm, and the error then to the size of the
+    reconstruction's; residual and both scales are constants. Costs nothing while no latent is dead.
+    Source: Anthropic, Circuits Updates January 2024, "Ghost Grads"; SAELens before version 6 (`use_ghost_grads`).
+    """
+
+    class Settings(TermSettings):
+        """Settings of the ghost gradients term."""
+
+        term: Literal["ghost_gradients"] = "ghost_gradients"
+        """Name in TERMS."""
+        rescale: Literal["batch", "elements"] = "batch"
+        """Whose size the error gets: the batch's, as Anthropic's text has it, or that of every row and dimension by
+        itself (SAELens, which takes the mean over dimensions: weight 1 / d_model here is its 1)."""
+
+    settings: Settings
+
+    @classmethod
+    def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
+        """Only relu with an encoder of its own."""
+        if sae_settings.architecture != "relu":
+            raise ValueError(
+                f"term 'ghost_gradients' needs the architecture 'relu', got {sae_settings.architecture!r}; remove it, "
+                "or use the term 'aux_k' where it fits"
+            )
+        if getattr(sae_settings, "tied", False):
+            raise ValueError("term 'ghost_gradients' moves the encoder by itself; set sae.tied to false")
+
+    def add(self, step: Step) -> Tensor:
+        """The rescaled error, with gradients on the dead latents' rows only."""
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
+        if step.dead_E is None or weight == 0 or not bool(step.dead_E.any()):
+            return step.target_BM.new_zeros(())
+        dead = step.dead_E.nonzero().squeeze(1)
+        W_dead = step.sae.W_dec[dead]
+        residual_BM = step.target_BM - step.xhat_BM
+        exp_BE = step.encoding.pre_of(dead).exp()  # of the dead latents only
+        ghost_BM = exp_BE @ W_dead
+        scale_B = residual_BM.norm(dim=1) / (1e-6 + 2 * ghost_BM.norm(dim=1))
+        difference_BM = ghost_BM * scale_B[:, None] - residual_BM
+        rescale = self._rescale(residual_BM.square(), difference_BM.square())
+
+        gradient_BM = difference_BM * rescale * scale_B[:, None] * (2 * weight)
+        pre_gradient_BE = (gradient_BM @ W_dead.T) * exp_BE
+        step.add_gradient("W_dec", exp_BE.T @ gradient_BM, rows=dead)
+        step.add_gradient("W_enc", pre_gradient_BE.T @ step.encoding.x0_BM, rows=dead)
+        step.add_gradient("b_enc", pre_gradient_BE.sum(0), rows=dead)
+        return weight * (difference_BM.square() * rescale).sum()
+
+    def _rescale(self, error_BM: Tensor, ghost_error_BM: Tensor) -> Tensor:
+        """The reconstruction's error over the ghosts', of the whole batch or element by element."""
+        if self.settings.rescale == "elements":
+            return error_BM / (ghost_error_BM + 1e-6)
+        return error_BM.sum() / ghost_error_BM.sum().clamp(min=torch.finfo(error_BM.dtype).tiny)

@@ -7,10 +7,40 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes
-from strata_sae.pipeline.objective.registry import TERMS
+from strata_sae.pipeline.objective.adaptive_lp import FrequencyWeightedLp, PAnneal
+from strata_sae.pipeline.objective.aux_k import AuxK, GhostGradients
+from strata_sae.pipeline.objective.gated_auxiliary import GatedAuxiliary
+from strata_sae.pipeline.objective.ort_sae import OrtSAE
+from strata_sae.pipeline.objective.orthogonality import Orthogonality
+from strata_sae.pipeline.objective.partial_reconstruction import HierarchicalTopK, MultiK, PrefixReconstruction
+from strata_sae.pipeline.objective.reconstruction import Reconstruction
+from strata_sae.pipeline.objective.sparsity import L1, L1DecoderNorm, Lp
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.objective.thresholds import L0, PreActivation
+from strata_sae.pipeline.objective.two_child_cosine import TwoChildCosine
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+
+TERMS: dict[str, type[Term]] = {
+    "reconstruction": Reconstruction,
+    "prefix_reconstruction": PrefixReconstruction,
+    "hierarchical_topk": HierarchicalTopK,
+    "multi_k": MultiK,
+    "l1": L1,
+    "l1_decoder_norm": L1DecoderNorm,
+    "lp": Lp,
+    "p_anneal": PAnneal,
+    "frequency_weighted_lp": FrequencyWeightedLp,
+    "aux_k": AuxK,
+    "ghost_gradients": GhostGradients,
+    "orthogonality": Orthogonality,
+    "ort_sae": OrtSAE,
+    "gated_auxiliary": GatedAuxiliary,
+    "l0": L0,
+    "pre_activation": PreActivation,
+    "two_child_cosine": TwoChildCosine,
+}
+"""Name -> term."""
 
 
 @dataclass(frozen=True)

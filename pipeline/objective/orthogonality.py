@@ -7,8 +7,15 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
-from strata_sae.pipeline.objective.competition import active_sorted, between, co_active, competing, competition
-from strata_sae.pipeline.objective.pair_penalty import of_activations, of_decoder
+from strata_sae.pipeline.objective.pairs import (
+    active_sorted,
+    between,
+    co_active,
+    competing,
+    competition,
+    of_activations,
+    of_decoder,
+)
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAESettings, Workspace

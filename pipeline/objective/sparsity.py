@@ -1,14 +1,17 @@
-"""L1 penalties, which make the codes sparse where nothing else does."""
+"""Penalties of the codes' sizes, L1 and Lp, which make them sparse where nothing else does."""
 
 from typing import Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from strata_sae.pipeline.objective.fits import needs_learnt_l0
-from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.objective.term import Step, Term, TermSettings, needs_codes_from_zero, needs_learnt_l0
 from strata_sae.pipeline.saes.base import SAESettings
-from strata_sae.pipeline.schedules import Value, value_at
+from strata_sae.pipeline.schedules import Schedule, Value, value_at
+
+Form = Literal["lp_p", "lp"]
 
 
 class L1(Term):
@@ -82,3 +85,80 @@ class L1DecoderNorm(Term):
         ]
         step.add_gradient("W_dec", torch.cat(pulls, dim=1))
         return weight * torch.dot(sums_E, norms_E)
+
+
+class Lp(Term):
+    """weight * mean over rows of sum over latents of (code + epsilon)^p (`lp_p`), or of that sum's p-th root (`lp`).
+
+    Source: seed 0 (sae_dict_learning_experiments), p_annealing: p falls linearly, the weight stays.
+    """
+
+    class Settings(TermSettings):
+        """Settings of the Lp term."""
+
+        term: Literal["lp"] = "lp"
+        """Name in TERMS."""
+        weight: Value
+        """Factor of this term in the loss."""
+        form: Form = "lp_p"
+        """`lp_p`: the sum of the powers; `lp`: its p-th root."""
+        p: Value = Schedule(start=1.0, end=0.5, begin=0.2, finish=0.8)
+        """Exponent; 1 is the L1 penalty. Default: seed 0's."""
+        epsilon: float = Field(default=1e-6, ge=0.0)
+        """Added to every code: with p < 1 the derivative at a code near 0 is then at most p * epsilon^(p - 1)."""
+
+        @field_validator("p")
+        @classmethod
+        def _stays_above_zero(cls, p: Value) -> Value:
+            return above_zero("p", p)
+
+    settings: Settings
+
+    @classmethod
+    def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
+        """Only where the number of latents on is learnt, and codes rise from 0."""
+        needs_codes_from_zero(settings, sae_settings)
+
+    def add(self, step: Step) -> Tensor:
+        """The penalty, and its derivative by every code that is on."""
+        weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
+        p = value_at(self.settings.p, step.fraction_done)
+        total, derivative = lp(step.codes, step.encoding.penalised, p, self.settings.epsilon, self.settings.form)
+        step.add_penalty_gradient(derivative * weight)
+        step.monitors["lp/p"] = p
+        return weight * total
+
+
+def lp(codes: Codes, values: Tensor, p: float, epsilon: float, form: Form) -> tuple[Tensor, Tensor]:
+    """The penalty summed over rows, 0-dim, and its derivative in the layout of codes.values (0 where a value is 0).
+
+    Latents that are off count epsilon^p each, as in the source: a constant of p.
+    """
+    if form == "lp_p":
+        return weighted_lp_p(codes, values, p, epsilon, None)
+    off = epsilon**p
+    above_off = codes.with_values((values + epsilon).pow(p) - off)
+    sums_B = above_off.decode(values.new_ones(codes.n_latents, 1)).squeeze(1) + off * codes.n_latents
+    derivative = codes.spread_rows(sums_B.pow(1 / p - 1)) * (values + epsilon).pow(p - 1)
+    return sums_B.pow(1 / p).sum(), torch.where(values > 0, derivative, 0.0)
+
+
+def weighted_lp_p(
+    codes: Codes, values: Tensor, p: float, epsilon: float, weights_E: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Sum over rows and latents of weight * (value + epsilon)^p, 0-dim, and its derivative as in `lp`."""
+    off = epsilon**p
+    above_off = (values + epsilon).pow(p) - off
+    derivative = torch.where(values > 0, (values + epsilon).pow(p - 1) * p, 0.0)
+    if weights_E is None:
+        return above_off.sum() + off * codes.n_latents * codes.batch_size, derivative
+    weights = codes.spread_latents(weights_E)
+    return (above_off * weights).sum() + off * codes.batch_size * weights_E.sum(), derivative * weights
+
+
+def above_zero(name: str, value: Value) -> Value:
+    """The value, unless it is 0 or less somewhere. Raises: ValueError."""
+    smallest = min(value.start, value.end) if isinstance(value, Schedule) else value
+    if smallest <= 0:
+        raise ValueError(f"{name} must stay above 0, got {smallest}; let it end at a small number, such as 0.2")
+    return value

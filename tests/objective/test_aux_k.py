@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.objective import StepResult
-from strata_sae.pipeline.objective.aux_forms import FORMS
+from strata_sae.pipeline.objective.aux_k import FORMS
 from support.dense_aux_forms import AUX_FORMS
 from support.gradient_parity import (
     D_MODEL,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from strata_sae.pipeline.objective import TERMS, Objective
-from strata_sae.pipeline.objective import competition as competition_module
+from strata_sae.pipeline.objective import pairs as pairs_of_latents
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.schedules import Schedule
@@ -79,7 +79,7 @@ OPTIONS = [
     ("two_child_topk", {"signed": True, "pre_bias": False, "decoder": "free"}, {"two_child_cosine": {}}),
     ("two_child_topk", {"k": 16, "signed": True}, {"two_child_cosine": {}}),
 ]
-"""Options of an architecture that change its gradients, with terms (and changes of their options; None: without it)."""
+"""Options of an architecture that change its gradients, with terms (and their options; None: without it)."""
 
 
 @pytest.mark.parametrize(("architecture", "options", "terms"), OPTIONS)
@@ -139,7 +139,7 @@ def test_aux_k_of_a_perfect_reconstruction_is_zero():
 @pytest.mark.parametrize("normalisation", ["min", "batch", "jaccard", "conditional"])
 @pytest.mark.parametrize("pairs_per_chunk", [1, 2**23])
 def test_orthogonality_equals_the_loop_over_all_pairs(normalisation, shape, pairs_per_chunk, monkeypatch):
-    monkeypatch.setattr(competition_module, "PAIRS_PER_CHUNK", pairs_per_chunk)
+    monkeypatch.setattr(pairs_of_latents, "PAIRS_PER_CHUNK", pairs_per_chunk)
     changes = {"normalisation": normalisation, "shape": shape, "threshold": 0.1}
     for architecture in ("topk", "batch_topk"):
         assert_equal_to_reference(

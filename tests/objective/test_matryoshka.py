@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from strata_sae.pipeline.objective import TERMS, check_terms
-from strata_sae.pipeline.objective.prefix_reconstruction import prefix_ends
+from strata_sae.pipeline.objective.partial_reconstruction import prefix_ends
 from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from strata_sae.pipeline.objective import TERMS, Objective, check_terms
-from strata_sae.pipeline.objective.prefix_reconstruction import prefix_ends
+from strata_sae.pipeline.objective.partial_reconstruction import prefix_ends
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.topk import k_at
 from strata_sae.pipeline.schedules import SCHEDULES, Schedule, value_at

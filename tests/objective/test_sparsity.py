@@ -9,8 +9,8 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import DenseCodes
 from strata_sae.pipeline.objective import TERMS, Objective, check_terms
-from strata_sae.pipeline.objective.lp import lp, weighted_lp_p
-from strata_sae.pipeline.objective.p_anneal import update_steps
+from strata_sae.pipeline.objective.adaptive_lp import update_steps
+from strata_sae.pipeline.objective.sparsity import lp, weighted_lp_p
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.schedules import Schedule

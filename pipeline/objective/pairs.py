@@ -1,8 +1,12 @@
-"""Which latents compete: how often two are on together, and how strongly that counts. Never forms [E, E]."""
+"""Pairs of latents: how strongly two compete that are active together, and penalties of their similarity.
+
+No matrix [E, E] is ever formed.
+"""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +21,8 @@ LARGEST_LIFT = 10.0
 """Where `lift` is cut. Source: seed 001's sibling."""
 NEARLY = 1e-12
 """How far (relative) above the threshold a pair still counts as being at it, where c is 0: above rounding errors."""
+SUMMED_AT_ONCE = 4096
+"""Values that one thread sums (count)."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +166,54 @@ def _chunks(room_E: Tensor) -> Iterator[tuple[int, int]]:
         stop = min(max(bisect_right(room, room[first] + PAIRS_PER_CHUNK) - 1, first + 1), n_latents)
         yield first, stop
         first = stop
+
+
+PENALTIES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "absolute": (torch.abs, torch.sign),
+    "squared": (torch.square, lambda similarity: 2 * similarity),
+}
+"""Name -> penalty of a similarity, and its derivative."""
+
+
+class Penalised(NamedTuple):
+    """Sums over pairs, 0-dim, in float64."""
+
+    loss: Tensor
+    """Of c * penalty(similarity)."""
+    absolute: Tensor
+    """Of the absolute similarities of the pairs that compete."""
+
+
+def of_decoder(W_EM: Tensor, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor) -> Penalised:
+    """Of the inner products of decoder rows; adds weight times the gradient of the loss to gradient_EM."""
+    value, slope = PENALTIES[penalty]
+    c = c.to(W_EM.dtype)
+    dots = pairs.dots(W_EM)
+    pairs.add_sums(W_EM, slope(dots).mul_(c).mul_(weight), gradient_EM)
+    return Penalised(_sum(value(dots).mul_(c)), _sum(dots.abs_().mul_(c > 0)))
+
+
+def of_activations(
+    codes: SparseCodes, where: Occurrences, c: Tensor, penalty: str, weight: float, gradient_P: Tensor
+) -> Penalised:
+    """Of (f^T f)_ij / B, f being the codes; all rows in which a pair is on must be in `where`."""
+    value, slope = PENALTIES[penalty]
+    first, second = where.first_place, where.second_place
+    c = c.to(codes.values_P.dtype)
+    left, right = codes.values_P[first], codes.values_P[second]
+    similarity = torch.segment_reduce(left * right, "sum", lengths=where.n_both, unsafe=True) / codes.batch_size
+    pull = weight / codes.batch_size * c * slope(similarity)
+    pull = pull.repeat_interleave(where.n_both, output_size=first.numel())
+    # Sorted by place, so that every sum has one order.
+    places, parts = torch.cat([first, second]), torch.cat([pull * right, pull * left])
+    n_parts = torch.bincount(places, minlength=codes.values_P.numel())
+    order = places.int().argsort(stable=True)
+    gradient_P += torch.segment_reduce(parts[order], "sum", lengths=n_parts, unsafe=True)
+    return Penalised(_sum(c * value(similarity)), _sum(similarity.abs() * (c > 0)))
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Their sum in float64, in an order that does not depend on the number of threads."""
+    whole = values.numel() - values.numel() % SUMMED_AT_ONCE
+    parts = values[:whole].view(-1, SUMMED_AT_ONCE).sum(1, dtype=torch.float64)
+    return parts.sum() + values[whole:].sum(dtype=torch.float64)
