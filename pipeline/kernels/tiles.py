@@ -1,4 +1,4 @@
-"""The encoder's product a tile at a time: selection needs no more of it at once, and finds it in the cache."""
+"""The encoder's product a tile at a time: selection reads a tile while it is still in the processor's cache."""
 
 import math
 from collections.abc import Iterator
@@ -17,13 +17,15 @@ EncoderName = Literal["float32", "certified_bfloat16"]
 """How TopK's k largest are found: from float32 products, or from bfloat16 ones with a bound on their error, which finds
 the same latents."""
 GUESS_STRIDE = 17
-"""Every so many entries of the first tile are looked at to guess where the cut lies; odd, so that all latents are."""
+"""Of the first tile, every 17th value is a sample from which the cut is guessed (count)."""
+# Odd: with an even stride and an even number of latents, half of the latents would never be in the sample.
 GUESS_MARGIN = 0.9
-"""The guess as a share of what they say: too high a guess costs a second product."""
+"""The guess, as a share of the sample's quantile."""
+# Too high a guess costs a second product, which is most of a step; too low a one costs a few more candidates.
 
 
 class Tiles:
-    """x0 W^T + b, computed when iterated over, each tile valid until the next."""
+    """x0 W^T + b, computed when iterated over; a tile is valid until the next one."""
 
     def __init__(self, x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor, encoder: EncoderName = "float32"):
         self.x0_BM, self.W_EM, self.b_E = x0_BM, W_EM, b_E
@@ -37,6 +39,8 @@ class Tiles:
 
     def row_topk(self, k: int) -> tuple[Tensor, Tensor]:
         """Values and latents of the k largest of each row. Returns: [B, k] each."""
+        # bfloat16 products are faster where the processor has instructions for them; a bound on their error gives the
+        # same latents (bfloat16_topk.py).
         if self.encoder == "certified_bfloat16":
             encoder = Bfloat16Encoder(self.W_EM, self.b_E)
             parts = self.x0_BM.split(self._buffer.shape[0])
@@ -79,14 +83,17 @@ def row_topk_of_tiles(tiles: Tiles, k: int, break_even_density: float) -> Codes 
 def batch_topk_of_tiles(tiles: Tiles, n_entries: int, break_even_density: float) -> Codes | None:
     """As `batch_topk` of all tiles together; None where the codes would be dense.
 
-    A guess from the first tile says what is kept of each until the cut is known; if that is too little, the product is
-    computed again with a lower one. The guess depends on this batch alone, and the result not on the guess.
+    A guess of the cut comes from the first tile. Each tile's values above it are kept; if they are too few in the end,
+    the product is computed again with a lower guess. The guess depends on this batch alone; the result does not depend
+    on the guess.
     """
     n_rows, n_latents = tiles.shape
+    # Dense codes need the whole product anyway: the caller then computes it at once.
     if is_dense(n_entries, n_rows * n_latents, break_even_density):
         return None
     guess, found = _above(tiles, None, n_entries / (n_rows * n_latents))
     while found[0].numel() < n_entries and guess > 0:
+        # Halving ends at 0 at the latest; below eps only rounding is left to find.
         lower = guess / 2 if guess > torch.finfo(tiles.b_E.dtype).eps else 0.0
         guess, found = _above(tiles, lower)
     values_P, rows_P, latents_P = _in_row_order(*found, tiles.shape)
@@ -96,7 +103,7 @@ def batch_topk_of_tiles(tiles: Tiles, n_entries: int, break_even_density: float)
 
 
 def _above(tiles: Tiles, threshold: float | None, share: float = 0.0) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
-    """The threshold (None: a guess that about this share exceed); values above it, their rows, their latents."""
+    """The threshold (None: a guess that about this share exceeds); values above it, their rows, their latents."""
     found = []
     for first_row, first, product, b_E in tiles:
         threshold = GUESS_MARGIN * _quantile(product, b_E, share) if threshold is None else threshold
@@ -118,7 +125,7 @@ def _in_row_order(
 
 
 def _quantile(product: Tensor, b_E: Tensor, share: float) -> float:
-    """About what this share of product + b_E exceeds; at least 0, and 0 where it is unknown or no number."""
+    """A number that about this share of product + b_E exceeds; 0 where that is negative, infinite or NaN."""
     sample = product.view(-1)[::GUESS_STRIDE]
     latents = torch.arange(0, product.numel(), GUESS_STRIDE, device=b_E.device).remainder_(b_E.numel())
     value = backend_of(product).kth_largest(sample + b_E[latents], max(round(share * sample.numel()), 1))

@@ -95,8 +95,10 @@ BACKENDS: dict[str, Backend] = {"reference": reference, "cpu": cpu, "cuda": cuda
 """Name -> implementation. `reference` runs on any device, the others on theirs."""
 
 COMPILED = (torch.float32, torch.float64)
-"""Dtypes the CPU's loops are compiled for; others run on `reference`."""
+"""Dtypes that the CPU's loops are compiled for; others run on `reference`."""
+# Numba has no arithmetic in float16 and bfloat16 on a CPU, and nothing trains in them.
 
+# A context variable, not a global: what a test forces ends with its block, and holds in no other thread.
 _forced: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -104,7 +106,7 @@ def backend_of(tensor: Tensor) -> Backend:
     """The implementation for a tensor's device and dtype."""
     if (name := _forced.get()) is not None:
         return BACKENDS[name]
-    device = tensor.device.type
+    device = tensor.device.type  # other devices, such as `meta`, run on `reference`
     has_none = device not in BACKENDS or (device == "cpu" and tensor.dtype not in COMPILED)
     return BACKENDS["reference" if has_none else device]
 

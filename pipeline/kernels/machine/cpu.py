@@ -34,6 +34,7 @@ def weighted_sums(
     n_stretches = offsets.numel() - 1
     sums = table.new_empty(n_stretches, table.shape[1]) if out is None else out
     arrays = (array(tensor) for tensor in (indices_P, table, offsets, weights_P))
+    # Long stretches (latents of the decoder's gradient) fewer at a time, so that threads get equal work.
     at_once = max(1, n_stretches * GATHERED_AT_ONCE // max(indices_P.numel(), 1))
     over_rows(rows.weighted_sums, n_stretches, at_once, *arrays, sums.numpy())
     return sums
@@ -49,7 +50,7 @@ def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tenso
 
 def index_sums(values_P: Tensor, indices_P: Tensor, n: int) -> Tensor:
     """The sum of the values at each index, in float64 and in order. Returns: [n]."""
-    sums = np.zeros(n)
+    sums = np.zeros(n)  # float64, on one thread: P additions are too few to be worth more
     rows.index_sums(array(values_P), array(indices_P), sums)
     return torch.from_numpy(sums).to(values_P.dtype)
 
@@ -83,17 +84,17 @@ def row_topk_of_product(x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor
 
 
 class RowTopK:
-    """The k largest of each row, as the columns arrive tile by tile."""
+    """The k largest of each row, while the columns arrive tile by tile."""
 
     def __init__(self, n_rows: int, k: int, like: Tensor):
         self.k = k
-        self._values = like.new_empty(n_rows, 4 * k + largest.DEPTH)
+        self._values = like.new_empty(n_rows, 4 * k + largest.DEPTH)  # k kept, and 3 k more before they are sorted out
         self._latents = torch.empty(self._values.shape, dtype=torch.int64)
         self._counts = torch.zeros(n_rows, dtype=torch.int64)
         self._bounds = like.new_full((n_rows,), -torch.inf)
 
     def take(self, tile: Tensor, bias: Tensor, first: int) -> None:
-        """Look at tile + bias, the columns `first` and following of all rows."""
+        """Take in tile + bias, which are the columns from `first` on of all rows."""
         state = (t.numpy() for t in (self._values, self._latents, self._counts, self._bounds))
         n_rows = tile.shape[0]
         over_rows(largest.take_tile, n_rows, ROWS_AT_ONCE, array(tile), array(bias), first, self.k, *state)
@@ -129,7 +130,7 @@ def round_rows(matrix: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns: each row's norm when rounded, and the norm of what rounding took from it, [rows] each.
     """
-    if matrix.dtype != torch.float32:
+    if matrix.dtype != torch.float32:  # the loop works on the 32 bits of float32
         return reference.round_rows(matrix, rounded)
     norms = matrix.new_empty(2, matrix.shape[0])
     bits, out = array(matrix).view(np.uint32), rounded.view(torch.uint16).numpy()
@@ -142,7 +143,7 @@ def certified_topk(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values and latents of the k largest of x0 W^T + b by its bfloat16 product, and which rows are certain.
 
-    slack_B: how much lower than its true rank allows a product may be. most: candidates (count) beyond which a row is
+    slack_B: by how much a product may be too low for its latent's rank. most: candidates (count) beyond which a row is
     in doubt. Returns: [B, k], [B, k], bool [B].
     """
     n_rows = x0_BM.shape[0]
@@ -221,9 +222,10 @@ def adam(
     W: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: AdamStep, along_E: Tensor | None = None
 ) -> None:
     """As the reference's, in one pass over a matrix."""
-    if W.dim() != 2:
+    if W.dim() != 2:  # a bias is too small to gain by a loop
         return reference.adam(W, gradient, mean, square, step, along_E)
     along = W.new_zeros(W.shape[0]) if along_E is None else along_E.to(W.dtype)
+    # These are computed in float64 and rounded once, in the call.
     size, root = step.rate / (1 - step.beta1**step.number), (1 - step.beta2**step.number) ** 0.5
     betas = step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2
     numbers = (step.coefficient, *betas, size, root, step.epsilon)

@@ -1,4 +1,4 @@
-"""The operations in PyTorch's own, in their plainest form: what the other backends have to equal.
+"""The operations in their plainest form, made of PyTorch's own: what the other backends must equal.
 
 `P` counts entries: (row, latent) pairs that codes hold, one value each.
 """
@@ -16,16 +16,16 @@ LATENTS_AT_ONCE = 2048
 
 
 class AdamStep(NamedTuple):
-    """The numbers of one update."""
+    """The numbers of one update of Adam."""
 
     number: int
-    """1-based."""
+    """Of the update, from 1 on: Adam corrects its moments by it."""
     rate: float
     beta1: float
     beta2: float
     epsilon: float
     coefficient: float
-    """What gradients are multiplied by: the clip."""
+    """What gradients are multiplied by to clip them."""
 
 
 def weighted_sums(
@@ -34,6 +34,7 @@ def weighted_sums(
     """For each stretch of entries, the sum of weight * table[index]. Returns: [stretches, M], in `out`."""
     stretches_P = torch.arange(offsets.numel() - 1, device=table.device).repeat_interleave(offsets.diff().long())
     sums = table.new_zeros(offsets.numel() - 1, table.shape[1])
+    # .long(): not every operation of PyTorch takes 32-bit indices, which codes may have.
     sums.index_add_(0, stretches_P, weights_P[:, None] * table[indices_P.long()])
     return sums if out is None else out.copy_(sums)
 
@@ -69,6 +70,7 @@ def entries_above(tile: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor,
 
 def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and latents of the k largest of each row; of equal values, the first latents. Returns: [B, k] each."""
+    # A stable sort, not topk, which leaves open which of equal values it returns.
     values_BE, latents_BE = pre_BE.sort(dim=1, descending=True, stable=True)
     return values_BE[:, :k], latents_BE[:, :k]
 
@@ -137,9 +139,10 @@ def certified_topk(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values and latents of the k largest of x0 W^T + b by its bfloat16 product, and which rows are certain.
 
-    slack_B: how much lower than its true rank allows a product may be. most: candidates (count) beyond which a row is
+    slack_B: by how much a product may be too low for its latent's rank. most: candidates (count) beyond which a row is
     in doubt. dots, topk: another backend's. Returns: [B, k], [B, k], bool [B].
     """
+    # The k-th largest product may have been rounded up, and a latent's own down: both errors are taken off.
     kth_B = pre_BE.topk(k, dim=1).values[:, -1].double()
     low_B = kth_B - ROUNDING * kth_B.abs() - slack_B
     near_BE = pre_BE.double() >= low_B[:, None]
@@ -193,7 +196,7 @@ def pairs_together(
     first: int,
     stop: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of a latent from `first` to stop - 1 and a larger one that reach either one's least.
+    """Pairs of a latent from `first` to stop - 1 and a larger one, active together at least min(least_E) times.
 
     Entries as in `occurrences`. Returns: offsets, partners and counts of RowPairs (kernels/pairs.py).
     """
@@ -257,8 +260,8 @@ def adam(
 ) -> None:
     """Change W, mean and square in place; the gradient is used up.
 
-    along_E: rows of W have norm 1, and gradient - along_E * W is what would not change it; they get norm 1 afterwards.
-    Source: Kingma & Ba 2014, algorithm 1; the clip is folded in through `grad_scale`, which divides.
+    along_E: the rows of W have norm 1; the update follows gradient - along_E * W, which leaves their norms as they are,
+    and then gives them norm 1 again. Source: Kingma & Ba 2014, algorithm 1; `grad_scale`, a divisor, applies the clip.
     """
     if along_E is not None:
         gradient.addcmul_(W, along_E[:, None], value=-1.0)
@@ -268,10 +271,11 @@ def adam(
         coefficient = 1.0
     scale = None if coefficient == 1.0 else torch.tensor(1.0 / coefficient, dtype=torch.float32, device=W.device)
     number = torch.tensor(step.number, dtype=torch.float32, device=W.device)
+    # The fused operation reads and writes each matrix once; PyTorch's optimiser would also need gradients in .grad.
     torch._fused_adam_(
         [W], [gradient], [mean], [square], [], [number],
         lr=step.rate, beta1=step.beta1, beta2=step.beta2, weight_decay=0.0, eps=step.epsilon,
         amsgrad=False, maximize=False, grad_scale=scale, found_inf=None,
     )  # fmt: skip
-    if along_E is not None:
+    if along_E is not None:  # eps keeps a row of zeros at 0; norms are 1 to within its size
         W.div_(torch.linalg.vector_norm(W, dim=1, keepdim=True) + torch.finfo(W.dtype).eps)

@@ -1,6 +1,6 @@
-"""Triton kernels of the sparse operations: each program walks its own pairs in order, so nothing is added atomically.
+"""Triton kernels of the sparse operations: each program sums its own entries in order, without atomic additions.
 
-Imported only where Triton is installed. They pass their tests in Triton's interpreter; nobody has timed them on a GPU.
+Imported only where Triton is installed. They pass their tests in Triton's interpreter; not yet timed on a GPU.
 """
 
 # mypy: disable-error-code="import-not-found, no-untyped-def"
@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 LONGEST_BLOCK = 1024
-"""Columns a program handles at once (count)."""
+"""Columns that a program handles at once, at most (count): float32 sums of so many fit into its registers."""
 
 
 @triton.jit
@@ -23,9 +23,9 @@ def _weighted_sums_kernel(
     inside = columns < n_columns
     total = tl.zeros([block], dtype=accumulate)
     start, stop = tl.load(offsets + stretch), tl.load(offsets + stretch + 1)
-    for pair in range(start, stop):
-        row = tl.load(indices + pair).to(tl.int64)
-        weight = tl.load(weights + pair).to(accumulate)
+    for entry in range(start, stop):
+        row = tl.load(indices + entry).to(tl.int64)
+        weight = tl.load(weights + entry).to(accumulate)
         total += weight * tl.load(table + row * row_stride + columns, mask=inside, other=0.0).to(accumulate)
     tl.store(out + stretch * n_columns + columns, total, mask=inside)
 
@@ -34,20 +34,20 @@ def _weighted_sums_kernel(
 def _sampled_dots_kernel(
     left, table, rows, indices, out, n_columns, left_stride, row_stride, block: tl.constexpr, accumulate: tl.constexpr
 ):
-    pair = tl.program_id(0).to(tl.int64)
-    row = tl.load(rows + pair).to(tl.int64)
-    index = tl.load(indices + pair).to(tl.int64)
+    entry = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + entry).to(tl.int64)
+    index = tl.load(indices + entry).to(tl.int64)
     total = tl.zeros([block], dtype=accumulate)
     for first in range(0, n_columns, block):
         columns = first + tl.arange(0, block)
         inside = columns < n_columns
         one = tl.load(left + row * left_stride + columns, mask=inside, other=0.0).to(accumulate)
         total += one * tl.load(table + index * row_stride + columns, mask=inside, other=0.0).to(accumulate)
-    tl.store(out + pair, tl.sum(total, axis=0))
+    tl.store(out + entry, tl.sum(total, axis=0))
 
 
 def weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: Tensor) -> Tensor:
-    """For each stretch of pairs, the sum of weight * table[index]. Returns: [stretches, M]."""
+    """For each stretch of entries, the sum of weight * table[index]. Returns: [stretches, M]."""
     n_stretches, n_columns = offsets.numel() - 1, table.shape[1]
     table = _rows_contiguous(table)
     out = table.new_empty(n_stretches, n_columns)
@@ -60,7 +60,7 @@ def weighted_sums(indices_P: Tensor, table: Tensor, offsets: Tensor, weights_P: 
 
 
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor) -> Tensor:
-    """<left_BM[row], W_EM[index]> of every pair. Returns: [P]."""
+    """<left_BM[row], W_EM[index]> of every entry. Returns: [P]."""
     out = left_BM.new_empty(indices_P.numel())
     if not out.numel():
         return out
@@ -73,6 +73,7 @@ def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tenso
 
 
 def _rows_contiguous(matrix: Tensor) -> Tensor:
+    # A kernel steps from row to row by a stride, but reads neighbouring columns as neighbours in memory.
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
@@ -81,4 +82,5 @@ def _block(n_columns: int) -> int:
 
 
 def _accumulator(tensor: Tensor) -> tl.dtype:
+    # Also sums of bfloat16 vectors are taken in float32: its 8 bits would lose all but the largest summands.
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32

@@ -18,20 +18,22 @@ from strata_sae.pipeline.kernels.machine.compiled.largest import (
 from strata_sae.pipeline.kernels.machine.compiled.loops import compiled, compiled_any_order
 
 ROUNDING = 2.0**-8
-"""Largest relative error of rounding to bfloat16."""
+"""Largest relative error of rounding to bfloat16, which has 8 bits of precision (to nearest: half of this)."""
 FLOAT32_ROUNDING = 2.0**-23
+"""The same of rounding to float32."""
 
 
 @compiled
 def lowered(bound, slack):
     """What the bfloat16 product of a latent among the k largest reaches, if k products reach `bound`."""
+    # In float64, then below the nearest float32, so that no rounding here can rule out a latent.
     low = np.float64(bound) - ROUNDING * abs(np.float64(bound)) - np.float64(slack)
     return np.float32(low - FLOAT32_ROUNDING * abs(low))
 
 
 @compiled
 def as_float32(bits, out):
-    """Bfloat16 numbers, given as 16-bit integers, in float32: the same bits, and 16 zeros."""
+    """Bfloat16 numbers, given as 16-bit integers, in float32: the same bits, then 16 zeros."""
     wide = out.view(np.uint32)
     for i in range(bits.size):
         wide[i] = np.uint32(bits[i]) << np.uint32(16)
@@ -41,13 +43,14 @@ def as_float32(bits, out):
 def round_rows(start, stop, bits, out_bits, norms):
     """Round rows start to stop - 1 of float32 numbers, given as 32-bit integers, to the nearest bfloat16, even on ties.
 
-    norms[:, row]: the row's norm when rounded, and that of what rounding took from it (NaN where the row has one).
+    norms[:, row]: the row's norm when rounded, and the norm of what rounding took from it (NaN if the row has one).
     """
     n_columns = bits.shape[1]
     rounded = np.empty(n_columns, np.uint32)
     for row in range(start, stop):
         exact, out = bits[row], out_bits[row]
         for m in range(n_columns):
+            # Half of the last kept bit is added before cutting off; on a tie the sum is odd only if that bit was set.
             high = (exact[m] + np.uint32(0x7FFF) + ((exact[m] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
             out[m], rounded[m] = high, high << np.uint32(16)
         after, before = rounded.view(np.float32), exact.view(np.float32)
@@ -69,9 +72,9 @@ def dot(one, other):
 
 @compiled
 def candidates_of(row, no_bias, maxima, groups, k, slack, values, latents):
-    """Latents of one row whose product does not rule them out, into values and latents.
+    """Write the latents of one row that their product does not rule out into values and latents.
 
-    Returns: how many; values.size + 1 where they may be too many, 0 where there is a NaN.
+    Returns: how many; values.size + 1 if there may be too many, 0 if there is a NaN.
     """
     if not group_maxima(row, no_bias, maxima):
         return 0
@@ -95,17 +98,19 @@ def candidates_of(row, no_bias, maxima, groups, k, slack, values, latents):
             n += 1
     if n <= k:
         return n
+    # The first bound came from groups' maxima; one from the candidates themselves is higher and leaves fewer.
     return keep_from(values, latents, n, lowered(bound_between(values, n, k, k + 1), slack))
 
 
 @compiled
 def certified_rows(start, stop, bits, slack, x0, W, bias, k, most, out_values, out_latents, certain):
-    """The k largest of rows start to stop - 1 by their float32 values; certain[b]: whether there is no doubt."""
+    """The k largest of rows start to stop - 1 by their float32 values; certain[b]: whether they are certain."""
     n_latents = W.shape[0]
     n_groups = n_latents // BLOCK * LANES
     row, no_bias = np.empty(n_latents, np.float32), np.zeros(n_latents, np.float32)
     maxima, groups = np.empty(n_groups, np.float32), np.empty(n_groups + 1, np.int64)
     values, latents = np.empty(most + DEPTH, x0.dtype), np.empty(most + DEPTH, np.int64)
+    # Row by row: the products of one row in float32 stay in the cache, those of the batch would fill twice the memory.
     for b in range(start, stop):
         as_float32(bits[b], row)
         n = candidates_of(row, no_bias, maxima, groups, k, slack[b], values, latents)

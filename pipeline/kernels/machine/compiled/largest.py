@@ -1,8 +1,8 @@
 """The k largest of each row, as the row's columns arrive tile by tile: a rising bound passes few of them.
 
-A row keeps candidates: every value so far that reaches its bound, which is never above the k-th largest so far. Once
-they are too many, the k-th largest of them is the new bound, and all below it go. In a tile, the maxima of groups of
-columns say at full vector speed which groups hold something.
+A row has candidates: every value so far that reaches its bound, which is never above the k-th largest so far. When
+there are too many, the k-th largest of them becomes the bound, and all below it are dropped. In a tile, maxima of
+groups of columns, computed at full vector speed, say which groups can hold a candidate.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -12,11 +12,14 @@ import numpy as np
 from strata_sae.pipeline.kernels.machine.compiled.loops import compiled
 
 LANES, DEPTH = 64, 8
-"""A group is DEPTH columns that are LANES apart; LANES groups make a block of neighbouring columns. Constants, because
-the compiler then unrolls both ways of going through them: lane by lane for maxima, group by group for candidates."""
+"""A group is DEPTH columns that are LANES apart; LANES groups make a block of neighbouring columns (counts)."""
+# Constants, because the compiler then unrolls both loops over them: over lanes for maxima, over depths for candidates.
+# 64 lanes of float32 are four vectors of the widest kind, enough sums at once to hide the latency of one.
 BLOCK = LANES * DEPTH
+"""Columns of a block (count)."""
 HALVINGS = 24
-"""Steps towards the k-th largest, by halving where it can be; few ever need as many."""
+"""Most steps towards the k-th largest, each of which halves the range where it can be (count)."""
+# 24 halvings separate all float32 numbers between two powers of two. Where even that is not enough, a sort decides.
 
 
 @compiled
@@ -31,9 +34,11 @@ def count_reaching(values, n, bound):
 @compiled
 def bound_between(values, n, k, k_more):
     """A number that k of the first n values reach, and, where halving finds one, no more than k_more."""
+    # Counting is one comparison per value at full vector speed; a sort or a heap moves values and branches.
     low, high = values[0], values[0]
     for i in range(n):
         low, high = min(low, values[i]), max(high, values[i])
+    # In the values' own dtype: a float64 bound could fall between two float32 numbers that are neighbours.
     half = values.dtype.type(0.5)
     for _ in range(HALVINGS):
         middle = low + (high - low) * half
@@ -75,7 +80,7 @@ def keep_from(values, columns, n, bound):
     kept = 0
     for i in range(n):
         values[kept], columns[kept] = values[i], columns[i]
-        kept += values[kept] >= bound
+        kept += values[kept] >= bound  # without a branch, which the processor could not predict
     return kept
 
 
@@ -89,6 +94,7 @@ def keep_k(values, columns, n, k):
     n = keep_from(values, columns, n, bound)
     if n == k:
         return bound
+    # More reach the bound only where several values equal it: a row's latents must not depend on how tiles were cut.
     n_above = 0
     for i in range(n):
         n_above += values[i] > bound
@@ -104,6 +110,7 @@ def keep_k(values, columns, n, k):
 @compiled
 def group_maxima(row, bias, maxima):
     """The maximum of row + bias over each group of whole blocks. Returns: whether the row has no NaN."""
+    # NaN is looked for here because it compares false with everything: it would silently fall out of the k largest.
     numbers = True
     for block in range(row.size // BLOCK):
         part, part_bias = row[block * BLOCK : (block + 1) * BLOCK], bias[block * BLOCK : (block + 1) * BLOCK]
@@ -123,7 +130,7 @@ def group_maxima(row, bias, maxima):
 
 @compiled
 def first_column(group):
-    """The first of its columns; unsigned, because a signed index might be negative, and would be looked at for that."""
+    """The first of its columns; unsigned, because Numba checks a signed index for being negative, at every access."""
     return np.uint64(group // LANES * BLOCK + group % LANES)
 
 
@@ -139,19 +146,22 @@ def groups_reaching(maxima, bound, groups):
 
 @compiled
 def take_tile(start, stop, tile, bias, first, k, values, columns, counts, bounds):
-    """Look through one tile's rows start to stop - 1 for candidates; `first`: the number of its first column.
+    """Find the candidates in rows start to stop - 1 of one tile; `first`: the number of its first column.
 
     values, columns: [B, capacity], counts[b] of them candidates; capacity at least k + DEPTH. bounds: [B], -inf at
-    first, NaN once a row had a NaN, so that nothing reaches it.
+    first, and NaN once a row had a NaN, so that no value reaches it.
     """
     n_columns, capacity = tile.shape[1], values.shape[1]
     n_groups = n_columns // BLOCK * LANES
+    # One more place in `groups`: groups_reaching writes every group before it knows whether the group counts.
     maxima, groups = np.empty(n_groups, values.dtype), np.empty(n_groups + 1, np.int64)
     for b in range(start, stop):
         n, bound, row, row_values, row_columns = counts[b], bounds[b], tile[b], values[b], columns[b]
         if not group_maxima(row, bias, maxima):
             counts[b], bounds[b] = 0, np.nan
             continue
+        # k groups whose maxima reach a bound hold k values that do. To stop once no more than k + k / 8 reach it saves
+        # the last halvings, which cost more than a few candidates too many.
         if bound == -np.inf and n_groups >= k:
             bound = bound_between(maxima, n_groups, k, k + k // 8)
         for g in groups[: groups_reaching(maxima, bound, groups)]:
@@ -173,7 +183,7 @@ def take_tile(start, stop, tile, bias, first, k, values, columns, counts, bounds
                     n = k
                 row_values[n], row_columns[n] = value, first + i
                 n += 1
-        if n >= 2 * k:
+        if n >= 2 * k:  # a higher bound for the next tile is worth the work only now and then
             bound = keep_k(row_values, row_columns, n, k)
             n = k
         counts[b], bounds[b] = n, bound
@@ -200,13 +210,13 @@ def entries_above(start, stop, tile, bias, threshold):
     n_columns = tile.shape[1]
     n_groups = n_columns // BLOCK * LANES
     maxima, groups = np.empty(n_groups, tile.dtype), np.empty(n_groups + 1, np.int64)
-    capacity = (stop - start) * n_columns  # what is not filled takes no memory
+    capacity = (stop - start) * n_columns  # pages that are never written take no memory
     values, rows, columns = np.empty(capacity, tile.dtype), np.empty(capacity, np.int64), np.empty(capacity, np.int64)
     n = 0
     for b in range(start, stop):
         row = tile[b]
         if not group_maxima(row, bias, maxima):
-            maxima[:] = np.inf  # beside a NaN there may be a number
+            maxima[:] = np.inf  # a group with a NaN may also hold a value above the threshold
         for g in groups[: groups_reaching(maxima, threshold, groups)]:
             i = first_column(g)
             for _ in range(DEPTH):

@@ -52,6 +52,7 @@ def _compile(fastmath: set[str] | bool = False) -> Callable[[Callable[Arguments,
     """A decorator that compiles a loop without the GIL, once for each machine and dtype."""
 
     def decorate(loop: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        # Without the GIL several threads run at once; as in NumPy, a division by 0 gives inf and is not checked for.
         dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(loop)
         if (place := folder(VERSION)) is not None:
             dispatcher._cache = CheckedCache(loop, place)
@@ -69,6 +70,7 @@ def over_rows(
     computed by one thread in one order, so the number of threads changes no bit. Returns: what the calls returned, in
     the order of their rows.
     """
+    # Stretches are handed out one after the other, not divided beforehand: rows differ in work, cores in speed.
     starts = range(0, n_rows, rows_at_once)
     results: dict[int, Result] = {}
     left = deque(starts)

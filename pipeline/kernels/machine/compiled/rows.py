@@ -15,8 +15,10 @@ from strata_sae.pipeline.kernels.machine.compiled.loops import compiled, compile
 
 @compiled_fused
 def weighted_sums(start, stop, indices, table, offsets, weights, out):
-    """out[s] = sum of weights[p] * table[indices[p]] over the pairs p of stretch s: odd ones, then four at a time."""
+    """out[s] = sum of weights[p] * table[indices[p]] over the entries p of stretch s."""
     n_columns = table.shape[1]
+    # Four entries at a time: `total` is then read and written once for four products, not for each. The n % 4 entries
+    # that are left over come first.
     for s in range(start, stop):
         total = out[s]
         total[:] = 0
@@ -35,7 +37,7 @@ def weighted_sums(start, stop, indices, table, offsets, weights, out):
 
 @compiled_any_order
 def sampled_dots(start, stop, left, table, rows, indices, out):
-    """out[p] = <left[rows[p]], table[indices[p]]> for the pairs start to stop - 1."""
+    """out[p] = <left[rows[p]], table[indices[p]]> for the entries start to stop - 1."""
     n_columns = table.shape[1]
     for p in range(start, stop):
         one, other = left[rows[p]], table[indices[p]]
@@ -48,16 +50,18 @@ def sampled_dots(start, stop, left, table, rows, indices, out):
 @compiled
 def index_sums(values, indices, out):
     """Add values[p] to out[indices[p]], in order; out: float64."""
+    # float64: a bias can sum up every row of the batch, one after the other.
     for p in range(values.size):
         out[indices[p]] += values[p]
 
 
 @compiled
 def sort_by_index(indices, rows, n):
-    """The order that sorts the pairs by index, equal ones as they come; their rows in that order; each index's start.
+    """The order that sorts the entries by index, equal ones as they come; their rows in it; where each index begins.
 
     Returns: [P], [P], [n + 1].
     """
+    # A counting sort: two passes over the entries, where a sort by comparison has log2(P) of them.
     starts = np.zeros(n + 1, np.int64)
     for p in range(indices.size):
         starts[indices[p] + 1] += 1
@@ -74,11 +78,11 @@ def sort_by_index(indices, rows, n):
 
 @compiled
 def count_pairs(start, stop, first_latent, latents, ends, order, starts, least, room, partners, n_both, begins, counts):
-    """Count how often latents first_latent + (start to stop - 1) are on together with larger ones.
+    """Count how often latents first_latent + (start to stop - 1) are active together with larger ones.
 
-    ends: of each place, where its row ends. order, starts: places by latent. Pairs of i and j that are on together at
-    least min(least[i], least[j]) times (>= 1) are written from room[i] on: at begins[p], counts[p] of place p, each
-    with its partner's place and in how many rows both are on.
+    ends: of each place, where its row ends. order, starts: places by latent. Pairs of i and j that are active together
+    at least min(least[i], least[j]) times (>= 1) are written from room[i] on: at begins[p], counts[p] of place p, each
+    with its partner's place and the number of rows in which both are active.
     """
     together = np.zeros(least.size, np.int32)
     base = room[first_latent]
@@ -94,13 +98,13 @@ def count_pairs(start, stop, first_latent, latents, ends, order, starts, least, 
                 j = latents[q]
                 partners[n], n_both[n] = q, together[j]
                 n += together[j] >= min(least[i], least[j])
-                together[j] = 0
+                together[j] = 0  # below every least: at later places of i the pair is not written again
             counts[p] = n - begins[p]
 
 
 @compiled
 def gather_pairs(start, stop, begins, offsets, partners, n_both, out_partners, out_n_both):
-    """Bring what `count_pairs` wrote into the order of the places: that of place p begins at offsets[p]."""
+    """Copy what `count_pairs` wrote into the order of the places: the pairs of place p begin at offsets[p]."""
     for p in range(start, stop):
         shift = begins[p] - offsets[p]
         for n in range(offsets[p], offsets[p + 1]):
@@ -110,6 +114,7 @@ def gather_pairs(start, stop, begins, offsets, partners, n_both, out_partners, o
 @compiled_any_order
 def pair_dots(start, stop, latents, offsets, partners, table, out):
     """out[n] = <table[latent], table[partner's latent]> of the pairs of places start to stop - 1."""
+    # Four partners at a time share each number of `one` once it is loaded, and have sums of their own.
     n_columns, zero = table.shape[1], table.dtype.type(0)
     for p in range(start, stop):
         one = table[latents[p]]
@@ -133,7 +138,7 @@ def pair_dots(start, stop, latents, offsets, partners, table, out):
 
 @compiled
 def both_ways(start, stop, rows, latents, offsets, partners, weights, out_offsets, out_latents, out_weights):
-    """Hold every pair of rows start to stop - 1 at both its places: the partner's latent, and the weight."""
+    """Write every pair of rows start to stop - 1 at both its places: the partner's latent, and the weight."""
     for b in range(start, stop):
         first, last = rows[b], rows[b + 1]
         ends = np.zeros(last - first, np.int64)
@@ -159,7 +164,7 @@ def both_ways(start, stop, rows, latents, offsets, partners, weights, out_offset
 def add_pair_sums(start, stop, width, latents, offsets, partners, weights, table, out):
     """out[latent of p] += sum of weight * table[partner] over the pairs of place p, place after place.
 
-    Only of columns start * width to stop * width - 1, so that several threads can add to one row of `out`.
+    Only columns start * width to stop * width - 1: several threads can then add to one row of `out`.
     """
     low, high = start * width, min(stop * width, table.shape[1])
     for p in range(latents.size):
@@ -198,14 +203,15 @@ def row_products(start, stop, gradient, W, products):
 def update_rows(
     start, stop, W, gradient, mean, square, along, unit, scale, beta1, rest1, beta2, rest2, size, root, epsilon
 ):
-    """Change rows start to stop - 1 of W, mean and square in place.
+    """Change rows start to stop - 1 of W, mean and square in place: projection, clip, Adam, and norm 1 if `unit`.
 
-    The gradient is scale * (gradient - along * W), row by row; rest: 1 - beta, which float32 would round away; size and
-    root: the step size and the square root of the second moment's correction. unit: whether rows get norm 1 afterwards.
-    All numbers in W's dtype.
+    The gradient is scale * (gradient - along * W), row by row; size and root: the step size, and the square root of the
+    second moment's correction. All numbers in W's dtype.
     """
+    # rest1 and rest2 are 1 - beta, computed in float64: in float32, 1 - 0.999 would be 1.3e-5 of itself off.
+    # One pass over four matrices; PyTorch's operations would make a pass for each part of it (docs/decisions/0012).
     one = W.dtype.type(1)
-    tiny = W.dtype.type(np.finfo(W.dtype).eps)
+    tiny = W.dtype.type(np.finfo(W.dtype).eps)  # as PyTorch's operations do it: a row of zeros stays 0
     for row in range(start, stop):
         w, g, first, second, a = W[row], gradient[row], mean[row], square[row], along[row]
         norm = W.dtype.type(0)
