@@ -1,4 +1,4 @@
-"""Architectures, one file each: who is on in a row. Adding one = a file with a class like TopK, and a line here."""
+"""Architectures: which latents are active. To add one, write a file with a class like GroupMax, and a line here."""
 
 import torch
 from torch import Tensor

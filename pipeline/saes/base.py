@@ -1,4 +1,4 @@
-"""What all architectures share: parameters, encoder product, decoder. Each adds which latents are active."""
+"""What all architectures share: parameters, encoder product and decoder. Each one selects which latents are active."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +16,14 @@ from strata_sae.pipeline.settings import Settings
 
 
 class Workspace:
-    """One buffer per purpose, shape, dtype and device, shared by all steps of all variants.
+    """One buffer for each purpose, shape, dtype and device, shared by all steps of all variants.
 
-    Its contents last until the next use.
+    A buffer's contents are valid until its next use.
     """
 
     tile_rows: ClassVar[int] = 512
-    """Rows whose pre-activations are held at once where the selection allows it (count)."""
+    """Rows whose pre-activations are in memory at once, where the selection allows it (count)."""
+    # 16 MB at d_sae 8192 in float32: a whole batch of 2048 rows would be 64 MB, most of a step's memory.
 
     def __init__(self, encoder: EncoderName = "float32") -> None:
         self.encoder = encoder
@@ -46,10 +47,11 @@ class Encoding:
     x0_BM: Tensor
     """The encoder's input: x - b_dec, or x without `pre_bias`."""
     workspace: Workspace | None = field(default=None, kw_only=True)
-    """Where gradients may be written; they, too, are valid until it is used again."""
+    """Where gradients may be written; they are valid until the next step uses it."""
 
     def space_for(self, name: str, parameter: Tensor) -> Tensor | None:
-        """A buffer for the gradient of a matrix: fresh memory of that size takes longer than to fill it."""
+        """A buffer for the gradient of a matrix; None without a workspace."""
+        # To get fresh memory of that size costs as much time as to fill it (docs/decisions/0012).
         if self.workspace is None:
             return None
         n_rows, n_columns = parameter.shape
@@ -61,17 +63,17 @@ class Encoding:
 
     @property
     def penalised(self) -> Tensor:
-        """What sparsity terms act on, in the layout of codes.values: the values, unless the architecture says else."""
+        """What sparsity terms act on, in the layout of codes.values; some architectures override it."""
         return self.codes.values
 
     @property
     def cut(self) -> Codes:
-        """What a threshold would cut, on the pairs of `codes`: the codes, unless the architecture says else."""
+        """What a threshold would cut, on the entries of `codes`; some architectures override it."""
         return self.codes
 
 
 class TiledEncoding(Encoding):
-    """A batch encoded tile by tile, which left no pre-activations: they are computed again where a term asks."""
+    """A batch encoded tile by tile. Pre-activations are not kept; a term that reads them has them computed again."""
 
     _tiles: Tiles
 
@@ -115,16 +117,16 @@ class SAE:
     has_threshold: ClassVar[bool] = False
     """Whether inference selects by `threshold`, which training has to estimate."""
     learns_l0: ClassVar[bool] = False
-    """Whether how many latents are on is up to a sparsity term; otherwise the architecture enforces it."""
+    """Whether a sparsity term decides how many latents are active; otherwise the architecture fixes it."""
     has_runners_up: ClassVar[bool] = False
-    """Whether a latent that is off may have a positive entry in Encoding.pre_BE: others were larger."""
+    """Whether a latent that is not active may have a positive value in Encoding.pre_BE, because others are larger."""
     learns: ClassVar[bool] = True
     """Whether there is anything to train."""
     scales_with_x: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec", "threshold")
-    """Checkpoint keys in units of the rows: they are divided by the input scale to get an SAE of unscaled rows."""
+    """Checkpoint keys in units of the rows: divided by the input scale, they are those of an SAE of unscaled rows."""
 
     break_even_density: float = BREAK_EVEN_DENSITY
-    """Share of latents on above which codes are full matrices; whoever has the SAE's record sets what it says."""
+    """Share of active latents above which codes are full matrices; set from the SAE's record where there is one."""
 
     W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]
@@ -132,7 +134,7 @@ class SAE:
     b_dec: Tensor  # [M]
 
     def __init__(self, settings: SAESettings, d_out: int, weights: dict[str, Tensor], d_in: int | None = None):
-        """d_out: width of what it writes; d_in: of what it reads, where that is another (a transcoder)."""
+        """d_out: width of the rows it writes; d_in: of those it reads, where they differ (a transcoder)."""
         self.settings = settings
         self.d_out, self.d_in = d_out, d_out if d_in is None else d_in
         if settings.pre_bias and self.d_in != d_out:
@@ -149,7 +151,7 @@ class SAE:
 
     @classmethod
     def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
-        """Every parameter's shape, by checkpoint key. d_in: width of what is read, where that is not d_out."""
+        """Every parameter's shape, by checkpoint key. d_in: width of the rows that are read, where it is not d_out."""
         d_sae = settings.d_sae
         return {"W_enc": (d_sae, d_in or d_out), "W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}
 
@@ -157,7 +159,7 @@ class SAE:
     def initial_weights(
         cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
     ) -> dict[str, Tensor]:
-        """Fresh float32 parameters: what `settings.initial` says, and 0 for every vector it does not name."""
+        """Fresh float32 parameters, as `settings.initial` says; vectors that it does not name are 0."""
         drawn = initial_weights(settings.initial, settings.d_sae, d_out, generator, d_in)
         shapes = cls.shapes(settings, d_out, d_in).items()
         return {name: drawn[name] if name in drawn else torch.zeros(shape) for name, shape in shapes}
@@ -172,11 +174,11 @@ class SAE:
         return {name: getattr(self, name) for name in self.shapes(self.settings, self.d_out, self.d_in)}
 
     def weights(self) -> dict[str, Tensor]:
-        """What the final file holds: the parameters, and whatever else readers expect. May share their memory."""
+        """What the final file holds: the parameters, and what else readers expect. May share their memory."""
         return self.parameters()
 
     def constrain(self) -> None:
-        """Bring the parameters back, in place, to where they may be; called after every update."""
+        """Bring the parameters back, in place, into the range they must be in; called after every update."""
 
     def pre_activations(self, x_BM: Tensor, out: Tensor | None = None) -> Tensor:
         """The encoder product (x - b_dec) W_enc^T + b_enc, as a threshold would cut it. Returns: [B, E], in `out`."""
@@ -204,9 +206,9 @@ class SAE:
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """What dloss/dvalues and dloss/dpenalised (layout of codes.values) give the parameters, b_dec apart.
+        """Gradients of the parameters, without b_dec, from dloss/dvalues and dloss/dpenalised (layout of codes.values).
 
-        Here both act on the pre-activations that are on.
+        Here both act on the pre-activations of active latents.
         """
         parts = [part for part in (values_gradient, penalty_gradient) if part is not None]
         if not parts:
@@ -224,20 +226,21 @@ class SAE:
         return row_sum(gradients["b_enc"], self.W_enc)
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
-        """Who is on in training; a value is the pre-activation, or 0."""
+        """The codes in training; a value is the pre-activation, or 0."""
         raise NotImplementedError
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
-        """As `select`, from the product in tiles of rows; None where that needs all of it."""
+        """As `select`, from the product in tiles; None where the selection needs the whole product."""
         return None
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
-        """Who is on in a trained SAE, decided row by row."""
+        """The codes of a trained SAE, each row by itself."""
         raise NotImplementedError
 
     def target_l0(self, fraction_done: float) -> float | None:
-        """Latents on per row that the architecture enforces at `fraction_done`, and that one threshold over all latents
-        could give instead; None where there is no such number.
+        """Active latents per row that the architecture fixes at `fraction_done`; None where it fixes none.
+
+        A threshold over all latents can then be estimated that gives as many.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Gated: one product decides who is on, and scaled and shifted per latent how strongly."""
+"""Gated: one product decides which latents are active; scaled and shifted per latent, it also gives their values."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,12 +20,12 @@ class GatedEncoding(Encoding):
 
     @property
     def penalised(self) -> Tensor:
-        """The gate: sparsity terms close it, the magnitudes stay as they are."""
+        """The gate: sparsity terms close it and leave the magnitudes as they are."""
         return self.gate
 
 
 class Gated(SAE):
-    """With u = x0 W_enc^T: on where the gate u + b_gate is positive, there relu(exp(r_mag) u + b_mag).
+    """With u = x0 W_enc^T: active where the gate u + b_gate is positive, with the value relu(exp(r_mag) u + b_mag).
 
     Only sparsity terms and `gated_auxiliary` move the gate. Source: Rajamanoharan et al. 2024, Improving Dictionary
     Learning with Gated Sparse Autoencoders; dictionary_learning's GatedSAETrainer.
@@ -68,7 +68,7 @@ class Gated(SAE):
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """Values move the magnitudes, penalties the gate; the encoder is moved by both."""
+        """Values give the magnitudes their gradient, penalties the gate; W_enc gets the sum of both."""
         assert isinstance(encoding, GatedEncoding)
         codes, zero = encoding.codes, torch.zeros_like(encoding.gate)
         mag_gradient = zero if values_gradient is None else values_gradient * (codes.values > 0)
@@ -92,7 +92,7 @@ class Gated(SAE):
         return torch.addmm(self.b_gate, x0_BM, self.W_enc.T, out=out)
 
     def _magnitudes(self, gate: Codes) -> Codes:
-        """The codes of an open gate, whose values are its pre-activations."""
+        """The codes, from the gate's pre-activations where it is open."""
         product = gate.values - gate.spread_latents(self.b_gate)
         magnitudes = (gate.spread_latents(self.r_mag.exp()) * product + gate.spread_latents(self.b_mag)).clamp_(min=0)
         return gate.with_values(magnitudes * (gate.values > 0))

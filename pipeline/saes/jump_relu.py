@@ -1,4 +1,4 @@
-"""JumpReLU: every latent above a threshold of its own is on; the thresholds are learnt through a narrow kernel."""
+"""JumpReLU: every latent above a threshold of its own is active; a narrow kernel gives thresholds a gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,18 +14,18 @@ from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 @dataclass(frozen=True)
 class JumpReLUEncoding(Encoding):
-    """A batch encoded; its codes also hold, with value 0, pairs too little below their threshold to be on."""
+    """A batch encoded; its codes also hold, with value 0, entries just below their threshold."""
 
     near: Tensor
-    """Pre-activations in the layout of codes.values: of all pairs more than threshold - bandwidth / 2."""
+    """Pre-activations in the layout of codes.values: all that are more than threshold - bandwidth / 2."""
 
 
 class JumpReLU(SAE):
-    """A pre-activation a is on, with value a, where a > threshold.
+    """A latent is active, and its value its pre-activation, where that is above its threshold.
 
-    The threshold's gradient is an estimate: the jump is taken for one that is as wide as the bandwidth (rectangle
-    kernel). Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, whose thresholds
-    are trained as they are (the paper trains their logarithm).
+    The threshold's gradient is an estimate: the jump is treated as a slope as wide as the bandwidth (rectangle kernel).
+    Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, whose thresholds are trained
+    as they are (the paper trains their logarithm).
     """
 
     class Settings(SAESettings):
@@ -87,13 +87,13 @@ class JumpReLU(SAE):
         return above(pre_BE, self.threshold, self.break_even_density)
 
     def constrain(self) -> None:
-        """A threshold below 0 would switch negative pre-activations on."""
+        """Thresholds of at least 0: below, latents with negative pre-activations would be active."""
         self.threshold.clamp_(min=0)
 
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """Values that are on move the encoder; those within the kernel move the threshold."""
+        """Active values give the encoder its gradient; values within the kernel give it to the threshold."""
         assert isinstance(encoding, JumpReLUEncoding)
         parts = [part for part in (values_gradient, penalty_gradient) if part is not None]
         if not parts:
@@ -107,7 +107,7 @@ class JumpReLU(SAE):
         return {**self._encoder_gradients(encoding, pre_gradient), "threshold": -codes.latent_sums(jump)}
 
     def count_gradients(self, encoding: Encoding, gradient_B: Tensor) -> dict[str, Tensor]:
-        """What dloss/d(latents on in a row), [B], gives the parameters, b_dec apart."""
+        """Gradients of the parameters, without b_dec, from dloss/d(active latents of a row), [B]."""
         assert isinstance(encoding, JumpReLUEncoding)
         codes = encoding.codes
         steps = self._kernel(encoding) * codes.spread_rows(gradient_B)
@@ -129,10 +129,12 @@ class JumpReLU(SAE):
         }
 
     def _gradient_of_codes(self, encoding: JumpReLUEncoding, steps: Tensor, gradient_B: Tensor) -> Tensor:
-        """The threshold's gradient where the kernel sees codes: its lower half is empty, and every latent that is off
-        lies at 0, which is within the kernel of all thresholds below half a bandwidth.
+        """The threshold's gradient where the kernel sees codes, not pre-activations.
+
+        The kernel's lower half is then empty, and every latent that is not active lies at 0, which is within the
+        kernel of all thresholds below half a bandwidth.
         """
         codes, bandwidth = encoding.codes, self.settings.bandwidth
-        on = codes.values > 0
-        off_E = gradient_B.sum() - codes.latent_sums(codes.spread_rows(gradient_B) * on)
-        return -codes.latent_sums(steps * on) - off_E * (self.threshold < bandwidth / 2) / bandwidth
+        active = codes.values > 0
+        rest_E = gradient_B.sum() - codes.latent_sums(codes.spread_rows(gradient_B) * active)
+        return -codes.latent_sums(steps * active) - rest_E * (self.threshold < bandwidth / 2) / bandwidth

@@ -1,4 +1,4 @@
-"""ReLU: every latent with a positive pre-activation is on; how many is up to the objective's sparsity term."""
+"""ReLU: every latent with a positive pre-activation is active; the sparsity term decides how many they are."""
 
 from typing import ClassVar, Literal
 
@@ -50,7 +50,7 @@ class ReLU(SAE):
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """Both gradients act on the pre-activations that are on."""
+        """Both gradients act on the pre-activations of active latents."""
         gradients = super().backward(encoding, values_gradient, penalty_gradient)
         if self.settings.tied and gradients:
             gradients["W_dec"] = gradients.pop("W_enc")

@@ -18,7 +18,7 @@ class RankedSettings(SAESettings):
     """Settings of the SAEs that fill a k by rank."""
 
     k: int | Schedule
-    """Latents on per row (count)."""
+    """Active latents per row (count)."""
     rank_by: Literal["pre_activation", "contribution"] = "pre_activation"
     """`contribution`: pre-activation times the norm of its decoder row (SAELens' rescale_acts_by_decoder_norm); the
     final weights then have rows of norm 1, whose codes are those contributions. Needs decoder: free."""
@@ -40,16 +40,16 @@ class RankedEncoding(Encoding):
     """A batch encoded by rank."""
 
     ranked: Codes
-    """The same pairs with what they were ranked by."""
+    """The same entries with what they were ranked by."""
 
     @property
     def cut(self) -> Codes:
-        """What they were ranked by."""
+        """The entries with what they were ranked by."""
         return self.ranked
 
 
 class Ranked(SAE):
-    """A code is the pre-activation a of a latent whose a, or a * |W_dec[latent]|, ranks high enough."""
+    """A latent is active where its pre-activation a, or a * |W_dec[latent]|, ranks high enough; its value is a."""
 
     settings: RankedSettings
     has_runners_up: ClassVar[bool] = True
@@ -86,7 +86,7 @@ class Ranked(SAE):
         return {**self.parameters(), **folded}
 
     def target_l0(self, fraction_done: float) -> float:
-        """The schedule of k at `fraction_done`."""
+        """k at `fraction_done`."""
         return float(k_at(self.settings.k, fraction_done))
 
     def _norms(self) -> Tensor:
@@ -129,23 +129,23 @@ class BatchTopK(Ranked):
         architecture: Literal["batch_topk"] = "batch_topk"
         """Name in ARCHITECTURES."""
         k: int | Schedule
-        """Latents on per row, on average over a batch (count)."""
+        """Active latents per row, on average over a batch (count)."""
 
     settings: Settings
     has_threshold: ClassVar[bool] = True
-    _previous_cut: float = 0.0  # speeds up the next selection and cannot change it, so checkpoints leave it out
+    _previous_cut: float = 0.0  # makes the next selection faster and cannot change it, so checkpoints leave it out
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """The k * B largest of the batch."""
-        n_pairs = k_at(self.settings.k, fraction_done) * pre_BE.shape[0]
-        guess = 0.9 * self._previous_cut
-        codes, self._previous_cut = batch_topk(pre_BE, n_pairs, self.break_even_density, guess)
+        n_entries = k_at(self.settings.k, fraction_done) * pre_BE.shape[0]
+        guess = 0.9 * self._previous_cut  # the cut moves little from batch to batch; too high a guess costs a pass
+        codes, self._previous_cut = batch_topk(pre_BE, n_entries, self.break_even_density, guess)
         return codes
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """The k * B largest of the batch."""
-        n_pairs = k_at(self.settings.k, fraction_done) * tiles.shape[0]
-        return batch_topk_of_tiles(tiles, n_pairs, self.break_even_density)
+        n_entries = k_at(self.settings.k, fraction_done) * tiles.shape[0]
+        return batch_topk_of_tiles(tiles, n_entries, self.break_even_density)
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
         """Every pre-activation above the threshold.
@@ -161,7 +161,7 @@ class BatchTopK(Ranked):
 
 
 def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
-    """Raises: ValueError if k leaves 1..d_sae (called `limit`) anywhere between fraction_done 0 and 1."""
+    """Raises: ValueError if k is not within 1..d_sae (named `limit`) everywhere between fraction_done 0 and 1."""
     smallest, largest = sorted(k_at(k, fraction_done) for fraction_done in (0.0, 1.0))
     if largest > d_sae:
         raise ValueError(f"k ({largest}) must not exceed {limit} ({d_sae}); lower k or raise d_sae")
@@ -170,5 +170,5 @@ def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
 
 
 def k_at(k: int | Schedule, fraction_done: float) -> int:
-    """The number of latents on per row at `fraction_done`, rounded to the nearest integer."""
+    """Active latents per row at `fraction_done`, rounded to the nearest integer."""
     return round(value_at(k, fraction_done))
