@@ -1,4 +1,4 @@
-"""Loss terms, one file per family. Adding one = a file with a class like L1, and a line in registry.py."""
+"""Loss terms, one file per family. To add one, write a file with a class like L1, and a line in objective.py."""
 
 from strata_sae.pipeline.objective.objective import TERMS, Objective, StepResult, check_terms
 

@@ -32,11 +32,11 @@ class FrequencyWeightedLp(Term):
         epsilon: float = Field(default=1e-6, ge=0.0)
         """Added to every code, which bounds the derivative near 0."""
         beta: float = Field(default=0.99, ge=0.0, lt=1.0)
-        """Share of the running frequency kept at every step; it begins at 0.01."""
+        """Share of the running frequency that a step keeps; the frequency begins at 0.01."""
         alpha: float = Field(default=0.5, ge=0.0)
         """How strongly the frequency counts; 0: not at all."""
         frequency_epsilon: float = Field(default=1e-4, gt=0.0)
-        """Added to the frequency, which bounds lambda for latents that are never on."""
+        """Added to the frequency, which bounds lambda for latents that are never active."""
         normalise: bool = True
         """Whether w is divided by its mean over the latents."""
         clip: Literal["relative", "absolute", "off"] = "relative"
@@ -46,7 +46,7 @@ class FrequencyWeightedLp(Term):
         clip_max: float = Field(default=10.0, gt=0.0)
         """Largest lambda; absolute in seed 0: 1e-2."""
         warmup_steps: int = Field(default=200, ge=0)
-        """From this step on (counted from 1) frequencies count; before it lambda = weight for all."""
+        """Frequencies count from this step on (from 1); before it lambda = weight for all latents."""
 
         @field_validator("p")
         @classmethod
@@ -68,11 +68,11 @@ class FrequencyWeightedLp(Term):
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Only where the number of latents on is learnt, and codes rise from 0."""
+        """Only where the number of active latents is learnt, and codes rise from 0."""
         needs_codes_from_zero(settings, sae_settings)
 
     def add(self, step: Step) -> Tensor:
-        """The penalty, and its derivative by every code that is on."""
+        """The penalty, and its derivative by every active value."""
         settings = self.settings
         p = value_at(settings.p, step.fraction_done)
         weight = value_at(settings.weight, step.fraction_done)
@@ -99,6 +99,7 @@ class FrequencyWeightedLp(Term):
         """Count this batch. Returns: the running frequencies, [E]."""
         share_E = step.codes.active_rows_E().to(step.target_BM.dtype) / step.target_BM.shape[0]
         if self._frequencies_E is None:
+            # Seed 0's start: equal for all, so that every latent has the same lambda until frequencies are known.
             self._frequencies_E = torch.full_like(share_E, 0.01)
         self._frequencies_E = self._frequencies_E.to(share_E.device)
         self._frequencies_E.mul_(self.settings.beta).add_(share_E, alpha=1.0 - self.settings.beta)
@@ -121,9 +122,9 @@ class FrequencyWeightedLp(Term):
 class PAnneal(Term):
     """weight * scale * Lp penalty; p goes from p_start to p_end in n_updates steps.
 
-    At an update, after the step's loss, scale is multiplied by the recent mean penalty at p over that at the next p;
-    the first update only begins to compare. Source: Karvonen et al. 2024, Measuring Progress in Dictionary Learning;
-    dictionary_learning's PAnnealTrainer, and GatedAnnealTrainer for gated.
+    At an update, after the step's loss, scale is multiplied by the recent mean penalty at p over that at the next p, so
+    that the loss does not jump; the first update only starts the comparison. Source: Karvonen et al. 2024, Measuring
+    Progress in Dictionary Learning; dictionary_learning's PAnnealTrainer, and GatedAnnealTrainer for gated.
     """
 
     class Settings(TermSettings):
@@ -175,11 +176,11 @@ class PAnneal(Term):
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Only where the number of latents on is learnt, and codes rise from 0."""
+        """Only where the number of active latents is learnt, and codes rise from 0."""
         needs_codes_from_zero(settings, sae_settings)
 
     def add(self, step: Step) -> Tensor:
-        """The penalty at the present p; afterwards p and scale move on, if an update is due."""
+        """The penalty at the present p; afterwards p and scale change, if an update is due."""
         settings = self.settings
         p, next_p = self._p(self._updates), self._p(self._updates + 1)
         weight = value_at(settings.weight, step.fraction_done) * self._scale / step.target_BM.shape[0]
@@ -189,9 +190,9 @@ class PAnneal(Term):
         step.monitors["p_anneal/scale"] = self._scale
         if self._updates > 0:
             after, _ = lp(step.codes, step.encoding.penalised, next_p, settings.epsilon, settings.form)
-            pair = torch.stack([total, after]).double()[None]
-            before = pair[:0] if self._queue is None else self._queue.to(pair.device)
-            self._queue = torch.cat([before, pair])[-settings.queue_steps :]
+            both = torch.stack([total, after]).double()[None]  # as Python's floats, of which the source's mean is made
+            before = both[:0] if self._queue is None else self._queue.to(both.device)
+            self._queue = torch.cat([before, both])[-settings.queue_steps :]
         if self._is_due(step.fraction_done):
             self._rescale()
             self._updates += 1
@@ -226,11 +227,12 @@ class PAnneal(Term):
             return False
         if self._step == 0 or fraction_done == 0.0:
             return self.settings.begin == 0.0
+        # A term is told the share of the run, not its length: the quotient is that length to within rounding.
         n_steps = round(self._step / fraction_done)
         return self._step >= update_steps(self.settings, n_steps)[self._updates]
 
     def _rescale(self) -> None:
-        """Nothing before the second update; nor while no code is on."""
+        """Does nothing before the second update, nor while no latent is active."""
         if self._queue is not None:
             now, after = self._queue.mean(0).tolist()
             self._scale *= now / after if after > 0 else 1.0

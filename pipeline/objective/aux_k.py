@@ -1,4 +1,4 @@
-"""Dead latents explain what the active ones leave over, so that they become active again: AuxK and ghost gradients."""
+"""Terms by which dead latents learn to reconstruct what the others leave over: AuxK and ghost gradients."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,12 +18,12 @@ FormName = Literal["dictionary_learning", "openai", "sparsify", "sae_lens", "hyp
 
 @dataclass(frozen=True, kw_only=True)
 class AuxForm:
-    """What distinguishes one library's AuxK; the defaults are dictionary_learning's."""
+    """The details in which libraries' AuxK differ; the defaults are dictionary_learning's."""
 
     candidates: Literal["dead", "not_chosen"] = "dead"
-    """Who may explain the residual: the dead latents, or all that are not on in the row."""
+    """Which latents may explain the residual: the dead ones, or all that are not active in the row."""
     k: Literal["half_d_model", "half_d_sae", "twice_k", "256"] = "half_d_model"
-    """Candidates on per row, the number of candidates at most."""
+    """Active candidates per row (count); never more than there are."""
     negative: bool = False
     """Whether a candidate's negative pre-activation counts as it is, instead of as 0."""
     over: Literal["residual_variance", "target_variance", "rows", "elements"] = "residual_variance"
@@ -31,12 +31,12 @@ class AuxForm:
     fewer_weigh_less: bool = False
     """Whether the loss is multiplied by min(dead / k, 1)."""
     bias: Literal["none", "both", "prediction"] = "none"
-    """Where b_dec is added: nowhere; to prediction and, as a constant, residual, which leaves its gradient; or to the
-    prediction only, although the residual is free of it."""
+    """Where b_dec is added: nowhere; to the prediction and, as a constant, to the residual, so that only its gradient
+    differs; or to the prediction alone, although the residual is without it."""
     constant_residual: bool = True
     """Whether no gradient flows through the residual."""
     always: bool = False
-    """Whether it counts while no latent is dead: a constant, but for the bias."""
+    """Whether the term counts while no latent is dead; it is then a constant, apart from the bias."""
 
 
 FORMS: dict[FormName, AuxForm] = {
@@ -57,7 +57,7 @@ class AuxK(Term):
     """weight * squared error of the residual's reconstruction by the top dead latents, over the residual's variance.
 
     min(d_model // 2, number of dead latents) dead latents per row, without decoder bias; residual and variance are
-    constants. Costs nothing while no latent is dead. That is the default form; aux_forms.py has the others.
+    constants. Costs nothing while no latent is dead. FORMS has the forms of other libraries.
     Source: Gao et al. 2024, appendix A.2, in the form of dictionary_learning.
     """
 
@@ -69,15 +69,15 @@ class AuxK(Term):
         weight: Value = 1 / 32
         """Factor of this term in the loss. Default: the paper's; SAELens has 1, overcomplete 0.1."""
         form: FormName = "dictionary_learning"
-        """Whose details: see aux_forms.py."""
+        """The library whose details are used: see FORMS in objective/aux_k.py."""
         k_aux: int | None = Field(default=None, gt=0)
-        """Dead latents on per row (count). null: the form's."""
+        """Active dead latents per row (count). null: the form's."""
 
     settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Not relu: there a dead latent has no positive pre-activation, so the term would do nothing."""
+        """Not relu: there a dead latent has no positive pre-activation, and the term would do nothing."""
         needs_runners_up(settings, sae_settings)
 
     def add(self, step: Step) -> Tensor:
@@ -89,7 +89,7 @@ class AuxK(Term):
             return step.target_BM.new_zeros(())
         residual_BM = step.target_BM - step.xhat_BM
         divisor = _divisor(residual_BM, step.target_BM, form)
-        if divisor == 0:
+        if divisor == 0:  # nothing is left over
             return step.target_BM.new_zeros(())
         k = self.settings.k_aux or _form_k(step, form)
         weight = value_at(self.settings.weight, step.fraction_done) / divisor
@@ -116,7 +116,7 @@ class AuxK(Term):
 
 
 def _candidates(step: Step, form: AuxForm) -> Tensor | None:
-    """The latents that may explain the residual; None: all, where they are not on."""
+    """The latents that may explain the residual; None: all, in rows where they are not active."""
     if form.candidates == "not_chosen":
         return None
     if step.dead_E is None:
@@ -125,14 +125,14 @@ def _candidates(step: Step, form: AuxForm) -> Tensor | None:
 
 
 def _candidate_pre(step: Step, rows: Tensor | None) -> Tensor:
-    """Their pre-activations, one column for each."""
+    """The candidates' pre-activations, one column for each."""
     if rows is not None:
         return step.encoding.pre_of(rows)
     return torch.where(step.codes.to_dense() > 0, 0.0, step.encoding.pre_BE)
 
 
 def _form_k(step: Step, form: AuxForm) -> int:
-    """Candidates on per row."""
+    """Active candidates per row, as the form says (count)."""
     return {
         "half_d_model": max(step.target_BM.shape[1] // 2, 1),
         "half_d_sae": max(step.sae.d_sae // 2, 1),
@@ -151,6 +151,7 @@ def _divisor(residual_BM: Tensor, target_BM: Tensor, form: AuxForm) -> float:
 
 def _top(pre_BE: Tensor, k: int, negative: bool, break_even_density: float) -> Codes:
     """The k largest of each row of the candidates; a negative one is 0, unless `negative`."""
+    # row_topk sets negative values to 0 and may give dense codes; SAELens' form needs the values as they are.
     if not negative:
         return row_topk(pre_BE, k, break_even_density)
     values_BK, indices_BK = pre_BE.topk(k, dim=1, sorted=False)
@@ -158,11 +159,15 @@ def _top(pre_BE: Tensor, k: int, negative: bool, break_even_density: float) -> C
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, pre_BE.shape[1])
 
 
+SMALL = 1e-6
+"""Keeps a quotient finite, in units of the rows. Source: SAELens."""
+
+
 class GhostGradients(Term):
     """weight * squared error of the residual's reconstruction by exp(pre-activations) of the dead latents, rescaled.
 
-    Row by row that reconstruction is scaled to half the residual's norm, and the error then to the size of the
-    reconstruction's; residual and both scales are constants. Costs nothing while no latent is dead.
+    Each row of that reconstruction is scaled to half the residual's norm, and the error then to the size of the
+    SAE's own error; the residual and both scales are constants. Costs nothing while no latent is dead.
     Source: Anthropic, Circuits Updates January 2024, "Ghost Grads"; SAELens before version 6 (`use_ghost_grads`).
     """
 
@@ -172,8 +177,8 @@ class GhostGradients(Term):
         term: Literal["ghost_gradients"] = "ghost_gradients"
         """Name in TERMS."""
         rescale: Literal["batch", "elements"] = "batch"
-        """Whose size the error gets: the batch's, as Anthropic's text has it, or that of every row and dimension by
-        itself (SAELens, which takes the mean over dimensions: weight 1 / d_model here is its 1)."""
+        """The error is scaled to the size of the batch's, as in Anthropic's text, or of each element's (SAELens, which
+        then takes the mean over dimensions: its weight 1 is 1 / d_model here)."""
 
     settings: Settings
 
@@ -198,7 +203,7 @@ class GhostGradients(Term):
         residual_BM = step.target_BM - step.xhat_BM
         exp_BE = step.encoding.pre_of(dead).exp()  # of the dead latents only
         ghost_BM = exp_BE @ W_dead
-        scale_B = residual_BM.norm(dim=1) / (1e-6 + 2 * ghost_BM.norm(dim=1))
+        scale_B = residual_BM.norm(dim=1) / (SMALL + 2 * ghost_BM.norm(dim=1))
         difference_BM = ghost_BM * scale_B[:, None] - residual_BM
         rescale = self._rescale(residual_BM.square(), difference_BM.square())
 
@@ -210,7 +215,7 @@ class GhostGradients(Term):
         return weight * (difference_BM.square() * rescale).sum()
 
     def _rescale(self, error_BM: Tensor, ghost_error_BM: Tensor) -> Tensor:
-        """The reconstruction's error over the ghosts', of the whole batch or element by element."""
+        """The reconstruction's squared error over the ghosts', of the whole batch or element by element."""
         if self.settings.rescale == "elements":
-            return error_BM / (ghost_error_BM + 1e-6)
+            return error_BM / (ghost_error_BM + SMALL)
         return error_BM.sum() / ghost_error_BM.sum().clamp(min=torch.finfo(error_BM.dtype).tiny)

@@ -1,6 +1,6 @@
-"""Pairs of latents: how strongly two compete that are active together, and penalties of their similarity.
+"""Pairs of latents: how strongly two latents that are active together compete, and penalties of their similarity.
 
-No matrix [E, E] is ever formed.
+No matrix [E, E] is formed.
 """
 
 from bisect import bisect_right
@@ -15,19 +15,22 @@ from strata_sae.pipeline.kernels.codes import SparseCodes
 from strata_sae.pipeline.kernels.machine.backend import backend_of
 from strata_sae.pipeline.kernels.pairs import RowPairs, occurrences, pairs_together, partner_offsets
 
-PAIRS_PER_CHUNK = 2**24
-"""Co-active pairs, each as often as it occurs, looked at together (count); bounds the memory."""
+OCCURRENCES_PER_CHUNK = 2**24
+"""Co-active pairs, each as often as it occurs, that are counted together (count); bounds the memory."""
+# A batch of 2048 rows at k 128 has 16.6 million, so nearly every batch is one chunk. On a CPU each takes 8 bytes.
 LARGEST_LIFT = 10.0
-"""Where `lift` is cut. Source: seed 001's sibling."""
-NEARLY = 1e-12
-"""How far (relative) above the threshold a pair still counts as being at it, where c is 0: above rounding errors."""
+"""Largest `lift`. Source: seed 001's sibling."""
+ROUNDING_MARGIN = 1e-12
+"""A share above the threshold by less than this (relative) counts as equal to it."""
+# Above the rounding of a float64 quotient (2e-16). Such a pair has c = 0, and its least count would depend on rounding.
 SUMMED_AT_ONCE = 4096
 """Values that one thread sums (count)."""
+# Of a fixed length, because torch splits a sum by the number of threads, which would change the last bits of the loss.
 
 
 @dataclass(frozen=True)
 class Occurrences:
-    """The N times that pairs are on together: where both latents stand among the codes' pairs, by pair."""
+    """Every time that a pair is active together: the places of both latents among the codes' entries, by pair."""
 
     first_place: Tensor
     second_place: Tensor
@@ -37,17 +40,17 @@ class Occurrences:
 
 @dataclass(frozen=True)
 class CoActive:
-    """Pairs of latents that are on together in at least one row, each once; counts are floats."""
+    """Pairs of latents that are active together in at least one row, each once; counts are floats."""
 
     n_both: Tensor
-    """Rows in which both are on."""
+    """Rows in which both are active."""
     n_first: Tensor
-    """Rows in which the first is on."""
+    """Rows in which the first is active."""
     n_second: Tensor
-    """Rows in which the second is on."""
+    """Rows in which the second is active."""
     batch_size: int
     density: float
-    """Share of latents on, over the batch: l0 / d_sae."""
+    """Share of active latents over the batch: l0 / d_sae."""
 
 
 def _lift(pairs: CoActive) -> Tensor:
@@ -62,8 +65,8 @@ NORMALISATIONS: dict[str, Callable[[CoActive], tuple[Tensor, Tensor]]] = {
     "conditional": lambda pairs: (pairs.n_both / pairs.n_first, pairs.n_both / pairs.n_second),
     "lift": lambda pairs: _both_ways(_lift(pairs)),
 }
-"""Name -> mask intersection n_ij and n_ji, from 0 to 1. `conditional`: share of i's rows with j on. `lift`: the larger
-of both directions' P(i|j) / (l0 / d_sae), from 0 to LARGEST_LIFT; 1 is chance."""
+"""Name -> mask intersection n_ij and n_ji, from 0 to 1. `conditional`: share of i's rows in which j is active.
+`lift`: the larger of both directions' P(i|j) / (l0 / d_sae), from 0 to LARGEST_LIFT; 1 is chance."""
 
 SHAPES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "linear": lambda n, threshold, temperature: ((n - threshold) / threshold).clamp(0, 1),
@@ -74,14 +77,17 @@ SHAPES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 def least_share(normalisation: str, shape: str, threshold: float, density: float) -> float:
-    """Share of the rarer one's rows that a pair must exceed to compete: no mask intersection is above that share."""
+    """Share of the rarer latent's rows in which a pair must be active to compete.
+
+    No mask intersection is larger than that share (`lift`: than the share over the density).
+    """
     if shape != "linear":
         return 0.0
     return threshold * density if normalisation == "lift" else threshold
 
 
 def active_sorted(codes: SparseCodes) -> tuple[SparseCodes, Tensor]:
-    """The pairs with a value other than 0, by rising latent within each row, and their places in `codes`."""
+    """The entries with a value other than 0, by rising latent within each row, and their places in `codes`."""
     active_P = (codes.values_P != 0).nonzero().squeeze(1)
     rows_P, latents_P = codes.rows_P[active_P], codes.indices_P[active_P]
     backend = backend_of(codes.values_P)
@@ -101,10 +107,11 @@ def competition(pairs: CoActive, normalisation: str, shape: str, threshold: floa
 def competing(
     codes: SparseCodes, normalisation: str, shape: str, threshold: float, temperature: float
 ) -> Iterator[tuple[RowPairs, Tensor]]:
-    """The pairs of sorted codes that may compete, in chunks of rising latents, with c_ij + c_ji (0 of a few)."""
+    """The pairs of sorted codes that may compete, in chunks of rising latents, with c_ij + c_ji (0 for a few)."""
     n_rows_E = codes.by_latent[2].diff()
     density = _density(codes)
-    share = least_share(normalisation, shape, threshold, density) * (1 + NEARLY)
+    share = least_share(normalisation, shape, threshold, density) * (1 + ROUNDING_MARGIN)
+    # In float64 counts are exact; + 1 and cutting off make "more than the share" of "at least this many rows".
     least_E = (n_rows_E.double() * share + 1).clamp(max=codes.batch_size + 1).int()
     n_rows_P = n_rows_E.to(_counted_in(codes))[codes.indices_P]
     room_E = partner_offsets(codes)
@@ -117,7 +124,7 @@ def competing(
 
 
 def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
-    """All pairs of latents in the same row of sorted codes, every time that they are, in chunks of rising latents."""
+    """All pairs of latents in the same row of sorted codes, as often as they occur, in chunks of rising latents."""
     n_rows_E = codes.by_latent[2].diff().to(_counted_in(codes))
     for first, stop in _chunks(partner_offsets(codes)):
         where = Occurrences(*occurrences(codes, first, stop))
@@ -129,14 +136,14 @@ def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
 
 
 def between(codes: SparseCodes, first: Tensor, second: Tensor) -> CoActive:
-    """The same counts for pairs of one's choice, whether or not they are ever on together."""
-    on, other = (_on(codes, latents) for latents in (first, second))
-    counts = ((on & other).sum(0).double(), on.sum(0).double(), other.sum(0).double())
+    """The same counts for given pairs, also for those that are never active together."""
+    one, other = (_is_active(codes, latents) for latents in (first, second))
+    counts = ((one & other).sum(0).double(), one.sum(0).double(), other.sum(0).double())
     return CoActive(*counts, codes.batch_size, codes.n_active() / max(codes.batch_size * codes.n_latents, 1))
 
 
-def _on(codes: SparseCodes, latents: Tensor) -> Tensor:
-    """Whether each of some latents is on in each row: bool, [B, number of latents]."""
+def _is_active(codes: SparseCodes, latents: Tensor) -> Tensor:
+    """Whether each of some latents is active in each row: bool, [B, number of latents]."""
     columns = []
     for latent in latents.tolist():
         rows = codes.rows_P[(codes.indices_P == latent) & (codes.values_P != 0)]
@@ -158,12 +165,12 @@ def _counted_in(codes: SparseCodes) -> torch.dtype:
 
 
 def _chunks(room_E: Tensor) -> Iterator[tuple[int, int]]:
-    """Stretches of latents with about PAIRS_PER_CHUNK occurrences each, leaving out those without any."""
+    """Stretches of latents with about OCCURRENCES_PER_CHUNK occurrences each, without those that have none."""
     room = room_E.tolist()
     first, n_latents = 0, len(room) - 1
     while room[first] < room[-1]:
         first = bisect_right(room, room[first]) - 1
-        stop = min(max(bisect_right(room, room[first] + PAIRS_PER_CHUNK) - 1, first + 1), n_latents)
+        stop = min(max(bisect_right(room, room[first] + OCCURRENCES_PER_CHUNK) - 1, first + 1), n_latents)
         yield first, stop
         first = stop
 
@@ -185,7 +192,7 @@ class Penalised(NamedTuple):
 
 
 def of_decoder(W_EM: Tensor, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor) -> Penalised:
-    """Of the inner products of decoder rows; adds weight times the gradient of the loss to gradient_EM."""
+    """Penalty of the inner products of decoder rows; adds weight times the loss's gradient to gradient_EM."""
     value, slope = PENALTIES[penalty]
     c = c.to(W_EM.dtype)
     dots = pairs.dots(W_EM)
@@ -196,7 +203,7 @@ def of_decoder(W_EM: Tensor, pairs: RowPairs, c: Tensor, penalty: str, weight: f
 def of_activations(
     codes: SparseCodes, where: Occurrences, c: Tensor, penalty: str, weight: float, gradient_P: Tensor
 ) -> Penalised:
-    """Of (f^T f)_ij / B, f being the codes; all rows in which a pair is on must be in `where`."""
+    """Penalty of (f^T f)_ij / B, where f are the codes; `where` must have all rows in which a pair is active."""
     value, slope = PENALTIES[penalty]
     first, second = where.first_place, where.second_place
     c = c.to(codes.values_P.dtype)
@@ -204,7 +211,7 @@ def of_activations(
     similarity = torch.segment_reduce(left * right, "sum", lengths=where.n_both, unsafe=True) / codes.batch_size
     pull = weight / codes.batch_size * c * slope(similarity)
     pull = pull.repeat_interleave(where.n_both, output_size=first.numel())
-    # Sorted by place, so that every sum has one order.
+    # Sorted by place, so that every sum has one order, whatever the number of threads.
     places, parts = torch.cat([first, second]), torch.cat([pull * right, pull * left])
     n_parts = torch.bincount(places, minlength=codes.values_P.numel())
     order = places.int().argsort(stable=True)

@@ -32,14 +32,14 @@ class PrefixReconstruction(Term):
         ends: list[int] | None = None
         """Ends of the prefixes in latents, rising, the last d_sae; needs `fractions: null` (HypotheSAEs)."""
         smallest: int = Field(default=0, ge=0)
-        """Prefixes that `fractions` makes shorter become this long, and of equal ones one stays; seed 0: 8 latents."""
+        """Prefixes that would be shorter become this long, and of equal ones one is kept (latents); seed 0: 8."""
         levels: Literal["mean", "sum"] = "mean"
         """Over the prefixes: `mean` (seed 0, HypotheSAEs), or `sum` (the paper, SAELens)."""
         reduction: Reduction = "sum"
         """Of each prefix's error: `sum` over dimensions, `mean` (seed 0), or `fvu` (HypotheSAEs)."""
         compat: Literal["dictionary_learning"] | None = None
-        """`dictionary_learning`: averaged twice, so that n prefixes weigh 1 / n^2 each, and aux_k beside them n times
-        as much."""
+        """`dictionary_learning`: averaged twice: each of n prefixes weighs 1 / n^2, and aux_k, relative to them,
+        n times as much."""
 
         @field_validator("fractions")
         @classmethod
@@ -49,7 +49,7 @@ class PrefixReconstruction(Term):
             return fractions
 
         @model_validator(mode="after")
-        def _one_way_to_say_it(self) -> "PrefixReconstruction.Settings":
+        def _prefixes_are_given_once(self) -> "PrefixReconstruction.Settings":
             if (self.fractions is None) == (self.ends is None):
                 raise ValueError(
                     f"give the prefixes either as fractions or as ends, got fractions {self.fractions} and ends "
@@ -91,6 +91,7 @@ class PrefixReconstruction(Term):
         share = self._divisor(len(ends)) * error_divisor(self.settings.reduction, step.target_BM)
         weight = value_at(self.settings.weight, step.fraction_done) / share
 
+        # Each prefix's error is the one before plus its own block's reconstruction: every entry is decoded once.
         error_BM = step.sae.b_dec - step.target_BM
         errors = []
         for (codes, _), (start, stop) in zip(blocks, bounds, strict=True):
@@ -120,7 +121,7 @@ class PrefixReconstruction(Term):
 
 
 def prefix_ends(settings: PrefixReconstruction.Settings, d_sae: int) -> list[int]:
-    """The prefix lengths in latents."""
+    """The lengths of the prefixes (latents)."""
     if settings.fractions is None:
         return list(settings.ends or [])
     ends = [round(fraction * d_sae) for fraction in settings.fractions]
@@ -129,7 +130,7 @@ def prefix_ends(settings: PrefixReconstruction.Settings, d_sae: int) -> list[int
 
 
 def _rising(numbers: list[int] | list[float]) -> bool:
-    """Whether each is larger than the one before, the first larger than 0, and there is one."""
+    """Whether there are numbers, the first is above 0, and each is larger than the one before."""
     return bool(numbers) and all(before < after for before, after in zip([0, *numbers], numbers, strict=False))
 
 
@@ -146,7 +147,7 @@ class HierarchicalTopK(Term):
         term: Literal["hierarchical_topk"] = "hierarchical_topk"
         """Name in TERMS."""
         ks: list[int] = Field(min_length=1)
-        """Latents on per row that have to do (counts), rising, the last the architecture's k."""
+        """Active latents per row that must reconstruct (counts), rising; the last is the architecture's k."""
         reduction: Reduction = "sum"
         """Of each error: `sum` over dimensions, `mean`, or `fvu`: over the batch's variance."""
 
@@ -185,7 +186,7 @@ class HierarchicalTopK(Term):
         parts_LBM = banded.decode(W_dec).view(len(ks), batch_size, -1)
         errors_LBM = parts_LBM.cumsum(0).add_(step.sae.b_dec).sub_(step.target_BM)
         loss = weight * errors_LBM.square().sum()
-        # A latent of band l is on for the ks l and later: its gradient is the sum of theirs.
+        # A latent of band l is active for the ks l and later: its gradient is the sum of theirs.
         left_LBM = errors_LBM.mul_(2 * weight).flip(0).cumsum(0).flip(0)
         left_rows = left_LBM.flatten(0, 1)
 
@@ -200,7 +201,7 @@ class HierarchicalTopK(Term):
 
 
 def by_rank(codes: Codes, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row's k values, falling; their latents; their places in the flattened codes.values. All [B, k]."""
+    """Each row's k values in falling order, their latents, and their places in codes.values, flattened. [B, k] each."""
     if isinstance(codes, DenseCodes):
         values_BK, indices_BK = codes.values_BE.topk(k, dim=1)
         first_B = torch.arange(codes.batch_size, device=indices_BK.device) * codes.n_latents
@@ -211,7 +212,7 @@ def by_rank(codes: Codes, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _stack_bands(values_BK: Tensor, indices_BK: Tensor, bands: list[tuple[int, int]], n_latents: int) -> SparseCodes:
-    """Codes of len(bands) * B rows, all rows' ranks of a band after those of the band before: one pass does for all."""
+    """Codes of len(bands) * B rows: first band 0 of every row, then band 1, and so on, so that one pass serves all."""
     counts = torch.tensor([stop - start for start, stop in bands], device=values_BK.device)
     ends = counts.repeat_interleave(values_BK.shape[0]).cumsum(0)
     return SparseCodes(
@@ -236,7 +237,7 @@ class MultiK(Term):
         weight: float | Schedule = 1 / 8
         """Factor of this term in the loss. Default: sparsify's."""
         multiple: int = Field(default=4, ge=2)
-        """Latents on, over the architecture's k. Default: the paper's."""
+        """Active latents, in multiples of the architecture's k. Default: the paper's."""
         reduction: Reduction = "fvu"
         """Of the error: `fvu`, over the batch's variance (sparsify, HypotheSAEs); `sum` over dimensions; or `mean`."""
 

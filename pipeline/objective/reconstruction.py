@@ -31,7 +31,7 @@ class Reconstruction(Term):
             self.settings.reduction, step.target_BM
         )
         difference_BM = step.xhat_BM - step.target_BM
-        error = linalg.vector_norm(difference_BM).square()
+        error = linalg.vector_norm(difference_BM).square()  # reads the matrix once, without one of squares
         step.add_xhat_gradient(difference_BM.mul_(2 * weight))
         return weight * error
 
@@ -43,6 +43,6 @@ def error_divisor(reduction: Reduction, target_BM: Tensor) -> Tensor | int:
     what one of weight w * M does beside `sum`. `fvu`: the batch's squared deviation from its mean row (sparsify,
     HypotheSAEs).
     """
-    if reduction == "fvu":
+    if reduction == "fvu":  # tiny: in a batch of equal rows the loss is infinite or 0, never NaN
         return (target_BM - target_BM.mean(0)).square().sum().clamp(min=finfo(target_BM.dtype).tiny)
     return target_BM.shape[0] if reduction == "sum" else target_BM.numel()

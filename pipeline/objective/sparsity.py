@@ -17,7 +17,8 @@ Form = Literal["lp_p", "lp"]
 class L1(Term):
     """weight * mean over rows of the sum of the codes; warm it up with a schedule of the weight.
 
-    For decoder rows of norm 1. Free ones grow, while codes shrink, to evade this penalty, but not `l1_decoder_norm`.
+    For decoder rows of norm 1. Free rows can grow while codes shrink: that lowers this penalty, but not
+    `l1_decoder_norm`.
     """
 
     class Settings(TermSettings):
@@ -30,18 +31,18 @@ class L1(Term):
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Only where the number of latents on is learnt: elsewhere k already fixes it."""
+        """Only where the number of active latents is learnt: elsewhere k already fixes it."""
         needs_learnt_l0(settings, sae_settings)
 
     def add(self, step: Step) -> Tensor:
-        """The penalty, and weight / B for every value that is on."""
+        """The penalty; its derivative by every active value is weight / B."""
         weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         step.add_penalty_gradient(torch.full_like(step.encoding.penalised, weight))
         return weight * step.encoding.penalised.sum()
 
 
 class L1DecoderNorm(Term):
-    """weight * mean over rows of the sum of code times norm of its decoder row: what cannot be evaded by rescaling.
+    """weight * mean over rows of the sum of code times norm of its decoder row, which no rescaling can lower.
 
     Source: Anthropic, Circuits Updates April 2024, "Update on how we train SAEs".
     """
@@ -54,14 +55,14 @@ class L1DecoderNorm(Term):
         weight: Value
         """Factor of this term in the loss; the source warms it up over the first 5% of the run."""
         per_site: bool = False
-        """Crosscoders: the sum of the norms of a row's parts at each site, not the norm of the whole. Sparse by site,
-        too. Source: Lindsey et al. 2024, Sparse Crosscoders."""
+        """Crosscoders: the sum of the norms of a row's parts at each site, not the norm of the whole row, so that codes
+        are sparse by site, too. Source: Lindsey et al. 2024, Sparse Crosscoders."""
 
     settings: Settings
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Only with free decoder rows, and where the number of latents on is learnt."""
+        """Only with free decoder rows, and where the number of active latents is learnt."""
         needs_learnt_l0(settings, sae_settings)
         if sae_settings.decoder != "free":
             raise ValueError(
@@ -78,7 +79,7 @@ class L1DecoderNorm(Term):
         norms_E = torch.stack(norms).sum(0)
         step.add_penalty_gradient(codes.spread_latents(norms_E * weight).expand_as(codes.values))
         sums_E = codes.latent_sums(step.encoding.penalised)
-        tiny = torch.finfo(norms_E.dtype).tiny
+        tiny = torch.finfo(norms_E.dtype).tiny  # a row of zeros has no direction: its gradient is 0, not NaN
         pulls = [
             (weight * sums_E / own_E.clamp(min=tiny))[:, None] * block_EM
             for own_E, block_EM in zip(norms, blocks, strict=True)
@@ -116,11 +117,11 @@ class Lp(Term):
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Only where the number of latents on is learnt, and codes rise from 0."""
+        """Only where the number of active latents is learnt, and codes rise from 0."""
         needs_codes_from_zero(settings, sae_settings)
 
     def add(self, step: Step) -> Tensor:
-        """The penalty, and its derivative by every code that is on."""
+        """The penalty, and its derivative by every active value."""
         weight = value_at(self.settings.weight, step.fraction_done) / step.target_BM.shape[0]
         p = value_at(self.settings.p, step.fraction_done)
         total, derivative = lp(step.codes, step.encoding.penalised, p, self.settings.epsilon, self.settings.form)
@@ -132,13 +133,13 @@ class Lp(Term):
 def lp(codes: Codes, values: Tensor, p: float, epsilon: float, form: Form) -> tuple[Tensor, Tensor]:
     """The penalty summed over rows, 0-dim, and its derivative in the layout of codes.values (0 where a value is 0).
 
-    Latents that are off count epsilon^p each, as in the source: a constant of p.
+    A latent that is not active counts epsilon^p, as in the source: a constant of p.
     """
     if form == "lp_p":
         return weighted_lp_p(codes, values, p, epsilon, None)
-    off = epsilon**p
-    above_off = codes.with_values((values + epsilon).pow(p) - off)
-    sums_B = above_off.decode(values.new_ones(codes.n_latents, 1)).squeeze(1) + off * codes.n_latents
+    at_zero = epsilon**p
+    excess = codes.with_values((values + epsilon).pow(p) - at_zero)
+    sums_B = excess.decode(values.new_ones(codes.n_latents, 1)).squeeze(1) + at_zero * codes.n_latents
     derivative = codes.spread_rows(sums_B.pow(1 / p - 1)) * (values + epsilon).pow(p - 1)
     return sums_B.pow(1 / p).sum(), torch.where(values > 0, derivative, 0.0)
 
@@ -147,13 +148,14 @@ def weighted_lp_p(
     codes: Codes, values: Tensor, p: float, epsilon: float, weights_E: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Sum over rows and latents of weight * (value + epsilon)^p, 0-dim, and its derivative as in `lp`."""
-    off = epsilon**p
-    above_off = (values + epsilon).pow(p) - off
+    at_zero = epsilon**p
+    # Codes hold few of the B * E values; what the others add is a constant, added at the end.
+    excess = (values + epsilon).pow(p) - at_zero
     derivative = torch.where(values > 0, (values + epsilon).pow(p - 1) * p, 0.0)
     if weights_E is None:
-        return above_off.sum() + off * codes.n_latents * codes.batch_size, derivative
+        return excess.sum() + at_zero * codes.n_latents * codes.batch_size, derivative
     weights = codes.spread_latents(weights_E)
-    return (above_off * weights).sum() + off * codes.batch_size * weights_E.sum(), derivative * weights
+    return (excess * weights).sum() + at_zero * codes.batch_size * weights_E.sum(), derivative * weights
 
 
 def above_zero(name: str, value: Value) -> Value:

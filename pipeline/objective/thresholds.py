@@ -13,11 +13,13 @@ from strata_sae.pipeline.saes.jump_relu import JumpReLU
 from strata_sae.pipeline.schedules import Value, value_at
 
 TARGETED = ("target", "per_row")
+"""Kinds of L0 that have a target."""
 
 
 class L0(Term):
-    """weight * a function of n, how many latents are on in a row; a latent's gradient is estimated by its threshold's
-    kernel (saes/jump_relu.py).
+    """weight * a function of n, the number of active latents of a row.
+
+    n has no gradient; the kernel of each threshold gives an estimate (saes/jump_relu.py).
     """
 
     class Settings(TermSettings):
@@ -27,15 +29,15 @@ class L0(Term):
         """Name in TERMS."""
         kind: Literal["target", "penalty", "per_row", "tanh"] = "target"
         """`target`: (mean n / target - 1)^2 (dictionary_learning). `penalty`: mean n (the JumpReLU paper). `per_row`:
-        mean of 2 / target * (n - target)^2 (Gemma Scope 2). `tanh`: tanh(scale * code * decoder norm) summed in the
-        place of n, so codes move, too (Anthropic, January 2025)."""
+        mean of 2 / target * (n - target)^2 (Gemma Scope 2). `tanh`: tanh(scale * code * decoder norm) summed
+        instead of n, so that codes get a gradient, too (Anthropic, January 2025)."""
         target: float = Field(default=20.0, gt=0.0)
-        """Latents on per row (count), of `target` and `per_row`. Default: dictionary_learning."""
+        """Active latents per row (count), of `target` and `per_row`. Default: dictionary_learning."""
         scale: float = Field(default=4.0, gt=0.0)
         """Steepness of `tanh`. Default: Anthropic's."""
 
         @model_validator(mode="after")
-        def _no_idle_knob(self) -> "L0.Settings":
+        def _every_setting_has_an_effect(self) -> "L0.Settings":
             idle = {"target": self.kind not in TARGETED, "scale": self.kind != "tanh"}
             for name in idle:
                 if idle[name] and getattr(self, name) != type(self).model_fields[name].default:  # a dump has them all
@@ -56,22 +58,22 @@ class L0(Term):
         if settings.kind in TARGETED and settings.target > sae_settings.d_sae:
             raise ValueError(
                 f"term 'l0': target ({settings.target:g}) must not exceed d_sae ({sae_settings.d_sae}), as no more "
-                "latents can be on; lower it"
+                "latents can be active; lower it"
             )
 
     def add(self, step: Step) -> Tensor:
-        """The penalty; its gradient goes to the thresholds, and beyond them as the architecture says."""
+        """The penalty; thresholds get its gradient, and with `ste_to_input` the encoder."""
         weight = value_at(self.settings.weight, step.fraction_done)
         if self.settings.kind == "tanh":
             return self._tanh(step, weight / step.target_BM.shape[0])
-        loss, gradient_B = self._counted(n_on(step.codes).to(step.target_BM.dtype))
+        loss, gradient_B = self._counted(n_active_B(step.codes).to(step.target_BM.dtype))
         assert isinstance(step.sae, JumpReLU)
         for name, gradient in step.sae.count_gradients(step.encoding, gradient_B * weight).items():
             step.add_gradient(name, gradient)
         return weight * loss
 
     def _counted(self, n_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of n_B latents on in each row, and its derivative by each."""
+        """The loss for n_B active latents in each row, and its derivative by n_B."""
         target, share = self.settings.target, torch.full_like(n_B, 1 / len(n_B))
         if self.settings.kind == "penalty":
             return n_B.mean(), share
@@ -82,22 +84,25 @@ class L0(Term):
         return excess.square(), share * excess * (2 / target)
 
     def _tanh(self, step: Step, weight: float) -> Tensor:
-        """The soft count; it moves codes and decoder norms."""
+        """The soft count; codes and decoder norms get its gradient."""
         codes, values, W_dec, scale = step.codes, step.encoding.penalised, step.sae.W_dec, self.settings.scale
         norm_E = torch.linalg.vector_norm(W_dec, dim=1)
         norm = codes.spread_latents(norm_E)
         counted = torch.tanh(scale * values * norm)
         slope = (1 - counted.square()) * (scale * weight)
         step.add_penalty_gradient(slope * norm)
+        # d norm / d row is row / norm; a row of zeros has no direction, and gets 0 instead of NaN.
         pull_E = codes.latent_sums(slope * values) / norm_E.clamp(min=torch.finfo(norm_E.dtype).tiny)
         step.add_gradient("W_dec", pull_E[:, None] * W_dec)
         return weight * counted.sum()
 
 
-def n_on(codes: Codes) -> Tensor:
+def n_active_B(codes: Codes) -> Tensor:
     """Latents above 0 in each row: [B]."""
-    on = codes.values > 0
-    return on.sum(1) if isinstance(codes, DenseCodes) else torch.bincount(codes.rows_P[on], minlength=codes.batch_size)
+    active = codes.values > 0
+    if isinstance(codes, DenseCodes):
+        return active.sum(1)
+    return torch.bincount(codes.rows_P[active], minlength=codes.batch_size)
 
 
 class PreActivation(Term):
@@ -114,7 +119,7 @@ class PreActivation(Term):
         weight: Value = 3e-6
         """Factor of this term in the loss. Default: Anthropic's."""
         latents: Literal["dead", "all"] = "dead"
-        """Whose pre-activations count; `all` costs two dense products per step."""
+        """The latents whose pre-activations count; `all` costs two dense products per step."""
 
     settings: Settings
 
@@ -128,7 +133,7 @@ class PreActivation(Term):
             )
 
     def add(self, step: Step) -> Tensor:
-        """The penalty; it moves encoder, threshold and decoder norm of the latents that count."""
+        """The penalty; encoder, threshold and decoder norm of the latents that count get its gradient."""
         dead_E = torch.ones_like(step.sae.b_enc, dtype=torch.bool) if self.settings.latents == "all" else step.dead_E
         if dead_E is None or not bool(dead_E.any()):
             return step.target_BM.new_zeros(())

@@ -24,8 +24,8 @@ class JumpReLU(SAE):
     """A latent is active, and its value its pre-activation, where that is above its threshold.
 
     The threshold's gradient is an estimate: the jump is treated as a slope as wide as the bandwidth (rectangle kernel).
-    Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, whose thresholds are trained
-    as they are (the paper trains their logarithm).
+    Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, which trains thresholds as
+    they are (the paper trains their logarithm).
     """
 
     class Settings(SAESettings):

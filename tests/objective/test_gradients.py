@@ -139,7 +139,7 @@ def test_aux_k_of_a_perfect_reconstruction_is_zero():
 @pytest.mark.parametrize("normalisation", ["min", "batch", "jaccard", "conditional"])
 @pytest.mark.parametrize("pairs_per_chunk", [1, 2**23])
 def test_orthogonality_equals_the_loop_over_all_pairs(normalisation, shape, pairs_per_chunk, monkeypatch):
-    monkeypatch.setattr(pairs_of_latents, "PAIRS_PER_CHUNK", pairs_per_chunk)
+    monkeypatch.setattr(pairs_of_latents, "OCCURRENCES_PER_CHUNK", pairs_per_chunk)
     changes = {"normalisation": normalisation, "shape": shape, "threshold": 0.1}
     for architecture in ("topk", "batch_topk"):
         assert_equal_to_reference(
