@@ -190,7 +190,7 @@ class PAnneal(Term):
         step.monitors["p_anneal/scale"] = self._scale
         if self._updates > 0:
             after, _ = lp(step.codes, step.encoding.penalised, next_p, settings.epsilon, settings.form)
-            both = torch.stack([total, after]).double()[None]  # as Python's floats, of which the source's mean is made
+            both = torch.stack([total, after]).double()[None]  # float64: a mean over steps loses no bits
             before = both[:0] if self._queue is None else self._queue.to(both.device)
             self._queue = torch.cat([before, both])[-settings.queue_steps :]
         if self._is_due(step.fraction_done):
