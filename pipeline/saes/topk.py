@@ -86,7 +86,7 @@ class Ranked(SAE):
         return {**self.parameters(), **folded}
 
     def target_l0(self, fraction_done: float) -> float:
-        """k at `fraction_done`."""
+        """The k of `fraction_done`."""
         return float(k_at(self.settings.k, fraction_done))
 
     def _norms(self) -> Tensor:
