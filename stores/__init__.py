@@ -33,7 +33,7 @@ __all__ = [
 _HOMES = {
     "ActivationStore": "front.store",
     "Batches": "serving.batches",
-    "Filters": "reading.filters",
+    "Filters": "reading.masks",
     "Plan": "format.plan",
     "StoreError": "errors",
     "open_store": "front.store",

@@ -15,7 +15,7 @@ from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import remove_dead
+from strata_sae.stores.files.locks import remove_dead
 from strata_sae.stores.format.arrays import MANIFEST, STAGING
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.sizes import unit_bytes

@@ -19,10 +19,9 @@ from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.shard_records import shard_records
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration
-from strata_sae.stores.writing.timings import write_timing
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
+from strata_sae.stores.writing.finishing import write_timing
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
 """What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""

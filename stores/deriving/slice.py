@@ -12,7 +12,7 @@ from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.arrays import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.folders import refuse_inside_a_store
 from strata_sae.stores.format.plan import Plan, read_plan
 from strata_sae.stores.format.quantisation import Columns
 from strata_sae.stores.format.shard_records import shard_records
@@ -20,11 +20,10 @@ from strata_sae.stores.format.sizes import unit_bytes
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration, commit_columns, sample_spans
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
 from strata_sae.stores.writing.finishing import finish, next_unit, recover
 from strata_sae.stores.writing.planning import create_store
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration, commit_columns, sample_spans
 
 
 class TokenMap(NamedTuple):

@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.errors import StoreError, explain
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """What JSON can hold."""

@@ -5,18 +5,15 @@ from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.files.identity import Identity, is_safe_to_map
-from strata_sae.stores.files.places import LocalPlace, Place
+from strata_sae.stores.files.places import Identity, LocalPlace, Place, is_safe_to_map
 from strata_sae.stores.format.arrays import ARRAYS, EXTRAS
-from strata_sae.stores.format.cache_root import cache_root
 from strata_sae.stores.format.contents import Contents, all_files, read_contents
+from strata_sae.stores.format.folders import cache_root
 from strata_sae.stores.format.plan import Plan, read_plan
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.cached_rows import CachedRows
 from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.reading.chunk_cache import ChunkCache
-from strata_sae.stores.reading.site_rows import SiteRows
-from strata_sae.stores.reading.sites import site_rows
+from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache
+from strata_sae.stores.reading.site_rows import SiteRows, site_rows
 from strata_sae.stores.reading.staged import Expected, StagedPlace, files_to_stage
 from strata_sae.stores.remote import is_url, open_head
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.filters import Filters
+from strata_sae.stores.reading.masks import Filters
 
 
 class Outliers(NamedTuple):

@@ -16,10 +16,9 @@ from strata_sae.stores.format.quantisation import Columns
 from strata_sae.stores.format.vocabulary import Token, read_tokens
 from strata_sae.stores.front.opening import Opened, open_at, opened_sites
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.filters import Filters
-from strata_sae.stores.reading.masks import RowMask
+from strata_sae.stores.reading.masks import Filters, RowMask
 from strata_sae.stores.reading.site_rows import SiteRows
-from strata_sae.stores.writing import timings
+from strata_sae.stores.writing import finishing as timings
 
 
 class ActivationStore:

@@ -10,12 +10,12 @@ from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.arrays import PLAN, TIMINGS
 from strata_sae.stores.format.contents import Contents, all_files, commits, read_listed, statistics_name
 from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.statistics import statistics_problem
 from strata_sae.stores.format.vocabulary import read_tokens
 from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.reading.descriptions import statistics_problem
-from strata_sae.stores.reading.sites import site_rows
-from strata_sae.stores.writing.timings import read_timing
+from strata_sae.stores.reading.site_rows import site_rows
+from strata_sae.stores.writing.finishing import read_timing
 
 _QUICK = {
     1: "sizes, small files and token map by their hashes, norms by each unit's statistics, some rows by their norms",

@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.canonical import read_plain, sha256
-from strata_sae.stores.files.identity import Identity, identity_of
-from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.files.places import Identity, identity_of
 from strata_sae.stores.format.arrays import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS
 from strata_sae.stores.format.contents import Contents, read_contents, read_listed, statistics_name
 from strata_sae.stores.format.plan import Plan

@@ -6,15 +6,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
-from strata_sae.stores.files.identity import identity_of, inodes_last
-from strata_sae.stores.files.lease import Lease, remove_dead
-from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.files.locks import Lease, remove_dead
+from strata_sae.stores.files.places import identity_of, inodes_last
 from strata_sae.stores.format.arrays import STAGING
-from strata_sae.stores.remote.patience import Absent, NoRanges, Patience
+from strata_sae.stores.remote.retries import Absent, NoRanges, Patience, Unchanged
 from strata_sae.stores.remote.transports import Advance, Entry, local_folder
-from strata_sae.stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
 _PREFIX = "push-"

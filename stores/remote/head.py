@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import MAX_JSON_BYTES, parse_canonical, read_plain, sha256
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
-from strata_sae.stores.files.lease import Lease, remove_dead
+from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.format.arrays import MANIFEST, PLAN
 from strata_sae.stores.format.contents import all_files, read_listed, read_manifest, statistics_name
 from strata_sae.stores.format.plan import Plan, parse_plan, read_plan
 from strata_sae.stores.format.sizes import largest_shard_bytes
-from strata_sae.stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
-from strata_sae.stores.remote.patience import Patience
-from strata_sae.stores.remote.place import RemotePlace
-from strata_sae.stores.remote.threads import in_threads
+from strata_sae.stores.remote.fetching import Fetcher, Landing, RemotePlace, Wanted, local_errors
+from strata_sae.stores.remote.retries import Patience, in_threads
 from strata_sae.stores.remote.transports import open_source
 
 _HEADS = "heads"

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.canonical import read_plain, sha256
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
-from strata_sae.stores.files.os_errors import explain
 from strata_sae.stores.format.arrays import COMMITS, MANIFEST, STATISTICS, TIMINGS
-from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.folders import refuse_inside_a_store
 from strata_sae.stores.format.plan import read_plan
 from strata_sae.stores.reading.checking import check_opened
 from strata_sae.stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
 from strata_sae.stores.remote.head import fetch_head, fetch_manifest
-from strata_sae.stores.remote.patience import Patience
-from strata_sae.stores.remote.threads import in_threads
+from strata_sae.stores.remote.retries import Patience, in_threads
 from strata_sae.stores.remote.transports import Advance, open_source
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.remote.patience import Patience
+from strata_sae.stores.format.folders import refuse_inside_a_store
+from strata_sae.stores.remote.retries import Patience
 
 Advance = Callable[[int], None]
 INSTALL = "pip install 'strata-sae[remote]'"
@@ -19,7 +19,7 @@ TRANSPORTS = {
     "file": ("strata_sae.stores.remote.folder", "Folder"),
     "http": ("strata_sae.stores.remote.http", "HttpSource"),
     "https": ("strata_sae.stores.remote.http", "HttpSource"),
-    "s3": ("strata_sae.stores.remote.s3", "Bucket"),
+    "s3": ("strata_sae.stores.remote.buckets", "Bucket"),
     "hf": ("strata_sae.stores.remote.hub", "HubRepository"),
 }
 

@@ -10,10 +10,8 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import canonical_json, sha256
-from strata_sae.stores.format.permutation import permutation
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.filters import Filters
-from strata_sae.stores.reading.masks import RowMask
+from strata_sae.stores.reading.masks import Filters, RowMask, permutation
 from strata_sae.stores.serving.clock import LoaderClock
 from strata_sae.stores.serving.shared_windows import SharedWindows
 from strata_sae.stores.serving.windows import PrivateWindows, WindowBuffer, WindowFiller, Windows

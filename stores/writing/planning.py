@@ -12,7 +12,7 @@ import numpy as np
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import sha256
 from strata_sae.stores.files.filesystem import FileSystem, write_new
-from strata_sae.stores.files.lease import Lease, planning_prefix, remove_dead
+from strata_sae.stores.files.locks import Lease, planning_prefix, remove_dead
 from strata_sae.stores.format.arrays import (
     EXTRAS,
     PLAN,
@@ -26,7 +26,7 @@ from strata_sae.stores.format.arrays import (
 )
 from strata_sae.stores.format.commits import commit_folders
 from strata_sae.stores.format.encodings import CODECS
-from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.folders import refuse_inside_a_store
 from strata_sae.stores.format.plan import Plan, parse_plan, read_plan
 from strata_sae.stores.format.vocabulary import Token, tokens_json
 from strata_sae.stores.writing.shards import ShardWriter

@@ -10,9 +10,10 @@ import numpy as np
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
-from strata_sae.stores.files.lease import Lease
+from strata_sae.stores.files.locks import Lease
 from strata_sae.stores.format.arrays import STAGING, ArraySpec
 from strata_sae.stores.format.commits import (
+    CALIBRATION,
     COMMIT_FORMAT,
     commit_path,
     key_name,
@@ -22,10 +23,9 @@ from strata_sae.stores.format.commits import (
     specs_of,
 )
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.quantisation import Columns
+from strata_sae.stores.format.quantisation import Columns, calibrate
 from strata_sae.stores.format.statistics import Moments
-from strata_sae.stores.writing.encoders import site_encoder
-from strata_sae.stores.writing.shards import ShardWriter
+from strata_sae.stores.writing.shards import ShardWriter, site_encoder
 
 
 class Commit:
@@ -198,3 +198,37 @@ def _find_staged(store: Path, plan: Plan, key: int | str, path: str, expected: d
         except FileNotFoundError:
             continue
     return None
+
+
+SPANS, ROWS_PER_SPAN = 32, 256
+"""A plan without a reason for another sample takes this many spans of this many rows, evenly over the split."""
+
+
+def sample_spans(split: tuple[int, int], rows_per_span: int = ROWS_PER_SPAN) -> list[list[int]]:
+    """Row ranges spread evenly over a split, on multiples of `rows_per_span` from its start."""
+    start, stop = split
+    n_pieces = max(1, (stop - start) // rows_per_span)
+    chosen = sorted({int(piece) for piece in np.linspace(0, n_pieces - 1, min(SPANS, n_pieces))})
+    spans = [[start + piece * rows_per_span, start + (piece + 1) * rows_per_span] for piece in chosen]
+    return [[first, min(last, stop)] for first, last in spans]
+
+
+def commit_calibration(files: FileSystem, store: Path, plan: Plan, sample: dict[str, np.ndarray]) -> None:
+    """Compute a site's columns from its calibration rows (float32 [N, M], in plan order) and commit them.
+
+    Whoever commits first decides for all; later ones change nothing.
+    """
+    commit_columns(files, store, plan, {site: calibrate(rows_NM) for site, rows_NM in sample.items()})
+
+
+def commit_columns(files: FileSystem, store: Path, plan: Plan, columns: dict[str, Columns]) -> None:
+    """Commit columns that are known already, such as a parent's."""
+    commit = Commit(files, store, plan, CALIBRATION)
+    try:
+        for site, specs in plan.column_specs.items():
+            for name, spec in specs.items():
+                value = columns[site].offset if name == "column_offset" else columns[site].scale
+                commit.writer(site, name, spec).append(np.ascontiguousarray(value, np.float32))
+        commit.commit({})
+    finally:
+        commit.close()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
-from strata_sae.stores.serving.batches import permutation
+from strata_sae.stores.reading.masks import permutation
 from strata_sae.stores.serving.mixing import predicted_variance_ratio
 from support.closing import blocks_begun_after_close
 from support.small_store import DOCUMENT_ROWS, build_store, stored_rows, token_map

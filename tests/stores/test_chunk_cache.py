@@ -21,8 +21,7 @@ from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.contents import read_contents
 from strata_sae.stores.front.opening import Opened, opened_sites
 from strata_sae.stores.reading import chunk_cache
-from strata_sae.stores.reading.cached_rows import CachedRows
-from strata_sae.stores.reading.chunk_cache import ChunkCache, chunk_key
+from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache, chunk_key
 from strata_sae.stores.reading.site_rows import SiteRows
 from strata_sae.stores.writing.finishing import finish
 from support.small_store import build_store, fill_unit, plan_store, stored_rows

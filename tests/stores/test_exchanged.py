@@ -18,7 +18,7 @@ from strata_sae.stores.format.arrays import MANIFEST, PLAN
 from strata_sae.stores.format.commits import commit_name, keys
 from strata_sae.stores.format.shard_records import ChunkRecords, FileRecords, NormRecords
 from strata_sae.stores.reading import array as stored
-from strata_sae.stores.reading import norm_check
+from strata_sae.stores.reading import site_rows as norm_check
 from strata_sae.stores.writing.planning import create_store
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.errors import explain
 from strata_sae.stores.files import places
 from strata_sae.stores.files.canonical import read_canonical
-from strata_sae.stores.files.os_errors import explain
 from strata_sae.stores.reading.staged import Expected, StagedPlace
 from strata_sae.stores.remote import Patience
 from strata_sae.stores.remote.transports import open_source

@@ -16,9 +16,9 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError, verify
 from strata_sae.stores.remote import Patience, open_head, pull, push
 from strata_sae.stores.remote import push as push_
-from strata_sae.stores.remote.card import dataset_card
+from strata_sae.stores.remote.push import dataset_card
+from strata_sae.stores.remote.retries import Unchanged
 from strata_sae.stores.remote.transports import TRANSPORTS, Target, open_source, open_target
-from strata_sae.stores.remote.unchanged import Unchanged
 from support.fake_hub import TOKEN, FakeHub
 from support.lying_server import serving
 from support.small_store import build_store

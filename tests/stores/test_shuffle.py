@@ -86,7 +86,7 @@ def test_memory_holds_a_bucket_whatever_is_held_while_reading(
     source: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents(shuffled(source, tmp_path / "a").path)
-    monkeypatch.setattr("strata_sae.stores.deriving.buckets._HELD_BYTES", 1)
+    monkeypatch.setattr("strata_sae.stores.deriving.shuffle._HELD_BYTES", 1)
     largest = []
     fromfile = np.fromfile
     monkeypatch.setattr(np, "fromfile", lambda *args: largest.append(len(fromfile(*args))) or fromfile(*args))

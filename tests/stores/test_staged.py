@@ -17,7 +17,7 @@ from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import FileBytes, LocalPlace
 from strata_sae.stores.format.contents import read_contents
-from strata_sae.stores.reading.sites import site_rows
+from strata_sae.stores.reading.site_rows import site_rows
 from strata_sae.stores.reading.staged import Expected, StagedPlace, files_to_stage
 from support.small_store import build_store, stored_rows
 

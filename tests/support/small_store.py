@@ -9,11 +9,10 @@ from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration, sample_spans
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
 from strata_sae.stores.writing.finishing import finish, next_unit
 from strata_sae.stores.writing.planning import create_store, layout
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration, sample_spans
 
 DOCUMENT_ROWS = 37
 N_WORDS = 50

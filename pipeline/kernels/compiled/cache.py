@@ -24,8 +24,7 @@ from numba.core import caching
 from numba.core.serialize import dumps
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.cache_root import cache_root
-from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.folders import cache_root, refuse_inside_a_store
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Working folders with a living owner: advice for other workers, and the way to know whose leavings may be removed.
+"""Locks that the kernel drops when their owner dies, and working folders that are held by one.
 
-Nothing depends on leases for correctness: whoever wins the exclusive commit record has filled the unit.
+Nothing depends on these folders for correctness: whoever wins the exclusive commit record has filled the unit.
 """
 
 import fcntl

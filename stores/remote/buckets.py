@@ -10,10 +10,8 @@ from typing import Any
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Trying, Unavailable
-from strata_sae.stores.remote.threads import in_threads
+from strata_sae.stores.remote.retries import Absent, NoRanges, Patience, Trying, Unavailable, Unchanged, in_threads
 from strata_sae.stores.remote.transports import Advance, Entry, require, split_url
-from strata_sae.stores.remote.unchanged import Unchanged
 
 _PIECE_BYTES = 4 * 2**20
 _PART_BYTES = 16 * 2**20

@@ -1,8 +1,11 @@
-"""How long to wait for a server, how often to ask again, and when to give up."""
+"""Asking servers: how long to wait, how often to ask again, by how many threads, and whether an object changed."""
 
 import threading
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 from strata_sae.stores.errors import StoreError
 
@@ -68,3 +71,44 @@ class Trying:
             raise StoreError(f"{self._where}: given up, because another file failed")
         if time.monotonic() > self._deadline:
             raise StoreError(f"{self._where}: {reason}; given up after {self._seconds:.0f} seconds, try again later")
+
+
+T = TypeVar("T")
+N_THREADS = 8
+
+
+def in_threads(work: Callable[[T], None], items: Iterable[T], stop: threading.Event) -> None:
+    """Do `work` on every item. The first failure, also Ctrl-C, sets `stop`, cancels the rest and is raised."""
+    with ThreadPoolExecutor(N_THREADS, thread_name_prefix="store-transfer") as pool:
+        jobs = [pool.submit(work, item) for item in items]
+        try:
+            wait(jobs, return_when=FIRST_EXCEPTION)
+            failed = [job for job in jobs if job.done() and job.exception() is not None]
+            if failed:
+                stop.set()
+                failed[0].result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class Unchanged:
+    """What names the object behind each path, by what was said of it first; for several threads."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def check(self, path: str, identity: str | None, where: str) -> None:
+        """Hold `identity` (ETag, time and size) against the first one. None: the server says nothing of it.
+
+        Raises: StoreError if the object was replaced meanwhile.
+        """
+        if identity is None:
+            return
+        first = self._first.setdefault(path, identity)  # atomic: the first thread decides
+        if first != identity:
+            raise StoreError(
+                f"{where}/{path}: was replaced while it is read ({first} before, {identity} now); open the store "
+                f"again, or pull it: every file of a pulled store is checked whole"
+            )
