@@ -100,7 +100,7 @@ def spot_check(
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from strata_sae.pipeline.extractor.spot_check import spot_check
-    from strata_sae.stores.format.plan import read_plan
+    from strata_sae.stores.format.plan_file import read_plan
 
     if rows > (n_rows := read_plan(store).n_rows):
         raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")

@@ -10,7 +10,7 @@ from strata_sae.pipeline.extractor.limits import filling_bytes, n_data_files
 from strata_sae.pipeline.extractor.noted import lines as noted_lines
 from strata_sae.pipeline.language_model import given_back_line
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
 from strata_sae.stores.serving.mixing import documents_per_window, predicted_variance_ratio
 
 

@@ -17,7 +17,7 @@ from strata_sae.pipeline.language_model import Capture
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.shard_records import shard_records
+from strata_sae.stores.reading.array import shard_records
 from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
 from strata_sae.stores.writing.finishing import write_timing

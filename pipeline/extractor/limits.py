@@ -15,9 +15,10 @@ from strata_sae.pipeline.extractor.sequences import GROUP_BATCHES
 from strata_sae.pipeline.language_model import Description
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_canonical
-from strata_sae.stores.format.arrays import ArraySpec
-from strata_sae.stores.format.plan import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, Plan, check_limits
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.format.shards import ArraySpec
+from strata_sae.stores.format.plan_file import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, check_limits
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
 
 MAX_CHUNKS_PER_UNIT = 2**20
 """Of all arrays of all sites: the indices of a unit's shards are made in memory, 16 bytes a chunk."""

@@ -16,7 +16,7 @@ from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolatio
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.format.encodings import to_float32, to_stored
-from strata_sae.stores.format.quantisation import dequantise, quantise
+from strata_sae.stores.format.encodings import dequantise, quantise
 from strata_sae.stores.reading.masks import permutation, random_words
 
 log = logging.getLogger(__name__)

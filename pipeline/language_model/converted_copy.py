@@ -4,7 +4,8 @@ from pathlib import Path
 
 from strata_sae.pipeline.input_files import file_sha256
 from strata_sae.stores import StoreError
-from strata_sae.stores.files.canonical import canonical_json, read_canonical, sha256
+from strata_sae.stores.files.canonical import canonical_json, read_canonical
+from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.filesystem import FileSystem, write_new
 from strata_sae.stores.format.shard_records import is_file_record
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,17 +18,18 @@ from strata_sae.stores.deriving.slice import (
     rows_to_copy,
     source_columns,
 )
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_FIELDS
 from strata_sae.stores.format.encodings import CODECS
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes, unit_bytes
+from strata_sae.stores.format.plan import Plan, activation_bytes, token_map_bytes, unit_bytes
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.masks import permutation, random_words
 from strata_sae.stores.reading.site_rows import is_calibrated
 from strata_sae.stores.writing.finishing import finish, recover
+from strata_sae.stores.writing.planning import PlanFields
 from strata_sae.stores.writing.units import UnitWriter, commit_columns
 
 _HELD_BYTES = 2**28
@@ -42,7 +42,7 @@ class Mix:
     Every order is equally likely, and no more than a bucket is ever in memory.
     """
 
-    key: list[object]
+    key: list[Json]
     splits: dict[str, tuple[int, int]]
     bucket_rows: int
     """Rows of a bucket, about."""
@@ -175,18 +175,24 @@ def shuffle_store(
     return ActivationStore.open(out)
 
 
-def _fields(source: ActivationStore, seed: int, bucket_rows: int) -> dict[str, Any]:
+def _fields(source: ActivationStore, seed: int, bucket_rows: int) -> PlanFields:
     plan = source.plan
-    kept = ("splits", "sites", "encoding", "compressor", "rows_per_chunk", "rows_per_unit", "config")
-    return {name: getattr(plan, name) for name in kept} | {
+    return {
+        "splits": plan.splits,
+        "sites": plan.sites,
+        "encoding": plan.encoding,
+        "compressor": plan.compressor,
+        "rows_per_chunk": plan.rows_per_chunk,
+        "rows_per_unit": plan.rows_per_unit,
+        "config": plan.config,
         "provenance": plan.provenance | {"shuffle": {"seed": seed, "bucket_rows": bucket_rows}},
         "lineage": lineage("shuffle", source, (0, plan.n_rows), ""),
         # The columns are the source's; which rows they came from can no longer be said as ranges.
-        "calibration": {"rows": [[0, plan.n_rows]]} if plan.encoding == "int8" else None,
+        "calibration": [(0, plan.n_rows)] if plan.encoding == "int8" else None,
     }
 
 
-def _check_space_for_all(source: ActivationStore, out: Path, fields: dict[str, Any]) -> None:
+def _check_space_for_all(source: ActivationStore, out: Path, fields: PlanFields) -> None:
     plan = replace(source.plan, **fields)
     tokens = plan.n_rows * np.dtype(list(TOKEN_FIELDS.items())).itemsize + token_map_bytes(plan)
     check_space(out, tokens + activation_bytes(plan) + plan.n_rows * _record_type(plan).itemsize)
@@ -213,10 +219,10 @@ def _fill(
 
 def _record_type(plan: Plan) -> np.dtype:
     """A row of every site as it is stored, with its norm, and its scale where the store is int8."""
-    fields: list[Any] = []
+    fields: list[tuple[str, str, tuple[int, ...]]] = []
     for site, d_model in plan.sites.items():
-        fields += [(f"{site} rows", CODECS[plan.encoding].dtype, (d_model,)), (f"{site} norms", "<f4")]
-        fields += [(f"{site} scales", "<f4")] * (plan.encoding == "int8")
+        fields += [(f"{site} rows", CODECS[plan.encoding].dtype, (d_model,)), (f"{site} norms", "<f4", ())]
+        fields += [(f"{site} scales", "<f4", ())] * (plan.encoding == "int8")
     return np.dtype(fields)
 
 

@@ -1,11 +1,12 @@
 """Names and metadata of a store: which files a plan stands for, and what plain zarr is told about them."""
 
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.format.encodings import CODECS
+from strata_sae.stores.format.shards import ArraySpec
 
 VERSION = 2
 VERSIONS = (1, 2)
@@ -29,81 +30,7 @@ FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE = 1, 2, 4
 _ZARR_TYPES = {"<i4": "int32", "<i8": "int64", "|u1": "uint8", "|i1": "int8", "<f4": "float32"}
 
 
-class ArraySpec(NamedTuple):
-    """One zarr array of a store: `shape[0]` rows cut into shards, each cut into chunks."""
-
-    path: str
-    """Folder of the array, relative to the store."""
-    shape: tuple[int, ...]
-    """[N] or [N, M]."""
-    dtype: str
-    """numpy's name of the stored type."""
-    zarr_type: str
-    """zarr's name of it."""
-    fill_value: float | int | str
-    """zarr's fill value."""
-    rows_per_chunk: int
-    rows_per_shard: int
-    compressor: str
-    attributes: dict[str, str]
-
-    @property
-    def chunks_per_shard(self) -> int:
-        """Entries of a shard's index."""
-        return self.rows_per_shard // self.rows_per_chunk
-
-    @property
-    def n_chunks(self) -> int:
-        """Chunks that hold rows."""
-        return -(-self.shape[0] // self.rows_per_chunk)
-
-    @property
-    def n_shards(self) -> int:
-        """Files of the array."""
-        return -(-self.shape[0] // self.rows_per_shard)
-
-    def shard_path(self, shard: int) -> str:
-        """File of a shard, relative to the store."""
-        return f"{self.path}/c/{shard}" + "/0" * (len(self.shape) - 1)
-
-    def shard_paths(self) -> list[str]:
-        """Files of all shards, relative to the store."""
-        return [self.shard_path(shard) for shard in range(self.n_shards)]
-
-    def shard_chunks(self, shard: int) -> int:
-        """Chunks of a shard that hold rows; the last shard may have fewer than `chunks_per_shard`."""
-        rows = min(self.rows_per_shard, self.shape[0] - shard * self.rows_per_shard)
-        return -(-rows // self.rows_per_chunk)
-
-    def zarr_json(self) -> dict[str, Any]:
-        """Contents of the array's zarr.json."""
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        body: list[dict[str, Any]] = [little]
-        if self.compressor != "none":
-            body.append({"name": "zstd", "configuration": {"level": 1, "checksum": True}})
-        body.append({"name": "crc32c"})
-        width = list(self.shape[1:])
-        sharding = {
-            "chunk_shape": [self.rows_per_chunk, *width],
-            "codecs": body,
-            "index_codecs": [little, {"name": "crc32c"}],
-            "index_location": "end",
-        }
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(self.shape),
-            "data_type": self.zarr_type,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.rows_per_shard, *width]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": self.fill_value,
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            "attributes": self.attributes,
-            "storage_transformers": [],
-        }
-
-
-def group_json() -> dict[str, Any]:
+def group_json() -> dict[str, Json]:
     """Contents of a group's zarr.json."""
     return {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
@@ -185,6 +112,6 @@ def column_specs(site: str, d_model: int) -> dict[str, ArraySpec]:
     }
 
 
-def group_paths(sites: Iterator[str] | list[str]) -> list[str]:
+def group_paths(sites: Iterable[str]) -> list[str]:
     """Folders of the zarr groups, relative to the store."""
     return [ARRAYS, f"{ARRAYS}/tokens", f"{ARRAYS}/sites", *(f"{ARRAYS}/sites/{site}" for site in sites)]

@@ -1,8 +1,6 @@
 """Decoded chunks on a local disk, for stores whose chunks are slow to fetch or decode. Safe to delete at any time."""
 
 import errno
-import fcntl
-import hashlib
 import logging
 import os
 import threading
@@ -18,8 +16,10 @@ import google_crc32c
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.locks import hold
 from strata_sae.stores.files.places import FileBytes, LocalPlace, is_safe_to_map
-from strata_sae.stores.format.encodings import CRC_BYTES
+from strata_sae.stores.format.shards import CRC_BYTES
 from strata_sae.stores.reading.site_rows import SiteRows
 
 _OPEN_ENTRIES = 64
@@ -56,7 +56,7 @@ class _Opened:
 
 def chunk_key(file_sha256: str, chunk: int, kind: str) -> str:
     """Name of what a chunk of a file decodes to: equal files have equal chunks, whichever store they are in."""
-    return hashlib.sha256(f"{file_sha256} {chunk} {kind}".encode("ascii")).hexdigest()
+    return sha256(f"{file_sha256} {chunk} {kind}".encode("ascii"))
 
 
 class ChunkCache:
@@ -158,28 +158,27 @@ class ChunkCache:
         once, in another order, so the least recently used one is as likely to be wanted as any, and to replace it
         by its like would only lose hits. By name, all processes and epochs agree on which ones stay.
         """
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with hold(self.folder / _LOCK, wait=False):
+                self._remove_entries(self.limit_bytes * 7 // 8 - n_bytes)
         except BlockingIOError:
             return False
-        else:
-            entries, now = _entries(self.folder), time.time()
-            total = sum(entry.n_bytes for entry in entries)
-            fresh = [entry for entry in entries if entry.used > now - _FRESH_SECONDS]
-            stale = [entry for entry in entries if entry.used <= now - _FRESH_SECONDS]
-            order = sorted(fresh, key=lambda entry: entry.path.name) + sorted(stale, key=lambda entry: -entry.used)
-            self._last_name, self._full_until = "~", time.monotonic() + _FULL_SECONDS
-            while order and total > self.limit_bytes * 7 // 8 - n_bytes:
-                entry = order.pop()
-                entry.path.unlink(missing_ok=True)
-                total -= entry.n_bytes
-                if entry.used > now - _FRESH_SECONDS:
-                    self._last_name = entry.path.name
-            self._unseen_bytes = 0
-            return True
-        finally:
-            os.close(descriptor)
+        return True
+
+    def _remove_entries(self, at_most_bytes: int) -> None:
+        entries, now = _entries(self.folder), time.time()
+        total = sum(entry.n_bytes for entry in entries)
+        fresh = [entry for entry in entries if entry.used > now - _FRESH_SECONDS]
+        stale = [entry for entry in entries if entry.used <= now - _FRESH_SECONDS]
+        order = sorted(fresh, key=lambda entry: entry.path.name) + sorted(stale, key=lambda entry: -entry.used)
+        self._last_name, self._full_until = "~", time.monotonic() + _FULL_SECONDS
+        while order and total > at_most_bytes:
+            entry = order.pop()
+            entry.path.unlink(missing_ok=True)
+            total -= entry.n_bytes
+            if entry.used > now - _FRESH_SECONDS:
+                self._last_name = entry.path.name
+        self._unseen_bytes = 0
 
 
 def _footer(key: str, data: np.ndarray) -> bytes:

@@ -1,26 +1,26 @@
 """Which rows are read, and in which random order: filters, the rows of a block that pass them, permutations by key."""
 
-import hashlib
 from copy import copy
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import canonical_json
+from strata_sae.stores.files.canonical import Json, canonical_json
+from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.format.arrays import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.reading.array import StoredArray
 
 
-def random_words(key: object, n: int) -> np.ndarray:
-    """Random numbers, uint64, named by `key` (plain data)."""
-    digest = hashlib.sha256(canonical_json(key)).digest()
+def random_words(key: Json, n: int) -> np.ndarray:
+    """Random numbers, uint64, named by `key`."""
+    digest = bytes.fromhex(sha256(canonical_json(key)))
     return np.asarray(np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n))
 
 
-def permutation(key: object, n: int) -> np.ndarray:
-    """A random order of 0..n-1, int64, named by `key` (plain data).
+def permutation(key: Json, n: int) -> np.ndarray:
+    """A random order of 0..n-1, int64, named by `key`.
 
     Philox's raw stream is fixed by its definition; numpy's `permutation` may change between versions.
     """
@@ -46,7 +46,7 @@ class Filters:
     max_norm_multiple: float | None = None
     """Leave out rows whose norm exceeds this multiple of the median norm of unflagged rows (known within 0.8 %)."""
 
-    def key(self) -> dict[str, bool | float | None]:
+    def key(self) -> dict[str, Json]:
         """Plain data that names these filters, for fingerprints and random keys."""
         return asdict(self)
 

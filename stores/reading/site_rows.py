@@ -7,13 +7,12 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.places import LocalPlace, Place
-from strata_sae.stores.format.arrays import ARRAYS, ArraySpec
+from strata_sae.stores.format.arrays import ARRAYS
 from strata_sae.stores.format.commits import CALIBRATION, commit_path, read_commit
-from strata_sae.stores.format.encodings import merge_planes, to_float32
+from strata_sae.stores.format.encodings import Columns, dequantise, merge_planes, to_float32
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.quantisation import Columns, dequantise
-from strata_sae.stores.format.shard_records import ShardRecords, shard_records
-from strata_sae.stores.reading.array import StoredArray
+from strata_sae.stores.format.shards import ArraySpec
+from strata_sae.stores.reading.array import ShardRecords, StoredArray, shard_records
 
 
 def is_calibrated(store: Path, plan: Plan) -> bool:
@@ -37,7 +36,7 @@ def committed_columns(store: Path, plan: Plan) -> dict[str, Columns]:
     if record is None:
         raise StoreError(f"{store}: its columns are not calibrated; run extract again")
     specs = [spec for site in plan.column_specs.values() for spec in site.values()]
-    arrays = {spec.path: shard_records(plan.version, spec, record["files"]) for spec in specs}
+    arrays = {spec.path: shard_records(plan.version, spec, record.files) for spec in specs}
     return read_columns(LocalPlace(store, mapped=True), plan, arrays)
 
 
@@ -239,7 +238,7 @@ def site_rows(place: Place, plan: Plan, records: dict[str, ShardRecords]) -> dic
         else:
             rows = PlanedRows(arrays) if plan.compressor == "planes" else PlainRows(arrays)
         if plan.version == 1:
-            captured = plan.lineage is None or plan.lineage["kind"] == "sibling"
+            captured = plan.lineage is None or plan.lineage.kind == "sibling"
             rounded = plan.encoding == "int8" or not captured
             where = f"{place.name}/{ARRAYS}/sites/{site}"
             rows = NormCheckedRows(rows, arrays["norm"], rounded=rounded, where=where)

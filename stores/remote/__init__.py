@@ -4,7 +4,7 @@ from strata_sae.stores.remote.fetching import RemotePlace
 from strata_sae.stores.remote.head import Head, open_head
 from strata_sae.stores.remote.pull import pull
 from strata_sae.stores.remote.push import push
-from strata_sae.stores.remote.retries import Patience
+from strata_sae.stores.remote.retries import RetryPolicy
 from strata_sae.stores.remote.transports import is_url
 
-__all__ = ["Head", "Patience", "RemotePlace", "is_url", "open_head", "pull", "push"]
+__all__ = ["Head", "RemotePlace", "RetryPolicy", "is_url", "open_head", "pull", "push"]

@@ -10,7 +10,15 @@ from typing import Any
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.remote.retries import Absent, NoRanges, Patience, Trying, Unavailable, Unchanged, in_threads
+from strata_sae.stores.remote.retries import (
+    NotFound,
+    RangesUnsupported,
+    Retries,
+    RetryPolicy,
+    Transient,
+    Unchanged,
+    in_threads,
+)
 from strata_sae.stores.remote.transports import Advance, Entry, require, split_url
 
 _PIECE_BYTES = 4 * 2**20
@@ -26,15 +34,15 @@ class Bucket:
 
     own_files: frozenset[str] = frozenset()
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         self.url = url
-        self._patience = patience
+        self._policy = policy
         self._unchanged = Unchanged()
         self._obstore = require("obstore", url)
         parts = split_url(url)
         if not parts.netloc:
             raise StoreError(f"{url}: has no bucket; write s3://bucket/prefix")
-        stall = timedelta(seconds=patience.stall_seconds)
+        stall = timedelta(seconds=policy.stall_seconds)
         endpoint = next(filter(None, map(environment.text, _ENDPOINTS)), "")
         options = {"timeout": stall, "connect_timeout": stall, "allow_http": endpoint.startswith("http://")}
         try:
@@ -42,7 +50,7 @@ class Bucket:
                 parts.netloc,
                 prefix=parts.path.strip("/") or None,
                 client_options=options,
-                retry_config={"max_retries": 0, "retry_timeout": stall},  # `Trying` does it, for every place alike
+                retry_config={"max_retries": 0, "retry_timeout": stall},  # `Retries` does it, for every place alike
                 **_credentials(url),
                 **({"endpoint": endpoint} if endpoint else {}),
             )
@@ -58,7 +66,9 @@ class Bucket:
                 size = int(result.meta["size"])
                 data = memoryview(result.bytes())
             if tuple(result.range) != (start, start + len(data)) or not data:
-                raise NoRanges(f"{path}: asked for bytes from {start}, the server answers {tuple(result.range)}")
+                raise RangesUnsupported(
+                    f"{path}: asked for bytes from {start}, the server answers {tuple(result.range)}"
+                )
             start += len(data)
             yield data
 
@@ -71,20 +81,22 @@ class Bucket:
         named = about["e_tag"] or f"last modified {about['last_modified']}, {about['size']} bytes"
         self._unchanged.check(path, f"ETag {named!a}" if about["e_tag"] else named, self.url)
         if len(data) != n_bytes:
-            raise NoRanges(f"{path}: the server sends {len(data)} bytes instead of the {n_bytes} from {offset}")
+            raise RangesUnsupported(
+                f"{path}: the server sends {len(data)} bytes instead of the {n_bytes} from {offset}"
+            )
         return data
 
     def entries(self) -> dict[str, Entry]:
         """See `Target.entries`."""
-        trying = Trying(self._patience, self.url, 0, threading.Event())
+        retries = Retries(self._policy, self.url, 0, threading.Event())
         while True:
             try:
                 with self._errors("its list of files"):
                     pages = self._obstore.list(self._store)
                     return {item["path"]: Entry(int(item["size"]), None) for page in pages for item in page}
-            except Unavailable as error:
-                trying.failed(error)
-            except Absent:
+            except Transient as error:
+                retries.failed(error)
+            except NotFound:
                 raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
 
     def send(self, files: list[tuple[str, Path]], advance: Advance) -> None:
@@ -116,15 +128,15 @@ class Bucket:
         """Nothing is held."""
 
     def _put(self, path: str, data: Path | bytes, n_bytes: int, stop: threading.Event, **options: Any) -> None:
-        trying = Trying(self._patience, f"{self.url}/{path}", n_bytes, stop)
+        retries = Retries(self._policy, f"{self.url}/{path}", n_bytes, stop)
         while True:
             try:
                 with self._errors(path):
                     self._obstore.put(self._store, path, data, **options)
                 return
-            except Unavailable as error:
-                trying.failed(error)
-            except Absent:
+            except Transient as error:
+                retries.failed(error)
+            except NotFound:
                 raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
 
     def _errors(self, path: str) -> "_Errors":
@@ -147,7 +159,7 @@ class _Errors:
         ):
             return
         if isinstance(error, FileNotFoundError | known.NotFoundError):
-            raise Absent("there is no such file") from None
+            raise NotFound("there is no such file") from None
         if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
             raise StoreError(
                 f"{self._where}: not allowed with the credentials of this environment; {_NO_KEY}"
@@ -160,12 +172,12 @@ class _Errors:
         found = _STATUS.search(str(error))
         status = int(found[1]) if found else 0
         if status == 404:
-            return Absent("there is no such file or bucket")
+            return NotFound("there is no such file or bucket")
         if status == 416:
-            return NoRanges("is shorter than the bytes that were asked for (416)")
+            return RangesUnsupported("is shorter than the bytes that were asked for (416)")
         if 400 <= status < 500 and status not in (408, 409, 425, 429):
             return StoreError(f"{self._where}: refused ({_first_line(error)})")
-        return Unavailable(_first_line(error))
+        return Transient(_first_line(error))
 
 
 def _credentials(url: str) -> dict[str, Any]:

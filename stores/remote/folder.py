@@ -11,7 +11,7 @@ from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
 from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.files.places import identity_of, inodes_last
 from strata_sae.stores.format.arrays import STAGING
-from strata_sae.stores.remote.retries import Absent, NoRanges, Patience, Unchanged
+from strata_sae.stores.remote.retries import NotFound, RangesUnsupported, RetryPolicy, Unchanged
 from strata_sae.stores.remote.transports import Advance, Entry, local_folder
 
 _PIECE_BYTES = 4 * 2**20
@@ -23,7 +23,7 @@ class Folder:
 
     own_files: frozenset[str] = frozenset()
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         folder = local_folder(url)
         assert folder is not None, "a folder's URL, which is why this class was chosen"
         self._root = folder
@@ -53,7 +53,7 @@ class Folder:
             while len(data) < n_bytes:
                 piece = _pread(descriptor, n_bytes - len(data), offset + len(data), self._root / path)
                 if not piece:
-                    raise NoRanges(f"{path}: ends {n_bytes - len(data)} bytes too soon")
+                    raise RangesUnsupported(f"{path}: ends {n_bytes - len(data)} bytes too soon")
                 data += piece
         finally:
             os.close(descriptor)
@@ -126,7 +126,7 @@ class Folder:
         try:
             descriptor = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
-            raise Absent("there is no such file") from None
+            raise NotFound("there is no such file") from None
         except OSError as error:
             raise StoreError(f"{self._root / path}: cannot be read ({explain(error)})") from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

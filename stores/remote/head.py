@@ -2,18 +2,21 @@
 
 import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import MAX_JSON_BYTES, parse_canonical, read_plain, sha256
+from strata_sae.stores.files.canonical import MAX_JSON_BYTES, parse_canonical, read_plain
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
+from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.format.arrays import MANIFEST, PLAN
-from strata_sae.stores.format.contents import all_files, read_listed, read_manifest, statistics_name
-from strata_sae.stores.format.plan import Plan, parse_plan, read_plan
-from strata_sae.stores.format.sizes import largest_shard_bytes
-from strata_sae.stores.remote.fetching import Fetcher, Landing, RemotePlace, Wanted, local_errors
-from strata_sae.stores.remote.retries import Patience, in_threads
+from strata_sae.stores.format.commits import file_records, read_listed, read_manifest, statistics_name
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan_file import parse_plan, read_plan
+from strata_sae.stores.format.records import UNKNOWN_BYTES, FileRecord
+from strata_sae.stores.reading.checking import check_sizes
+from strata_sae.stores.remote.fetching import Fetcher, PullFolder, RemotePlace, local_errors
+from strata_sae.stores.remote.retries import RetryPolicy, in_threads
 from strata_sae.stores.remote.transports import open_source
 
 _HEADS = "heads"
@@ -27,33 +30,33 @@ class Head(NamedTuple):
     """Local folder with plan, MANIFEST, commit records, statistics, token bytes and zarr's metadata."""
     plan: Plan
     store_id: str
-    sizes: dict[str, int]
-    """Bytes of every data file by path; they lie in `place`."""
+    files: dict[str, FileRecord]
+    """Every data file by path; they lie in `place`."""
     place: RemotePlace
 
 
 def open_head(
-    url: str | Path, cache: Path, *, expected_id: str | None = None, patience: Patience | None = None
+    url: str | Path, cache: Path, *, expected_id: str | None = None, policy: RetryPolicy | None = None
 ) -> Head:
     """Open a remote store: fetch its head into `cache`, unless it is there, and know the place of its rows.
 
     Raises: StoreError if there is no finished store, it is damaged, or its id is not `expected_id`.
     """
-    patience = patience or Patience()
-    source = open_source(url, patience)
-    fetcher = Fetcher(source, patience)
+    policy = policy or RetryPolicy()
+    source = open_source(url, policy)
+    fetcher = Fetcher(source, policy)
     manifest = fetch_manifest(fetcher, expected_id)
     store_id = sha256(manifest)
     folder = cache / _HEADS / store_id
     try:
-        plan, records = _read_head(folder, store_id)
+        plan, files = _read_head(folder, store_id)
     except StoreError:
         with local_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             _fill(FileSystem(), fetcher, manifest, folder)
-        plan, records = _read_head(folder, store_id)
-    sizes = {path: int(record["bytes"]) for path, record in records.items()}
-    return Head(folder, plan, store_id, sizes, RemotePlace(fetcher, sizes))
+        plan, files = _read_head(folder, store_id)
+    sizes = {path: file.n_bytes for path, file in files.items()}
+    return Head(folder, plan, store_id, files, RemotePlace(fetcher, sizes))
 
 
 def fetch_manifest(fetcher: Fetcher, expected_id: str | None) -> bytes:
@@ -69,10 +72,10 @@ def fetch_manifest(fetcher: Fetcher, expected_id: str | None) -> bytes:
     return data
 
 
-def fetch_head(fetcher: Fetcher, manifest: bytes, landing: Landing) -> tuple[Plan, dict[str, dict[str, Any]]]:
-    """Bring the head into the landing, each file checked by one that was checked before it.
+def fetch_head(fetcher: Fetcher, manifest: bytes, pulled: PullFolder) -> tuple[Plan, dict[str, FileRecord]]:
+    """Fetch the head into the folder, each file checked by one that was checked before it.
 
-    Returns: the plan, and bytes and sha256 of every data file by path.
+    Returns: the plan, and the record of every data file by path.
 
     Raises: StoreError if the store is damaged, or announces what no store may hold.
     """
@@ -80,57 +83,43 @@ def fetch_head(fetcher: Fetcher, manifest: bytes, landing: Landing) -> tuple[Pla
     plan_id = listed.get("plan_id")
     if not isinstance(plan_id, str):
         raise StoreError(f"{fetcher.url}/{MANIFEST}: not a MANIFEST; the file is damaged")
-    _fetch_missing(fetcher, landing, [Wanted(PLAN, plan_id, None)])
-    plan = parse_plan(read_plain(landing.store / PLAN), f"{fetcher.url}/{PLAN}")
-    landing.put(MANIFEST, manifest)
-    _, hashes = read_manifest(landing.store, plan)
-    if not all(isinstance(hash_, str) for hash_ in hashes.values()):
-        raise StoreError(f"{fetcher.url}/{MANIFEST}: a hash is not text; the file is damaged")
-    _fetch_missing(fetcher, landing, [Wanted(name, hash_, None) for name, hash_ in hashes.items()])
-    records = data_files(landing.store, plan, hashes)
-    vocabulary = records[plan.vocabulary_file]
-    _fetch_missing(fetcher, landing, [Wanted(plan.vocabulary_file, vocabulary["sha256"], vocabulary["bytes"])])
+    _fetch_missing(fetcher, pulled, [FileRecord(PLAN, UNKNOWN_BYTES, plan_id)])
+    plan = parse_plan(read_plain(pulled.store / PLAN), f"{fetcher.url}/{PLAN}")
+    pulled.put(MANIFEST, manifest)
+    _, hashes = read_manifest(pulled.store, plan)
+    _fetch_missing(fetcher, pulled, [FileRecord(name, UNKNOWN_BYTES, hash_) for name, hash_ in hashes.items()])
+    records = checked_records(pulled.store, plan, hashes)
+    _fetch_missing(fetcher, pulled, [records[plan.vocabulary_file]])
     for name, data in plan.metadata_files().items():
-        if not landing.has(Wanted(name, sha256(data), len(data))):
-            landing.put(name, data)
+        if not pulled.has(FileRecord(name, len(data), sha256(data))):
+            pulled.put(name, data)
     return plan, records
 
 
-def data_files(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of every data file by path, from the plan and the commit records.
+def checked_records(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, FileRecord]:
+    """The record of every data file by path, from the plan and the commit records.
 
     Raises: StoreError if a record is not the MANIFEST's, the files are not the plan's, or one is larger than its rows
         can make it.
     """
     for site in plan.sites:
         read_listed(store, statistics_name(site), hashes[statistics_name(site)])
-    records = all_files(store, plan, hashes)
-    limits = _largest(plan)
-    for path, record in records.items():
-        if record["bytes"] > limits[path]:
-            raise StoreError(
-                f"{store}: {path} is said to have {record['bytes']} bytes, but its rows can make {limits[path]} at most"
-            )
+    records = file_records(store, plan, hashes)
+    check_sizes(store, plan, records)
+    n_bytes = records[plan.vocabulary_file].n_bytes
+    if n_bytes > MAX_JSON_BYTES:
+        raise StoreError(f"{store}: {plan.vocabulary_file} is said to have {n_bytes} bytes, and JSON {MAX_JSON_BYTES}")
     return records
 
 
-def _largest(plan: Plan) -> dict[str, int]:
-    """What every data file can have at most; the extras, what the plan says."""
-    limits = {path: record["bytes"] for path, record in plan.files.items()} | {plan.vocabulary_file: MAX_JSON_BYTES}
-    for spec in plan.arrays():
-        for shard in range(spec.n_shards):
-            limits[spec.shard_path(shard)] = largest_shard_bytes(spec, shard)
-    return limits
-
-
-def _read_head(folder: Path, store_id: str) -> tuple[Plan, dict[str, dict[str, Any]]]:
+def _read_head(folder: Path, store_id: str) -> tuple[Plan, dict[str, FileRecord]]:
     """A head that was fetched before, every file of it hashed again. Raises: StoreError if it is not whole."""
     plan = read_plan(folder)
     found_id, hashes = read_manifest(folder, plan)
     expected = {name: sha256(data) for name, data in plan.metadata_files().items()}
-    expected[plan.vocabulary_file] = plan.files[plan.vocabulary_file]["sha256"]
+    expected[plan.vocabulary_file] = plan.files[plan.vocabulary_file].sha256
     try:
-        records = data_files(folder, plan, hashes)
+        records = checked_records(folder, plan, hashes)
         wrong = [name for name, hash_ in expected.items() if sha256(read_plain(folder / name)) != hash_]
     except FileNotFoundError as error:
         raise StoreError(f"{error.filename}: missing; fetch the file again") from None
@@ -143,12 +132,12 @@ def _fill(files: FileSystem, fetcher: Fetcher, manifest: bytes, folder: Path) ->
     prefix = f".{folder.name}-"
     remove_dead(files, folder.parent, prefix)
     with Lease(files, folder.with_name(prefix + uuid.uuid4().hex[:12])) as work:
-        landing = Landing(files, work)
-        fetch_head(fetcher, manifest, landing)
+        pulled = PullFolder(files, work)
+        fetch_head(fetcher, manifest, pulled)
         if folder.exists():  # damaged, or another process was quicker
             files.rename(folder, work / "replaced")
         try:
-            files.rename(landing.store, folder)
+            files.rename(pulled.store, folder)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -156,8 +145,8 @@ def _fill(files: FileSystem, fetcher: Fetcher, manifest: bytes, folder: Path) ->
         remove_tree(files, work / "replaced")
 
 
-def _fetch_missing(fetcher: Fetcher, landing: Landing, wanted: list[Wanted]) -> None:
-    def fetch(file: Wanted) -> None:
-        landing.fetch(fetcher, file, lambda n_bytes: None)
+def _fetch_missing(fetcher: Fetcher, pulled: PullFolder, wanted: list[FileRecord]) -> None:
+    def fetch(file: FileRecord) -> None:
+        pulled.fetch(fetcher, file, lambda n_bytes: None)
 
-    in_threads(fetch, [file for file in wanted if not landing.has(file)], fetcher.stop)
+    in_threads(fetch, [file for file in wanted if not pulled.has(file)], fetcher.stop)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from strata_sae.stores.errors import StoreError, explain
-from strata_sae.stores.remote.retries import Absent, NoRanges, Patience, Unavailable, Unchanged
+from strata_sae.stores.remote.retries import NotFound, RangesUnsupported, RetryPolicy, Transient, Unchanged
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -85,9 +85,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 class HttpSource:
     """A folder of a web server."""
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         self.url = url
-        self._patience = patience
+        self._policy = policy
         self._unchanged = Unchanged()
         self._opener = urllib.request.OpenerDirector()
         for handler in (
@@ -122,7 +122,7 @@ class HttpSource:
                 missing = None if missing is None else missing - len(piece)
                 yield piece
             if missing:
-                raise Unavailable(f"the connection broke {missing} bytes before the end")
+                raise Transient(f"the connection broke {missing} bytes before the end")
 
     def get_range(self, path: str, offset: int, n_bytes: int) -> bytes:
         """See `Source.get_range`."""
@@ -133,9 +133,9 @@ class HttpSource:
             while len(data) <= n_bytes and (piece := self._read(response, path)):
                 data += piece
         if len(data) < n_bytes:
-            raise Unavailable(f"the connection broke {n_bytes - len(data)} bytes before the end")
+            raise Transient(f"the connection broke {n_bytes - len(data)} bytes before the end")
         if len(data) > n_bytes:
-            raise NoRanges(f"the server sent more than the {n_bytes} bytes from {offset} that were asked for")
+            raise RangesUnsupported(f"the server sent more than the {n_bytes} bytes from {offset} that were asked for")
         return bytes(data)
 
     def _request(self, path: str, range_: str | None) -> Any:
@@ -146,7 +146,7 @@ class HttpSource:
         for name, value in self.secrets().items():
             request.add_unredirected_header(name, value)
         try:
-            response = self._opener.open(request, timeout=self._patience.stall_seconds)
+            response = self._opener.open(request, timeout=self._policy.stall_seconds)
         except urllib.error.HTTPError as error:
             with error:
                 raise _meaning(error, path) from None
@@ -168,21 +168,21 @@ class HttpSource:
 def _check_range(response: Any, path: str, start: int, n_bytes: int | None) -> None:
     found = content_range(response.headers)
     if response.status != 206 or found is None:
-        raise NoRanges(
+        raise RangesUnsupported(
             f"{path}: asked for bytes from {start}, the server answers {response.status} without saying which it sends"
         )
     first, last = found
     if first != start or (n_bytes is not None and last != start + n_bytes - 1):
-        raise NoRanges(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
+        raise RangesUnsupported(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
 
 
 def _meaning(error: urllib.error.HTTPError, path: str) -> Exception:
     if error.code in (404, 410):
-        return Absent(f"the server answers {error.code}")
+        return NotFound(f"the server answers {error.code}")
     if error.code in _PASSING:
-        return Unavailable(f"the server answers {error.code}", retry_after(error.headers))
+        return Transient(f"the server answers {error.code}", retry_after(error.headers))
     if error.code == 416:
-        return NoRanges(f"{path}: is shorter than the bytes that were asked for (416)")
+        return RangesUnsupported(f"{path}: is shorter than the bytes that were asked for (416)")
     hint = "; log in, or ask for access" if error.code in (401, 403) else ""
     return StoreError(f"{urlsplit(error.url).hostname}: {path}: the server answers {error.code}{hint}")
 
@@ -192,9 +192,9 @@ def _broken(error: Exception, where: str) -> Exception:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return StoreError(f"{where}: its certificate is not valid ({reason.verify_message})")
     if isinstance(reason, TimeoutError):
-        return Unavailable("no byte came in time")
+        return Transient("no byte came in time")
     if isinstance(reason, ValueError | OverflowError):  # asking again would be answered alike
         return StoreError(f"{where}: the server names an address or a number that is none ({str(reason)[:200]})")
     if isinstance(reason, OSError) and reason.errno in _OURS:
         return StoreError(f"{where}: cannot be fetched ({explain(reason)})")
-    return Unavailable(f"{type(reason).__name__}: {reason}")
+    return Transient(f"{type(reason).__name__}: {reason}")

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
 from strata_sae.stores.remote.http import HttpSource
-from strata_sae.stores.remote.retries import Patience
+from strata_sae.stores.remote.retries import RetryPolicy
 from strata_sae.stores.remote.transports import Advance, Entry, require
 
 _URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
@@ -31,11 +31,11 @@ class HubRepository(HttpSource):
 
     own_files = frozenset([_CARD, ".gitattributes", ".gitignore"])
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         found = _URL.fullmatch(url)
         if found is None:
             raise StoreError(f"{url}: write hf://datasets/<user>/<repository>[@revision][/<folder>]")
-        super().__init__(url, patience)
+        super().__init__(url, policy)
         self._hub = require("huggingface_hub", url)
         self._errors_known = require("huggingface_hub.errors", url)
         self._httpx_error = getattr(self._errors_known, "HTTPError", OSError)  # what connections break with

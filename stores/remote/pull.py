@@ -1,22 +1,23 @@
 """Fetching a whole store: what arrives is checked byte by byte, and appears whole under its name or not at all."""
 
-import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from strata_sae.stores.errors import StoreError, explain
-from strata_sae.stores.files.canonical import read_plain, sha256
-from strata_sae.stores.files.filesystem import FileSystem, remove_tree
+from strata_sae.stores.files.canonical import read_plain
+from strata_sae.stores.files.filesystem import FileSystem, missing_space, remove_tree
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.locks import hold
 from strata_sae.stores.format.arrays import COMMITS, MANIFEST, STATISTICS, TIMINGS
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
+from strata_sae.stores.remote.fetching import Fetcher, PullFolder, local_errors
 from strata_sae.stores.remote.head import fetch_head, fetch_manifest
-from strata_sae.stores.remote.retries import Patience, in_threads
+from strata_sae.stores.remote.retries import RetryPolicy, in_threads
 from strata_sae.stores.remote.transports import Advance, open_source
 
 
@@ -25,7 +26,7 @@ def pull(
     out: Path,
     *,
     expected_id: str | None = None,
-    patience: Patience | None = None,
+    policy: RetryPolicy | None = None,
     announce: Callable[[int], None] = lambda n_bytes: None,
     advance: Advance = lambda n_bytes: None,
     files: FileSystem | None = None,
@@ -41,10 +42,10 @@ def pull(
     Raises: StoreError if the store is not there, damaged, too large for the disk, or another one than expected.
 
     """
-    files, patience = files or FileSystem(), patience or Patience()
+    files, policy = files or FileSystem(), policy or RetryPolicy()
     out = out.absolute()
     refuse_inside_a_store(out, "pull", may_be_one=True)
-    fetcher = Fetcher(open_source(url, patience), patience)
+    fetcher = Fetcher(open_source(url, policy), policy)
     manifest = fetch_manifest(fetcher, expected_id)
     if _is_there(out, manifest):
         return sha256(manifest)
@@ -52,44 +53,42 @@ def pull(
     work = out.with_name(f".{out.name}.pulling")
     with _alone(work), local_errors(work):
         _drop_another(files, work, manifest)
-        landing = Landing(files, work)
-        _, records = fetch_head(fetcher, manifest, landing)
-        wanted = [Wanted(path, record["sha256"], record["bytes"]) for path, record in records.items()]
-        announce(sum(file.n_bytes or 0 for file in wanted))
-        _fetch_data(fetcher, landing, wanted, advance)
-        _finish(files, landing, out, manifest)
+        pulled = PullFolder(files, work)
+        _, records = fetch_head(fetcher, manifest, pulled)
+        announce(sum(file.n_bytes for file in records.values()))
+        _fetch_data(fetcher, pulled, list(records.values()), advance)
+        _finish(files, pulled, out, manifest)
         remove_tree(files, work)
         files.sync_folder(out.parent)
     return sha256(manifest)
 
 
-def _fetch_data(fetcher: Fetcher, landing: Landing, wanted: list[Wanted], advance: Advance) -> None:
-    missing: list[Wanted] = []
+def _fetch_data(fetcher: Fetcher, pulled: PullFolder, wanted: list[FileRecord], advance: Advance) -> None:
+    missing: list[FileRecord] = []
 
-    def look(file: Wanted) -> None:
-        if landing.has(file):
-            advance(file.n_bytes or 0)
+    def look(file: FileRecord) -> None:
+        if pulled.has(file):
+            advance(file.n_bytes)
         else:
             missing.append(file)
 
     in_threads(look, wanted, fetcher.stop)
-    needed, free = sum(file.n_bytes or 0 for file in missing), shutil.disk_usage(landing.store).free
-    if needed > free:
-        raise StoreError(f"{landing.store}: {needed:,} bytes are still to come, but only {free:,} are free there")
-    in_threads(lambda file: landing.fetch(fetcher, file, advance), sorted(missing), fetcher.stop)
+    if problem := missing_space(pulled.store, sum(file.n_bytes for file in missing)):
+        raise StoreError(f"{pulled.store}: {problem}; make room, then pull again: what is there is kept")
+    in_threads(lambda file: pulled.fetch(fetcher, file, advance), sorted(missing), fetcher.stop)
 
 
-def _finish(files: FileSystem, landing: Landing, out: Path, manifest: bytes) -> None:
+def _finish(files: FileSystem, pulled: PullFolder, out: Path, manifest: bytes) -> None:
     for folder in (COMMITS, STATISTICS, TIMINGS):
-        files.make_folder(landing.store / folder)
-    if check_opened(landing.store, read_plan(landing.store)).store_id != sha256(manifest):
-        raise StoreError(f"{landing.store}: its MANIFEST changed while it was fetched; pull again")
-    for folder, _, _ in os.walk(landing.store, topdown=False):
+        files.make_folder(pulled.store / folder)
+    if check_opened(pulled.store, read_plan(pulled.store)).store_id != sha256(manifest):
+        raise StoreError(f"{pulled.store}: its MANIFEST changed while it was fetched; pull again")
+    for folder, _, _ in os.walk(pulled.store, topdown=False):
         files.sync_folder(Path(folder))
     try:
-        files.rename(landing.store, out)
+        files.rename(pulled.store, out)
     except OSError as error:
-        raise StoreError(f"{out}: cannot be made ({explain(error)}); the whole store is in {landing.store}") from None
+        raise StoreError(f"{out}: cannot be made ({explain(error)}); the whole store is in {pulled.store}") from None
 
 
 def _is_there(out: Path, manifest: bytes) -> bool:
@@ -125,17 +124,12 @@ def _alone(work: Path) -> Iterator[None]:
     if work.is_symlink():
         raise StoreError(f"{work}: is a link; remove it")
     lock = work.with_name(work.name + ".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(hold(lock, wait=False, needed=False))
         except BlockingIOError:
             raise StoreError(
                 f"{work}: another process is pulling into it; wait for it, or choose another folder"
             ) from None
-        except OSError:  # a file system without locks
-            pass
         yield
         lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)

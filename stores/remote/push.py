@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import file_sha256
+from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.arrays import MANIFEST, PLAN, STAGING, TIMINGS
-from strata_sae.stores.format.contents import read_manifest
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.commits import read_manifest
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.remote.fetching import Fetcher, Wanted
-from strata_sae.stores.remote.head import data_files
-from strata_sae.stores.remote.retries import Patience, in_threads
+from strata_sae.stores.remote.fetching import Fetcher
+from strata_sae.stores.remote.head import checked_records
+from strata_sae.stores.remote.retries import RetryPolicy, in_threads
 from strata_sae.stores.remote.transports import Advance, Entry, Target, open_target
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -124,7 +126,7 @@ def push(
     store: Path,
     url: str | Path,
     *,
-    patience: Patience | None = None,
+    policy: RetryPolicy | None = None,
     announce: Callable[[int], None] = lambda n_bytes: None,
     advance: Advance = lambda n_bytes: None,
 ) -> str:
@@ -138,16 +140,16 @@ def push(
     Raises: StoreError if the store is unfinished or damaged, or something else is at `url`.
 
     """
-    patience = patience or Patience()
+    policy = policy or RetryPolicy()
     plan = read_plan(store)
     store_id = check_opened(store, plan).store_id
     identity, data = _files(store, plan)
-    n_bytes = sum(file.n_bytes or 0 for file in [*identity, *data])
+    n_bytes = sum(file.n_bytes for file in [*identity, *data])
     announce(n_bytes)
-    target = open_target(url, patience)
+    target = open_target(url, policy)
     try:
         there = target.entries()
-        _refuse_another(target, Fetcher(target, patience), store, there, identity, data)
+        _refuse_another(target, Fetcher(target, policy), store, there, identity, data)
         if PLAN not in there and not target.send_new(PLAN, plan.data):
             raise StoreError(f"{target.url}: somebody else began to push there; push again when they are done")
         there.setdefault(PLAN, Entry(len(plan.data), None))
@@ -158,27 +160,31 @@ def push(
         manifest = (store / MANIFEST).read_bytes()
         if MANIFEST in there:  # the very same, as was seen before: nothing is written into a finished store
             return store_id
-        if not target.send_new(MANIFEST, manifest) and Fetcher(target, patience).get(MANIFEST) != manifest:
+        if not target.send_new(MANIFEST, manifest) and Fetcher(target, policy).get(MANIFEST) != manifest:
             raise StoreError(f"{target.url}: somebody else pushed another store there meanwhile; choose another place")
     finally:
         target.close()
     return store_id
 
 
-def _files(store: Path, plan: Plan) -> tuple[list[Wanted], list[Wanted]]:
+def _files(store: Path, plan: Plan) -> tuple[list[FileRecord], list[FileRecord]]:
     """What names the store (plan, commit records, statistics), and the rest but for the MANIFEST."""
     _, hashes = read_manifest(store, plan)
     small = {PLAN: plan.id, **hashes}
-    identity = [Wanted(name, hash_, (store / name).stat().st_size) for name, hash_ in small.items()]
-    records = data_files(store, plan, hashes)
-    data = [Wanted(name, record["sha256"], record["bytes"]) for name, record in records.items()]
+    identity = [FileRecord(name, (store / name).stat().st_size, hash_) for name, hash_ in small.items()]
+    data = list(checked_records(store, plan, hashes).values())
     for name in plan.metadata_files():  # compared with the plan when the store was opened
-        data.append(Wanted(name, file_sha256(store / name), (store / name).stat().st_size))
+        data.append(FileRecord(name, (store / name).stat().st_size, file_sha256(store / name)))
     return identity, data
 
 
 def _refuse_another(
-    target: Target, fetcher: Fetcher, store: Path, there: dict[str, Entry], identity: list[Wanted], data: list[Wanted]
+    target: Target,
+    fetcher: Fetcher,
+    store: Path,
+    there: dict[str, Entry],
+    identity: list[FileRecord],
+    data: list[FileRecord],
 ) -> None:
     """Raises: StoreError if the target holds anything but a part of this very store."""
     ours = {file.path for file in [*identity, *data]} | {MANIFEST}
@@ -196,7 +202,7 @@ def _refuse_another(
 _IGNORED = (f"{STAGING}/", f"{TIMINGS}/")
 
 
-def _refuse_losses(target: Target, files: list[Wanted]) -> None:
+def _refuse_losses(target: Target, files: list[FileRecord]) -> None:
     """Raises: StoreError if something that was sent is not there now: ignored, removed, cut."""
     there = target.entries()
     for file in files:
@@ -204,29 +210,29 @@ def _refuse_losses(target: Target, files: list[Wanted]) -> None:
             raise StoreError(f"{target.url}: did not keep {file.path} as it was sent; push again")
 
 
-def _is_same(entry: Entry | None, file: Wanted) -> bool:
+def _is_same(entry: Entry | None, file: FileRecord) -> bool:
     return entry is not None and entry.n_bytes == file.n_bytes and entry.sha256 in (None, file.sha256)
 
 
-def _send(target: Target, store: Path, files: list[Wanted], there: dict[str, Entry], advance: Advance) -> None:
+def _send(target: Target, store: Path, files: list[FileRecord], there: dict[str, Entry], advance: Advance) -> None:
     missing = [file for file in files if not _is_same(there.get(file.path), file)]
-    advance(sum(file.n_bytes or 0 for file in files) - sum(file.n_bytes or 0 for file in missing))
+    advance(sum(file.n_bytes for file in files) - sum(file.n_bytes for file in missing))
     for batch in _batches(missing):
         in_threads(lambda file: _check(store, file), batch, threading.Event())
         target.send([(file.path, store / file.path) for file in batch], advance)
 
 
-def _check(store: Path, file: Wanted) -> None:
+def _check(store: Path, file: FileRecord) -> None:
     if file_sha256(store / file.path) != file.sha256:
         raise StoreError(
             f"{store / file.path}: its sha256 is not the recorded one; the store is damaged, nothing was made visible"
         )
 
 
-def _batches(files: list[Wanted]) -> Iterator[list[Wanted]]:
-    batch: list[Wanted] = []
+def _batches(files: list[FileRecord]) -> Iterator[list[FileRecord]]:
+    batch: list[FileRecord] = []
     for file in files:
-        if batch and (len(batch) == _BATCH_FILES or sum(f.n_bytes or 0 for f in [*batch, file]) > _BATCH_BYTES):
+        if batch and (len(batch) == _BATCH_FILES or sum(f.n_bytes for f in [*batch, file]) > _BATCH_BYTES):
             yield batch
             batch = []
         batch.append(file)

@@ -12,11 +12,11 @@ from strata_sae.stores.errors import StoreError
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
-class Absent(Exception):
+class NotFound(Exception):
     """The server says that it has no such file."""
 
 
-class Unavailable(Exception):
+class Transient(Exception):
     """It did not work now and may work later: a timeout, a broken connection, an overloaded server."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
@@ -24,12 +24,12 @@ class Unavailable(Exception):
         self.retry_after = retry_after
 
 
-class NoRanges(Exception):
+class RangesUnsupported(Exception):
     """The server sent something else than the bytes that were asked for."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Limits of one request. A file may take `grace_seconds` and the time its bytes need at the slowest rate."""
 
     stall_seconds: float = 60.0
@@ -42,26 +42,26 @@ class Patience:
     slowest_bytes_per_second: float = 32_768.0
 
 
-class Trying:
+class Retries:
     """The attempts of one request, of which at least `n_bytes` are expected."""
 
-    def __init__(self, patience: Patience, where: str, n_bytes: int, stop: threading.Event) -> None:
-        self._patience, self._where, self._stop = patience, where, stop
+    def __init__(self, policy: RetryPolicy, where: str, n_bytes: int, stop: threading.Event) -> None:
+        self._policy, self._where, self._stop = policy, where, stop
         self._failures = 0
-        self._seconds = patience.grace_seconds + n_bytes / patience.slowest_bytes_per_second
+        self._seconds = policy.grace_seconds + n_bytes / policy.slowest_bytes_per_second
         self._deadline = time.monotonic() + self._seconds
 
     def progressed(self) -> None:
         """Bytes arrived. Raises: StoreError if they come too slowly altogether, or nobody wants them any more."""
         self._failures = 0
-        self._check(f"came at less than {self._patience.slowest_bytes_per_second:.0f} bytes a second")
+        self._check(f"came at less than {self._policy.slowest_bytes_per_second:.0f} bytes a second")
 
     def failed(self, error: Exception) -> None:
         """Pause before the next attempt. Raises: StoreError if it is not worth another one."""
         self._failures += 1
-        if self._failures >= self._patience.attempts:
+        if self._failures >= self._policy.attempts:
             raise StoreError(f"{self._where}: {error} ({self._failures} attempts); try again later") from None
-        pause = self._patience.pause_seconds * 2 ** (self._failures - 1)
+        pause = self._policy.pause_seconds * 2 ** (self._failures - 1)
         pause = min(max(pause, getattr(error, "retry_after", 0.0)), _LONGEST_PAUSE_SECONDS)
         self._stop.wait(max(0.0, min(pause, self._deadline - time.monotonic())))
         self._check(str(error))

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.remote.retries import Patience
+from strata_sae.stores.remote.retries import RetryPolicy
 
 Advance = Callable[[int], None]
 INSTALL = "pip install 'strata-sae[remote]'"
@@ -25,15 +25,15 @@ TRANSPORTS = {
 
 
 class Source(Protocol):
-    """Files by path relative to a store. Raises: Absent, Unavailable (worth another attempt), StoreError (not)."""
+    """Files by path relative to a store. Raises: NotFound, Transient (worth another attempt), StoreError (not)."""
 
     url: str
 
     def stream(self, path: str, start: int) -> Iterator[bytes | memoryview]:
-        """The bytes of a file from `start` to its end. Raises: NoRanges if the server cannot begin in the middle."""
+        """The bytes of a file from `start` to its end. Raises: RangesUnsupported."""
 
     def get_range(self, path: str, offset: int, n_bytes: int) -> bytes | memoryview:
-        """Exactly these bytes. Raises: NoRanges if the server sends others."""
+        """Exactly these bytes. Raises: RangesUnsupported if the server sends others."""
 
 
 class Entry(NamedTuple):
@@ -86,13 +86,13 @@ def local_folder(url: str | Path) -> Path | None:
     return Path(os.fsdecode(unquote_to_bytes(os.fsencode(parts.path))))
 
 
-def open_source(url: str | Path, patience: Patience) -> Source:
+def open_source(url: str | Path, policy: RetryPolicy) -> Source:
     """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
-    source: Source = _transport(url, patience)
+    source: Source = _transport(url, policy)
     return source
 
 
-def open_target(url: str | Path, patience: Patience) -> Target:
+def open_target(url: str | Path, policy: RetryPolicy) -> Target:
     """A place to write to.
 
     Raises: StoreError if it cannot be written to, lies inside a store, or a package is missing.
@@ -100,21 +100,21 @@ def open_target(url: str | Path, patience: Patience) -> Target:
     folder = local_folder(url)
     if folder is not None:
         refuse_inside_a_store(folder, "push", may_be_one=True)
-    target = _transport(url, patience)
+    target = _transport(url, policy)
     if not hasattr(target, "send"):
         raise StoreError(f"{url}: can only be read from; push to s3://, hf:// or a folder")
     result: Target = target
     return result
 
 
-def _transport(url: str | Path, patience: Patience):  # type: ignore[no-untyped-def]  # whichever the URL names
+def _transport(url: str | Path, policy: RetryPolicy):  # type: ignore[no-untyped-def]  # whichever the URL names
     if not is_url(url):
         url = Path(url).absolute().as_uri()
     parts = split_url(str(url))
     if parts.scheme not in TRANSPORTS:
         raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
     module, name = TRANSPORTS[parts.scheme]
-    return getattr(import_module(module), name)(str(url).rstrip("/"), patience)
+    return getattr(import_module(module), name)(str(url).rstrip("/"), policy)
 
 
 def split_url(url: str) -> SplitResult:

@@ -2,25 +2,24 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import google_crc32c
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import ArraySpec
-from strata_sae.stores.format.encodings import CRC_BYTES, encode_chunk, split_planes, to_float32, to_stored
+from strata_sae.stores.format.encodings import Columns, dequantise, quantise, split_planes, to_float32, to_stored
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.quantisation import Columns, dequantise, quantise
-from strata_sae.stores.format.shard_index import MISSING
+from strata_sae.stores.format.records import FileRecord
+from strata_sae.stores.format.shards import CRC_BYTES, MISSING, ArraySpec, encode_chunk
 
 
 class ShardWriter:
     """Writes one shard file row by row, holding one chunk in memory; the file is durable when `finish` returns."""
 
     def __init__(self, files: FileSystem, path: Path, spec: ArraySpec) -> None:
-        self._files, self._spec = files, spec
+        self._files, self._path, self._spec = files, path, spec
         self._descriptor = files.create(path)
         self._chunk = np.empty((spec.rows_per_chunk, *spec.shape[1:]), spec.dtype)
         self._filled = 0
@@ -40,10 +39,10 @@ class ShardWriter:
             if self._filled == len(self._chunk):
                 self._write_chunk()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> FileRecord:
         """Write the last chunk and the index, and sync.
 
-        Returns: {bytes, sha256, index_crc32c, chunk_crc32c} of the file; 8 hex digits for each crc32c.
+        Returns: the file's record, under the path that it was written to.
         """
         if self._filled:
             # zarr's chunks are always whole: what lies past the array's end is fill value.
@@ -56,12 +55,8 @@ class ShardWriter:
         self._files.sync(self._descriptor)
         self._files.close(self._descriptor)
         self._descriptor = -1
-        return {
-            "bytes": self._n_bytes,
-            "sha256": self._digest.hexdigest(),
-            "index_crc32c": f"{index_crc:08x}",
-            "chunk_crc32c": "".join(self._chunk_crcs),
-        }
+        digest = self._digest.hexdigest()
+        return FileRecord(str(self._path), self._n_bytes, digest, f"{index_crc:08x}", "".join(self._chunk_crcs))
 
     def close(self) -> None:
         """Let go of the file, finished or not."""

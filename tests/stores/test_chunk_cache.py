@@ -18,9 +18,9 @@ import pytest
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.contents import read_contents
 from strata_sae.stores.front.opening import Opened, opened_sites
 from strata_sae.stores.reading import chunk_cache
+from strata_sae.stores.reading.checking import read_contents
 from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache, chunk_key
 from strata_sae.stores.reading.site_rows import SiteRows
 from strata_sae.stores.writing.finishing import finish

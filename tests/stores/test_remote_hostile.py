@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from strata_sae.stores import StoreError
-from strata_sae.stores.remote import Patience, http
+from strata_sae.stores.remote import RetryPolicy, http
 from strata_sae.stores.remote.fetching import Fetcher
 from strata_sae.stores.remote.transports import open_source, split_url
 from support.lying_server import LyingServer, serving
 
 ROOT = Path(__file__).resolve().parents[2]
-HASTY = Patience(stall_seconds=2, attempts=2, pause_seconds=0.001, grace_seconds=20)
+HASTY = RetryPolicy(stall_seconds=2, attempts=2, pause_seconds=0.001, grace_seconds=20)
 DATA = bytes(range(256)) * 8
 NUMBERS = ["\xb2", "9" * 5000, "-5", "1e3", "", " 7 ", "+7", "0x10", "7" * 19, "\xbc", "nan", "inf", "7;8"]
 ADDRESSES = [

@@ -58,7 +58,7 @@ def test_every_row_is_there_once_and_leads_to_its_token(source: ActivationStore,
         assert set(rows_N[first:last].tolist()) == set(range(first, last)), "a row left its split"
     assert found.plan.order_id == found.plan.id
     assert found.plan.lineage is not None
-    assert found.plan.lineage["kind"] == "shuffle"
+    assert found.plan.lineage.kind == "shuffle"
 
 
 def test_neighbours_are_those_of_a_perfect_shuffle(source: ActivationStore, tmp_path: Path) -> None:
