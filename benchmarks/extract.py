@@ -33,8 +33,7 @@ from strata_sae.stores.files.filesystem import FileSystem, remove_tree
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.arrays import COMMITS, STAGING
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.reading.array import shard_records
-from strata_sae.stores.reading.array import StoredArray
+from strata_sae.stores.reading.array import StoredArray, shard_records
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
 N_TOKENS = sized(2**12, 2**10)

@@ -41,7 +41,7 @@ class ActivationStore:
         """Check the manifest and the size of every file; rows are then mapped, read or fetched as they are needed.
 
         Args:
-            where: a folder, or a URL (s3://, gs://, az://, http://, https://, hf://), whose parts are kept in the cache.
+            where: a folder, or a URL (s3://, gs://, az://, http://, https://, hf://), which the cache keeps parts of.
             io: `mmap`, `pread`, or `auto`: `pread` where a map may kill the process, that is on network file systems.
             stage: a folder on a nearer disk, to which the files of `stage_sites` are copied first.
         Raises: StoreError if the store is missing, unfinished or not what its manifest says.

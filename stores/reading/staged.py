@@ -168,8 +168,7 @@ class StagedPlace:
             stamp = self._hashed(path) if error.errno in _NOT_OURS else None  # somebody else's folder can be read
             if stamp is None:
                 raise StoreError(
-                    f"{self._folder}: staging {path} needs {n_bytes} bytes ({explain(error)}); "
-                    f"name another folder"
+                    f"{self._folder}: staging {path} needs {n_bytes} bytes ({explain(error)}); name another folder"
                 ) from None
         self._known[sha256] = stamp.identity
 
@@ -224,7 +223,7 @@ class StagedPlace:
     def _copy_verified(self, path: str, draft: Path) -> None:
         _, n_bytes, sha256, *_ = self._expected[path]
         source = self._base.open(path)
-        there, found = write_pieces(self._files, draft, _pieces(source, n_bytes), n_bytes)
+        _, found = write_pieces(self._files, draft, _pieces(source, n_bytes), n_bytes)
         if source.n_bytes != n_bytes or found != sha256:
             raise StoreError(
                 f"{self._base.name}/{path}: {source.n_bytes} bytes with sha256 {found} instead of "
