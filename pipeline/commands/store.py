@@ -27,12 +27,12 @@ StoreFolder = Annotated[
 StoreAnywhere = Annotated[
     str,
     typer.Argument(
-        metavar="STORE", parser=place_reader_of("STORE"), help="Folder or URL (s3://, https://, hf://datasets/)."
+        metavar="STORE", parser=place_reader_of("STORE"), help="Folder or URL (s3://, gs://, az://, https://, hf://datasets/)."
     ),
 ]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", parser=reader_of("OUT"), help="Folder of the new store.")]
 Place = typer.Argument(
-    metavar="URL", parser=place_reader_of("URL"), help="s3://, https://, hf://datasets/ or a folder."
+    metavar="URL", parser=place_reader_of("URL"), help="s3://, gs://, az://, https://, hf://datasets/ or a folder."
 )
 Sites = Annotated[
     list[str], typer.Option("--site", default_factory=list, show_default=False, help="Repeat for several.")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
 
@@ -81,7 +82,7 @@ class Lease:
     def __enter__(self) -> Path:
         return self.folder
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.release()
 
     def abandon(self) -> None:

@@ -18,7 +18,7 @@ MISSING = 2**64 - 1
 _INDEX_ENTRY_BYTES = 16
 _FRAME_BYTES = 2**16
 _HEADER_BYTES = 18  # of a zstd frame, at most (RFC 8878, 3.1.1.1)
-# Not of the package zstandard, whose version of the library writes other bytes (docs/decisions/0022).
+# Not of the package zstandard, whose version of the library writes other bytes (docs/decisions/0025).
 _ZSTD = Zstd(level=1, checksum=True)
 
 

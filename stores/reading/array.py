@@ -51,7 +51,7 @@ class StoredArray:
         self._place, self._records = place, records
         self._files = OpenFiles(place)
         self._indices: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._held: OrderedDict[int, None] = OrderedDict()
+        self._touched: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
         self._checked = np.zeros(spec.n_chunks, bool)
 
@@ -112,19 +112,19 @@ class StoredArray:
 
     def will_need(self, chunk: int) -> None:
         """Ask for a chunk to be read ahead."""
-        if chunk not in self._held:
+        if chunk not in self._touched:
             file, offset, n_bytes = self._find(chunk)
             file.will_need(offset, n_bytes)
 
-    def hold(self, chunk: int, at_most: int) -> None:
-        """Note that a chunk was read, and let go of the pages of the longest unread beyond `at_most` chunks.
+    def touch(self, chunk: int, keep: int) -> None:
+        """Note that a chunk was read, and release the pages of the longest unread chunks but `keep`.
 
-        Memory then does not grow with the file; what is let go stays in the page cache.
+        Memory then does not grow with the file; what is released stays in the page cache.
         """
         with self._lock:
-            self._held[chunk] = None
-            self._held.move_to_end(chunk)
-            gone = self._held.popitem(last=False)[0] if len(self._held) > at_most else None
+            self._touched[chunk] = None
+            self._touched.move_to_end(chunk)
+            gone = self._touched.popitem(last=False)[0] if len(self._touched) > keep else None
         if gone is not None:
             file, offset, n_bytes = self._find(gone)
             file.let_go(offset, n_bytes)

@@ -20,7 +20,7 @@ from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.locks import hold
 from strata_sae.stores.files.places import FileBytes, LocalPlace, is_safe_to_map
 from strata_sae.stores.format.shards import CRC_BYTES
-from strata_sae.stores.reading.site_rows import SiteRows
+from strata_sae.stores.reading.site_rows import SiteRows, WrappedRows
 
 _OPEN_ENTRIES = 64
 _FOOTER_BYTES = 32 + CRC_BYTES
@@ -206,14 +206,12 @@ def _write(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-class CachedRows:
+class CachedRows(WrappedRows):
     """`SiteRows` around others: each chunk is decoded once a machine, as long as the cache has room for it."""
 
     def __init__(self, rows: SiteRows, cache: ChunkCache, file_sha256: Callable[[int], str]) -> None:
         """`file_sha256(chunk)`: what the commit record says of the file, or files, that hold a chunk."""
-        self.rows = rows
-        self.shape, self.rows_per_chunk = rows.shape, rows.rows_per_chunk
-        self.coded_dtype, self.has_scales, self.columns = rows.coded_dtype, rows.has_scales, rows.columns
+        super().__init__(rows)
         self._cache, self._file_sha256 = cache, file_sha256
 
     def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -230,18 +228,10 @@ class CachedRows:
                 self._cache.put(scales_key, scales)
         return rows, scales
 
-    def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
-        """See `SiteRows.decoded`."""
-        return self.rows.decoded(coded, scales)
-
     def will_need(self, chunk: int) -> None:
         """See `SiteRows.will_need`."""
         if not self._has(chunk):
             self.rows.will_need(chunk)
-
-    def hold(self, chunk: int, at_most: int) -> None:
-        """See `SiteRows.hold`."""
-        self.rows.hold(chunk, at_most)
 
     def _has(self, chunk: int) -> bool:
         return chunk_key(self._file_sha256(chunk), chunk, "rows") in self._cache

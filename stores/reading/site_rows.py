@@ -77,8 +77,8 @@ class SiteRows(Protocol):
     def will_need(self, chunk: int) -> None:
         """Ask for a chunk to be read ahead."""
 
-    def hold(self, chunk: int, at_most: int) -> None:
-        """See `StoredArray.hold`."""
+    def touch(self, chunk: int, keep: int) -> None:
+        """See `StoredArray.touch`."""
 
 
 class PlainRows:
@@ -104,9 +104,9 @@ class PlainRows:
         """See `SiteRows.will_need`."""
         self._values.will_need(chunk)
 
-    def hold(self, chunk: int, at_most: int) -> None:
-        """See `SiteRows.hold`."""
-        self._values.hold(chunk, at_most)
+    def touch(self, chunk: int, keep: int) -> None:
+        """See `SiteRows.touch`."""
+        self._values.touch(chunk, keep)
 
 
 class PlanedRows:
@@ -133,10 +133,10 @@ class PlanedRows:
         self._high.will_need(chunk)
         self._low.will_need(chunk)
 
-    def hold(self, chunk: int, at_most: int) -> None:
-        """See `SiteRows.hold`."""
-        self._high.hold(chunk, at_most)
-        self._low.hold(chunk, at_most)
+    def touch(self, chunk: int, keep: int) -> None:
+        """See `SiteRows.touch`."""
+        self._high.touch(chunk, keep)
+        self._low.touch(chunk, keep)
 
 
 class QuantisedRows:
@@ -164,13 +164,38 @@ class QuantisedRows:
         """See `SiteRows.will_need`."""
         self._values.will_need(chunk)
 
-    def hold(self, chunk: int, at_most: int) -> None:
-        """See `SiteRows.hold`."""
-        self._values.hold(chunk, at_most)
+    def touch(self, chunk: int, keep: int) -> None:
+        """See `SiteRows.touch`."""
+        self._values.touch(chunk, keep)
 
 
 def _size(spec: ArraySpec) -> tuple[tuple[int, int], int]:
     return (spec.shape[0], spec.shape[1]), spec.rows_per_chunk
+
+
+class WrappedRows:
+    """`SiteRows` around others, which does nothing of its own."""
+
+    def __init__(self, rows: SiteRows) -> None:
+        self.rows = rows
+        self.shape, self.rows_per_chunk = rows.shape, rows.rows_per_chunk
+        self.coded_dtype, self.has_scales, self.columns = rows.coded_dtype, rows.has_scales, rows.columns
+
+    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `SiteRows.coded`."""
+        return self.rows.coded(chunk)
+
+    def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
+        """See `SiteRows.decoded`."""
+        return self.rows.decoded(coded, scales)
+
+    def will_need(self, chunk: int) -> None:
+        """See `SiteRows.will_need`."""
+        self.rows.will_need(chunk)
+
+    def touch(self, chunk: int, keep: int) -> None:
+        """See `SiteRows.touch`."""
+        self.rows.touch(chunk, keep)
 
 
 COMPARED_ROWS = 8
@@ -182,13 +207,12 @@ bfloat16 moves an element by 2^-8 of itself at most, hence the norm by 0.4 %; in
 and prefers no direction, by 0.1 % where rows have 64 columns. Of these, half of the rows must be within the bound."""
 
 
-class NormCheckedRows:
+class NormCheckedRows(WrappedRows):
     """`SiteRows` around others; some rows of each chunk are held against their norms when it is first read."""
 
     def __init__(self, rows: SiteRows, norms: StoredArray, *, rounded: bool, where: str) -> None:
-        self.rows, self._rounded = rows, rounded
-        self.shape, self.rows_per_chunk = rows.shape, rows.rows_per_chunk
-        self.coded_dtype, self.has_scales, self.columns = rows.coded_dtype, rows.has_scales, rows.columns
+        super().__init__(rows)
+        self._rounded = rounded
         self._norms, self._where = norms, where
         self._checked = np.zeros(norms.n_chunks, bool)
 
@@ -213,18 +237,6 @@ class NormCheckedRows:
                 f"{self._where}: rows {start}..{stop - 1} do not have the norms that are stored for them; "
                 f"a file was exchanged with another, fetch the store again"
             )
-
-    def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
-        """See `SiteRows.decoded`."""
-        return self.rows.decoded(coded, scales)
-
-    def will_need(self, chunk: int) -> None:
-        """See `SiteRows.will_need`."""
-        self.rows.will_need(chunk)
-
-    def hold(self, chunk: int, at_most: int) -> None:
-        """See `SiteRows.hold`."""
-        self.rows.hold(chunk, at_most)
 
 
 def site_rows(place: Place, plan: Plan, records: dict[str, ShardRecords]) -> dict[str, tuple[SiteRows, StoredArray]]:

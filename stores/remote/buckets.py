@@ -1,12 +1,14 @@
-"""S3 and whatever speaks its protocol. Who we are, and where the servers are, only the environment says (AWS_*)."""
+"""Buckets of S3, Google and Azure. Who we are, and where the servers are, only the environment says (AWS_*, ...)."""
 
 import re
 import threading
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Protocol, TypedDict
+from urllib.parse import quote
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
@@ -26,11 +28,58 @@ _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 2
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _STATUS = re.compile(r"status code: ([0-9]{3})")
-_NO_KEY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true for a public bucket)"
+_NO_TOKEN = "token request"
+"""What obstore says where it found no key and asked the machine for one, as one of a cloud may be asked."""
+_KEYS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true for a public bucket)",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a file with a key (or GOOGLE_SKIP_SIGNATURE=true for a public bucket)",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or AZURE_SKIP_SIGNATURE=true)",
+}
+
+
+class _Meta(TypedDict):
+    """What obstore says of an object."""
+
+    path: str
+    size: int
+    e_tag: str | None
+    last_modified: datetime
+
+
+class _Answer(Protocol):
+    meta: _Meta
+    range: tuple[int, int]
+
+    def bytes(self) -> memoryview:
+        """The bytes that were asked for."""
+
+
+class _Handle(Protocol):
+    """An object of obstore that is handed back to it only."""
+
+
+class _Get(Protocol):
+    def __call__(self, store: _Handle, path: str, *, options: dict[str, tuple[int, int]]) -> _Answer: ...
+
+
+class _Put(Protocol):
+    def __call__(
+        self, store: _Handle, path: str, data: Path | bytes, **options: str | int
+    ) -> dict[str, str | None]: ...
+
+
+class _Exceptions(Protocol):
+    BaseError: type[Exception]
+    AlreadyExistsError: type[Exception]
+    PreconditionError: type[Exception]
+    NotSupportedError: type[Exception]
+    NotFoundError: type[Exception]
+    PermissionDeniedError: type[Exception]
+    UnauthenticatedError: type[Exception]
 
 
 class Bucket:
-    """A prefix of a bucket."""
+    """A prefix of a bucket: s3://bucket/prefix, gs://bucket/prefix, or az://container/prefix."""
 
     own_files: frozenset[str] = frozenset()
 
@@ -38,32 +87,36 @@ class Bucket:
         self.url = url
         self._policy = policy
         self._unchanged = Unchanged()
-        self._obstore = require("obstore", url)
+        obstore = require("obstore", url)
+        self._get: _Get = obstore.get
+        self._put_object: _Put = obstore.put
+        self._list: Callable[[_Handle], Iterable[list[_Meta]]] = obstore.list
+        self._known: _Exceptions = obstore.exceptions
         parts = split_url(url)
         if not parts.netloc:
-            raise StoreError(f"{url}: has no bucket; write s3://bucket/prefix")
+            raise StoreError(f"{url}: has no bucket; write {parts.scheme}://bucket/prefix")
+        self._keys = _KEYS[parts.scheme]
         stall = timedelta(seconds=policy.stall_seconds)
-        endpoint = next(filter(None, map(environment.text, _ENDPOINTS)), "")
+        endpoint = next(filter(None, map(environment.text, _ENDPOINTS)), "") if parts.scheme == "s3" else ""
         options = {"timeout": stall, "connect_timeout": stall, "allow_http": endpoint.startswith("http://")}
         try:
-            self._store = require("obstore.store", url).S3Store(
-                parts.netloc,
-                prefix=parts.path.strip("/") or None,
+            self._store: _Handle = require("obstore.store", url).from_url(
+                f"{parts.scheme}://{parts.netloc}{quote(parts.path)}",  # which it decodes
                 client_options=options,
                 retry_config={"max_retries": 0, "retry_timeout": stall},  # `Retries` does it, for every place alike
-                **_credentials(url),
+                **(_profile(url) if parts.scheme == "s3" else {}),
                 **({"endpoint": endpoint} if endpoint else {}),
             )
-        except self._obstore.exceptions.BaseError as error:
-            raise StoreError(f"{url}: {_first_line(error)}") from None
+        except self._known.BaseError as error:
+            raise StoreError(f"{url}: {_first_line(error)}; {self._keys}") from None
 
     def stream(self, path: str, start: int) -> Iterator[memoryview]:
         """See `Source.stream`."""
         size = start + 1
         while start < size:
             with self._errors(path):
-                result = self._obstore.get(self._store, path, options={"range": (start, start + _PIECE_BYTES)})
-                size = int(result.meta["size"])
+                result = self._get(self._store, path, options={"range": (start, start + _PIECE_BYTES)})
+                size = result.meta["size"]
                 data = memoryview(result.bytes())
             if tuple(result.range) != (start, start + len(data)) or not data:
                 raise RangesUnsupported(
@@ -75,11 +128,12 @@ class Bucket:
     def get_range(self, path: str, offset: int, n_bytes: int) -> memoryview:
         """See `Source.get_range`."""
         with self._errors(path):
-            result = self._obstore.get(self._store, path, options={"range": (offset, offset + n_bytes)})
+            result = self._get(self._store, path, options={"range": (offset, offset + n_bytes)})
             about = result.meta
             data = memoryview(result.bytes())
-        named = about["e_tag"] or f"last modified {about['last_modified']}, {about['size']} bytes"
-        self._unchanged.check(path, f"ETag {named!a}" if about["e_tag"] else named, self.url)
+        etag, time = about["e_tag"], about["last_modified"]
+        named = f"ETag {etag!a}" if etag else f"last modified {time}, {about['size']} bytes"
+        self._unchanged.check(path, named, self.url)
         if len(data) != n_bytes:
             raise RangesUnsupported(
                 f"{path}: the server sends {len(data)} bytes instead of the {n_bytes} from {offset}"
@@ -92,8 +146,8 @@ class Bucket:
         while True:
             try:
                 with self._errors("its list of files"):
-                    pages = self._obstore.list(self._store)
-                    return {item["path"]: Entry(int(item["size"]), None) for page in pages for item in page}
+                    pages = self._list(self._store)
+                    return {item["path"]: Entry(item["size"], None) for page in pages for item in page}
             except Transient as error:
                 retries.failed(error)
             except NotFound:
@@ -115,9 +169,9 @@ class Bucket:
         """See `Target.send_new`; where the server knows no conditional writes, the look beforehand has to do."""
         try:
             self._put(path, data, len(data), threading.Event(), mode="create")
-        except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError):
+        except (self._known.AlreadyExistsError, self._known.PreconditionError):
             return False
-        except self._obstore.exceptions.NotSupportedError:
+        except self._known.NotSupportedError:
             self._put(path, data, len(data), threading.Event())
         return True
 
@@ -127,12 +181,12 @@ class Bucket:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _put(self, path: str, data: Path | bytes, n_bytes: int, stop: threading.Event, **options: Any) -> None:
+    def _put(self, path: str, data: Path | bytes, n_bytes: int, stop: threading.Event, **options: str | int) -> None:
         retries = Retries(self._policy, f"{self.url}/{path}", n_bytes, stop)
         while True:
             try:
                 with self._errors(path):
-                    self._obstore.put(self._store, path, data, **options)
+                    self._put_object(self._store, path, data, **options)
                 return
             except Transient as error:
                 retries.failed(error)
@@ -140,31 +194,32 @@ class Bucket:
                 raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
 
     def _errors(self, path: str) -> "_Errors":
-        return _Errors(self._obstore.exceptions, f"{self.url}/{path}")
+        return _Errors(self._known, f"{self.url}/{path}", self._keys)
 
 
 class _Errors:
     """Turns obstore's exceptions into ours; those that `send_new` looks at pass."""
 
-    def __init__(self, known: Any, where: str) -> None:
-        self._known, self._where = known, where
+    def __init__(self, known: _Exceptions, where: str, keys: str) -> None:
+        self._known, self._where, self._keys = known, where, keys
 
     def __enter__(self) -> None:
         return
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         known = self._known
         if error is None or isinstance(
-            error, known.AlreadyExistsError | known.PreconditionError | known.NotSupportedError
+            error, (known.AlreadyExistsError, known.PreconditionError, known.NotSupportedError)
         ):
             return
-        if isinstance(error, FileNotFoundError | known.NotFoundError):
+        if isinstance(error, (FileNotFoundError, known.NotFoundError)):
             raise NotFound("there is no such file") from None
-        if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
+        denied = (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError)
+        if isinstance(error, denied) or (isinstance(error, known.BaseError) and _NO_TOKEN in str(error)):
             raise StoreError(
-                f"{self._where}: not allowed with the credentials of this environment; {_NO_KEY}"
+                f"{self._where}: not allowed with the credentials of this environment; {self._keys}"
             ) from None
-        if isinstance(error, known.BaseError | OSError):
+        if isinstance(error, (known.BaseError, OSError)):
             raise self._by_status(error) from None
 
     def _by_status(self, error: BaseException) -> Exception:
@@ -180,7 +235,7 @@ class _Errors:
         return Transient(_first_line(error))
 
 
-def _credentials(url: str) -> dict[str, Any]:
+def _profile(url: str) -> dict[str, _Handle]:
     """A named profile needs boto3, which knows all that a profile can say; everything else obstore reads itself."""
     profile = environment.text("AWS_PROFILE")
     if not profile or environment.text("AWS_ACCESS_KEY_ID"):

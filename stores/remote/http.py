@@ -9,8 +9,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
-from typing import Any
+from http.client import HTTPMessage, HTTPResponse
+from typing import IO
 from urllib.parse import quote, urlsplit
+from urllib.request import Request
 
 from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.remote.retries import NotFound, RangesUnsupported, RetryPolicy, Transient, Unchanged
@@ -71,7 +73,9 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to web servers only, never from https to http; secrets stay with the server they are for."""
 
-    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, target: str) -> Any:
+    def redirect_request(
+        self, request: Request, file: IO[bytes], code: int, message: str, headers: HTTPMessage, target: str
+    ) -> Request | None:
         old, new = urlsplit(request.full_url), urlsplit(target)
         if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
             raise StoreError(f"{old.netloc}: redirects from {old.scheme} to {new.scheme}://{new.hostname}; refused")
@@ -138,15 +142,15 @@ class HttpSource:
             raise RangesUnsupported(f"the server sent more than the {n_bytes} bytes from {offset} that were asked for")
         return bytes(data)
 
-    def _request(self, path: str, range_: str | None) -> Any:
-        request = urllib.request.Request(self.address(path), headers={"Accept-Encoding": "identity"})
+    def _request(self, path: str, range_: str | None) -> HTTPResponse:
+        request = Request(self.address(path), headers={"Accept-Encoding": "identity"})
         request.add_header("User-Agent", "strata")
         if range_ is not None:
             request.add_header("Range", range_)
         for name, value in self.secrets().items():
             request.add_unredirected_header(name, value)
         try:
-            response = self._opener.open(request, timeout=self._policy.stall_seconds)
+            response: HTTPResponse = self._opener.open(request, timeout=self._policy.stall_seconds)
         except urllib.error.HTTPError as error:
             with error:
                 raise _meaning(error, path) from None
@@ -157,15 +161,15 @@ class HttpSource:
             raise StoreError(f"{self.address(path)}: the server changes files as it sends them (Content-Encoding)")
         return response
 
-    def _read(self, response: Any, path: str) -> bytes:
+    def _read(self, response: HTTPResponse, path: str) -> bytes:
         try:
-            piece: bytes = response.read1(_PIECE_BYTES)
+            piece = response.read1(_PIECE_BYTES)
         except _WEB_ERRORS as error:
             raise _broken(error, f"{self.url}/{path}") from None
         return piece
 
 
-def _check_range(response: Any, path: str, start: int, n_bytes: int | None) -> None:
+def _check_range(response: HTTPResponse, path: str, start: int, n_bytes: int | None) -> None:
     found = content_range(response.headers)
     if response.status != 206 or found is None:
         raise RangesUnsupported(

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 from urllib.parse import quote, unquote
 
 from strata_sae.stores.errors import StoreError
@@ -113,7 +113,7 @@ class HubRepository(HttpSource):
     def close(self) -> None:
         """Nothing is held."""
 
-    def _upload(self, files: dict[str, Any], message: str, parent: str | None) -> None:
+    def _upload(self, files: Mapping[str, str | bytes], message: str, parent: str | None) -> None:
         operations = [self._hub.CommitOperationAdd(self._folder + path, data) for path, data in files.items()]
         with self._errors(), _no_bars(require("huggingface_hub.utils", self.url)):
             done = self._api.create_commit(
@@ -145,7 +145,7 @@ class HubRepository(HttpSource):
 
 
 @contextmanager
-def _no_bars(utils: Any) -> Iterator[None]:
+def _no_bars(utils: ModuleType) -> Iterator[None]:
     """The caller shows the progress."""
     if utils.are_progress_bars_disabled():
         yield

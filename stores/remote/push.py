@@ -5,9 +5,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.arrays import MANIFEST, PLAN, STAGING, TIMINGS
 from strata_sae.stores.format.commits import read_manifest
@@ -48,7 +48,7 @@ def dataset_card(plan: Plan, store_id: str, url: str, n_bytes: int) -> str:
     model = model if isinstance(model, dict) else {"model": model}
     name = str(model.get("model", "unknown"))
     license_ = str(_find(plan.provenance, "license") or "unknown").lower()
-    head: dict[str, Any] = {
+    head: dict[str, Json] = {
         "license": license_ if license_ in _LICENSES else "other",
         "tags": ["activations", "sparse-autoencoder", "interpretability", "strata"],
         "viewer": False,
@@ -98,11 +98,11 @@ The text keeps the licences of its sources.
 """
 
 
-def _find(value: Any, key: str) -> Any:
-    """The first value of a key anywhere in plain data."""
+def _find(value: Json, key: str) -> str | None:
+    """The first text under a key anywhere in plain data."""
     if isinstance(value, dict):
-        if isinstance(value.get(key), str):
-            return value[key]
+        if isinstance(text := value.get(key), str):
+            return text
         value = list(value.values())
     if isinstance(value, list):
         return next((found for item in value if (found := _find(item, key)) is not None), None)
@@ -114,7 +114,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w ./:@+-]", "?", text)[:200]
 
 
-def _fenced(value: Any) -> str:
+def _fenced(value: Json) -> str:
     """JSON that can neither end its code block nor begin a tag."""
     return json.dumps(value, indent=1, sort_keys=True).replace("`", "\\u0060").replace("<", "\\u003c")
 

@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import ModuleType
+from typing import NamedTuple, Protocol, runtime_checkable
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from strata_sae.stores.errors import StoreError
@@ -20,6 +21,8 @@ TRANSPORTS = {
     "http": ("strata_sae.stores.remote.http", "HttpSource"),
     "https": ("strata_sae.stores.remote.http", "HttpSource"),
     "s3": ("strata_sae.stores.remote.buckets", "Bucket"),
+    "gs": ("strata_sae.stores.remote.buckets", "Bucket"),
+    "az": ("strata_sae.stores.remote.buckets", "Bucket"),
     "hf": ("strata_sae.stores.remote.hub", "HubRepository"),
 }
 
@@ -43,6 +46,7 @@ class Entry(NamedTuple):
     sha256: str | None
 
 
+@runtime_checkable
 class Target(Source, Protocol):
     """A place that takes files too."""
 
@@ -65,7 +69,7 @@ class Target(Source, Protocol):
         """Let go of what is held."""
 
 
-def is_url(text: object) -> bool:
+def is_url(text: str | Path) -> bool:
     """Whether this names a place by URL, not by a path of this machine."""
     return isinstance(text, str) and _SCHEME.match(text) is not None
 
@@ -88,8 +92,7 @@ def local_folder(url: str | Path) -> Path | None:
 
 def open_source(url: str | Path, policy: RetryPolicy) -> Source:
     """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
-    source: Source = _transport(url, policy)
-    return source
+    return _transport(url, policy)
 
 
 def open_target(url: str | Path, policy: RetryPolicy) -> Target:
@@ -101,20 +104,20 @@ def open_target(url: str | Path, policy: RetryPolicy) -> Target:
     if folder is not None:
         refuse_inside_a_store(folder, "push", may_be_one=True)
     target = _transport(url, policy)
-    if not hasattr(target, "send"):
-        raise StoreError(f"{url}: can only be read from; push to s3://, hf:// or a folder")
-    result: Target = target
-    return result
+    if not isinstance(target, Target):
+        raise StoreError(f"{url}: can only be read from; push to s3://, gs://, az://, hf:// or a folder")
+    return target
 
 
-def _transport(url: str | Path, policy: RetryPolicy):  # type: ignore[no-untyped-def]  # whichever the URL names
+def _transport(url: str | Path, policy: RetryPolicy) -> Source:
     if not is_url(url):
         url = Path(url).absolute().as_uri()
     parts = split_url(str(url))
     if parts.scheme not in TRANSPORTS:
         raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
     module, name = TRANSPORTS[parts.scheme]
-    return getattr(import_module(module), name)(str(url).rstrip("/"), policy)
+    source: Source = getattr(import_module(module), name)(str(url).rstrip("/"), policy)
+    return source
 
 
 def split_url(url: str) -> SplitResult:
@@ -140,7 +143,7 @@ def _without_secrets(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def require(package: str, url: str):  # type: ignore[no-untyped-def]  # a module of a package without types
+def require(package: str, url: str) -> ModuleType:
     """An optional package. Raises: StoreError with the line that installs it."""
     try:
         return import_module(package)

@@ -320,7 +320,7 @@ def test_cached_rows_are_the_rows(
                 assert plain_scales is None
             else:
                 np.testing.assert_array_equal(scales, plain_scales)
-            cached.hold(chunk, 4)
+            cached.touch(chunk, 4)
         assert counting.decoded_chunks == expected_decodes
 
 

@@ -16,9 +16,10 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError, verify
 from strata_sae.stores.remote import RetryPolicy, open_head, pull, push
 from strata_sae.stores.remote import push as push_
+from strata_sae.stores.remote.fetching import Fetcher
 from strata_sae.stores.remote.push import dataset_card
 from strata_sae.stores.remote.retries import Unchanged
-from strata_sae.stores.remote.transports import TRANSPORTS, Target, open_source, open_target
+from strata_sae.stores.remote.transports import TRANSPORTS, Target, is_url, open_source, open_target
 from support.fake_hub import TOKEN, FakeHub
 from support.lying_server import serving
 from support.small_store import build_store
@@ -254,6 +255,50 @@ def test_a_profile_without_boto3_says_what_to_do(monkeypatch: pytest.MonkeyPatch
         open_source("s3://bucket/x", HASTY)
 
 
+AZURE = {"AZURE_STORAGE_ACCOUNT_NAME": "account"}
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "kind", "prefix"),
+    [
+        ("s3://bucket/some/pre%20fix", {}, "S3Store", "some/pre%20fix"),
+        ("gs://bucket/some/pre%20fix", {}, "GCSStore", "some/pre%20fix"),
+        ("az://container/some/prefix", AZURE, "AzureStore", "some/prefix"),
+    ],
+)
+def test_a_bucket_of_any_cloud(
+    url: str, environment: dict[str, str], kind: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_url(url)
+    target = open_target(url, HASTY)
+    assert (type(target._store).__name__, target._store.prefix) == (kind, prefix)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "words"),
+    [
+        ("gs://bucket/x", {}, "set GOOGLE_APPLICATION_CREDENTIALS"),
+        ("az://container/x", AZURE, "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+        ("az://container/x", {}, "Account must be specified; set AZURE_STORAGE_ACCOUNT_NAME"),
+    ],
+)
+def test_who_has_no_key_is_told_which_variables_hold_it(
+    url: str, environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def no_token(*_: Any, **__: Any) -> None:
+        raise obstore.exceptions.GenericError("Generic error: Error performing token request: no route to host")
+
+    obstore = pytest.importorskip("obstore")
+    monkeypatch.setattr(obstore, "get", no_token)
+    with pytest.raises(StoreError, match=words):
+        Fetcher(open_source(url, HASTY), HASTY).get("MANIFEST.json")
+
+
 def replace_shard(place: str, tmp_path: Path, honest: Path) -> bytes:
     """Put other bytes of the same size where a shard lies. Returns: the old ones."""
     old = (honest / SHARD).read_bytes()
@@ -267,7 +312,7 @@ def replace_shard(place: str, tmp_path: Path, honest: Path) -> bytes:
 
 
 WHEN_REPLACED = {"file": "refused", "s3": "refused", "hf": "served: an address names a commit"}
-WHEN_REPLACED |= {"http": "refused: test_remote_place.py", "https": "as http"}
+WHEN_REPLACED |= {"http": "refused: test_remote_place.py", "https": "as http", "gs": "as s3", "az": "as s3"}
 
 
 def test_what_each_transport_does_with_a_replaced_object_is_known() -> None:
@@ -379,6 +424,7 @@ def test_a_card_cannot_be_broken_out_of(honest: Path) -> None:
         ("https://me:secret@host/x", "user names and passwords"),
         ("https://host/x?token=secret", "no '\\?'"),
         ("s3:///x", "no bucket"),
+        ("gs:///x", "no bucket; write gs://bucket/prefix"),
         ("ftp://host/x", "unknown"),
         ("file://host/x", "another machine"),
     ],
