@@ -14,8 +14,7 @@ from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.deriving.slice import lineage, planned, token_map_of
 from strata_sae.stores.files.canonical import Json, as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import MANIFEST
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST, Plan
 from strata_sae.stores.front.aligned import aligned
 from strata_sae.stores.writing.planning import PlanFields
 

@@ -17,8 +17,7 @@ from strata_sae.stores import ActivationStore
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, STAGING
-from strata_sae.stores.format.plan import Plan, unit_bytes
+from strata_sae.stores.format.plan import MANIFEST, STAGING, Plan, unit_bytes
 from strata_sae.stores.writing.finishing import finish, next_unit, recover
 
 log = logging.getLogger(__name__)

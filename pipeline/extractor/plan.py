@@ -31,8 +31,7 @@ from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.writing.planning import Layout, create_store, layout
 from strata_sae.stores.writing.units import sample_spans

@@ -12,8 +12,7 @@ from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.reading.which_store import find_siblings, find_store
 from strata_sae.pipeline.runs import changed_keys
 from strata_sae.stores.files.canonical import as_object
-from strata_sae.stores.format.arrays import MANIFEST
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST, Plan
 from strata_sae.stores.format.plan_file import read_plan
 
 

@@ -2,7 +2,7 @@
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.reading.which_store import find_store, open_store
-from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.format.plan import MANIFEST
 from strata_sae.stores.front.aligned import Together
 from strata_sae.stores.front.store import Outliers, outliers
 from strata_sae.stores.reading.masks import Filters

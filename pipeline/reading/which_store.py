@@ -9,8 +9,7 @@ from strata_sae.pipeline.outside import outside_stores
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import as_object, parse_json
 from strata_sae.stores.files.hashing import file_sha256
-from strata_sae.stores.format.arrays import MANIFEST, PLAN
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST, PLAN, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.aligned import Together, aligned
 from strata_sae.stores.front.store import ActivationStore

@@ -21,10 +21,17 @@ from strata_sae.stores.deriving.slice import (
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_FIELDS
 from strata_sae.stores.format.encodings import CODECS
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan, activation_bytes, token_map_bytes, unit_bytes
+from strata_sae.stores.format.plan import (
+    MANIFEST,
+    PLAN,
+    TOKEN_FIELDS,
+    Plan,
+    activation_bytes,
+    token_map_bytes,
+    unit_bytes,
+)
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.masks import permutation, random_words
 from strata_sae.stores.reading.site_rows import is_calibrated

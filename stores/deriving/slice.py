@@ -10,10 +10,18 @@ import numpy as np
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.filesystem import FileSystem, missing_space
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
 from strata_sae.stores.format.encodings import Columns
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan, unit_bytes
+from strata_sae.stores.format.plan import (
+    MANIFEST,
+    PLAN,
+    ROW_EXTRAS,
+    TOKEN_BYTES,
+    TOKEN_FIELDS,
+    TOKEN_ROWS_PER_CHUNK,
+    Plan,
+    unit_bytes,
+)
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.format.records import Lineage
 from strata_sae.stores.format.vocabulary import Token

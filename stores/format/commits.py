@@ -8,8 +8,7 @@ from typing import NamedTuple
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_object, as_text, canonical_json, parse_canonical, read_plain
 from strata_sae.stores.files.hashing import sha256
-from strata_sae.stores.format.arrays import COMMITS, COMMITS_PER_FOLDER, MANIFEST, PLAN, STATISTICS
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import COMMITS, COMMITS_PER_FOLDER, MANIFEST, PLAN, STATISTICS, Plan
 from strata_sae.stores.format.records import FileRecord, files_json, parse_file_record
 from strata_sae.stores.format.shards import ArraySpec
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.format.arrays import ARRAYS, PLAN
+from strata_sae.stores.format.plan import ARRAYS, PLAN
 
 
 def refuse_inside_a_store(path: Path, what: str, *, may_be_one: bool = False) -> None:

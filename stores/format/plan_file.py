@@ -14,9 +14,8 @@ from strata_sae.stores.files.canonical import (
     parse_canonical,
     read_plain,
 )
-from strata_sae.stores.format.arrays import EXTRA_NAME, EXTRAS, PLAN, SITE_NAME, VERSIONS
 from strata_sae.stores.format.encodings import CODECS, COMPRESSORS
-from strata_sae.stores.format.plan import FORMAT, Plan
+from strata_sae.stores.format.plan import EXTRA_NAME, EXTRAS, FORMAT, PLAN, SITE_NAME, VERSIONS, Plan
 from strata_sae.stores.format.records import KINDS, MAX_ROWS, parse_file_record, parse_lineage, parse_rows
 
 _OPTIONAL = {"lineage", "calibration"}

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_text, canonical_json, parse_canonical
-from strata_sae.stores.format.arrays import PLAN
 from strata_sae.stores.format.commits import read_listed
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import PLAN, Plan
 
 _MAX_TOKEN = 2**31
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.arrays import ARRAYS
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import ARRAYS, Plan
 from strata_sae.stores.front.listing import Summary
 from strata_sae.stores.front.store import ActivationStore
 

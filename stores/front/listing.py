@@ -8,9 +8,8 @@ from typing import NotRequired, TypedDict
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, parse_canonical
-from strata_sae.stores.format.arrays import ARRAYS, COMMITS, MANIFEST, PLAN
 from strata_sae.stores.format.commits import commits, keys, read_commit, read_listed, read_manifest, statistics_name
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import ARRAYS, COMMITS, MANIFEST, PLAN, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.writing.finishing import total_timing
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
 from strata_sae.stores.files.places import Identity, LocalPlace, Place, is_safe_to_map
-from strata_sae.stores.format.arrays import ARRAYS, EXTRAS
 from strata_sae.stores.format.folders import cache_root
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import ARRAYS, EXTRAS, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.array import StoredArray

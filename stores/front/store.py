@@ -10,9 +10,9 @@ import numpy as np
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_object, parse_canonical
 from strata_sae.stores.files.hashing import sha256
-from strata_sae.stores.format.arrays import EXTRAS
 from strata_sae.stores.format.commits import read_listed, statistics_name
 from strata_sae.stores.format.encodings import Columns, to_float32
+from strata_sae.stores.format.plan import EXTRAS
 from strata_sae.stores.format.statistics import median_norm
 from strata_sae.stores.format.vocabulary import Token, read_tokens
 from strata_sae.stores.front.listing import Summary, summarise

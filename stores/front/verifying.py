@@ -8,9 +8,8 @@ from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_canonical
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.arrays import PLAN, TIMINGS
 from strata_sae.stores.format.commits import commits, read_listed, statistics_name
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import PLAN, TIMINGS, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.format.statistics import statistics_problem
 from strata_sae.stores.format.vocabulary import read_tokens

@@ -8,9 +8,8 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, TOKEN_FIELDS
 from strata_sae.stores.format.encodings import CODECS, to_float32
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, TOKEN_FIELDS, Plan
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated

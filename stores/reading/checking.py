@@ -9,9 +9,8 @@ from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.canonical import Json, read_plain
 from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.places import Identity, identity_of
-from strata_sae.stores.format.arrays import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS
 from strata_sae.stores.format.commits import commits, read_listed, read_manifest, statistics_name
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS, Plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.format.shards import ArraySpec, largest_shard_bytes, shard_bytes
 from strata_sae.stores.reading.array import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records

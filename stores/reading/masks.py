@@ -8,8 +8,7 @@ import numpy as np
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, canonical_json
 from strata_sae.stores.files.hashing import sha256
-from strata_sae.stores.format.arrays import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, Plan
 from strata_sae.stores.reading.array import StoredArray
 
 

@@ -7,10 +7,9 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.places import LocalPlace, Place
-from strata_sae.stores.format.arrays import ARRAYS
 from strata_sae.stores.format.commits import CALIBRATION, commit_path, read_commit
 from strata_sae.stores.format.encodings import Columns, dequantise, merge_planes, to_float32
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import ARRAYS, Plan
 from strata_sae.stores.format.shards import ArraySpec
 from strata_sae.stores.reading.array import ShardRecords, StoredArray, shard_records
 

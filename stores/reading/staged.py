@@ -16,10 +16,9 @@ from strata_sae.stores.files.filesystem import FileSystem, missing_space, write_
 from strata_sae.stores.files.hashing import descriptor_sha256
 from strata_sae.stores.files.locks import hold
 from strata_sae.stores.files.places import FileBytes, Identity, LocalPlace, Place, identity_of, is_safe_to_map
-from strata_sae.stores.format.arrays import ARRAYS
 from strata_sae.stores.format.commits import keys, read_commit
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import ARRAYS, Plan
 from strata_sae.stores.format.records import FileRecord
 
 _MAX_BYTES = 4096

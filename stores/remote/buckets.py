@@ -12,7 +12,9 @@ from urllib.parse import quote
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.remote.retries import (
+from strata_sae.stores.remote.transports import (
+    Advance,
+    Entry,
     NotFound,
     RangesUnsupported,
     Retries,
@@ -20,8 +22,9 @@ from strata_sae.stores.remote.retries import (
     Transient,
     Unchanged,
     in_threads,
+    require,
+    split_url,
 )
-from strata_sae.stores.remote.transports import Advance, Entry, require, split_url
 
 _PIECE_BYTES = 4 * 2**20
 _PART_BYTES = 16 * 2**20

@@ -13,8 +13,15 @@ from strata_sae.stores.files.canonical import MAX_JSON_BYTES
 from strata_sae.stores.files.filesystem import FileSystem, write_pieces
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.records import UNKNOWN_BYTES, FileRecord
-from strata_sae.stores.remote.retries import NotFound, RangesUnsupported, Retries, RetryPolicy, Transient
-from strata_sae.stores.remote.transports import Advance, Source
+from strata_sae.stores.remote.transports import (
+    Advance,
+    NotFound,
+    RangesUnsupported,
+    Retries,
+    RetryPolicy,
+    Source,
+    Transient,
+)
 
 _FETCHES = 4  # the first, and three more where the bytes were wrong
 _READ_ONLY = 0o444

@@ -10,9 +10,16 @@ from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
 from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.files.places import identity_of, inodes_last
-from strata_sae.stores.format.arrays import STAGING
-from strata_sae.stores.remote.retries import NotFound, RangesUnsupported, RetryPolicy, Unchanged
-from strata_sae.stores.remote.transports import Advance, Entry, local_folder
+from strata_sae.stores.format.plan import STAGING
+from strata_sae.stores.remote.transports import (
+    Advance,
+    Entry,
+    NotFound,
+    RangesUnsupported,
+    RetryPolicy,
+    Unchanged,
+    local_folder,
+)
 
 _PIECE_BYTES = 4 * 2**20
 _PREFIX = "push-"

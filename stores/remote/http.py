@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import Request
 
 from strata_sae.stores.errors import StoreError, explain
-from strata_sae.stores.remote.retries import NotFound, RangesUnsupported, RetryPolicy, Transient, Unchanged
+from strata_sae.stores.remote.transports import NotFound, RangesUnsupported, RetryPolicy, Transient, Unchanged
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")

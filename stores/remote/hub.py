@@ -13,8 +13,7 @@ from urllib.parse import quote, unquote
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
 from strata_sae.stores.remote.http import HttpSource
-from strata_sae.stores.remote.retries import RetryPolicy
-from strata_sae.stores.remote.transports import Advance, Entry, require
+from strata_sae.stores.remote.transports import Advance, Entry, RetryPolicy, require
 
 _URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _FOREIGN = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)

@@ -9,16 +9,14 @@ from pathlib import Path
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.hashing import file_sha256
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, STAGING, TIMINGS
 from strata_sae.stores.format.commits import read_manifest
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST, PLAN, STAGING, TIMINGS, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.checking import check_opened
 from strata_sae.stores.remote.fetching import Fetcher
-from strata_sae.stores.remote.head import checked_records
-from strata_sae.stores.remote.retries import RetryPolicy, in_threads
-from strata_sae.stores.remote.transports import Advance, Entry, Target, open_target
+from strata_sae.stores.remote.pull import checked_records
+from strata_sae.stores.remote.transports import Advance, Entry, RetryPolicy, Target, in_threads, open_target
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSES = [

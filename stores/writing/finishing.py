@@ -11,7 +11,6 @@ from strata_sae.stores.files.canonical import Json, as_int, as_number, canonical
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive, write_new
 from strata_sae.stores.files.hashing import file_sha256, sha256
 from strata_sae.stores.files.locks import Lease, abandoned, leased, planning_prefix, remove_abandoned
-from strata_sae.stores.format.arrays import MANIFEST, STAGING, STATISTICS, TIMINGS
 from strata_sae.stores.format.commits import (
     commit_folders,
     commit_name,
@@ -22,7 +21,7 @@ from strata_sae.stores.format.commits import (
     read_commit,
     statistics_name,
 )
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST, STAGING, STATISTICS, TIMINGS, Plan
 from strata_sae.stores.format.statistics import merge
 from strata_sae.stores.writing.units import publish
 

@@ -14,18 +14,10 @@ from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem, write_new
 from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.locks import Lease, planning_prefix, remove_dead
-from strata_sae.stores.format.arrays import (
-    EXTRAS,
-    PLAN,
-    STATISTICS,
-    TIMINGS,
-    TOKEN_BYTES,
-    group_paths,
-)
 from strata_sae.stores.format.commits import commit_folders
 from strata_sae.stores.format.encodings import CODECS
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import EXTRAS, PLAN, STATISTICS, TIMINGS, TOKEN_BYTES, Plan, group_paths
 from strata_sae.stores.format.plan_file import parse_plan, read_plan
 from strata_sae.stores.format.records import FileRecord, Lineage
 from strata_sae.stores.format.vocabulary import Token, tokens_json

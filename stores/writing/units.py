@@ -11,7 +11,6 @@ from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.files.locks import Lease
-from strata_sae.stores.format.arrays import STAGING
 from strata_sae.stores.format.commits import (
     CALIBRATION,
     CommitRecord,
@@ -23,7 +22,7 @@ from strata_sae.stores.format.commits import (
     specs_of,
 )
 from strata_sae.stores.format.encodings import Columns, calibrate
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import STAGING, Plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.format.shards import ArraySpec
 from strata_sae.stores.format.statistics import Moments

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from strata_sae.stores.files.hashing import file_sha256
-from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.format.plan import TIMINGS
 from strata_sae.stores.front.verifying import verify
 from support.extraction import extraction_config
 

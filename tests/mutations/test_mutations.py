@@ -14,7 +14,7 @@ from strata_sae.pipeline.language_model import description
 from strata_sae.pipeline.runs import chain
 from strata_sae.stores.front import listing
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.remote.retries import Retries
+from strata_sae.stores.remote.transports import Retries
 from support.mutation_families import FAMILIES, ROWS, SHARES, Verdict
 from support.mutation_world import World, make_world
 

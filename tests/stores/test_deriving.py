@@ -11,7 +11,7 @@ import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.format.arrays import TOKEN_FIELDS
+from strata_sae.stores.format.plan import TOKEN_FIELDS
 from strata_sae.stores.format.records import Lineage
 from strata_sae.stores.front.aligned import aligned
 from support.killed_deriving import Counting, contents, killed_at

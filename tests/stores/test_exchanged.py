@@ -14,8 +14,8 @@ import pytest
 import support.small_store as small_store
 import support.version_1 as version_1
 from strata_sae.stores import ActivationStore, Batches, StoreError, read_plan, verify
-from strata_sae.stores.format.arrays import MANIFEST, PLAN
 from strata_sae.stores.format.commits import commit_name, keys
+from strata_sae.stores.format.plan import MANIFEST, PLAN
 from strata_sae.stores.reading import array as stored
 from strata_sae.stores.reading import site_rows as norm_check
 from strata_sae.stores.reading.array import ChunkRecords, FileHashes, NormRecords

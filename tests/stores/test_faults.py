@@ -15,7 +15,7 @@ import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.format.plan import TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front import verifying
 from strata_sae.stores.reading import array as stored

@@ -10,7 +10,7 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import ARRAYS, COMMITS, PLAN
+from strata_sae.stores.format.plan import ARRAYS, COMMITS, PLAN
 from strata_sae.stores.front.listing import describe, list_stores, table
 from support.small_store import fill_unit, plan_store, stored_rows
 

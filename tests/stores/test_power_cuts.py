@@ -11,7 +11,7 @@ import pytest
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.hashing import file_sha256
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TIMINGS
+from strata_sae.stores.format.plan import MANIFEST, PLAN, TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.verifying import verify
 from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing

@@ -12,7 +12,7 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError, verify
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.format.arrays import TOKEN_FIELDS
+from strata_sae.stores.format.plan import TOKEN_FIELDS
 from support.killed_deriving import Counting, contents, killed_at
 
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.mlp.hook_post": 4}
