@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.folders import cache_root
 
 SETTLED_NS = 2_000_000_000
 """A file that was written this shortly before it was hashed may be written again without a change of its times: some

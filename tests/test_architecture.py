@@ -35,7 +35,7 @@ VIOLATIONS = [
     ("pipeline/kernels/codes.py", "import strata_sae.pipeline.saes", LAYERS),
     ("stores/errors.py", "import torch", LIBRARY),
     ("stores/format/plan.py", "from strata_sae.pipeline.errors import ConfigError", LIBRARY),
-    ("stores/files/identity.py", "import strata_sae.stores.format.plan", WINGS),
+    ("stores/files/places.py", "import strata_sae.stores.format.plan", WINGS),
     ("stores/reading/masks.py", "import strata_sae.stores.remote", WINGS),
     ("stores/serving/windows.py", "import strata_sae.stores.deriving.slice", WINGS),
     ("stores/new_file.py", "import json", WINGS),

@@ -19,7 +19,7 @@ from strata_sae.pipeline.language_model.folder import model_folder
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.folders import cache_root
 from support.command_tree import callbacks
 from support.schema_leaves import leaves
 from support.small_run import RELU, SITE, run_data

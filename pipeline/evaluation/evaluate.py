@@ -45,7 +45,7 @@ def evaluate(config: RunConfig, *, show_progress: bool = False) -> None:
     stores = open_store(config)
     run = RunFolder(config.run_path())
     device = choose_device(config.training.device, "training.device")
-    write_record(run.store, stores.summary())
+    write_record(run.store, dict(stores.summary()))
     unhashed: set[str] = set()
     for route in _routes(config):
         store = stores.at(route.reads[0])

@@ -9,7 +9,7 @@ import numpy as np
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.spool import Spool
-from strata_sae.stores.format.permutation import permutation
+from strata_sae.stores.reading.masks import permutation
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from strata_sae.pipeline.extractor.arrange import Arrangement
 from strata_sae.pipeline.extractor.limits import filling_bytes, n_data_files
 from strata_sae.pipeline.extractor.noted import lines as noted_lines
 from strata_sae.pipeline.language_model import given_back_line
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.files.canonical import as_int, as_object
+from strata_sae.stores.format.plan import Plan, activation_bytes, token_map_bytes
 from strata_sae.stores.serving.mixing import documents_per_window, predicted_variance_ratio
 
 
@@ -28,7 +28,7 @@ def describe_draft(planned: Planned) -> str:
 
 
 def _model(planned: Planned) -> Iterator[str]:
-    yield f"{planned.plan.provenance['model']['model']} ({planned.config.model.dtype})"
+    yield f"{as_object(planned.plan.provenance['model'])['model']} ({planned.config.model.dtype})"
 
 
 def _tokens(planned: Planned) -> Iterator[str]:
@@ -80,9 +80,9 @@ def _memory(planned: Planned) -> Iterator[str]:
 
 
 def _corpus(planned: Planned) -> Iterator[str]:
-    corpus = planned.plan.provenance["corpus"]
-    yield from noted_lines(corpus, planned.plan.config["corpus"])
-    if line := given_back_line(corpus["text_given_back"]):
+    corpus = as_object(planned.plan.provenance["corpus"])
+    yield from noted_lines(corpus, as_object(planned.plan.config["corpus"]))
+    if line := given_back_line({kind: as_int(n) for kind, n in as_object(corpus["text_given_back"]).items()}):
         yield line
 
 

@@ -14,11 +14,10 @@ from strata_sae.pipeline.language_model import check_isolation, load
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.stores import ActivationStore
+from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, STAGING
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.sizes import unit_bytes
+from strata_sae.stores.files.locks import remove_dead
+from strata_sae.stores.format.plan import MANIFEST, STAGING, Plan, unit_bytes
 from strata_sae.stores.writing.finishing import finish, next_unit, recover
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def _fill(
 ) -> None:
     rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
     capture = load(settings, list(plan.sites))
-    if plan.config["corpus"].get("isolate_documents", False):
+    if as_object(plan.config["corpus"]).get("isolate_documents", False):
         check_isolation(capture)
     with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=show_progress) as bar:
         filler = UnitFiller(files, path, plan, capture, bar.advance)

@@ -14,15 +14,14 @@ from torch import Tensor
 from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
 from strata_sae.pipeline.extractor.sequences import Span, batches, groups
 from strata_sae.pipeline.language_model import Capture
+from strata_sae.stores.files.canonical import as_int, as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.shard_records import shard_records
-from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration
-from strata_sae.stores.writing.timings import write_timing
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.reading.array import StoredArray, shard_records
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
+from strata_sae.stores.writing.finishing import write_timing
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
 """What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""
@@ -42,7 +41,7 @@ class UnitFiller:
             field: StoredArray(place, spec, shard_records(plan.version, spec, plan.files))
             for field, spec in plan.token_specs.items()
         }
-        self._batch_tokens: int = plan.config["model"]["batch_tokens"]
+        self._batch_tokens = as_int(as_object(plan.config["model"])["batch_tokens"])
         if not is_calibrated(store, plan):
             commit_calibration(files, store, plan, self._calibration_rows())
         self._columns = committed_columns(store, plan)
@@ -81,7 +80,7 @@ class UnitFiller:
         """The rows that an int8 plan calibrates its columns on, [N, M] float32 by site."""
         assert self._plan.calibration is not None
         pieces: dict[str, list[np.ndarray]] = {site: [] for site in self._plan.sites}
-        for start, stop in self._plan.calibration["rows"]:
+        for start, stop in self._plan.calibration:
             for group in groups(unit_spans(self._plan, self._token_map, (start, stop)), self._batch_tokens):
                 for site, rows_NM in self._run(group, (start, stop)).items():
                     pieces[site].append(rows_NM)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.extractor.sequences import Span, document_spans, packed_spans
 from strata_sae.pipeline.language_model import restarted_positions
+from strata_sae.stores.files.canonical import as_int, as_object
 from strata_sae.stores.format.plan import Plan
 
 TokenMap = Callable[[str, int, int], np.ndarray]
@@ -16,11 +17,12 @@ TokenMap = Callable[[str, int, int], np.ndarray]
 
 def unit_spans(plan: Plan, token_map: TokenMap, rows: tuple[int, int]) -> list[Span]:
     """The sequences that touch `rows`, in plan order."""
-    corpus = plan.config["corpus"]
+    corpus = as_object(plan.config["corpus"])
+    context_length = as_int(corpus["context_length"])
     if corpus["mode"] == "packed":
-        return packed_spans(plan.splits, corpus["context_length"], rows)
+        return packed_spans(plan.splits, context_length, rows)
     first = rows[0] - int(token_map("position", rows[0], rows[0] + 1)[0])
-    last = min(rows[1] + corpus["context_length"], plan.n_rows)
+    last = min(rows[1] + context_length, plan.n_rows)
     beyond = np.flatnonzero(token_map("position", rows[1], last) == 0)
     end = rows[1] + int(beyond[0]) if len(beyond) else last
     return document_spans(token_map("position", first, end), first, rows)
@@ -32,7 +34,7 @@ class Inputs:
     def __init__(self, plan: Plan, token_map: TokenMap, spans: Sequence[Span]) -> None:
         self._first, last = min(span.start for span in spans), max(span.stop for span in spans)
         self._token_ids_N = torch.from_numpy(token_map("token_id", self._first, last).astype(np.int64))
-        isolated = plan.config["corpus"].get("isolate_documents", False)
+        isolated = as_object(plan.config["corpus"]).get("isolate_documents", False)
         self._position_N = token_map("position", self._first, last) if isolated else None
 
     def batch(self, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:

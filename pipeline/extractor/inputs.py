@@ -11,6 +11,7 @@ from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.read_files import files_of
 from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file, shown
 from strata_sae.pipeline.language_model import compare_model
+from strata_sae.stores.files.canonical import Json, as_list, as_object
 from strata_sae.stores.format.plan import Plan
 
 _NOT_A_RECORD = (KeyError, IndexError, TypeError, AttributeError)
@@ -57,14 +58,19 @@ def _corpus(plan: Plan, config: RunConfig) -> Iterator[Comparison]:
     for number, source in enumerate(config.corpus.sources):
         where = f"corpus.sources[{number}] ({source.kind})"
         try:
-            yield COMPARE[source.kind](source, plan.provenance["corpus"]["sources"][number]).under(where)
+            yield COMPARE[source.kind](source, as_object(_sources(plan)[number])).under(where)
         except _NOT_A_RECORD:
             yield Comparison(unknown=(f"{where}: the plan does not say what was read",))
 
 
+def _sources(plan: Plan) -> list[Json]:
+    """What the plan says of each source of text."""
+    return as_list(as_object(plan.provenance["corpus"])["sources"])
+
+
 def _model(plan: Plan, config: RunConfig) -> Comparison:
     try:
-        return compare_model(config.model, plan.provenance["model"])
+        return compare_model(config.model, as_object(plan.provenance["model"]))
     except _NOT_A_RECORD:
         return Comparison(unknown=("model.path: the plan does not say what was read",))
 

@@ -14,10 +14,10 @@ from strata_sae.pipeline.extractor.arrange import Arrangement
 from strata_sae.pipeline.extractor.sequences import GROUP_BATCHES
 from strata_sae.pipeline.language_model import Description
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import parse_canonical
-from strata_sae.stores.format.arrays import ArraySpec
-from strata_sae.stores.format.plan import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, Plan, check_limits
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.files.canonical import as_int, as_object, parse_canonical
+from strata_sae.stores.format.plan import Plan, activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan_file import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, check_limits
+from strata_sae.stores.format.shards import ArraySpec
 
 MAX_CHUNKS_PER_UNIT = 2**20
 """Of all arrays of all sites: the indices of a unit's shards are made in memory, 16 bytes a chunk."""
@@ -137,14 +137,15 @@ def n_files(plan: Plan) -> int:
 
 def filling_bytes(plan: Plan) -> int:
     """Memory that filling a unit takes at most, the model and its forward pass left out."""
-    model, corpus = plan.config["model"], plan.config["corpus"]
+    batch_tokens = as_int(as_object(plan.config["model"])["batch_tokens"])
+    context_length = as_int(as_object(plan.config["corpus"])["context_length"])
     item_bytes = 2 if plan.encoding == "bfloat16" else 4
     columns = sum(plan.sites.values())
-    group_rows = max(GROUP_BATCHES * model["batch_tokens"], corpus["context_length"])
+    group_rows = max(GROUP_BATCHES * batch_tokens, context_length)
     held = GROUPS_HELD * min(group_rows, plan.n_rows) * columns * item_bytes
     arrays = [spec for specs in plan.site_specs.values() for spec in specs.values()]
     chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # as collected, and as encoded
-    calibration = sum(stop - start for start, stop in plan.calibration["rows"]) if plan.calibration else 0
+    calibration = sum(stop - start for start, stop in plan.calibration or [])
     return held + chunks + 2 * calibration * columns * 4  # twice: in pieces, and joined
 
 

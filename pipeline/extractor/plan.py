@@ -28,12 +28,13 @@ from strata_sae.pipeline.language_model import (
     token_bytes,
 )
 from strata_sae.pipeline.tensors import choose_device
+from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import Lease, remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.format.plan import Plan, read_plan
-from strata_sae.stores.writing.calibration import sample_spans
+from strata_sae.stores.files.locks import Lease, remove_dead
+from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK, Plan
+from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.writing.planning import Layout, create_store, layout
+from strata_sae.stores.writing.units import sample_spans
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
 def _check_model(config: RunConfig, path: Path, plan: Plan) -> None:
     """A store is filled by one model: the same files, the same versions."""
     now = describe(config.model, config.store.sites).provenance
-    if changed := model_changes(plan.provenance["model"], now):
+    if changed := model_changes(as_object(plan.provenance["model"]), now):
         raise ConfigError(
             f"{path}: the model or its software is not what this store was planned with: {shown(tuple(changed))}. "
             f"Go back to what it was, or delete the folder and extract again"
@@ -214,8 +215,8 @@ def _stand_in(config: RunConfig, description: Description, sizes: Layout) -> dic
     }
 
 
-def _calibration(config: RunConfig, arrangement: Arrangement) -> dict[str, Any] | None:
+def _calibration(config: RunConfig, arrangement: Arrangement) -> list[tuple[int, int]] | None:
     """Which rows int8's columns are calibrated on: whole sequences of the training split, spread evenly."""
     if config.store.encoding != "int8":
         return None
-    return {"rows": sample_spans(arrangement.splits["train"], config.corpus.context_length)}
+    return sample_spans(arrangement.splits["train"], config.corpus.context_length)

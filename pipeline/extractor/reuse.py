@@ -11,8 +11,9 @@ from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.reading.which_store import find_siblings, find_store
 from strata_sae.pipeline.runs import changed_keys
-from strata_sae.stores.format.arrays import MANIFEST
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.files.canonical import as_object
+from strata_sae.stores.format.plan import MANIFEST, Plan
+from strata_sae.stores.format.plan_file import read_plan
 
 
 class Reuse(NamedTuple):
@@ -57,7 +58,7 @@ def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
     if not (own / MANIFEST).is_file():
         return False
     plan, asked = read_plan(own), config.extraction()
-    asked["store"]["sites"] = plan.config.get("store", {}).get("sites")
+    asked["store"]["sites"] = as_object(plan.config.get("store", {})).get("sites")
     return not differences(plan.config, asked)
 
 

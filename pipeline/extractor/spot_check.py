@@ -15,9 +15,9 @@ from strata_sae.pipeline.extractor.sequences import Span, batches, groups
 from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.format.encodings import to_float32, to_stored
-from strata_sae.stores.format.permutation import permutation, random_words
-from strata_sae.stores.format.quantisation import dequantise, quantise
+from strata_sae.stores.files.canonical import Json, as_int, as_object
+from strata_sae.stores.format.encodings import dequantise, quantise, to_float32, to_stored
+from strata_sae.stores.reading.masks import permutation, random_words
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def spot_check(
     for note in notes:
         log.warning("%s", note)
     capture = load(settings, list(store.plan.sites))
-    if store.plan.config["corpus"].get("isolate_documents", False):
+    if as_object(store.plan.config["corpus"]).get("isolate_documents", False):
         check_isolation(capture)
     rows = _chosen(store.plan.n_rows, n_rows, seed)
     checks = [_compared(store, site, rows, fresh_NM) for site, fresh_NM in _fresh(store, capture, rows, exact).items()]
@@ -120,20 +120,20 @@ def _settings(store: ActivationStore, changes: dict[str, str | None]) -> ModelSe
     plan = store.plan
     if not {"model", "corpus"} <= plan.config.keys():
         raise StoreError(f"{store.path}: its config names no model and no corpus, so there is nothing to run again")
-    if plan.lineage is not None and not plan.lineage["order_id"]:
+    if plan.lineage is not None and not plan.lineage.order_id:
         raise StoreError(
-            f"{store.path}: a {plan.lineage['kind']} without the whole texts its rows come from; "
-            f"spot-check the store it was made from ({plan.lineage['store_id'][:12]})"
+            f"{store.path}: a {plan.lineage.kind} without the whole texts its rows come from; "
+            f"spot-check the store it was made from ({plan.lineage.store_id[:12]})"
         )
     try:
         known = {name: value for name, value in changes.items() if value is not None}
-        return ModelSettings.model_validate(plan.config["model"] | known)
+        return ModelSettings.model_validate(as_object(plan.config["model"]) | known)
     except ValidationError as error:
         raise StoreError(f"{store.path}: its config does not say which model it was made with ({error})") from None
 
 
 def _changes(store: ActivationStore, settings: ModelSettings) -> list[str]:
-    recorded = store.plan.provenance.get("model", {})
+    recorded = as_object(store.plan.provenance.get("model", {}))
     if "#" in settings.path and not Path(settings.path).exists():
         raise ConfigError(
             f"{store.path}: its plan names the model {settings.path}, which is the name and a hash of the path it had; "
@@ -145,7 +145,7 @@ def _changes(store: ActivationStore, settings: ModelSettings) -> list[str]:
 
 def _chosen(n_total: int, n_rows: int, seed: int) -> list[int]:
     """Distinct row numbers, ascending."""
-    key = ["spot check", seed]
+    key: list[Json] = ["spot check", seed]
     if n_total <= 16 * n_rows:
         return sorted(permutation(key, n_total)[:n_rows].tolist())
     drawn = random_words(key, 2 * n_rows) % np.uint64(n_total)  # too many rows to permute them
@@ -170,7 +170,7 @@ def _fresh(store: ActivationStore, capture: Capture, rows: list[int], exact: boo
 def _batches(store: ActivationStore, rows: list[int], exact: bool) -> Iterator[list[Span]]:
     """What to run: the sequences of the rows one by one, or the batches that the extraction ran them in."""
     plan = store.plan
-    batch_tokens: int = plan.config["model"]["batch_tokens"]
+    batch_tokens = as_int(as_object(plan.config["model"])["batch_tokens"])
     for unit in sorted({row // plan.rows_per_unit for row in rows}):
         bounds = plan.unit_rows(unit)
         here = [row for row in rows if bounds[0] <= row < bounds[1]]
@@ -201,7 +201,7 @@ def _compared(store: ActivationStore, site: str, rows: list[int], fresh_NM: np.n
     relative_N = np.linalg.norm(difference_NM, axis=1) / np.maximum(expected_N, tiny)
     dots_N = np.einsum("nm,nm->n", stored_NM, expected_NM, dtype=np.float64)
     cosine_N = np.where(relative_N == 0, 1.0, dots_N / np.maximum(stored_N * expected_N, tiny))
-    dtype = str(plan.config["model"]["dtype"])
+    dtype = str(as_object(plan.config["model"])["dtype"])
     return SiteCheck(
         site=site,
         n_rows=len(rows),

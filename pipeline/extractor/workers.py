@@ -22,9 +22,9 @@ from strata_sae.pipeline.extractor.extract import extract, fill_and_finish, to_f
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.stores import StoreError
-from strata_sae.stores.format.arrays import MANIFEST
 from strata_sae.stores.format.commits import committed_units
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.plan import MANIFEST, Plan
+from strata_sae.stores.format.plan_file import read_plan
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.input_files import file_sha256
 from strata_sae.pipeline.language_model.converted_copy import damage, write_record
 from strata_sae.pipeline.language_model.quiet import first_line, quiet
-from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.folders import cache_root
 
 _LOG = logging.getLogger(__name__)
 _DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

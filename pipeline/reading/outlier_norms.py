@@ -2,10 +2,10 @@
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.reading.which_store import find_store, open_store
-from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.format.plan import MANIFEST
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.front.outliers import Outliers, outliers
-from strata_sae.stores.reading.filters import Filters
+from strata_sae.stores.front.store import Outliers, outliers
+from strata_sae.stores.reading.masks import Filters
 from strata_sae.stores.remote import is_url
 
 NORM_MULTIPLE = 3.0

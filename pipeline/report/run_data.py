@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.report.masked import masked
 from strata_sae.pipeline.runs import Record, RunFolder, VariantFolder, read_record, read_yaml
@@ -29,7 +27,7 @@ from strata_sae.pipeline.runs.curve_lines import CurveLine, read_curves
 from strata_sae.pipeline.runs.records import Environment, LoaderLine, StoreSummary
 from strata_sae.pipeline.strict_yaml import parse, unparse
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import parse_json
+from strata_sae.stores.files.canonical import as_object, parse_json
 
 T = TypeVar("T")
 
@@ -258,9 +256,9 @@ def _whole_lines(log: Path) -> list[dict[str, Any]]:
         return []
     for line in lines:
         try:
-            record = parse_json(line, log)
+            record = as_object(parse_json(line, log))
             LoaderLine.model_validate(record)
-        except (StoreError, ValidationError):
+        except (StoreError, ValueError):  # pydantic's errors are ValueErrors
             continue
         found.append(record)
     return found

@@ -27,8 +27,11 @@ def _line(data: bytes, where: str) -> CurveLine:
         line = parse_json(data, where, MAX_BYTES)
     except StoreError as error:
         raise CheckpointError(str(error)) from None
-    whole = isinstance(line, dict) and type(line.get("step")) is int
-    if not whole or not all(value is None or _is_number(value) for value in line.values()):
+    if (
+        not isinstance(line, dict)
+        or type(line.get("step")) is not int
+        or not all(value is None or _is_number(value) for value in line.values())
+    ):
         raise CheckpointError(f"{where}: expected an object of numbers with a whole `step`")
     return dict(line)
 

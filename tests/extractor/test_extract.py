@@ -17,7 +17,7 @@ from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.plan import describe_plan
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
 from strata_sae.stores.writing.units import UnitWriter
 from support.extraction import extraction_config
 

@@ -25,7 +25,8 @@ from strata_sae.pipeline.trainer import feed
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.format.encodings import CODECS, COMPRESSORS
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan_file import read_plan
 from support.extraction import extraction_config
 
 Patch = pytest.MonkeyPatch

@@ -18,8 +18,8 @@ from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.workers import _run, extract_with_workers
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, Plan, StoreError
-from strata_sae.stores.files.canonical import file_sha256
-from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores.format.plan import TIMINGS
 from strata_sae.stores.front.verifying import verify
 from support.extraction import extraction_config
 from support.small_store import plan_store

@@ -41,10 +41,10 @@ DIRECT = {
 }
 """Places that need not go through the reader, and why."""
 NAMES_READ = {
-    "stores/format/cache_root.py": {"STRATA_CACHE", "XDG_CACHE_HOME"},
+    "stores/format/folders.py": {"STRATA_CACHE", "XDG_CACHE_HOME"},
     "stores/front/opening.py": {"CACHE_BYTES"},
     "stores/remote/hub.py": {"HF_ENDPOINT"},
-    "stores/remote/s3.py": {"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "_ENDPOINTS"},
+    "stores/remote/buckets.py": {"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "_ENDPOINTS"},
 }
 
 

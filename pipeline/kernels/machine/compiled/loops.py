@@ -30,8 +30,7 @@ from numba.core.serialize import dumps
 from torch import Tensor
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.cache_root import cache_root
-from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.format.folders import cache_root, refuse_inside_a_store
 
 log = logging.getLogger(__name__)
 

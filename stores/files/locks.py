@@ -1,17 +1,69 @@
-"""Working folders with a living owner: advice for other workers, and the way to know whose leavings may be removed.
+"""Locks that the kernel drops when their owner dies, and working folders that are held by one.
 
-Nothing depends on leases for correctness: whoever wins the exclusive commit record has filled the unit.
+Nothing depends on these folders for correctness: whoever wins the exclusive commit record has filled the unit.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
 
 _LOCK = ".lock"
+_HELD_BY_ANOTHER = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+def take(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file or folder, or turn the lock that it has into the other kind.
+
+    Returns: whether it is locked now; False if another holds it, and `wait` is false.
+
+    Raises: OSError where the file system has no locks.
+    """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            return False
+        raise
+    return True
+
+
+def release(descriptor: int) -> None:
+    """Unlock an open file, which stays open."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def hold(path: Path, *, shared: bool = False, wait: bool = True, needed: bool = True) -> Iterator[int]:
+    """Lock a folder, or a lock file, which is made if it is not there, and stays: to remove it would let two in.
+
+    Yields: the descriptor that the lock belongs to. Two locks of one process exclude each other, too.
+
+    Args:
+        needed: false: where the file system has no locks, go on without one.
+    Raises: BlockingIOError if another holds it, and `wait` is false; OSError where it cannot be opened or locked.
+
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            taken = take(descriptor, shared=shared, wait=wait)
+        except OSError:
+            if needed:
+                raise
+            taken = True
+        if not taken:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class Lease:
@@ -30,7 +82,7 @@ class Lease:
     def __enter__(self) -> Path:
         return self.folder
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.release()
 
     def abandon(self) -> None:
@@ -101,7 +153,7 @@ def _create_locked(lock: Path) -> int:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with suppress(OSError):  # a file system without locks: then nobody can take it from us either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take(descriptor)
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # another worker found it unlocked and removed it
@@ -116,11 +168,9 @@ def _if_dead(lock: Path) -> Iterator[bool]:
         yield True
         return
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            dead = True
-        except OSError:  # held by a living owner, or a file system without locks: either way not ours to take
-            dead = False
+        dead = False
+        with suppress(OSError):  # a file system without locks: one cannot tell, so the owner counts as living
+            dead = take(descriptor, wait=False)
         yield dead
     finally:
         os.close(descriptor)
