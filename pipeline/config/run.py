@@ -85,3 +85,9 @@ class RunConfig(Settings):
             "corpus": self.corpus.model_dump(mode="json"),
             "store": self.store.model_dump(mode="json", exclude={"path", "io"}),
         }
+
+
+def follow_registries() -> None:
+    """Make the union of architectures and the terms anew, from what is registered now."""
+    Variant.model_rebuild(force=True)
+    RunConfig.model_rebuild(force=True)

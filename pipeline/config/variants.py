@@ -1,10 +1,10 @@
 """What one variant is: an architecture, an objective, and what it changes of the training they all share."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, field_serializer, model_validator
+from pydantic_core import CoreSchema, core_schema
 
-from strata_sae.pipeline.config.lookup import build
 from strata_sae.pipeline.config.routes import Route, check_route, route_of
 from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings
 from strata_sae.pipeline.objective import TERMS, check_terms
@@ -12,6 +12,7 @@ from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.settings import Settings, SiteName
+from strata_sae.pipeline.strict_yaml import Yaml
 
 
 class ResamplingSettings(Settings):
@@ -35,16 +36,48 @@ class ResamplingSettings(Settings):
         return self
 
 
-def _known_term(value: Any) -> TermSettings:
-    return build(value, "term", {name: term.Settings for name, term in TERMS.items()})
+class _OneArchitecture:
+    """The settings of an architecture, which the key `architecture` names: a union made from ARCHITECTURES."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[SAESettings], handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(sae.Settings) for name, sae in ARCHITECTURES.items()}
+        return core_schema.tagged_union_schema(choices, "architecture", from_attributes=True)
+
+
+class _SomeTerms:
+    """The settings of terms by their names, made from TERMS. `null` stands for a term's defaults.
+
+    The name is the key, so it is no tag inside the settings: a file says each name once, and none can stand twice.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[dict[str, TermSettings]], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        settings = {name: handler.generate_schema(term.Settings) for name, term in TERMS.items()}
+        fields = {
+            name: core_schema.typed_dict_field(core_schema.nullable_schema(schema), required=False)
+            for name, schema in settings.items()
+        }
+        terms = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+        return core_schema.no_info_wrap_validator_function(cls._in_order, terms)
+
+    @staticmethod
+    def _in_order(value: Yaml, validate: ValidatorFunctionWrapHandler) -> dict[str, TermSettings]:
+        """The terms in the order of the file, which is that of the sum; pydantic's is the registry's."""
+        if isinstance(value, dict):
+            value = {name: {} if settings is None else settings for name, settings in value.items()}
+        terms: dict[str, TermSettings] = validate(value)
+        return {name: terms[name] for name in value} if isinstance(value, dict) else terms
 
 
 class Variant(Settings):
     """One SAE idea: an architecture, an objective, and what it changes of `training`."""
 
-    sae: SerializeAsAny[SAESettings]
-    """`architecture` and its knobs; the architectures are those of pipeline/saes."""
-    objective: dict[str, Annotated[SerializeAsAny[TermSettings], BeforeValidator(_known_term)]] = Field(min_length=1)
+    sae: Annotated[SAESettings, _OneArchitecture]
+    """`architecture` and its settings; the architectures are those of pipeline/saes."""
+    objective: Annotated[dict[str, TermSettings], _SomeTerms] = Field(min_length=1)
     """Loss terms by name; the terms are those of pipeline/objective."""
     training: UpdateSettings = UpdateSettings()
     """What this variant changes of the training section; what it does not name is that section's."""
@@ -59,19 +92,6 @@ class Variant(Settings):
 
     sweep: None = Field(default=None, exclude=True)
     """A grid over keys of this variant; `load` writes it out as variants (config/sweep.py)."""
-
-    @field_validator("sae", mode="before")
-    @classmethod
-    def _known_architecture(cls, value: Any) -> SAESettings:
-        return build(value, "architecture", {name: sae.Settings for name, sae in ARCHITECTURES.items()})
-
-    @field_validator("objective", mode="before")
-    @classmethod
-    def _terms_carry_their_name(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        empty_is_defaults = {name: {} if knobs is None else knobs for name, knobs in value.items()}
-        return {n: {**knobs, "term": n} if isinstance(knobs, dict) else knobs for n, knobs in empty_is_defaults.items()}
 
     @model_validator(mode="after")
     def _terms_fit_the_architecture(self) -> "Variant":
@@ -99,7 +119,7 @@ class Variant(Settings):
         return route_of(self.reads, self.writes)
 
     @field_serializer("training")
-    def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Any]:
+    def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Yaml]:
         return training.model_dump(mode="json", exclude_unset=True)
 
     def resolved(self, training: TrainingSettings) -> TrainingSettings:

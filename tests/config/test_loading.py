@@ -111,11 +111,16 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "corpus.heldout_fraction=1.0": "corpus.heldout_fraction: must be less than 1.0, got 1.0",
     "corpus.sources=[]": "corpus.sources: needs at least 1, got 0",
     "corpus.sources.3.weight=1": "corpus.sources is a list of 1; expected a position from 0, got '3'",
-    "corpus.sources.0={path: x}": "corpus.sources.0: the key 'kind' is missing; it says which kind this is",
+    "corpus.sources.0={path: x}": (
+        "corpus.sources.0: the key 'kind' is missing; known: python_docs, text, jsonl, parquet, dataset"
+    ),
     "corpus.sources.0={kind: text}": "corpus.sources.0.paths: missing; Files or glob patterns, read in sorted order.",
     "corpus.sources.0={kind: text, paths: 3}": "corpus.sources.0.paths: expected a list, got 3 (an integer)",
     "corpus.sources.0={kind: text, paths: [a], z: 3}": (
         "corpus.sources.0.z: no such key; known: weight, kind, paths, separator"
+    ),
+    "corpus.sources.0={kind: jsonl, paths: [a], chat: true, tokens: true}": (
+        "corpus.sources.0: chat: true and tokens: true exclude each other; set the one that the column holds"
     ),
     "training={n_stepss: 3}": "training.n_steps: missing; Updates per variant (count).",
     "store.sites=[a b]": "store.sites.0: must match ^[A-Za-z0-9_.-]{1,128}$, got 'a b' (a string)",
@@ -124,7 +129,7 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "variants.relu.sae.k=3": "variants.relu.sae.k: no such key; known: "
     + ", ".join(ARCHITECTURES["relu"].Settings.model_fields),
     "variants.relu.objective=3": "variants.relu.objective: expected a mapping, got 3 (an integer)",
-    "variants.relu.objective.l1=3": "variants.relu.objective.l1: expected a mapping of settings, got 3",
+    "variants.relu.objective.l1=3": "variants.relu.objective.l1: expected a mapping or null, got 3 (an integer)",
     "variants.relu.objective.l1.weight=abc": (
         "variants.relu.objective.l1.weight: expected a number or a mapping, got 'abc' (a string)"
     ),
@@ -150,8 +155,8 @@ def test_a_problem_is_one_line_that_says_where_what_and_what_is_allowed(base: Pa
         ("sae", "{d_sae: 4}", "sae: the key 'architecture' is missing; known: relu, topk, "),
         ("sae", "{architecture: topk, d_sae: 4}", "sae.k: missing; Latents on per row (count)."),
         ("sae", "{architecture: topk, d_sae: 4, k: 5}", "k (5) must not exceed d_sae (4)"),
-        ("objective", "{reconstructio: {}}", "term 'reconstructio' is unknown; known: reconstruction, "),
-        ("objective", "{reconstructio: {}}", "did you mean 'reconstruction'?"),
+        ("objective", "{reconstructio: {}}", "objective.reconstructio: no such key; did you mean 'reconstruction'?"),
+        ("objective", "{zzzz: {}}", "objective.zzzz: no such key; known: reconstruction, prefix_reconstruction, "),
         ("objective", "{l1: {weight: 1}}", "an objective needs exactly one term that reconstructs"),
         ("objective", "{reconstruction: {}, l1: {}}", "objective.l1.weight: missing; Factor of this term"),
         ("objective", "{reconstruction: {}, l1: {weight: {start: 1}}}", "objective.l1.weight.end: missing; Value from"),
