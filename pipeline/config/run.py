@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from strata_sae.pipeline.config.corpus import CorpusSettings, StoreSettings
 from strata_sae.pipeline.config.routes import check_sites
+from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from strata_sae.pipeline.config.variants import Variant
 from strata_sae.pipeline.model_settings import ModelSettings
@@ -32,7 +33,7 @@ class RunConfig(Settings):
     """The training loop."""
     variants: dict[Name, Variant] = Field(min_length=1)
     """The SAEs to train at every site, by name."""
-    sweep: None = Field(default=None, exclude=True)
+    sweep: Sweep = Field(default=None, exclude=True)
     """A grid over every variant; `load` writes it out as variants (config/sweep.py), so nothing is left of it."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """Scores."""

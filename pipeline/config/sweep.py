@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import WithJsonSchema
 
 MAX_VARIANTS = 1000
 """Variants that sweeps may make (count): a slip in a grid should not start a month of training."""
@@ -24,6 +26,13 @@ MAX_NAME = 64
 
 _VAGUE = ("start", "end")
 
+Sweep = Annotated[
+    None,
+    WithJsonSchema(
+        {"anyOf": [{"type": "object", "additionalProperties": {"type": ["array", "object"]}}, {"type": "null"}]}
+    ),
+]
+"""What a config says of a sweep: in a file a grid, and nothing once it is written out."""
 Grid = dict[str, dict[str, Any]]
 """Key -> label -> value."""
 

@@ -6,6 +6,7 @@ from pydantic import Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, 
 from pydantic_core import CoreSchema, core_schema
 
 from strata_sae.pipeline.config.routes import Route, check_route, route_of
+from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings
 from strata_sae.pipeline.objective import TERMS, check_terms
 from strata_sae.pipeline.objective.term import TermSettings
@@ -90,7 +91,7 @@ class Variant(Settings):
     writes: list[SiteName] | None = Field(default=None, min_length=1)
     """Sites that it reconstructs. null: those of `reads`."""
 
-    sweep: None = Field(default=None, exclude=True)
+    sweep: Sweep = Field(default=None, exclude=True)
     """A grid over keys of this variant; `load` writes it out as variants (config/sweep.py)."""
 
     @model_validator(mode="after")

@@ -119,9 +119,6 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "corpus.sources.0={kind: text, paths: [a], z: 3}": (
         "corpus.sources.0.z: no such key; known: weight, kind, paths, separator"
     ),
-    "corpus.sources.0={kind: jsonl, paths: [a], chat: true, tokens: true}": (
-        "corpus.sources.0: chat: true and tokens: true exclude each other; set the one that the column holds"
-    ),
     "training={n_stepss: 3}": "training.n_steps: missing; Updates per variant (count).",
     "store.sites=[a b]": "store.sites.0: must match ^[A-Za-z0-9_.-]{1,128}$, got 'a b' (a string)",
     "variants={}": "variants: needs at least 1, got 0",
@@ -169,6 +166,13 @@ def test_a_problem_is_one_line_that_says_where_what_and_what_is_allowed(base: Pa
 )
 def test_registered_settings_are_checked_like_any_other(base: Path, name: str, settings: str, said: str) -> None:
     assert said in problem(base, f"variants.relu.{name}={settings}")
+
+
+def test_what_a_whole_source_says_is_told(base: Path) -> None:
+    said = problem(base, "corpus.sources.0={kind: jsonl, paths: [a], chat: true, tokens: true}")
+    assert said.endswith(
+        "corpus.sources.0: chat: true and tokens: true exclude each other; set the one that the column holds"
+    )
 
 
 def test_every_problem_is_told_at_once_with_file_and_line(base: Path) -> None:
