@@ -6,6 +6,7 @@ import pytest
 from strata_sae.pipeline.config import RunConfig, dump, load
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.saes import ARCHITECTURES
+from support.small_presets import FILES, loaded
 
 BASE = """\
 name: base
@@ -50,9 +51,9 @@ def test_a_file_becomes_a_config(base: Path) -> None:
     assert config.variants["relu"].objective["reconstruction"].weight == 1.0
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_dump_is_read_back_as_an_equal_config(path: Path, tmp_path: Path) -> None:
-    config = load(path)
+    config = loaded(path)
     (tmp_path / "again.yaml").write_text(dump(config), encoding="utf-8")
     again = load(tmp_path / "again.yaml")
     assert again == config

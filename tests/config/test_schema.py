@@ -8,10 +8,9 @@ import pytest
 from strata_sae.pipeline.config import json_schema, load
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.strict_yaml import Yaml, parse
+from support.small_presets import FILES, ROOT
 
-ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "configs/schema.json"
-FILES = sorted(ROOT.glob("configs/**/*.yaml"))
 MODELINE = "# yaml-language-server: $schema="
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
