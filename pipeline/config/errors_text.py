@@ -1,6 +1,6 @@
 """pydantic's errors as lines for people: where, what stands there, what is allowed, and the nearest known name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -8,6 +8,7 @@ from pydantic_core import ErrorDetails
 
 from strata_sae.pipeline.config.schema import Place, whole_config
 from strata_sae.pipeline.errors import nearest, shown
+from strata_sae.pipeline.runs.migration import SECTIONS, new_name
 from strata_sae.pipeline.strict_yaml import Path, Yaml
 
 _BOUNDS = {
@@ -49,11 +50,21 @@ def lines_of(error: ValidationError, data: Yaml, origins: Mapping[Path, str]) ->
     return list(found)
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Says that there is no such key, and names the nearest one, or all of them."""
-    known = list(known)
-    hint = nearest(key, known)
+def unknown_key(path: Path, known: Sequence[str]) -> str:
+    """Says that there is no such key, and how it is called now, or the nearest one, or all of them."""
+    if name := _name_now(path):
+        return f"is called {name} now"
+    hint = nearest(str(path[-1]), known)
     return f"no such key{hint}" if hint or not known else f"no such key; known: {', '.join(known)}"
+
+
+def _name_now(path: Path) -> str | None:
+    """What the key at `path` is called since it was renamed."""
+    for where, section in SECTIONS["config.yaml"].items():
+        steps = where.split(".")
+        if len(steps) == len(path) - 1 and all(one in ("*", step) for one, step in zip(steps, path[:-1], strict=True)):
+            return new_name(section, str(path[-1]))
+    return None
 
 
 def kind_of(value: Yaml) -> str:
@@ -117,7 +128,7 @@ def _message(problem: _Problem) -> str:
     detail, path, place = problem.detail, problem.path, problem.place
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(str(path[-1]), problem.parent.keys)
+        return unknown_key(path, problem.parent.keys)
     if kind == "missing":
         return f"missing; {place.description}" if place.description else "missing"
     if kind in _BOUNDS:

@@ -170,7 +170,8 @@ def _next_step(
             return key, steps[length:]
     keys = _place(path, data).of(here).keys
     if keys and steps[0] not in keys:
-        raise ConfigError(f"{origin}: {'.'.join(map(str, (*path, steps[0])))}: {unknown_key(steps[0], keys)}")
+        path = (*path, steps[0])
+        raise ConfigError(f"{origin}: {'.'.join(map(str, path))}: {unknown_key(path, keys)}")
     if not keys and len(steps) > 1:
         there = f"; there are: {', '.join(here)}" if here else "; the file has none, so write it there"
         hint = nearest(steps[0], here) or there

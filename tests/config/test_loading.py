@@ -169,6 +169,21 @@ def test_registered_settings_are_checked_like_any_other(base: Path, name: str, s
     assert said in problem(base, f"variants.relu.{name}={settings}")
 
 
+@pytest.mark.parametrize("section", ["training", "variants.relu.training"])
+def test_a_key_of_an_older_version_is_refused_with_its_new_name(base: Path, section: str) -> None:
+    key = f"{section}.dead_after_tokens"
+    assert problem(base, f"{key}=5") == f"--set {key}=5: {key}: is called dead_after_rows now"
+    assert problem(base, f"{section}={{dead_after_tokens: 5}}").endswith(f"{key}: is called dead_after_rows now")
+    base.write_text(BASE.replace("  n_steps: 10", "  n_steps: 10\n  dead_after_tokens: 5"), encoding="utf-8")
+    assert problem(base) == "base.yaml:10: training.dead_after_tokens: is called dead_after_rows now"
+
+
+def test_control_the_key_of_an_older_version_is_none_elsewhere(base: Path) -> None:
+    assert "no such key; known: d_sae" in problem(base, "variants.relu.sae.dead_after_tokens=5").replace(
+        "architecture, ", ""
+    )
+
+
 def test_what_a_whole_source_says_is_told(base: Path) -> None:
     said = problem(base, "corpus.sources.0={kind: jsonl, paths: [a], chat: true, tokens: true}")
     assert said.endswith(
