@@ -1,15 +1,17 @@
 """The base of every configuration model, and the kinds of value that several of them hold."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from strata_sae.pipeline.numbers import LARGEST_FLOAT, LARGEST_INT
 
+Held = TypeVar("Held")
+
 
 class Settings(BaseModel):
-    """A frozen, strict group of knobs: unknown keys and wrong types are errors; a field's string documents it."""
+    """A frozen, strict group of settings: unknown keys and wrong types are errors; a field's string documents it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -17,12 +19,12 @@ class Settings(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _can_be_held(cls, value: Any) -> Any:
+    def _can_be_held(cls, value: Held) -> Held:
         _check_size(value)
         return value
 
 
-def _check_size(value: Any) -> None:
+def _check_size(value: Held) -> None:
     """Raises: ValueError for a number, alone or in a list, that no file and no tensor can hold."""
     if isinstance(value, list):
         for item in value:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from strata_sae.pipeline.config.recorded import differences
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.run import RunConfig, differences
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import file_sha256, parse_json
@@ -81,9 +80,8 @@ def satisfies(plan: Plan, config: RunConfig) -> bool:
         return False
     if not set(store.sites) <= plan.sites.keys() or not isinstance(plan.config.get("store"), dict):
         return False
-    asked = config.extraction()
-    asked["store"] |= {key: value for key, value in plan.config["store"].items() if key in _MAY_DIFFER}
-    return not differences(plan.config, asked)
+    own = {key: value for key, value in plan.config["store"].items() if key in _MAY_DIFFER}
+    return not differences(plan.config, config.extraction(**own))
 
 
 def _finished(root: Path) -> Iterator[tuple[Path, Plan]]:

@@ -118,7 +118,9 @@ def test_a_long_value_is_cut_in_its_error(tmp_path: Path, key: str, value: str) 
 
 def test_a_long_value_in_a_sweep_is_cut_in_its_error(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(dump(config()), encoding="utf-8")
-    for override in (f"variants.topk.sweep={{sae.k: [{'x' * 5000!r}, '/']}}", f"seed={'x' * 5000}"):
+    long, name = "x/" * 2500, "x" * 5000
+    for grid in (f"[{long}]", f"[{name}]", f"[{name}, {name}]"):
+        override = f"variants.topk.sweep={{sae.k: {grid}}}"
         with pytest.raises(ConfigError) as refused:
             load(tmp_path / "a.yaml", [override])
         assert max(map(len, str(refused.value).splitlines())) < 500
