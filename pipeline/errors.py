@@ -9,6 +9,11 @@ Exception
 import difflib
 from collections.abc import Iterable
 
+LARGEST_INT = 2**63 - 1
+"""Of any integer: what a record, a file's offset and a seed of every library can hold."""
+LARGEST_FLOAT = 3.4e38
+"""Of any other number: training is float32, where more is infinite."""
+
 
 class ConfigError(Exception):
     """Input that cannot work: a config key, a corpus, a model, a site."""

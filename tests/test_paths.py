@@ -15,8 +15,8 @@ from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet, Te
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import read_documents
 from strata_sae.pipeline.language_model.folder import model_folder
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.format.cache_root import cache_root
 from support.command_tree import callbacks

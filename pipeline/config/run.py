@@ -5,15 +5,13 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
-from strata_sae.pipeline.config.routes import check_sites
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
-from strata_sae.pipeline.config.variants import Variant
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.config.variants import Variant, check_sites
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path, data_root, impersonal
 from strata_sae.pipeline.runs import changed_keys
-from strata_sae.pipeline.settings import Name, Settings
+from strata_sae.pipeline.settings import ModelSettings, Name, Settings
 from strata_sae.pipeline.strict_yaml import Yaml
 
 

@@ -63,8 +63,8 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
                 )
             if grid and len(named) > MAX_NAME:
                 raise ValueError(
-                    f"{shown(repr(named))} has {len(named)} characters, at most {MAX_NAME} make a name; shorten {name!r}, "
-                    "or give values short labels: {label: value}"
+                    f"{shown(repr(named))} has {len(named)} characters, at most {MAX_NAME} make a name; "
+                    f"shorten {name!r}, or give values short labels: {{label: value}}"
                 )
             expanded[named] = (name, made)
     return expanded

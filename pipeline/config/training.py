@@ -102,6 +102,30 @@ class TrainingSettings(UpdateSettings):
     """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
 
 
+def window_rows(training: TrainingSettings, row_bytes: int, batch_size: int) -> int:
+    """`training.window_rows`, or as many as two buffers of `training.window_bytes` together hold; a batch at least.
+
+    row_bytes: of all sites that are read together, as they are stored.
+    """
+    return min(training.window_rows, max(training.window_bytes // (2 * row_bytes), batch_size))
+
+
+def check_schedule(settings: TrainingSettings) -> None:
+    """Raises: ValueError if the numbers of a training section contradict each other."""
+    decay_step = settings.decay_start * settings.n_steps
+    if settings.warmup_steps > decay_step:
+        raise ValueError(
+            f"warmup_steps ({settings.warmup_steps}) must end before the learning rate begins to fall, at step "
+            f"{decay_step:.0f} (decay_start {settings.decay_start:g} of n_steps {settings.n_steps}); "
+            "lower warmup_steps or raise n_steps"
+        )
+    if settings.threshold_from == "running_mean" and settings.threshold_start_step >= settings.n_steps:
+        raise ValueError(
+            f"threshold_start_step ({settings.threshold_start_step}) must lie before n_steps ({settings.n_steps}) "
+            "where threshold_from is running_mean, or the threshold is never set; lower it, or use calibration"
+        )
+
+
 class EvaluationSettings(Settings):
     """Scores on the held-out split, from the store alone."""
 

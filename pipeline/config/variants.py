@@ -1,19 +1,55 @@
 """What one variant is: an architecture, an objective, and what it changes of the training they all share."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, field_serializer, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-from strata_sae.pipeline.config.routes import Route, check_route, route_of
 from strata_sae.pipeline.config.sweep import Sweep
-from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings
+from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings, check_schedule
 from strata_sae.pipeline.objective import TERMS, check_terms
 from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.settings import Settings, SiteName
 from strata_sae.pipeline.strict_yaml import Yaml
+
+MAX_FOLDER_NAME = 255
+"""Longest name of a folder on common file systems (bytes)."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Rows are those of the sites of `reads` side by side; what is reconstructed, those of `writes`."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`a` for an SAE, `a-to-b` for a transcoder, `a+b` for a crosscoder."""
+        reads, writes = "+".join(self.reads), "+".join(self.writes)
+        return reads if reads == writes else f"{reads}-to-{writes}"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every site once, those that are read first."""
+        return tuple(dict.fromkeys((*self.reads, *self.writes)))
+
+    @property
+    def is_sae(self) -> bool:
+        """Whether it is one site's own: nothing but the site's rows, read and written."""
+        return self.reads == self.writes and len(self.reads) == 1
+
+    def d_in(self, widths: Mapping[str, int]) -> int:
+        """Width of what is read."""
+        return sum(widths[site] for site in self.reads)
+
+    def d_out(self, widths: Mapping[str, int]) -> int:
+        """Width of what is written."""
+        return sum(widths[site] for site in self.writes)
 
 
 class ResamplingSettings(Settings):
@@ -132,7 +168,7 @@ class Variant(Settings):
         settings = training.model_copy(update=own)
         if settings.learning_rate == "auto":
             settings = settings.model_copy(update={"learning_rate": 2e-4 / (self.sae.d_sae / 2**14) ** 0.5})
-        _check(settings)
+        check_schedule(settings)
         if self.resampling and self.resampling.every_steps > settings.n_steps:
             raise ValueError(
                 f"resampling.every_steps ({self.resampling.every_steps}) exceeds n_steps ({settings.n_steps}), "
@@ -141,16 +177,56 @@ class Variant(Settings):
         return settings
 
 
-def _check(settings: TrainingSettings) -> None:
-    decay_step = settings.decay_start * settings.n_steps
-    if settings.warmup_steps > decay_step:
+def route_of(reads: Sequence[str] | None, writes: Sequence[str] | None) -> Route | None:
+    """The route of a variant that names one, else None. Raises: ValueError if it makes no sense."""
+    if reads is None:
+        if writes is not None:
+            raise ValueError(
+                "writes: needs reads beside it, the sites whose rows are encoded; add it, or remove writes"
+            )
+        return None
+    for key, sites in (("reads", reads), ("writes", writes or [])):
+        if len(set(sites)) < len(sites):
+            raise ValueError(f"{key}: a site stands twice in {list(sites)}; name each once")
+    route = Route(tuple(reads), tuple(reads if writes is None else writes))
+    if route.is_sae:
         raise ValueError(
-            f"warmup_steps ({settings.warmup_steps}) must end before the learning rate begins to fall, at step "
-            f"{decay_step:.0f} (decay_start {settings.decay_start:g} of n_steps {settings.n_steps}); "
-            "lower warmup_steps or raise n_steps"
+            f"reads: {route.reads[0]!r} alone, which it writes too, is an ordinary SAE; remove reads and writes and "
+            "set training.sites, or add the site to write, or a second one to read"
         )
-    if settings.threshold_from == "running_mean" and settings.threshold_start_step >= settings.n_steps:
+    return route
+
+
+def check_route(route: Route, sae: SAESettings) -> None:
+    """Raises: ValueError naming every knob that needs rows to be read and written alike, where they are not."""
+    wrong = []
+    if route.reads != route.writes:
+        if sae.pre_bias:
+            wrong.append("sae.pre_bias: false (b_dec is a centre of what is written)")
+        if getattr(sae, "tied", False):
+            wrong.append("sae.tied: false")
+        elif sae.initial.encoder == "transpose":
+            wrong.append("sae.initial.encoder: independent (W_enc cannot start as W_dec)")
+    if sae.architecture == "identity":
+        wrong.append("another sae.architecture (the identity is that of one site)")
+    if len(route.writes) > 1 and getattr(sae, "rank_by", None) == "contribution":
+        wrong.append("sae.rank_by: pre_activation (in raw units sites weigh otherwise in a decoder row's norm)")
+    if wrong:
+        raise ValueError(f"reads and writes ({route.name}) need {' and '.join(wrong)}")
+
+
+def check_sites(name: str, route: Route, stored: Sequence[str]) -> None:
+    """Raises: ValueError if the store lacks a site, or if `<variant>@<route>` is too long for a folder's name."""
+    for key, sites in (("reads", route.reads), ("writes", route.writes)):
+        for site in sites:
+            if site not in stored:
+                raise ValueError(
+                    f"variants.{name}.{key}: {site!r} is not among store.sites {list(stored)}; add it there"
+                )
+    if route.name in stored:
+        raise ValueError(f"variants.{name}: {route.name} is the name of a site, too; write it as an SAE of that site")
+    if len(folder := f"{name}@{route.name}") > MAX_FOLDER_NAME:
         raise ValueError(
-            f"threshold_start_step ({settings.threshold_start_step}) must lie before n_steps ({settings.n_steps}) "
-            "where threshold_from is running_mean, or the threshold is never set; lower it, or use calibration"
+            f"variants.{name}: its folder {folder} would have {len(folder)} characters, at most {MAX_FOLDER_NAME} make "
+            "a name; shorten the variant's name, or read fewer sites"
         )

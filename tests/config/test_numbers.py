@@ -11,9 +11,8 @@ import torch
 from strata_sae.pipeline.config import RunConfig, load
 from strata_sae.pipeline.config.errors_text import lines_of
 from strata_sae.pipeline.config.loading import dump
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import LARGEST_INT, ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
-from strata_sae.pipeline.numbers import LARGEST_INT
 from strata_sae.pipeline.schedules import Schedule
 from strata_sae.pipeline.trainer.train import train
 from support.schema_leaves import Leaf, leaves
