@@ -10,9 +10,9 @@ import difflib
 from collections.abc import Iterable
 
 LARGEST_INT = 2**63 - 1
-"""Of any integer: what a record, a file's offset and a seed of every library can hold."""
+"""The largest integer that is accepted: a record, a file's offset and the seed of every library can hold it."""
 LARGEST_FLOAT = 3.4e38
-"""Of any other number: training is float32, where more is infinite."""
+"""The largest other number that is accepted: training is float32, where a larger one is infinite."""
 
 
 class ConfigError(Exception):

@@ -1,4 +1,4 @@
-"""The base of every configuration model, and the kinds of value that several of them hold."""
+"""The base of every configuration model, the values that several of them hold, and the language model's settings."""
 
 import re
 from typing import Annotated, Literal, TypeVar
@@ -42,9 +42,9 @@ def _names_a_folder(name: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_names_a_folder)]
-"""Of a run or a variant: a folder is called by it."""
+"""The name of a run or a variant, and of its folder."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$"), AfterValidator(_names_a_folder)]
-"""Of a place in the model: a folder of the store is called by it."""
+"""The name of a place in the model, and of its folder in the store."""
 
 DEVICES = r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?"
 

@@ -53,14 +53,14 @@ def _mapping(path: Path) -> tuple[dict[str, Yaml], dict[KeyPath, str]]:
 
 
 def _add_variants(path: Path, data: dict[str, Yaml], origins: dict[KeyPath, str]) -> None:
-    """Put the variants of another file beside those of `data`; of its other keys only `sweep` plays a part."""
+    """Put the variants of another file beside those of `data`; of its other keys only `sweep` is used."""
     other, places = _mapping(path)
     theirs = _without_sweeps(other, places).get("variants")
     if not isinstance(theirs, dict):
         raise ConfigError(f"{path}: has no mapping of variants to add")
     ours = data.setdefault("variants", {})
     if not isinstance(ours, dict):
-        return  # told when the config is validated
+        return  # refused when the config is validated
     for name, variant in theirs.items():
         if name in ours and ours[name] != variant:
             here = origins.get(("variants", name), "the config")

@@ -33,11 +33,11 @@ class RunConfig(Settings):
     variants: dict[Name, Variant] = Field(min_length=1)
     """The SAEs to train at every site, by name."""
     sweep: Sweep = Field(default=None, exclude=True)
-    """A grid over every variant; `load` writes it out as variants (config/sweep.py), so nothing is left of it."""
+    """A grid over every variant; `load` writes it out as variants (config/sweep.py) and removes it."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """Scores."""
+    """How trained SAEs are scored."""
     report: ReportSettings = ReportSettings()
-    """The page."""
+    """The report's page."""
 
     @model_validator(mode="after")
     def _sites_are_stored(self) -> "RunConfig":
@@ -63,7 +63,7 @@ class RunConfig(Settings):
         return self
 
     def sites_to_train_on(self) -> list[str]:
-        """Those of the SAEs, then what other variants read and write."""
+        """The sites of the SAEs, then those that other variants read and write."""
         routes = [variant.route for variant in self.variants.values() if variant.route is not None]
         saes = self.training.sites or self.store.sites
         return list(dict.fromkeys([*saes, *(site for route in routes for site in route.sites)]))

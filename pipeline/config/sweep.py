@@ -28,6 +28,7 @@ MAX_NAME = 64
 """Characters of a variant's name, as config/run.py has it."""
 
 _VAGUE = ("start", "end")
+"""Ends of keys that are no name by themselves: they say nothing of what the schedule is of."""
 
 Sweep = Annotated[
     None,
@@ -51,7 +52,7 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
         raise ValueError(f"sweeps make {n_variants} variants; at most {MAX_VARIANTS}; use fewer values")
     expanded: dict[str, tuple[str, Yaml]] = {}
     for name in variants:
-        grid = grids.get(name, {})  # what is no variant at all is told when it is validated
+        grid = grids.get(name, {})  # a variant that is no mapping is refused when it is validated
         for labels in product(*grid.values()):
             point = {key: grid[key][label] for key, label in zip(grid, labels, strict=True)}
             named = "_".join([name, *(f"{short}-{label}" for short, label in zip(_short(grid), labels, strict=True))])

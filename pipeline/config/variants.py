@@ -22,7 +22,7 @@ MAX_FOLDER_NAME = 255
 
 @dataclass(frozen=True)
 class Route:
-    """Rows are those of the sites of `reads` side by side; what is reconstructed, those of `writes`."""
+    """The sites whose rows are read, side by side, and the sites whose rows are reconstructed."""
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -40,7 +40,7 @@ class Route:
 
     @property
     def is_sae(self) -> bool:
-        """Whether it is one site's own: nothing but the site's rows, read and written."""
+        """Whether one site alone is read and written."""
         return self.reads == self.writes and len(self.reads) == 1
 
     def d_in(self, widths: Mapping[str, int]) -> int:
@@ -53,16 +53,16 @@ class Route:
 
 
 class ResamplingSettings(Settings):
-    """Dead latents started again at rows that are reconstructed badly. Source: Bricken et al. 2023."""
+    """Dead latents are started again at rows with a large error. Source: Bricken et al. 2023."""
 
     every_steps: int = Field(default=25_000, gt=0)
     """Steps between resamplings (count). Default: the paper's."""
     until_step: int | None = Field(default=100_000, gt=0)
     """The last step after which it may happen. null: to the end. Default: the paper's."""
     dead_after_steps: int = Field(default=12_500, gt=0, le=2**31)
-    """A latent that has not fired for this many steps is started again. Default: the paper's."""
+    """A latent that has not been active for this many steps is started again. Default: the paper's."""
     encoder_scale: float = Field(default=0.2, gt=0.0)
-    """Norm of its row of W_enc, in multiples of the mean norm of the living ones'. Default: the paper's."""
+    """Norm of its row of W_enc, in multiples of the mean norm of alive latents' rows. Default: the paper's."""
     compat: Literal["dictionary_learning"] | None = None
     """`dictionary_learning`: rows are drawn in proportion to |error|, not |error|^4, and keep their length in W_enc."""
 
@@ -117,7 +117,7 @@ class Variant(Settings):
     objective: Annotated[dict[str, TermSettings], _SomeTerms] = Field(min_length=1)
     """Loss terms by name; the terms are those of pipeline/objective."""
     training: UpdateSettings = UpdateSettings()
-    """What this variant changes of the training section; what it does not name is that section's."""
+    """What this variant changes of the training section; a key that it does not name has that section's value."""
     resampling: ResamplingSettings | None = None
     """Dead latents started again. null: never."""
     seed: int | None = Field(default=None, ge=0)
@@ -152,7 +152,7 @@ class Variant(Settings):
 
     @property
     def route(self) -> Route | None:
-        """From where to where; None: an SAE. Raises: ValueError if that makes no sense."""
+        """The sites read and written; None: an SAE. Raises: ValueError if they make no route."""
         return route_of(self.reads, self.writes)
 
     @field_serializer("training")
@@ -160,13 +160,14 @@ class Variant(Settings):
         return training.model_dump(mode="json", exclude_unset=True)
 
     def resolved(self, training: TrainingSettings) -> TrainingSettings:
-        """The training section as it holds for this variant, every number decided.
+        """The training section with what this variant changes of it, and every `auto` as a number.
 
         Raises: ValueError if the numbers contradict each other.
         """
         own = {name: getattr(self.training, name) for name in self.training.model_fields_set}
         settings = training.model_copy(update=own)
         if settings.learning_rate == "auto":
+            # dictionary_learning's TopK family: with four times the latents, half the rate.
             settings = settings.model_copy(update={"learning_rate": 2e-4 / (self.sae.d_sae / 2**14) ** 0.5})
         check_schedule(settings)
         if self.resampling and self.resampling.every_steps > settings.n_steps:
@@ -178,7 +179,7 @@ class Variant(Settings):
 
 
 def route_of(reads: Sequence[str] | None, writes: Sequence[str] | None) -> Route | None:
-    """The route of a variant that names one, else None. Raises: ValueError if it makes no sense."""
+    """The route of a variant that names one, else None. Raises: ValueError for sites that make no route."""
     if reads is None:
         if writes is not None:
             raise ValueError(
@@ -198,7 +199,7 @@ def route_of(reads: Sequence[str] | None, writes: Sequence[str] | None) -> Route
 
 
 def check_route(route: Route, sae: SAESettings) -> None:
-    """Raises: ValueError naming every knob that needs rows to be read and written alike, where they are not."""
+    """Raises: ValueError naming every setting that needs the sites read and the sites written to be the same."""
     wrong = []
     if route.reads != route.writes:
         if sae.pre_bias:

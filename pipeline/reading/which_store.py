@@ -110,6 +110,6 @@ def _trained_on(config: RunConfig) -> set[str]:
     for record in config.run_path().glob("variants/*/config.json"):
         try:
             ids.add(str(parse_json(record.read_bytes(), record)["store_id"]))
-        except (OSError, StoreError, KeyError, TypeError):  # not ours to judge: training says what is wrong with it
+        except (OSError, StoreError, KeyError, TypeError):  # training refuses such a record, and says why
             continue
     return ids

@@ -19,7 +19,7 @@ from support.small_store import build_store
 UNFILTERED = {"drop_bos": False, "drop_special": False}  # the small store's long rows are its BOS rows: 2.7 % of all
 SAYS = (
     f"{SITE}: 2.7 % of the rows to train on (97 of 3,589) carry 98.5 % of the sum of squares, so scores and updates "
-    "describe them before the others; training.filters.max_norm_multiple: 3 leaves them out"
+    "depend on them more than on all others; training.filters.max_norm_multiple: 3 leaves them out"
 )
 
 
