@@ -10,7 +10,7 @@ import yaml
 
 import support.dense_saes as dense_saes
 import support.dense_terms as dense_terms
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config import load
 from strata_sae.pipeline.objective import TERMS
 from strata_sae.pipeline.runs import read_record
 from strata_sae.pipeline.runs.records import Ending
@@ -43,7 +43,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> dict:
     """What training.json says of the YAML's one variant, trained on a small store."""
     monkeypatch.chdir(tmp_path)
     variants = yaml.safe_load(text)
-    config = RunConfig.model_validate(run_data(store_for_training(tmp_path / "store"), variants))
+    Path("run.yaml").write_text(yaml.safe_dump(run_data(store_for_training(tmp_path / "store"), variants)))
+    config = load(Path("run.yaml"))
     train(config, show_progress=False)
     (name,) = variants
     return read_record(tmp_path / f"runs/run/variants/{name}@{SITE}/training.json", Ending).data

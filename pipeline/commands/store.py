@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strata_sae.pipeline.commands.stages import shows_progress
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.errors import LARGEST_INT, ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import data_root, place_reader_of, reader_of
 

@@ -6,8 +6,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from strata_sae.pipeline.config.routes import Route
 from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.evaluation.examples import CHOICE, TopRows, choose_latents, context
 from strata_sae.pipeline.evaluation.metrics import METRICS

@@ -9,7 +9,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import fill_and_finish
 from strata_sae.pipeline.extractor.reuse import model_changes
 from strata_sae.pipeline.language_model import Description, describe
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.deriving.slice import lineage, planned, token_map_of
 from strata_sae.stores.files.canonical import Json, as_object

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.extractor.arrange import Arrangement
 from strata_sae.pipeline.extractor.limits import filling_bytes, n_data_files
 from strata_sae.pipeline.extractor.noted import lines as noted_lines

@@ -11,8 +11,8 @@ from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
 from strata_sae.pipeline.extractor.reuse import reusable
 from strata_sae.pipeline.language_model import check_isolation, load
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem

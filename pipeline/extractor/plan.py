@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.recorded import differences, recorded
+from strata_sae.pipeline.config.run import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.arrange import Arrangement, arrange
 from strata_sae.pipeline.extractor.described import Planned, describe_draft

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.config.run import differences
 from strata_sae.pipeline.extractor.inputs import check_inputs, compare_inputs, not_compared
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
@@ -57,9 +57,9 @@ def _software_changes(plan: Plan) -> list[str]:
 def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
     if not (own / MANIFEST).is_file():
         return False
-    plan, asked = read_plan(own), config.extraction()
-    asked["store"]["sites"] = as_object(plan.config.get("store", {})).get("sites")
-    return not differences(plan.config, asked)
+    plan = read_plan(own)
+    sites = as_object(plan.config.get("store", {})).get("sites")
+    return not differences(plan.config, config.extraction(sites=sites))
 
 
 def model_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:

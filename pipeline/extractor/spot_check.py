@@ -13,7 +13,7 @@ from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
 from strata_sae.pipeline.extractor.reuse import model_changes
 from strata_sae.pipeline.extractor.sequences import Span, batches, groups
 from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.canonical import Json, as_int, as_object
 from strata_sae.stores.format.encodings import dequantise, quantise, to_float32, to_stored

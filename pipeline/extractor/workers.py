@@ -19,8 +19,8 @@ import torch
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import extract, fill_and_finish, to_fill
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import StoreError
 from strata_sae.stores.format.commits import committed_units
 from strata_sae.stores.format.plan import MANIFEST, Plan

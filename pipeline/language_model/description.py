@@ -11,7 +11,7 @@ from strata_sae.pipeline.language_model.loading import config_from, tokenizer_fr
 from strata_sae.pipeline.language_model.quiet import quiet
 from strata_sae.pipeline.language_model.survey import survey
 from strata_sae.pipeline.language_model.tensors import check_headers
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.gguf import converted, demo_gguf
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import as_path
+from strata_sae.pipeline.settings import ModelSettings
 
 # Not "*.safetensors": repositories may carry the weights a second time, in another layout, under another name.
 _SAFETENSORS = ["model*.safetensors"]

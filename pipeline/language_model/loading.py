@@ -16,7 +16,7 @@ from strata_sae.pipeline.language_model.probes import probe
 from strata_sae.pipeline.language_model.quiet import first_line, quiet
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
 from strata_sae.pipeline.language_model.tensors import Report, check_report, check_tied
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.tensors import choose_device
 
 

@@ -17,7 +17,7 @@ from strata_sae.pipeline.language_model.identity import weight_files
 from strata_sae.pipeline.language_model.quiet import first_line, quiet
 from strata_sae.pipeline.language_model.survey import Survey, cut_above
 from strata_sae.pipeline.language_model.weightless import weightless
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 

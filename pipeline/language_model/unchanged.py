@@ -9,7 +9,7 @@ from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_
 from strata_sae.pipeline.language_model.gguf import demo_gguf
 from strata_sae.pipeline.language_model.identity import code_files, tokenizer_files, tokenizer_identity, weight_files
 from strata_sae.pipeline.language_model.loading import tokenizer_from
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 
 def compare_model(settings: ModelSettings, recorded: dict[str, Any]) -> Comparison:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import Filters
 from strata_sae.stores.front.aligned import Together

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from strata_sae.pipeline.config.recorded import differences
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.run import RunConfig, differences
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import as_object, parse_json
@@ -83,9 +82,8 @@ def satisfies(plan: Plan, config: RunConfig) -> bool:
     recorded = plan.config.get("store")
     if not set(store.sites) <= plan.sites.keys() or not isinstance(recorded, dict):
         return False
-    asked = config.extraction()
-    asked["store"] |= {key: value for key, value in recorded.items() if key in _MAY_DIFFER}
-    return not differences(plan.config, asked)
+    own = {key: value for key, value in recorded.items() if key in _MAY_DIFFER}
+    return not differences(plan.config, config.extraction(**own))
 
 
 def _finished(root: Path) -> Iterator[tuple[Path, Plan]]:
@@ -114,6 +112,6 @@ def _trained_on(config: RunConfig) -> set[str]:
     for record in config.run_path().glob("variants/*/config.json"):
         try:
             ids.add(str(as_object(parse_json(record.read_bytes(), record))["store_id"]))
-        except (OSError, StoreError, KeyError, ValueError):  # not ours to judge: training says what is wrong with it
+        except (OSError, StoreError, KeyError, ValueError):  # training refuses such a record, and says why
             continue
     return ids

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.runs import changed_keys, fingerprint
 from strata_sae.pipeline.trainer.groups import Job

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.variants import Route
 
 
 @dataclass(frozen=True)

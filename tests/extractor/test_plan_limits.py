@@ -16,7 +16,7 @@ import strata_sae.pipeline.extractor.limits as limits
 import strata_sae.stores.files.canonical as canonical
 import strata_sae.stores.format.plan as plan_module
 from strata_sae.pipeline.commands.app import app
-from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.extractor.described import LINES
 from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.limits import disk_bytes, filling_bytes, n_data_files, n_files

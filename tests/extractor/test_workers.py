@@ -16,7 +16,7 @@ import support.cheap_workers as cheap_workers
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.workers import _run, extract_with_workers
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, Plan, StoreError
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import TIMINGS

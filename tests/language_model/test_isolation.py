@@ -12,7 +12,7 @@ from strata_sae.pipeline.language_model import Capture, check_isolation, load, r
 from strata_sae.pipeline.language_model.isolation import SAME_ROW, isolates
 from strata_sae.pipeline.language_model.quiet import quiet
 from strata_sae.pipeline.language_model.sites import FAMILIES
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SITES = ["blocks.0.hook_attn_out", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
 LENGTHS = [[7, 1, 12, 5, 9], [20, 14]]  # longer than a sliding window of 4, shorter than it, and of one token

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import strata_sae.pipeline.extractor.workers as workers
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import Plan, StoreError, read_plan
 from strata_sae.stores.files.filesystem import FileSystem
 from support.small_store import fill_unit, stored_rows
