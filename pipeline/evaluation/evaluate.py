@@ -88,6 +88,16 @@ def evaluate(config: RunConfig, *, show_progress: bool = False) -> None:
         log.info("%s: %s: %s", run.path, ", ".join(sorted(unhashed)), UNHASHED)
 
 
+def scores_of(run: RunFolder) -> dict[str, dict[str, float | None]]:
+    """`<variant>@<site>` -> metric -> value, None where it is not defined, of every SAE of a run that is scored.
+
+    Raises: CheckpointError if a record is not what was written.
+    """
+    scored = [folder for folder in run.trained() if folder.metrics.exists()]
+    metrics = {folder.name: read_record(folder.metrics, Metrics).record.metrics for folder in scored}
+    return {name: {metric: found.value for metric, found in of_sae.items()} for name, of_sae in metrics.items()}
+
+
 def _summary(stores: Together) -> StoreSummary:
     """store.json. Raises: CheckpointError if the store's own description cannot be recorded."""
     try:
