@@ -4,12 +4,15 @@ To rename a key: raise VERSION, and say under the number before it, and under it
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
 JsonObject = dict[str, JsonValue]
+T = TypeVar("T")
 
-VERSION = 2
+VERSION: Final = 2
 """Of every record that is written now. A record without a number is of version 1."""
 
 RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
@@ -34,6 +37,32 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
 }
 """Version -> section -> a key that not every record of that version holds -> what its absence meant."""
 
+REWORDED: dict[int, dict[str, dict[str, str]]] = {
+    1: {
+        "definitions": {
+            "Mean number of nonzero codes of a row.": (
+                "Mean number of active latents of a row: those whose code is not 0."
+            ),
+            "E ||e||^2: squared error summed over the model width, averaged over rows.": (
+                "E ||e||^2: squared error summed over the columns, averaged over rows."
+            ),
+            "E ||e||^2 / d_model: squared error averaged over rows and model width.": (
+                "E ||e||^2 / d_out: squared error averaged over rows and columns."
+            ),
+            "Latents that fired on none of the scored rows. Falls as more rows are scored.": (
+                "Latents active on none of the scored rows. Falls as more rows are scored."
+            ),
+            "Latents that fired on at least one of the scored rows. Rises as more rows are scored.": (
+                "Latents active on at least one of the scored rows. Rises as more rows are scored."
+            ),
+            "Median over the alive latents of the share of rows on which the latent fires.": (
+                "Median over the alive latents of the share of rows on which the latent is active."
+            ),
+        },
+    },
+}
+"""Version -> section -> a text as that version put it -> the same in the words of the next version."""
+
 SECTIONS: dict[str, dict[str, str]] = {
     "config.yaml": {
         "training": "training",
@@ -49,6 +78,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "objective.*": "term",
         "resampling": "resampling",
     },
+    "metrics.json": {"": "metrics.json", "definitions": "definitions", "metrics.*": "definitions"},
 }
 """Kind of file -> where in it (keys joined by dots, * for any key) -> the section of the tables above that holds.
 
@@ -66,9 +96,13 @@ def migrated(data: JsonObject, kind: str, version: int) -> JsonObject:
     """
     for older in range(version, VERSION):
         for where, section in SECTIONS.get(kind, {"": kind}).items():
-            names, added = RENAMED_KEYS[older].get(section, {}), ADDED_KEYS[older].get(section, {})
-            data = _changed_at(data, [key for key in where.split(".") if key], _renaming(names, added))
+            data = _changed_at(data, [key for key in where.split(".") if key], partial(_reworded, older, section))
     return data
+
+
+def migrated_keys(values: Mapping[str, T], section: str) -> dict[str, T]:
+    """Values by key, such as a checkpoint's tensors, with the keys of any older version in today's words."""
+    return {new_name(section, key) or key: value for key, value in values.items()}
 
 
 def new_name(section: str, key: str) -> str | None:
@@ -79,8 +113,12 @@ def new_name(section: str, key: str) -> str | None:
     return None if name == key else name
 
 
-def _renaming(names: Mapping[str, str], added: JsonObject) -> Callable[[JsonObject], JsonObject]:
-    return lambda group: added | {names.get(key, key): value for key, value in group.items()}
+def _reworded(version: int, section: str, group: JsonObject) -> JsonObject:
+    """One group of a file in the words of the version after `version`."""
+    keys, texts = RENAMED_KEYS[version].get(section, {}), REWORDED[version].get(section, {})
+    return ADDED_KEYS[version].get(section, {}) | {
+        keys.get(key, key): texts.get(value, value) if isinstance(value, str) else value for key, value in group.items()
+    }
 
 
 def _changed_at(group: JsonObject, path: list[str], change: Callable[[JsonObject], JsonObject]) -> JsonObject:

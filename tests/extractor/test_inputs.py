@@ -30,7 +30,7 @@ from strata_sae.pipeline.extractor.spool import spool_documents
 from strata_sae.pipeline.extractor.workers import extract_with_workers
 from strata_sae.pipeline.input_files import Comparison
 from strata_sae.pipeline.language_model import compare_model, describe
-from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.trainer.train import train
 from support.extraction import extraction_config

@@ -2,7 +2,7 @@
 
 import pytest
 
-from strata_sae.pipeline.evaluation.characters import shown
+from strata_sae.pipeline.reading.context import shown
 from strata_sae.stores.format.vocabulary import Token
 
 TEXT = "机器 naïve 👩‍👩‍👧 नमस्ते"

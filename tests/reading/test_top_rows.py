@@ -1,19 +1,18 @@
-"""Which latents are shown, which rows, and the text around them."""
+"""Which latents are shown, and on which rows."""
 
 import pytest
 import torch
 
-from strata_sae.pipeline.evaluation.density import BINS_PER_DECADE, DECADES, density_histogram
-from strata_sae.pipeline.evaluation.examples import TopRows, choose_latents
 from strata_sae.pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.reading.top_rows import TopRows, choose_latents
 
 
 def test_latents_are_spread_over_the_ranks_of_density():
-    fired_E = torch.tensor([0, 100, 7, 50, 3, 900, 20, 1])
-    assert choose_latents(fired_E, 3, 3) == [1, 6, 4]  # candidates, densest first: 5 1 3 6 2 4
-    assert choose_latents(fired_E, 100, 3) == [5, 1, 3, 6, 2, 4]
-    assert choose_latents(fired_E, 2, 1000) == []
-    assert choose_latents(fired_E, 0, 3) == []
+    active_rows_E = torch.tensor([0, 100, 7, 50, 3, 900, 20, 1])
+    assert choose_latents(active_rows_E, 3, 3) == [1, 6, 4]  # candidates, densest first: 5 1 3 6 2 4
+    assert choose_latents(active_rows_E, 100, 3) == [5, 1, 3, 6, 2, 4]
+    assert choose_latents(active_rows_E, 2, 1000) == []
+    assert choose_latents(active_rows_E, 0, 3) == []
 
 
 def test_latents_of_equal_density_rank_by_number():
@@ -36,15 +35,3 @@ def test_top_rows_equal_a_sort_of_the_whole_split(batch, sparse):
         ranked = sorted(((-value, row) for row, value in enumerate(values_BE[:, latent].tolist()) if value > 0))[:6]
         assert found == [(5000 + 3 * row, -value) for value, row in ranked]
     assert len(top.found()[4]) == 1
-
-
-def test_density_histogram_counts_every_alive_latent_once():
-    fired_E = torch.tensor([0, 1, 10, 10, 99, 100, 1000])
-    histogram = density_histogram(fired_E, 1000)
-    edges, counts = histogram["log10_edges"], histogram["counts"]
-    assert len(edges) == len(counts) + 1 == BINS_PER_DECADE * DECADES + 1
-    assert sum(counts) == 6
-    assert counts[edges.index(-3.0)] == 1
-    assert counts[edges.index(-2.0)] == 2
-    assert counts[-1] == 1  # fires on every row
-    assert density_histogram(torch.tensor([1]), 10**9)["counts"][0] == 1
