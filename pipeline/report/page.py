@@ -8,12 +8,25 @@ from plotly.offline import get_plotlyjs
 
 from strata_sae.pipeline.pages.page import file_text, policy, template
 from strata_sae.pipeline.pages.text import script_json, visible
-from strata_sae.pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
+from strata_sae.pipeline.report.facts import (
+    environment_facts,
+    run_facts,
+    statement,
+    store_facts,
+    uneven_sites,
+    variant_facts,
+)
 from strata_sae.pipeline.report.leaves import record_tables
-from strata_sae.pipeline.report.mixing import HEADS, mixing_table
-from strata_sae.pipeline.report.results import curve_definitions, definitions, pretty, result_tables, results_csv
+from strata_sae.pipeline.report.results import (
+    MIXING_HEADS,
+    curve_definitions,
+    definitions,
+    mixing_table,
+    pretty,
+    result_tables,
+    results_csv,
+)
 from strata_sae.pipeline.report.run_data import Run, Trained, read_run
-from strata_sae.pipeline.report.statement import statement
 from strata_sae.pipeline.runs import RunFolder, write_bytes
 from strata_sae.pipeline.runs.evaluation_records import Histogram
 from strata_sae.pipeline.runs.migration import JsonObject
@@ -50,7 +63,7 @@ def render(run: Run, title: str | None) -> str:
         statement=statement(run),
         run_facts=run_facts(run),
         store_facts=store_facts(run),
-        mixing_heads=HEADS,
+        mixing_heads=MIXING_HEADS,
         mixing_table=mixing_table(run),
         uneven=uneven_sites(run),
         tables=result_tables(run),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import support.scored_run as scored_run
-from strata_sae.pipeline.report.facts import UNKNOWN
+from strata_sae.pipeline.pages.text import UNKNOWN
 from strata_sae.pipeline.report.leaves import ADDED_UP
 from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.run_data import read_run
