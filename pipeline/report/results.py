@@ -6,7 +6,6 @@ import re
 from typing import NamedTuple
 
 from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, show
-from strata_sae.pipeline.report.leaves import loader_totals
 from strata_sae.pipeline.report.run_data import Run, Trained
 from strata_sae.pipeline.runs.records import CurveLine, LoaderLine
 
@@ -34,6 +33,9 @@ CURVE_DEFINITIONS = {
     "for the orthogonality term to push them apart.",
 }
 ONLY_IN_CSV = ("sse", "alive_latents")
+COUNTED = ("waits", "n_bytes", "steps")
+ADDED_UP = tuple(name for name in LoaderLine.model_fields if name.endswith("seconds") or name in COUNTED)
+"""Keys of the loader's log whose lines are summed; the others are alike in all lines of one batch size and seed."""
 MIXING_HEADS = ("batches of", "documents in one", "positions in one", "variance ratio", "read", "decoding", "waiting")
 SHOWN = "mixing/documents_ratio"
 
@@ -146,6 +148,17 @@ def results_csv(run: Run) -> str:
         cells += [sae.metrics.split, sae.metrics.n_rows, sae.metrics.store_id] if sae.metrics else [None] * 3
         writer.writerow([csv_cell(cell) for cell in [*cells, *(sae.value(name) for name in units)]])
     return text.getvalue()
+
+
+def loader_totals(lines: list[LoaderLine]) -> list[LoaderLine]:
+    """The lines of a loader's log, added up for each batch size and seed; of what is no sum, the last."""
+    totals: dict[tuple[int, int], LoaderLine] = {}
+    for line in lines:
+        key = (line.batch_size, line.seed)
+        before = totals.get(key)
+        sums = {name: getattr(before, name) + getattr(line, name) for name in ADDED_UP} if before else {}
+        totals[key] = line.model_copy(update=sums)
+    return list(totals.values())
 
 
 def mixing_table(run: Run) -> list[tuple[str, list[str]]]:
