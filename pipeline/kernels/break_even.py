@@ -16,7 +16,7 @@ from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Shares of active latents that are tried."""
-# The highest seen on any machine was 0.30 (docs/log.md, 2026-11-21); above it full matrices are faster for certain.
+# The highest seen on any machine was 0.30 (docs/log.md, 2026-11-21); beyond, full matrices are taken.
 LARGEST_SHAPE = (512, 4096)
 """Rows and latents that are measured at most (counts): beyond, both costs grow alike."""
 

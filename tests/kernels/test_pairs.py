@@ -26,9 +26,9 @@ def random(*shape: int, seed: int) -> Tensor:
 def codes() -> SparseCodes:
     """Rows of many lengths, one of them empty, and a latent that is never active."""
     shares_B = torch.linspace(0.1, 0.7, B)[:, None]
-    on_BE = torch.rand(B, E, generator=torch.Generator().manual_seed(0)) < shares_B
-    on_BE[3], on_BE[:, 7] = False, False
-    return DenseCodes(on_BE.double()).to_sparse()
+    active_BE = torch.rand(B, E, generator=torch.Generator().manual_seed(0)) < shares_B
+    active_BE[3], active_BE[:, 7] = False, False
+    return DenseCodes(active_BE.double()).to_sparse()
 
 
 def together(ops: ModuleType, c: SparseCodes, least_E: Tensor, first: int = 0, stop: int = E) -> RowPairs:
@@ -48,8 +48,8 @@ def dense(c: SparseCodes, pairs: RowPairs, values: Tensor) -> Tensor:
 def test_pairs_together_equal_the_dense_product(backend, least, first, stop):
     c, least_E = codes(), torch.full((E,), least, dtype=torch.int32)
     least_E[::4] = 2  # the smaller of two decides
-    on_BE = c.to_dense()
-    expected_EE = (on_BE.T @ on_BE).triu(1)
+    active_BE = c.to_dense()
+    expected_EE = (active_BE.T @ active_BE).triu(1)
     expected_EE[expected_EE < torch.minimum(least_E[:, None], least_E)] = 0
     expected_EE[:first], expected_EE[stop:] = 0, 0
     pairs = together(backend, c, least_E, first, stop)
