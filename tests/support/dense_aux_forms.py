@@ -36,7 +36,7 @@ def dictionary_learning(at: Any, settings: Any) -> Tensor:
 
 
 def openai(at: Any, settings: Any) -> Tensor:
-    """Pre-activations of latents that are not dead count as 0; both sides of the error have the bias, one as a constant."""
+    """Pre-activations of latents that are not dead count as 0; both sides of the error hold the bias."""
     dead_E = torch.zeros(at.dense.pre.shape[1], dtype=torch.bool) if at.dead is None else at.dead
     k = min(settings.k_aux or 256, at.dense.pre.shape[1])
     values_BK, indices_BK = (at.dense.pre * dead_E).topk(k, dim=1)
