@@ -8,7 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
 from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
-from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
+from strata_sae.pipeline.kernels.machine.reference import RowPairs, partner_offsets
 
 B, E, M = 17, 30, 70
 
@@ -32,8 +32,7 @@ def codes() -> SparseCodes:
 
 
 def together(ops: ModuleType, c: SparseCodes, least_E: Tensor, first: int = 0, stop: int = E) -> RowPairs:
-    entries = (c.indices_P, c.rows_P, c.offsets, c.by_latent)
-    return RowPairs(c, *ops.pairs_together(*entries, partner_offsets(c), least_E, first, stop))
+    return ops.pairs_together(c.entries, partner_offsets(c.entries), least_E, first, stop)
 
 
 def dense(c: SparseCodes, pairs: RowPairs, values: Tensor) -> Tensor:
@@ -73,8 +72,8 @@ def test_dots_and_sums_equal_dense_products(backend, least, n_threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(n_threads)
-        dots = backend.pair_dots(W_EM, c.indices_P, pairs.offsets, pairs.partners)
-        backend.add_pair_sums(W_EM, c.indices_P, c.offsets, pairs.offsets, pairs.partners, weights, found_EM)
+        dots = backend.pair_dots(W_EM, c.entries, pairs)
+        backend.add_pair_sums(W_EM, c.entries, pairs, weights, found_EM)
     finally:
         torch.set_num_threads(before)
     is_pair_EE = dense(c, pairs, torch.ones_like(weights))
