@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 @cache
 def measured_break_even(batch_size: int, d_sae: int, d_model: int, device: str = "cpu") -> float:
     """The density at which a step costs the same with sparse and with dense codes; kept for the process, and logged."""
+    # Random numbers do: costs depend on shapes and on how many latents are active, not on which.
     generator = torch.Generator().manual_seed(0)
     n_rows, n_latents = min(batch_size, LARGEST_SHAPE[0]), min(d_sae, LARGEST_SHAPE[1])
     x_BM, W_EM = (torch.randn(n, d_model, generator=generator).to(device) for n in (n_rows, n_latents))

@@ -13,6 +13,7 @@ from strata_sae.pipeline.kernels.machine.compiled.certified import ROUNDING
 
 LATENTS_AT_ONCE = 2048
 """Latents of a tile, at least (count): narrower products run slower."""
+# With that kept, a tile has all rows of the batch where the buffer allows it: W, the largest matrix, is then read once.
 
 
 Sums = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -135,6 +136,7 @@ def latent_tiles(
     """
     width = _latents_at_once(x0_BM, buffer)
     for first in range(0, W_EM.shape[0], width):
+        # The bias is left to the loop that reads the tile next: added here, it would cost a pass over the tile.
         W, b = W_EM[first : first + width], b_E[first : first + width]
         shape = block_BM.shape[0], W.shape[0]
         yield first, torch.mm(block_BM, W.T, out=buffer.view(-1)[: shape[0] * shape[1]].view(shape)), b
