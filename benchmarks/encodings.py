@@ -120,10 +120,10 @@ def extracted(folder: Path) -> Path:
     """A store of a few tokens of the demo's text."""
     from extract import config
 
-    from strata_sae.pipeline.extractor.workers import extract_with_workers
+    from strata_sae.pipeline.extractor.extract import extract
 
     settings = config(folder / "extracted", "bfloat16")
-    extract_with_workers(settings, 1, show_progress=False)
+    extract(settings, show_progress=False)
     return settings.store_path()
 
 

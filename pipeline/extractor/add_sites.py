@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.extract import fill_and_finish
-from strata_sae.pipeline.extractor.reuse import model_changes
+from strata_sae.pipeline.extractor.filling import fill_and_finish
+from strata_sae.pipeline.extractor.provenance import model_changes
 from strata_sae.pipeline.language_model import Description, describe
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError

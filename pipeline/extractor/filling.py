@@ -1,6 +1,8 @@
-"""Filling one unit: forward batches in, rows in plan order out, written by a thread while the next batch runs."""
+"""The model is run over the units that are missing; a thread writes their rows while the next batch runs."""
 
+import logging
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,21 +13,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
-from strata_sae.pipeline.extractor.sequences import Span, batches, groups
-from strata_sae.pipeline.language_model import Capture
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import Capture, check_isolation, load
+from strata_sae.pipeline.language_model.inputs import Inputs, Span, batches, groups, unit_spans
+from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.progress import Progress
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.shard_records import shard_records
+from strata_sae.stores.format.sizes import unit_bytes
 from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.reading.columns import committed_columns, is_calibrated
 from strata_sae.stores.writing.calibration import commit_calibration
+from strata_sae.stores.writing.finishing import finish, next_unit, recover
 from strata_sae.stores.writing.timings import write_timing
 from strata_sae.stores.writing.units import UnitWriter
 
+log = logging.getLogger(__name__)
+
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
 """What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""
+
+
+def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_progress: bool) -> None:
+    """Run the model over the units that are missing, and finish the store."""
+    files = FileSystem()
+    missing = recover(files, path, plan)
+    if len(missing) < plan.n_units:
+        log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
+    if missing:
+        _check_space(path, plan, missing)
+        _fill(settings, files, path, plan, len(missing), show_progress)
+    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
+
+
+def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:
+    needed = sum(unit_bytes(plan, unit) for unit in missing)
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise ConfigError(
+            f"store.path: {path} needs {needed:,} more bytes and its disk has {free:,} free; "
+            f"make room, then run the same command again: what is there is kept"
+        )
+
+
+def _fill(
+    settings: ModelSettings, files: FileSystem, path: Path, plan: Plan, n_missing: int, show_progress: bool
+) -> None:
+    rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
+    capture = load(settings, list(plan.sites))
+    if plan.config["corpus"].get("isolate_documents", False):
+        check_isolation(capture)
+    with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=show_progress) as bar:
+        filler = UnitFiller(files, path, plan, capture, bar.advance)
+        taken: set[int] = set()
+        while (unit := next_unit(path, plan, taken)) is not None:
+            filler.fill(unit)
+            taken.add(unit)
+        filler.close()
 
 
 class UnitFiller:

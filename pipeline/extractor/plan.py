@@ -1,8 +1,10 @@
 """The plan step: text is tokenised and every row of the store is fixed, before any weight of the model is read."""
 
 import logging
+import platform
 import uuid
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,9 @@ import numpy as np
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.recorded import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.arrange import Arrangement, arrange
-from strata_sae.pipeline.extractor.described import Planned, describe_draft
-from strata_sae.pipeline.extractor.inputs import check_inputs
-from strata_sae.pipeline.extractor.limits import check_draft, check_settings
-from strata_sae.pipeline.extractor.reuse import model_changes, reusable
-from strata_sae.pipeline.extractor.runner import runner
-from strata_sae.pipeline.extractor.spool import spool_documents
+from strata_sae.pipeline.extractor.costs import Planned, check_draft, check_settings, describe_draft
+from strata_sae.pipeline.extractor.provenance import check_inputs, model_changes
+from strata_sae.pipeline.extractor.spool import Arrangement, arrange, spool_documents
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model import (
     FAMILIES,
@@ -68,18 +66,14 @@ def planned(config: RunConfig, *, show_progress: bool) -> Plan:
         return _write(path, config, draft)
 
 
-def describe_plan(config: RunConfig, *, show_progress: bool) -> str:
-    """What the store would hold and cost, in words; writes nothing that stays."""
-    reuse = reusable(config)
-    if reuse.stores:
-        return "\n".join(reuse.lines)
+def described(config: RunConfig, *, show_progress: bool) -> list[str]:
+    """The lines that `planned` would log; writes nothing that stays. Raises: as `planned`."""
     path = config.store_path()
     if (path / PLAN).is_file():
         plan, lines = _existing(path, config)
-        found = f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
-        return "\n".join([found, *lines])
+        return [f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}", *lines]
     with _drafted(config, show_progress=show_progress) as draft:
-        return "\n".join([*reuse.lines, _described(config, draft)])
+        return _described(config, draft).splitlines()
 
 
 class _drafted:
@@ -219,3 +213,19 @@ def _calibration(config: RunConfig, arrangement: Arrangement) -> dict[str, Any] 
     if config.store.encoding != "int8":
         return None
     return {"rows": sample_spans(arrangement.splits["train"], config.corpus.context_length)}
+
+
+PACKAGES = ("strata-sae", "numpy", "numcodecs", "zstandard", "google-crc32c")
+"""What the bytes of a store go through. The model's own software is in `provenance.model.software`."""
+
+
+def runner() -> dict[str, Any]:
+    """{python, packages: {name: version}}; a version is null where a package is used without being installed."""
+    return {"python": platform.python_version(), "packages": {name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -9,7 +9,7 @@ from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import BadRow, describe, read_documents
 from strata_sae.pipeline.extractor.noted import Noted
-from strata_sae.pipeline.extractor.read_files import ReadFiles
+from strata_sae.pipeline.extractor.provenance import ReadFiles
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
 
 

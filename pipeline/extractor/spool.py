@@ -2,7 +2,9 @@
 
 import hashlib
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 from strata_sae.pipeline.progress import Progress
+from strata_sae.stores.format.permutation import permutation
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,107 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_p
 def sequence_hash(tokens: bytes) -> bytes:
     """16 bytes that stand for a sequence of token ids (little-endian int32)."""
     return hashlib.blake2b(tokens, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The documents of a spool in plan order; a row is a token."""
+
+    spool: Spool
+    order: np.ndarray
+    """int64 [D]: place in the spool of the document that comes d-th; held-out documents are last."""
+    splits: dict[str, tuple[int, int]]
+    """Rows of `train` and of `heldout`: first, and one past the last."""
+    copies: int
+    """Documents with the tokens of one that was drawn before them, drawn again or met at another place."""
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First row of each document in plan order, and the number of rows: int64 [D+1]."""
+        return _starts(self.spool, self.order)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all."""
+        return int(self.starts[-1])
+
+    def blocks(self, rows_per_block: int) -> Iterator[dict[str, np.ndarray]]:
+        """The token map in plan order, `rows_per_block` rows at a time, fewer in the last.
+
+        Each block: token_id int32, document int64, position int32 (place in the document), flags uint8.
+        """
+        for start in range(0, self.n_rows, rows_per_block):
+            yield self.rows(start, min(start + rows_per_block, self.n_rows))
+
+    def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """The token map of rows start..stop-1, of which there is one or more."""
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, stop, side="left"))
+        bounds = np.clip(self.starts[first : last + 1], start, stop)
+        place = np.repeat(np.arange(first, last), np.diff(bounds))  # of each row's document, in plan order
+        position = np.arange(start, stop) - self.starts[place]
+        spooled = self.spool.starts[self.order[place]] + position
+        return {
+            "token_id": self.spool.token_id[spooled].astype(np.int32, copy=False),
+            "document": self.spool.document[self.order[place]],
+            "position": position.astype(np.int32),
+            "flags": self.spool.flags[spooled],
+        }
+
+
+def arrange(spool: Spool, corpus: CorpusSettings, seed: int) -> Arrangement:
+    """Hold documents out, and order the rest. All documents of the same tokens are on one side.
+
+    Raises: ConfigError where `heldout_fraction` leaves no document to train on.
+    """
+    original = spool.document[first_of_its_tokens(spool)]
+    originals = np.unique(original)
+    held_out = np.isin(original, _held_out(np.unique(spool.document), originals, corpus.heldout_fraction, seed))
+    n_documents = len(original)
+    order = permutation(["document order", seed], n_documents) if corpus.shuffle_documents else np.arange(n_documents)
+    order = np.concatenate([order[~held_out[order]], order[held_out[order]]])
+    n_training = n_documents - int(held_out.sum())
+    starts = _starts(spool, order)
+    boundary, n_rows = int(starts[n_training]), int(starts[-1])
+    splits = {"train": (0, boundary), "heldout": (boundary, n_rows)}
+    return Arrangement(spool, order, splits, n_documents - len(originals))
+
+
+def first_of_its_tokens(spool: Spool) -> np.ndarray:
+    """Place in the spool of the first document with the tokens of each: int64 [D].
+
+    A document that was cut to fit `n_tokens` has the tokens it had before as well as those that were kept: it belongs
+    to the copies of either, and so do these to each other.
+    """
+    _, first, number = np.unique(spool.sequence, return_index=True, return_inverse=True)
+    original = first[number.reshape(-1)]
+    same_as_cut: dict[bytes, int] = {}
+    for place, kept in spool.cut.items():
+        twins = np.flatnonzero(spool.sequence == kept)[:1].tolist()
+        for twin in [*twins, same_as_cut.setdefault(kept, place)]:
+            one, other = sorted((int(original[place]), int(original[twin])))
+            original[original == other] = one
+    return original
+
+
+def _held_out(documents: np.ndarray, originals: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A seeded choice of round(fraction * originals), at least one where the fraction is not 0.
+
+    All documents are permuted, and the copies then passed over, so that a copy somewhere changes little of the choice.
+    """
+    if fraction == 0.0:
+        return originals[:0]
+    n_heldout = max(1, round(fraction * len(originals)))
+    if n_heldout >= len(originals):
+        raise ConfigError(
+            f"corpus.heldout_fraction: {fraction} of {len(originals)} document(s), copies counted once, leaves none to "
+            f"train on; use more documents (`separator` cuts a text file), a lower fraction, or 0 (then nothing is "
+            f"held out for evaluation)"
+        )
+    permuted = documents[permutation(["held-out documents", seed], len(documents))]
+    return permuted[np.isin(permuted, originals)][:n_heldout]
+
+
+def _starts(spool: Spool, order: np.ndarray) -> np.ndarray:
+    lengths = np.diff(spool.starts)[order]
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])

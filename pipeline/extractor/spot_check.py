@@ -9,10 +9,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
-from strata_sae.pipeline.extractor.reuse import model_changes
-from strata_sae.pipeline.extractor.sequences import Span, batches, groups
+from strata_sae.pipeline.extractor.provenance import model_changes
 from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
+from strata_sae.pipeline.language_model.inputs import Inputs, Span, batches, groups, unit_spans
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.format.encodings import to_float32, to_stored

@@ -11,9 +11,8 @@ import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered
+from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered, is_template
 from strata_sae.pipeline.extractor.documents import BadRow, Document
-from strata_sae.pipeline.extractor.spans import is_template
 from strata_sae.pipeline.language_model import GivenBack
 
 BOS = 1

@@ -5,13 +5,11 @@
 """
 
 from strata_sae.pipeline.language_model.capture import Capture
-from strata_sae.pipeline.language_model.description import Description, describe
 from strata_sae.pipeline.language_model.isolation import SAME_ROW, restarted_positions
-from strata_sae.pipeline.language_model.loading import load, load_tokenizer
-from strata_sae.pipeline.language_model.probes import PROBES, assumptions, check_isolation
+from strata_sae.pipeline.language_model.loading import Description, compare_model, describe, load, load_tokenizer
+from strata_sae.pipeline.language_model.probe import PROBES, assumptions, check_isolation
 from strata_sae.pipeline.language_model.sites import FAMILIES
 from strata_sae.pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes, token_texts
-from strata_sae.pipeline.language_model.unchanged import compare_model
 
 __all__ = [
     "FAMILIES",

@@ -2,20 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file
 from strata_sae.pipeline.language_model.capture import Capture
-from strata_sae.pipeline.language_model.folder import model_folder
-from strata_sae.pipeline.language_model.identity import weight_files
-from strata_sae.pipeline.language_model.json_files import check_config
-from strata_sae.pipeline.language_model.probes import probe
-from strata_sae.pipeline.language_model.quiet import first_line, quiet
+from strata_sae.pipeline.language_model.folder import demo_gguf, model_folder
+from strata_sae.pipeline.language_model.identity import (
+    check_config,
+    code_files,
+    software,
+    tokenizer_files,
+    tokenizer_identity,
+    weight_files,
+    weights_identity,
+)
+from strata_sae.pipeline.language_model.isolation import isolates
+from strata_sae.pipeline.language_model.probe import probe
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
-from strata_sae.pipeline.language_model.tensors import Report, check_report, check_tied
+from strata_sae.pipeline.language_model.tensors import Report, check_headers, check_report, check_tied
+from strata_sae.pipeline.language_model.transformers_library import first_line, quiet
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.tensors import choose_device
 
@@ -118,3 +128,102 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
             f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
             f"are the files complete, and is the architecture one that the installed transformers knows?"
         ) from error
+
+
+@dataclass(frozen=True)
+class Description:
+    """The width of every site, and which model this is."""
+
+    widths: dict[str, int]
+    provenance: dict[str, Any]
+    """Goes into plan.json and is hashed: no paths, user names, tokens, times."""
+    max_positions: int | None
+    """Longest sequence the model was made for (tokens); null where its config does not say."""
+    n_embeddings: int | None
+    """Token ids that the model knows, from 0 on; null where its config does not say."""
+    isolates: bool
+    """Whether documents packed into one sequence can be kept from seeing each other."""
+
+
+def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
+    """Widths from the config alone; provenance from the files' bytes (a hub model is downloaded for that).
+
+    Raises: ConfigError if the model cannot be found, has no such site, or its weights are not those of its config.
+    """
+    source = model_folder(settings)
+    config = config_from(source.path, settings)
+    with quiet():
+        found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
+    check_headers(source.path, settings, config, found)
+    provenance = {
+        "model": source.name,
+        "revision": source.revision,
+        "gguf_sha256": source.gguf_sha256,
+        "architecture": found.architecture,
+        "dtype": settings.dtype,
+        "attention": found.attention,
+        "trust_remote_code": settings.trust_remote_code,
+        "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
+        "tokenizer": tokenizer_identity(source.path, tokenizer_from(source.path, settings)),
+        "software": software(),
+        **weights_identity(source.path, with_code=settings.trust_remote_code),
+    }
+    return Description(
+        widths={name: found.widths[name] for name in sites},
+        provenance=provenance,
+        max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        n_embeddings=getattr(config.get_text_config(), "vocab_size", None),
+        isolates=isolates(config.model_type, found.attention),
+    )
+
+
+def compare_model(settings: ModelSettings, recorded: dict[str, Any]) -> Comparison:
+    """Weights, config and tokenizer as they are now beside what `describe` recorded of them.
+
+    A file that was read and is not there can have been replaced by nothing: it is not compared.
+    """
+    try:
+        return Comparison.of(_parts(settings, recorded)).under("model.path")
+    except ConfigError as error:
+        return Comparison(unknown=(str(error),))
+
+
+def _parts(settings: ModelSettings, recorded: dict[str, Any]) -> Iterator[Comparison]:
+    folder = Path(settings.path).expanduser()
+    if settings.path == "demo" or folder.suffix == ".gguf":
+        file = demo_gguf() if settings.path == "demo" else folder
+        yield compare_file(file.name, recorded["gguf_sha256"], file)
+    elif folder.is_dir():
+        yield from _folder(folder, settings, recorded)
+    elif recorded["revision"] is None:
+        yield Comparison(unknown=(f"there is no folder {folder.name}",))
+    else:
+        yield compare_commit("model", settings.path, settings.revision, recorded["revision"])
+
+
+def _folder(folder: Path, settings: ModelSettings, recorded: dict[str, Any]) -> Iterator[Comparison]:
+    weights = {path.name: path for path in weight_files(folder)} if _has_weights(folder) else {}
+    yield from _files(folder, recorded["weight_files_sha256"], weights)
+    yield compare_file("config.json", recorded["config_sha256"], folder / "config.json")
+    if "code_files_sha256" in recorded:
+        yield from _files(folder, recorded["code_files_sha256"], {path.name: path for path in code_files(folder)})
+    tokenizer = recorded["tokenizer"]
+    if "tokenizer_files_sha256" in tokenizer:
+        now = {path.name: path for path in tokenizer_files(folder)}
+        yield from _files(folder, tokenizer["tokenizer_files_sha256"], now)
+    elif now := {path.name: path for path in tokenizer_files(folder)}:  # a plan of before these were recorded
+        found = tokenizer_identity(folder, tokenizer_from(folder, settings))
+        changed = (key for key, value in tokenizer.items() if found[key] != value)
+        yield Comparison(tuple(f"tokenizer.{key}: was {tokenizer[key]}, is {found[key]}" for key in changed))
+
+
+def _files(folder: Path, recorded: dict[str, str], now: dict[str, Path]) -> Iterator[Comparison]:
+    for name in sorted(recorded.keys() | now.keys()):
+        yield compare_file(name, recorded.get(name), now.get(name, folder / name))
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except ConfigError:  # none, or not all: each that was recorded is looked at by its name
+        return False

@@ -13,8 +13,9 @@ from strata_sae.pipeline.config.corpus import SOURCES
 from strata_sae.pipeline.config.recorded import differences
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import READERS
+from strata_sae.pipeline.extractor.extract import describe_plan
 from strata_sae.pipeline.extractor.noted import lines
-from strata_sae.pipeline.extractor.plan import describe_plan, planned
+from strata_sae.pipeline.extractor.plan import planned
 from support.corpora import ROW_KINDS, drain, write_rows
 from support.extraction import extraction_config
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from strata_sae.pipeline.language_model import Capture, load
-from strata_sae.pipeline.language_model.quiet import quiet
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.model_settings import ModelSettings
 
 N_LAYERS = 3

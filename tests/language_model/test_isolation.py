@@ -10,8 +10,8 @@ import strata_sae.pipeline.language_model.isolation as isolation
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import Capture, check_isolation, load, restarted_positions
 from strata_sae.pipeline.language_model.isolation import SAME_ROW, isolates
-from strata_sae.pipeline.language_model.quiet import quiet
 from strata_sae.pipeline.language_model.sites import FAMILIES
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.model_settings import ModelSettings
 
 SITES = ["blocks.0.hook_attn_out", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import FAMILIES, PROBES, Capture, assumptions, check_isolation, load
-from strata_sae.pipeline.language_model.probes import allowed_difference, probe
-from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model.probe import allowed_difference, probe
 from strata_sae.pipeline.language_model.sites import Site
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.model_settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

@@ -163,9 +163,7 @@ def _corpus_verdict(world: World, rows: Rows, data: bytes, trees: Any, skip: boo
     }
     MUTATED.write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "strata_sae.pipeline.extractor.extract.fill_and_finish", lambda *_, **__: None
-        )  # the plan says it all
+        patch.setattr("strata_sae.pipeline.extractor.extract.fill", lambda *_, **__: None)  # the plan says it all
         done = strata("extract", str(MUTATED))
     if done.code != 0 or done.trace:
         return refused(done.problem(Path(rows.path).name, "corpus."), case)

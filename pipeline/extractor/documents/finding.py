@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.dataset_folder import is_saved_dataset
 from strata_sae.pipeline.extractor.documents.files import head_of, printable
 from strata_sae.pipeline.paths import as_path
 
 _KEY = "corpus.sources: paths"
+# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave in their folder.
+SAVED_DATASET, SAVED_DATASETS = "state.json", "dataset_dict.json"
 
 
 def matching(patterns: list[str]) -> list[Path]:
@@ -50,6 +51,18 @@ def _folder_advice(folder: Path, pattern: str) -> str:
     if is_saved_dataset(folder):
         return f" that `save_to_disk` wrote; use `kind: dataset`, `path: {pattern}`"
     return f"; name its files: {pattern.rstrip('/')}/*"
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote the folder."""
+    return (folder / SAVED_DATASETS).is_file() or (
+        (folder / SAVED_DATASET).is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def local_files(folder: Path) -> list[Path]:
+    """The files of a local folder in the form of a dataset, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def check_is_no_table(path: Path) -> None:

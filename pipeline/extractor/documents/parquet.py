@@ -6,11 +6,9 @@ from typing import Any
 
 from strata_sae.pipeline.config.corpus import Parquet
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.contents import compression, foreign
-from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, one_line
-from strata_sae.pipeline.extractor.documents.files import head_of, needed, printable
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, from_row, no_column, one_line
+from strata_sae.pipeline.extractor.documents.files import compression, foreign, head_of, needed, printable
 from strata_sae.pipeline.extractor.documents.finding import matching
-from strata_sae.pipeline.extractor.documents.rows import from_row, no_column
 
 BATCH_ROWS = 256
 _MAGIC = (b"PAR1", b"PARE")

@@ -1,16 +1,21 @@
 """The corpus and the model as they lie there now, beside what a plan recorded of them when it was made."""
 
+import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.corpus import Source
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.files import printable
-from strata_sae.pipeline.extractor.read_files import files_of
-from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file, shown
+from strata_sae.pipeline.extractor.documents.finding import local_files, matching
+from strata_sae.pipeline.input_files import Comparison, FileState, compare_commit, compare_file, shown
 from strata_sae.pipeline.language_model import compare_model
+from strata_sae.pipeline.paths import as_path
+from strata_sae.pipeline.runs import changed_keys
 from strata_sae.stores.format.plan import Plan
 
 _NOT_A_RECORD = (KeyError, IndexError, TypeError, AttributeError)
@@ -132,3 +137,71 @@ def _same_name(name: str, hashes: list[str | None], paths: list[Path]) -> Iterat
 
 def _there(n_files: int) -> str:
     return {0: "absent", 1: "there"}.get(n_files, f"there {n_files} times")
+
+
+def files_of(source: Source) -> list[Path]:
+    """The files that a source would be read from now, in their order; empty for one that is not read from files."""
+    if source.kind == "dataset":
+        return local_files(as_path(source.path, "corpus.sources: path"))
+    found: set[Path] = set()
+    for pattern in getattr(source, "paths", []):
+        with suppress(ConfigError):  # no such file now
+            found |= set(matching([pattern]))
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+class ReadFiles:
+    """The files of a source as they lay there when reading began."""
+
+    def __init__(self, source: Source, label: str) -> None:
+        self._label = label
+        self._states = {path: _state(path) for path in files_of(source)}
+        self._all = source.kind == "dataset"  # whoever reads a folder as a dataset reads which of its files it wants
+
+    def all_read(self) -> None:
+        """The source came to its end."""
+        self._all = True
+
+    def parted(self, origins: Iterable[Path | str]) -> tuple[list[Path | str], list[str] | None]:
+        """(the files up to the last one with a document in the store, the names of those after it).
+
+        A source that is not read from files: its origins, and None.
+        """
+        if not self._states:
+            return list(origins), None
+        paths = list(self._states)
+        place = {path: number for number, path in enumerate(paths)}
+        if unknown := [path for path in origins if path not in place]:
+            raise self._changed(unknown[0])
+        read = len(paths) if self._all else max((place[Path(path)] + 1 for path in origins), default=0)
+        return list(paths[:read]), [printable(path.name) for path in paths[read:]]
+
+    def check_unchanged(self, paths: Iterable[Path | str]) -> None:
+        """Raises: ConfigError for a file whose size, time of change or inode is not what it was."""
+        for path in paths:
+            if Path(path) in self._states and _state(Path(path)) != self._states[Path(path)]:
+                raise self._changed(path)
+
+    def _changed(self, path: Path | str) -> ConfigError:
+        return ConfigError(
+            f"{self._label}: {path} changed while it was read; when it is complete, run the same command again"
+        )
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = FileState.of(os.stat(path))
+    except OSError:  # the reader says so, or it is gone
+        return None
+    return found.n_bytes, found.mtime_ns, found.inode  # not ctime: a hard link or a new mode is no new content
+
+
+def model_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two models' provenance, a line each; hooks only at sites that both have.
+
+    What was not recorded yet when the first was made is not compared.
+    """
+    both = recorded.get("hooks", {}).keys() & now["hooks"].keys()
+    then, today = (record | {"hooks": {site: record["hooks"][site] for site in both}} for record in (recorded, now))
+    tokenizer = {key: value for key, value in now["tokenizer"].items() if key in recorded.get("tokenizer", {})}
+    return changed_keys(then, {k: v for k, v in (today | {"tokenizer": tokenizer}).items() if k in then})

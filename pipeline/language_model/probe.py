@@ -11,7 +11,7 @@ from torch import Tensor
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.isolation import SAME_ROW, restarted_positions
-from strata_sae.pipeline.language_model.quiet import first_line
+from strata_sae.pipeline.language_model.transformers_library import first_line
 
 log = logging.getLogger(__name__)
 
