@@ -5,10 +5,13 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.os_errors import explain
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What JSON can hold."""
 
 # A store's JSON may have no more than these: a few bytes of it can take a hundred in memory.
 MAX_JSON_BYTES = 64 * 2**20
