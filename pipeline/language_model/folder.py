@@ -7,10 +7,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.input_files import file_sha256
@@ -183,7 +182,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         ) from error
 
 
-def _check_whole(gguf: Path, info: Mapping[str, Any]) -> None:
+def _check_whole(gguf: Path, info: Mapping[str, Collection[str]]) -> None:
     """A file holds its own config, so nothing may be left over. Raises: ConfigError naming what loading reported."""
     reported = {name: sorted(map(str, found)) for name, found in info.items() if found}
     if reported:

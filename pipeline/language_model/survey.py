@@ -1,11 +1,10 @@
-"""What a model does, found without its weights: which modules run, in which order, and how wide each site is."""
+"""A model without its weights: which modules run, in which order, and how wide each site is."""
 
 import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.capture import attach, rows_per_position
 from strata_sae.pipeline.language_model.sites import Site, resolve
-from strata_sae.pipeline.language_model.transformers_library import first_line
+from strata_sae.pipeline.language_model.transformers_library import CausalModel, ModelConfig, first_line
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,12 @@ class Survey:
     sites: tuple[Site, ...]
     widths: dict[str, int]
     entered: frozenset[str]
-    """Paths of the modules that start to run before the deepest site is reached, or at it."""
+    """Paths of the modules that start to run before the deepest site is reached, or at it; of a whole model, of all."""
     module_paths: frozenset[str]
     """Paths of all modules of the whole model."""
     tied: dict[str, str]
     """Parameters that the config declares to be one tensor: the later name -> the one it is a copy of."""
-    model_class: type
+    model_class: type[CausalModel]
     attention: str
 
     @property
@@ -37,20 +36,27 @@ class Survey:
         return self.model_class.__name__
 
 
-def survey(config: Any, site_names: Sequence[str], *, trust_remote_code: bool) -> Survey:
-    """Run the model that `config` (a transformers config) describes without weights: shapes, no numbers, no memory.
+def survey(config: ModelConfig, site_names: Sequence[str], *, trust_remote_code: bool, whole: bool = False) -> Survey:
+    """Run the model that `config` describes without weights: shapes, no numbers, no memory.
+
+    Args:
+        config: of the model.
+        site_names: what to look for.
+        trust_remote_code: run the code in the model's folder.
+        whole: all modules that run are needed, not only those up to the deepest site.
 
     Raises: ConfigError for a site that does not exist, does not run, runs twice, or is not one row per token.
+
     """
     with weightless():
         model = build(config, trust_remote_code=trust_remote_code)
-        return _surveyed(model, config.model_type, site_names)
+        return _surveyed(model, site_names, whole)
 
 
-def _surveyed(model: Any, model_type: str, site_names: Sequence[str]) -> Survey:
+def _surveyed(model: CausalModel, site_names: Sequence[str], whole: bool) -> Survey:
     forget_padding(model)
     module_paths = {path: module for path, module in model.named_modules() if path}
-    sites = [resolve(name, model_type, module_paths) for name in dict.fromkeys(site_names)]
+    sites = [resolve(name, model.config.model_type, module_paths) for name in dict.fromkeys(site_names)]
     entered, values = _run(model, sites)
     order = [site for site, _, _ in values]
     for site in sites:
@@ -63,7 +69,7 @@ def _surveyed(model: Any, model_type: str, site_names: Sequence[str]) -> Survey:
     return Survey(
         sites=tuple(order),
         widths={site.name: width for site, width, _ in values},
-        entered=frozenset(entered[:n_entered]) | {order[-1].module_path},
+        entered=frozenset(entered if whole else entered[:n_entered]) | {order[-1].module_path},
         module_paths=frozenset(module_paths),
         tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
         model_class=type(model),
@@ -71,7 +77,7 @@ def _surveyed(model: Any, model_type: str, site_names: Sequence[str]) -> Survey:
     )
 
 
-def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple[Site, int, int]]]:
+def _run(model: CausalModel, sites: Sequence[Site]) -> tuple[list[str], list[tuple[Site, int, int]]]:
     """The modules in the order they start, and (site, width, modules started so far) in the order of capture."""
     token_ids_BS = torch.zeros(2, 3, dtype=torch.long)
     entered: list[str] = []
@@ -99,7 +105,7 @@ def _run(model: nn.Module, sites: Sequence[Site]) -> tuple[list[str], list[tuple
     return entered, values
 
 
-def forget_padding(model: Any) -> None:
+def forget_padding(model: CausalModel) -> None:
     """Take the padding token out of the config of a built model.
 
     Some models (GPT-2) look for it in every batch, to warn that no mask was passed: a value that a model without
@@ -109,14 +115,14 @@ def forget_padding(model: Any) -> None:
         config.pad_token_id = None
 
 
-def cut_above(model: nn.Module, found: Survey) -> None:
+def cut_above(model: CausalModel, found: Survey) -> None:
     """Delete, in place, what cannot run before the deepest site: later layers, final norm, head, an image encoder.
 
     Only along the path from the root to the list of layers: inside a layer a module that did not run for some tokens
     may run for others (experts).
     """
     needed = {path[:end] for path in found.entered for end in (*_dots(path), len(path))}
-    parent, prefix = model, ""
+    parent, prefix = model.get_submodule(""), ""
     for step in found.sites[-1].module_path.split("."):
         if isinstance(parent, nn.ModuleList):
             while f"{prefix}{len(parent) - 1}" not in needed:
@@ -155,8 +161,8 @@ def weightless() -> Iterator[None]:
         logger.disabled = disabled
 
 
-def build(config: Any, *, trust_remote_code: bool) -> Any:
-    """The causal language model that `config` (a transformers config) describes, in eval mode; made in `weightless`.
+def build(config: ModelConfig, *, trust_remote_code: bool) -> CausalModel:
+    """The causal language model that `config` describes, in eval mode; made in `weightless`.
 
     Raises: ConfigError if transformers has no such model, or the config describes none that can be built.
     """
@@ -169,7 +175,8 @@ def build(config: Any, *, trust_remote_code: bool) -> Any:
         part._experts_implementation = "batched_mm"
     try:
         with _bounded_modules():
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
+            model: CausalModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
+            return model
     except ConfigError:
         raise
     except Exception as error:  # a model's own code may raise anything where its config makes no sense
@@ -179,7 +186,7 @@ def build(config: Any, *, trust_remote_code: bool) -> Any:
         ) from error
 
 
-def _check_causal(config: Any) -> None:
+def _check_causal(config: ModelConfig) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     own_code, architectures = (getattr(config, name, None) for name in ("auto_map", "architectures"))

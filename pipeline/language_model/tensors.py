@@ -3,11 +3,10 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,13 @@ from torch import Tensor
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.identity import weight_files
 from strata_sae.pipeline.language_model.survey import Survey, cut_above, weightless
-from strata_sae.pipeline.language_model.transformers_library import first_line, quiet
+from strata_sae.pipeline.language_model.transformers_library import (
+    CausalModel,
+    LoadingInfo,
+    ModelConfig,
+    first_line,
+    quiet,
+)
 from strata_sae.pipeline.model_settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -43,8 +48,8 @@ class Report:
     errors: tuple[str, ...]
 
     @classmethod
-    def of(cls, info: Mapping[str, Any]) -> "Report":
-        """From the `output_loading_info` of transformers."""
+    def of(cls, info: LoadingInfo) -> "Report":
+        """From what transformers reports."""
         return cls(
             missing=frozenset(info["missing_keys"]),
             unexpected=frozenset(info["unexpected_keys"]),
@@ -55,7 +60,7 @@ class Report:
         )
 
 
-def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Survey) -> None:
+def check_headers(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey) -> None:
     """Compare what the weight files hold with what the sites need, without reading a number.
 
     Raises: ConfigError naming the tensors that do not fit.
@@ -68,7 +73,7 @@ def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Sur
             # Whether tied tensors are equal needs their numbers; `load` compares those.
             untied = {name: tensor for name, tensor in tensors.items() if name not in found.tied}
             state = {name: torch.empty_like(tensor, device="cpu") for name, tensor in untied.items()}
-            model, info = found.model_class.from_pretrained(  # type: ignore[attr-defined]
+            model, info = found.model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -88,7 +93,7 @@ def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Sur
     check_report(folder, model, Report.of(info), found)
 
 
-def check_report(folder: Path, model: Any, report: Report, found: Survey) -> None:
+def check_report(folder: Path, model: CausalModel, report: Report, found: Survey) -> None:
     """Judge a loading report; `model` is what is left after `cut_above`.
 
     Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, tensors that the model
@@ -117,7 +122,7 @@ def check_report(folder: Path, model: Any, report: Report, found: Survey) -> Non
         )
 
 
-def check_tied(folder: Path, model: Any, found: Survey) -> None:
+def check_tied(folder: Path, model: CausalModel, found: Survey) -> None:
     """Raises: ConfigError if a tensor that runs is declared to be a copy of another, and the file holds another one."""
     still_tied = getattr(model, "all_tied_weights_keys", None) or {}
     needed = model.state_dict().keys()

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores.format.vocabulary import Token
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _COUNTED_DOCUMENTS = 1000
 
 
-def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
+def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, str]:
     """{token id: text}, for display: " the" and not "Ġthe"; special tokens by their name.
 
     A token that holds part of a character has U+FFFD in its place; an id the tokenizer does not know is `<id>`.
@@ -18,7 +18,7 @@ def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     return {token_id: token.text for token_id, token in token_bytes(tokenizer, ids).items()}
 
 
-def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
+def token_bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, Token]:
     """{token id: its bytes}; special tokens, and ids the tokenizer does not know, by a name.
 
     The joined bytes of a text's tokens are the text, where the tokenizer loses nothing (see `GivenBack`).
@@ -45,7 +45,7 @@ def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
 class GivenBack:
     """Of how many documents the joined bytes of the tokens are the text; the first 1,000 documents are counted."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._tokens: dict[int, Token] = {}
         self._n_documents = self._n_exact = self._n_but_for_space = 0
@@ -83,7 +83,7 @@ def given_back_line(record: dict[str, int]) -> str | None:
     return line
 
 
-def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
+def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes]:
     """How this tokenizer spells bytes in a token; its own decoder says which of four ways it is."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = repr(getattr(backend, "decoder", None))

@@ -1,13 +1,151 @@
-"""transformers without progress bars and chatter, for the length of a `with` block."""
+"""What this package uses of transformers: types for its objects, which have none, and a block in which it is quiet."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal, Protocol, Self, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from strata_sae.stores.files.canonical import Json
+
+
+class ModelConfig(Protocol):
+    """A `PretrainedConfig`: config.json, with the defaults of the model's type."""
+
+    model_type: str
+    dtype: torch.dtype
+    pad_token_id: int | None
+    _attn_implementation: str
+    _experts_implementation: str
+
+    def get_text_config(self) -> "ModelConfig":
+        """The part that describes the language model; the config itself where a model is nothing else."""
+
+    def to_dict(self) -> dict[str, Json]:
+        """As config.json would hold it."""
+
+
+class LoadingInfo(TypedDict):
+    """What `from_pretrained` reports with `output_loading_info`: names of tensors."""
+
+    missing_keys: Collection[str]
+    unexpected_keys: Collection[str]
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
+    """(name, shape in the file, shape in the model)."""
+    error_msgs: Collection[str]
+
+
+class ModelOutput(Protocol):
+    """What a causal language model returns."""
+
+    logits: Tensor
+    """[B, S, V]."""
+
+
+class CausalModel(Protocol):
+    """A `PreTrainedModel` with a head that gives logits; a torch module."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    forward: Callable[..., ModelOutput]
+
+    def __call__(self, *, input_ids: Tensor, use_cache: Literal[False], **isolating: Tensor) -> ModelOutput:
+        """One forward pass over token ids [B, S]."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: None,
+        *,
+        config: ModelConfig,
+        state_dict: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        output_loading_info: Literal[True],
+        ignore_mismatched_sizes: bool,
+    ) -> tuple["CausalModel", LoadingInfo]:
+        """The model with these tensors, and what of them did not fit."""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of token embeddings, weight [V, M]."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The module at a path; the model itself for an empty one."""
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """(path, module) of all modules, the model itself first with an empty path."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Name -> tensor."""
+
+    def eval(self) -> Self:
+        """Switch dropout off."""
+
+    def to(self, device: torch.device) -> Self:
+        """Move to a device."""
+
+
+class AddedToken(Protocol):
+    """A token beside the vocabulary that a tokenizer was trained with."""
+
+    special: bool
+
+
+class Encoded(TypedDict, total=False):
+    """What a tokenizer returns for a list of texts."""
+
+    input_ids: list[list[int]]
+    offset_mapping: list[list[tuple[int, int]]]
+    """The characters of each token, from the first to one past the last."""
+
+
+class Tokenizer(Protocol):
+    """A `PreTrainedTokenizerBase`."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    all_special_ids: list[int | None]
+    all_special_tokens: list[str]
+    special_tokens_map: dict[str, str]
+    added_tokens_decoder: dict[int, AddedToken]
+    chat_template: str | dict[str, str] | None
+    model_max_length: int | float
+    is_fast: bool
+
+    def __call__(
+        self,
+        texts: list[str],
+        *,
+        add_special_tokens: bool,
+        split_special_tokens: bool,
+        return_offsets_mapping: bool,
+        return_attention_mask: bool,
+        verbose: bool,
+    ) -> Encoded:
+        """Token ids by text, and the characters of each token by text where they are asked for."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | bytes | None]:
+        """Tokens as the vocabulary spells them; None for an unknown id, bytes from tokenizers of tiktoken's kind."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id."""
+
+    def get_chat_template(self, *, tools: Json) -> str:
+        """The template for chats with these tools."""
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Json]], *, chat_template: str, tokenize: Literal[False], **beside: Json
+    ) -> str:
+        """A conversation as text."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only errors come through; the settings from before are restored at the end."""
+    """Within the block transformers prints errors only and draws no progress bar; then its settings are restored."""
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -118,7 +118,7 @@ def test_loading_probes_the_model(settings_of: SettingsOf, tmp_path: Path) -> No
     settings = ModelSettings(path=str(folder), device="cpu")
     with pytest.raises(ConfigError, match=r"model\.dtype: this model's weights or rows hold infinities or NaN"):
         load(settings.model_copy(update={"dtype": "float16"}), [SITE])
-    assert load(settings, [SITE]).n_parameters > 0  # the control: float32 holds these numbers
+    load(settings, [SITE])  # the control: float32 holds these numbers
 
 
 @pytest.mark.parametrize(("is_decoder", "refused"), [(False, True), (True, False)])
