@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.filling import fill_and_finish
-from strata_sae.pipeline.extractor.provenance import model_changes
+from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model import Description, describe
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
@@ -36,9 +34,9 @@ def add_sites(
             f"{store}: a {base.plan.lineage['kind']} without the whole texts its rows come from; "
             f"add sites to the store it was made from ({base.plan.lineage['store_id'][:12]})"
         )
-    settings = model or _settings_of(base)
+    settings = model or recorded_settings(base.path, base.plan, {})
     description = describe(settings, sites)
-    if changed := model_changes(base.plan.provenance["model"], description.provenance):
+    if changed := model_changes(base.plan, description.provenance):
         raise ConfigError(
             f"{store}: the model or its software is not what this store was made with: {'; '.join(changed)}. "
             f"Go back to what it was; rows of two models do not belong together"
@@ -49,13 +47,6 @@ def add_sites(
     if not (out / MANIFEST).is_file():
         fill_and_finish(settings, out, plan, show_progress=show_progress)
     return ActivationStore.open(out)
-
-
-def _settings_of(base: ActivationStore) -> ModelSettings:
-    try:
-        return ModelSettings.model_validate(base.plan.config["model"])
-    except (KeyError, ValidationError) as error:
-        raise ConfigError(f"{base.path}: its config does not say which model it was made with ({error})") from None
 
 
 def _fields(base: ActivationStore, description: Description) -> dict[str, Any]:

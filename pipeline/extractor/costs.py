@@ -1,4 +1,4 @@
-"""Every limit that an extraction would run into, found by `plan`: what it accepts, `extract` finishes."""
+"""What a planned store will cost, in words and against the limits of the format and of this machine."""
 
 import os
 import shutil
@@ -13,10 +13,9 @@ from strata_sae.pipeline.available import free_bytes
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.window import window_rows
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.noted import lines as noted_lines
-from strata_sae.pipeline.extractor.spool import Arrangement
-from strata_sae.pipeline.language_model import Description, given_back_line
-from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES
+from strata_sae.pipeline.extractor.spool import Arrangement, corpus_lines
+from strata_sae.pipeline.language_model import Description
+from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_canonical
 from strata_sae.stores.format.arrays import ArraySpec
@@ -51,7 +50,7 @@ def check_draft(path: Path, plan: Plan, arrangement: Arrangement, description: D
         check_limits(plan)
         parse_canonical(plan.data, "plan.json")
     except (StoreError, ValueError) as error:
-        raise ConfigError(f"corpus, store: no store can be planned so ({error}); ask for less of it") from None
+        raise ConfigError(f"corpus, store: such a store cannot be planned ({error}); ask for less") from None
 
 
 def _refusals(path: Path, plan: Plan, arrangement: Arrangement, description: Description) -> Iterator[str]:
@@ -141,11 +140,11 @@ def n_files(plan: Plan) -> int:
 
 
 def filling_bytes(plan: Plan) -> int:
-    """Memory that filling a unit takes at most, the model and its forward pass left out."""
-    model, corpus = plan.config["model"], plan.config["corpus"]
+    """Memory that filling a unit takes at most, beside the model and its forward pass."""
+    recorded = Recorded.of(plan)
     item_bytes = 2 if plan.encoding == "bfloat16" else 4
     columns = sum(plan.sites.values())
-    group_rows = max(GROUP_BATCHES * model["batch_tokens"], corpus["context_length"])
+    group_rows = max(GROUP_BATCHES * recorded.model.batch_tokens, recorded.corpus.context_length)
     held = GROUPS_HELD * min(group_rows, plan.n_rows) * columns * item_bytes
     arrays = [spec for specs in plan.site_specs.values() for spec in specs.values()]
     chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # as collected, and as encoded
@@ -161,6 +160,7 @@ class Planned(NamedTuple):
     """What there is to describe."""
 
     config: RunConfig
+    model_name: str
     plan: Plan
     arrangement: Arrangement
 
@@ -171,7 +171,7 @@ def describe_draft(planned: Planned) -> str:
 
 
 def _model(planned: Planned) -> Iterator[str]:
-    yield f"{planned.plan.provenance['model']['model']} ({planned.config.model.dtype})"
+    yield f"{planned.model_name} ({planned.config.model.dtype})"
 
 
 def _tokens(planned: Planned) -> Iterator[str]:
@@ -223,10 +223,7 @@ def _memory(planned: Planned) -> Iterator[str]:
 
 
 def _corpus(planned: Planned) -> Iterator[str]:
-    corpus = planned.plan.provenance["corpus"]
-    yield from noted_lines(corpus, planned.plan.config["corpus"])
-    if line := given_back_line(corpus["text_given_back"]):
-        yield line
+    yield from corpus_lines(planned.arrangement.spool.provenance, planned.config.corpus)
 
 
 def _mixing(planned: Planned) -> Iterator[str]:
@@ -274,4 +271,4 @@ LINES: dict[str, Callable[[Planned], Iterator[str]]] = {
     "memory": _memory,
     "mixing": _mixing,
 }
-"""Title -> what says it. A line more is a function more."""
+"""Title -> the function that gives its lines. A new line of `plan` is a new function here."""

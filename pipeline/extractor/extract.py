@@ -12,7 +12,7 @@ from strata_sae.pipeline.config.recorded import differences
 from strata_sae.pipeline.engines import Engine, Local
 from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.plan import described, planned
-from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared
+from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared, recorded_model
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.model_settings import ModelSettings
@@ -105,17 +105,18 @@ def _rows(plan: Plan, units: set[int]) -> int:
 
 
 class Reuse(NamedTuple):
-    """The stores that a run reads instead of extracting; none if it has to extract. `lines` say so."""
+    """The stores that a run reads instead of extracting; none if it has to extract."""
 
     stores: list[Path]
     lines: list[str]
+    """What a log says of this."""
 
 
 def reusable(config: RunConfig) -> Reuse:
     """What a run need not extract.
 
-    Another run's store is used only if text and model are now what it was made from; what was deleted since is not
-    compared, and a line says so. It is the store that training would find (`find_store`), or none.
+    Another run's store is used only if text and model are now what it was made from; inputs that were deleted since
+    are not compared, and a line says so. It is the store that training would find (`find_store`), or none.
     Raises: ConfigError where the run's own store was made from other inputs.
     """
     own, found = config.store_path(), find_store(config)
@@ -136,9 +137,8 @@ def reusable(config: RunConfig) -> Reuse:
 
 
 def _software_changes(plan: Plan) -> list[str]:
-    """What else rows are a function of, in the last bits: the versions they were computed with."""
-    model = plan.provenance.get("model")
-    recorded = model.get("software") if isinstance(model, dict) else None
+    """Versions that differ from those that computed the rows; they can change the last bits."""
+    recorded = recorded_model(plan).get("software")
     return [] if recorded is None else changed_keys(recorded, software(), "software")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import Capture, check_isolation, load
-from strata_sae.pipeline.language_model.inputs import Inputs, Span, batches, groups, unit_spans
+from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.stores.files.filesystem import FileSystem
@@ -33,7 +33,7 @@ from strata_sae.stores.writing.units import UnitWriter
 log = logging.getLogger(__name__)
 
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
-"""What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""
+"""What the writer gets rows as, by encoding. It makes float16 and int8 itself: in float32 no number has overflowed."""
 
 
 def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_progress: bool) -> None:
@@ -63,7 +63,7 @@ def _fill(
 ) -> None:
     rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
     capture = load(settings, list(plan.sites))
-    if plan.config["corpus"].get("isolate_documents", False):
+    if Recorded.of(plan).corpus.isolate_documents:
         check_isolation(capture)
     with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=show_progress) as bar:
         filler = UnitFiller(files, path, plan, capture, bar.advance)
@@ -88,11 +88,11 @@ class UnitFiller:
             field: StoredArray(place, spec, shard_records(plan.version, spec, plan.files))
             for field, spec in plan.token_specs.items()
         }
-        self._batch_tokens: int = plan.config["model"]["batch_tokens"]
+        self._batch_tokens = Recorded.of(plan).model.batch_tokens
         if not is_calibrated(store, plan):
             commit_calibration(files, store, plan, self._calibration_rows())
         self._columns = committed_columns(store, plan)
-        # Two groups wait at most, so a slow disk slows the model down instead of filling the memory.
+        # At most two groups wait, so that with a slow disk the model waits and memory does not fill up.
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="strata-writer", daemon=True)

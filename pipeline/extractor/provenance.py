@@ -1,25 +1,48 @@
-"""The corpus and the model as they lie there now, beside what a plan recorded of them when it was made."""
+"""What a plan recorded of its corpus and model, compared with both as they are now."""
 
-import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.corpus import Source
+from strata_sae.pipeline.config.corpus import HubDataset, Source
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.files import printable
-from strata_sae.pipeline.extractor.documents.finding import local_files, matching
-from strata_sae.pipeline.input_files import Comparison, FileState, compare_commit, compare_file, shown
+from strata_sae.pipeline.extractor.sources import files_of
+from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file, shown
 from strata_sae.pipeline.language_model import compare_model
-from strata_sae.pipeline.paths import as_path
+from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.runs import changed_keys
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.format.plan import Plan
 
-_NOT_A_RECORD = (KeyError, IndexError, TypeError, AttributeError)
-"""What reading a provenance raises that holds something else: a plan may be anybody's."""
+
+class _Sources(BaseModel):
+    """`provenance.corpus` of a plan."""
+
+    sources: list[dict[str, JsonValue]]
+
+
+class _PythonDocs(BaseModel):
+    python: str
+
+
+class _File(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Files(BaseModel):
+    files: list[_File]
+    files_not_read: list[str] | None = None
+    """Of files that lie after the last one that a document came from; plans of older versions do not say."""
+
+
+class _Commits(BaseModel):
+    commits: list[str]
 
 
 def check_inputs(path: Path, plan: Plan, config: RunConfig) -> list[str]:
@@ -46,7 +69,7 @@ def not_compared(path: Path, found: Comparison) -> list[str]:
 
 
 def compare_inputs(plan: Plan, config: RunConfig) -> Comparison:
-    """Every file, commit and version that decides the rows. The configs are equal already.
+    """Every file, commit and version that decides the rows; the configs must be equal already.
 
     A file whose size, times and inode are as they were when it was hashed is not read again.
     """
@@ -62,39 +85,41 @@ def _corpus(plan: Plan, config: RunConfig) -> Iterator[Comparison]:
     for number, source in enumerate(config.corpus.sources):
         where = f"corpus.sources[{number}] ({source.kind})"
         try:
-            yield COMPARE[source.kind](source, plan.provenance["corpus"]["sources"][number]).under(where)
-        except _NOT_A_RECORD:
+            recorded = _Sources.model_validate(plan.provenance.get("corpus")).sources[number]
+            yield COMPARE[source.kind](source, recorded).under(where)
+        except (ValidationError, IndexError):  # a plan may be anybody's, and its provenance hold anything
             yield Comparison(unknown=(f"{where}: the plan does not say what was read",))
 
 
 def _model(plan: Plan, config: RunConfig) -> Comparison:
     try:
-        return compare_model(config.model, plan.provenance["model"])
-    except _NOT_A_RECORD:
+        return compare_model(config.model, recorded_model(plan))
+    except ValidationError:
         return Comparison(unknown=("model.path: the plan does not say what was read",))
 
 
-def _python_docs(source: Any, recorded: dict[str, Any]) -> Comparison:
-    then, now = recorded["python"], platform.python_version()
+def _python_docs(source: Source, recorded: Mapping[str, JsonValue]) -> Comparison:
+    then, now = _PythonDocs.model_validate(recorded).python, platform.python_version()
     return Comparison() if then == now else Comparison((f"Python was {then}, is {now}",))
 
 
-def _files(source: Any, recorded: dict[str, Any]) -> Comparison:
-    return _listed(recorded, files_of(source))
+def _files(source: Source, recorded: Mapping[str, JsonValue]) -> Comparison:
+    return _listed(_Files.model_validate(recorded), files_of(source))
 
 
-def _dataset(source: Any, recorded: dict[str, Any]) -> Comparison:
+def _dataset(source: Source, recorded: Mapping[str, JsonValue]) -> Comparison:
+    assert isinstance(source, HubDataset)
     if "files" in recorded:
-        return _listed(recorded, files_of(source))
+        return _files(source, recorded)
     if files_of(source):
         return Comparison((f"{source.path}: was a dataset of the hub, is a folder",))
-    commits = recorded["commits"]
+    commits = _Commits.model_validate(recorded).commits
     if not commits:
         return Comparison(unknown=(f"{source.path}: no commit was recorded",))
     return Comparison.of(compare_commit("dataset", source.path, source.revision, commit) for commit in commits)
 
 
-COMPARE: dict[str, Callable[[Any, dict[str, Any]], Comparison]] = {
+COMPARE: dict[str, Callable[[Source, Mapping[str, JsonValue]], Comparison]] = {
     "python_docs": _python_docs,
     "text": _files,
     "jsonl": _files,
@@ -104,30 +129,30 @@ COMPARE: dict[str, Callable[[Any, dict[str, Any]], Comparison]] = {
 """How a kind of source is compared with what `documents.describe` recorded of it."""
 
 
-def _listed(recorded: dict[str, Any], now: list[Path]) -> Comparison:
+def _listed(recorded: _Files, now: list[Path]) -> Comparison:
     """Files by name, those of one name in their order; then the order of all."""
     if not now:
         return Comparison(unknown=("none of its files is there",))
     then: dict[str, list[str | None]] = {}
-    for record in recorded["files"]:
-        then.setdefault(record["name"], []).append(record["sha256"])
-    for name in recorded.get("files_not_read", []):
+    for record in recorded.files:
+        then.setdefault(record.name, []).append(record.sha256)
+    for name in recorded.files_not_read or []:
         then.setdefault(name, []).append(None)
-    if "files_not_read" not in recorded:  # an older plan names the files alone that documents were drawn from
+    if recorded.files_not_read is None:  # such a plan names only the files that documents were drawn from
         now = [path for path in now if printable(path.name) in then]
     there: dict[str, list[Path]] = {}
     for path in now:
         there.setdefault(printable(path.name), []).append(path)
     names = dict.fromkeys([*then, *there])
     found = Comparison.of(part for name in names for part in _same_name(name, then.get(name, []), there.get(name, [])))
-    before = [*(record["name"] for record in recorded["files"]), *recorded.get("files_not_read", [])]
+    before = [*(record.name for record in recorded.files), *(recorded.files_not_read or [])]
     if not found.differences and before != [printable(path.name) for path in now]:
         return Comparison(("its files come in another order",), found.unknown)
     return found
 
 
 def _same_name(name: str, hashes: list[str | None], paths: list[Path]) -> Iterator[Comparison]:
-    """`hashes`: None for a file that was there and not read, as the budget of tokens was spent before it."""
+    """`hashes`: None for a file that was there and not read, because `n_tokens` were drawn before it."""
     if len(hashes) != len(paths):
         yield Comparison((f"{name}: was {_there(len(hashes))}, is {_there(len(paths))}",))
     for sha256, path in zip(hashes, paths, strict=False):
@@ -139,69 +164,38 @@ def _there(n_files: int) -> str:
     return {0: "absent", 1: "there"}.get(n_files, f"there {n_files} times")
 
 
-def files_of(source: Source) -> list[Path]:
-    """The files that a source would be read from now, in their order; empty for one that is not read from files."""
-    if source.kind == "dataset":
-        return local_files(as_path(source.path, "corpus.sources: path"))
-    found: set[Path] = set()
-    for pattern in getattr(source, "paths", []):
-        with suppress(ConfigError):  # no such file now
-            found |= set(matching([pattern]))
-    return sorted(found, key=lambda path: path.as_posix())
+def model_changes(plan: Plan, now: Mapping[str, Json]) -> list[str]:
+    """What differs between a plan's model and `now` (`Description.provenance`), a line each.
 
-
-class ReadFiles:
-    """The files of a source as they lay there when reading began."""
-
-    def __init__(self, source: Source, label: str) -> None:
-        self._label = label
-        self._states = {path: _state(path) for path in files_of(source)}
-        self._all = source.kind == "dataset"  # whoever reads a folder as a dataset reads which of its files it wants
-
-    def all_read(self) -> None:
-        """The source came to its end."""
-        self._all = True
-
-    def parted(self, origins: Iterable[Path | str]) -> tuple[list[Path | str], list[str] | None]:
-        """(the files up to the last one with a document in the store, the names of those after it).
-
-        A source that is not read from files: its origins, and None.
-        """
-        if not self._states:
-            return list(origins), None
-        paths = list(self._states)
-        place = {path: number for number, path in enumerate(paths)}
-        if unknown := [path for path in origins if path not in place]:
-            raise self._changed(unknown[0])
-        read = len(paths) if self._all else max((place[Path(path)] + 1 for path in origins), default=0)
-        return list(paths[:read]), [printable(path.name) for path in paths[read:]]
-
-    def check_unchanged(self, paths: Iterable[Path | str]) -> None:
-        """Raises: ConfigError for a file whose size, time of change or inode is not what it was."""
-        for path in paths:
-            if Path(path) in self._states and _state(Path(path)) != self._states[Path(path)]:
-                raise self._changed(path)
-
-    def _changed(self, path: Path | str) -> ConfigError:
-        return ConfigError(
-            f"{self._label}: {path} changed while it was read; when it is complete, run the same command again"
-        )
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = FileState.of(os.stat(path))
-    except OSError:  # the reader says so, or it is gone
-        return None
-    return found.n_bytes, found.mtime_ns, found.inode  # not ctime: a hard link or a new mode is no new content
-
-
-def model_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two models' provenance, a line each; hooks only at sites that both have.
-
-    What was not recorded yet when the first was made is not compared.
+    Hooks are compared at sites that both have. Keys that the plan's version did not record yet are not compared.
     """
-    both = recorded.get("hooks", {}).keys() & now["hooks"].keys()
-    then, today = (record | {"hooks": {site: record["hooks"][site] for site in both}} for record in (recorded, now))
-    tokenizer = {key: value for key, value in now["tokenizer"].items() if key in recorded.get("tokenizer", {})}
-    return changed_keys(then, {k: v for k, v in (today | {"tokenizer": tokenizer}).items() if k in then})
+    recorded = recorded_model(plan)
+    sites = _object(recorded, "hooks").keys() & _object(now, "hooks").keys()
+    then, today = (
+        {**record, "hooks": {site: _object(record, "hooks")[site] for site in sites}} for record in (recorded, now)
+    )
+    known = _object(recorded, "tokenizer")
+    today["tokenizer"] = {key: value for key, value in _object(now, "tokenizer").items() if key in known}
+    return changed_keys(then, {key: value for key, value in today.items() if key in then})
+
+
+def recorded_model(plan: Plan) -> dict[str, Json]:
+    """What a plan's provenance says of its model; empty where it says nothing."""
+    return _object(plan.provenance, "model")
+
+
+def recorded_settings(path: Path | str, plan: Plan, changes: Mapping[str, str | None]) -> ModelSettings:
+    """The model that the plan of the store at `path` names, with other settings where `changes` are not None.
+
+    Raises: StoreError where its config names none.
+    """
+    known = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return ModelSettings.model_validate(_object(plan.config, "model") | known)
+    except ValidationError as error:
+        raise StoreError(f"{path}: its config does not say which model it was made with ({error})") from None
+
+
+def _object(record: Mapping[str, Json], key: str) -> dict[str, Json]:
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}

@@ -1,20 +1,22 @@
-"""The corpus as two flat files of tokens, in the order in which documents were drawn."""
+"""The corpus as two flat files of tokens, and the order in which a store holds its documents."""
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
+from strata_sae.pipeline.language_model import Tokenizer, given_back_line
 from strata_sae.pipeline.progress import Progress
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.format.permutation import permutation
 
 
@@ -32,7 +34,7 @@ class Spool:
     """int64 [D]: running index of the document over the corpus; one drawn again keeps its first."""
     skipped_documents: int
     """Documents of fewer than two tokens, left out."""
-    provenance: dict[str, Any]
+    provenance: dict[str, Json]
     """What was read, by source."""
     sequence: np.ndarray
     """S16 [D]: hash of the tokens that the model would see of the document; of one cut to fit `n_tokens`, before that.
@@ -41,7 +43,7 @@ class Spool:
     """Documents that were cut to fit `n_tokens`: hash of what was kept."""
 
 
-def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_progress: bool) -> Spool:
+def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, show_progress: bool) -> Spool:
     """Tokenise the corpus into `folder/token_id.int32` and `folder/flags.uint8`, a batch in memory at a time.
 
     Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
@@ -79,7 +81,7 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_p
         skipped_documents=skipped,
         provenance={
             "sources": [stream.provenance() for stream in streams],
-            "text_given_back": document_tokenizer.given_back.record(),
+            "text_given_back": {**document_tokenizer.given_back.record()},
         },
         sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
@@ -89,6 +91,62 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_p
 def sequence_hash(tokens: bytes) -> bytes:
     """16 bytes that stand for a sequence of token ids (little-endian int32)."""
     return hashlib.blake2b(tokens, digest_size=16).digest()
+
+
+class _BadRow(BaseModel):
+    file: str
+    row: int
+    why: str
+
+
+class _BadRows(BaseModel):
+    count: int
+    first: list[_BadRow]
+
+
+class _Spelled(BaseModel):
+    documents: int
+    tokens: list[str]
+
+
+class _Source(BaseModel):
+    """What the provenance of a source says beside its counts."""
+
+    kind: str
+    bad_rows: _BadRows | None = None
+    special_tokens_spelled: _Spelled | None = None
+    not_read_by_template: dict[str, int] = {}
+
+    def lines(self, *, chat: bool) -> Iterator[str]:
+        if bad := self.bad_rows:
+            first = bad.first[0]
+            yield f"bad rows left out: {bad.count:,}; the first is {first.file}, row {first.row}: {first.why}"
+        if spelled := self.special_tokens_spelled:
+            what = f"documents that contain the text of special tokens, such as {spelled.tokens[0]!r}: "
+            what += f"{spelled.documents:,}"
+            if chat:
+                yield f"{what}; it becomes those tokens, as the template's own text does"
+            else:
+                advice = "set `separator` if it stands between documents, or " if self.kind == "text" else ""
+                yield f"{what}; it is stored as ordinary text: {advice}remove it if it is no text"
+        if unread := self.not_read_by_template:
+            each = ", ".join(f"{name} ({count:,} documents)" for name, count in unread.items())
+            yield f"not read by the chat template, so not stored: {each}"
+
+
+class _Provenance(BaseModel):
+    sources: list[_Source]
+    text_given_back: dict[str, int]
+
+
+def corpus_lines(provenance: Mapping[str, Json], corpus: CorpusSettings) -> Iterator[str]:
+    """What the provenance of a corpus says beside its counts: a line each, naming the source."""
+    record = _Provenance.model_validate(provenance)
+    for number, (found, source) in enumerate(zip(record.sources, corpus.sources, strict=True)):
+        for line in found.lines(chat=getattr(source, "chat", False)):
+            yield f"corpus.sources[{number}] ({found.kind}): {line}"
+    if given_back := given_back_line(record.text_given_back):
+        yield given_back
 
 
 @dataclass(frozen=True)
@@ -101,7 +159,7 @@ class Arrangement:
     splits: dict[str, tuple[int, int]]
     """Rows of `train` and of `heldout`: first, and one past the last."""
     copies: int
-    """Documents with the tokens of one that was drawn before them, drawn again or met at another place."""
+    """Documents with the tokens of one that was drawn before, whether it was drawn again or read at another place."""
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -175,7 +233,7 @@ def first_of_its_tokens(spool: Spool) -> np.ndarray:
 def _held_out(documents: np.ndarray, originals: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """A seeded choice of round(fraction * originals), at least one where the fraction is not 0.
 
-    All documents are permuted, and the copies then passed over, so that a copy somewhere changes little of the choice.
+    All documents are permuted and copies are then left out, so that one copy more changes little of the choice.
     """
     if fraction == 0.0:
         return originals[:0]
