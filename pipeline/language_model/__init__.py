@@ -1,7 +1,8 @@
-"""A causal language model as a source of activations: `load_tokenizer`, `describe`, `load`, `Capture`, `token_texts`.
+"""A causal language model: its activations, its logits, and what it computes from other activations.
 
-`describe` answers what a plan needs (widths and provenance) without reading the weights into memory; `load` gives a
-`Capture`, which runs the model up to the deepest site asked for and not one layer further.
+`describe` gives what a plan needs (widths and provenance) without reading the weights into memory. `load` gives a
+`Capture`, which runs the model up to its deepest site, or with `whole=True` a `WholeModel`, which runs all of it;
+`Splice` writes at a site.
 """
 
 from strata_sae.pipeline.language_model.capture import Capture

@@ -73,7 +73,7 @@ def rows_per_position(value: Tensor, site: Site, token_ids_BS: Tensor) -> Tensor
 
 
 def attach(model: CausalModel, sites: Sequence[Site], receive: Callable[[Site, Tensor], None]) -> None:
-    """Hook every site for good: `receive(site, value)` is called as the forward pass gets there."""
+    """Hook every site, and leave the hooks: `receive(site, value)` is called when a forward pass reaches the site."""
 
     def hook_input(site: Site, module: nn.Module) -> None:
         def before(module: nn.Module, args: tuple[Passed, ...], kwargs: dict[str, Passed]) -> None:
@@ -93,7 +93,7 @@ def attach(model: CausalModel, sites: Sequence[Site], receive: Callable[[Site, T
 
 
 class Capture:
-    """A model that ends at its deepest site, or may; `forward` gives the activations of every site.
+    """A model that may end at its deepest site; `forward` gives the activations of every site.
 
     Args:
         model: in eval mode, on its device; `forward` needs nothing that runs after the deepest site.

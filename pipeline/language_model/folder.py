@@ -1,4 +1,4 @@
-"""Where a model's files are: every way to name a model ends in a local folder in the Hugging Face layout."""
+"""Where a model's files are: each way to name a model leads to a local folder in the Hugging Face layout."""
 
 import contextlib
 import importlib.util
@@ -30,7 +30,7 @@ _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A local folder, and how its model is called in records: no home paths, no user names."""
+    """A local folder, and the name of its model in records, which hold no home paths and no user names."""
 
     path: Path
     name: str
@@ -41,7 +41,7 @@ class ModelFolder:
 
 
 def model_folder(settings: ModelSettings) -> ModelFolder:
-    """The folder that holds the model: downloaded or converted first, where that has to be.
+    """The folder that holds the model; a hub model is downloaded first, and a GGUF file is converted.
 
     Raises: ConfigError if there is no such model.
     """
@@ -70,7 +70,7 @@ def _from_hub(settings: ModelSettings) -> ModelFolder:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if constants.HF_HUB_CACHE.startswith("~"):  # what is left of ~ where nobody knows the home folder
+    if constants.HF_HUB_CACHE.startswith("~"):  # `~` stays where this user has no home folder
         raise ConfigError(
             "model.path: the hub's cache: this user has no home folder; set HF_HOME to a folder that may be written"
         )
@@ -117,8 +117,9 @@ def demo_gguf() -> Path:
 def converted(gguf: Path) -> tuple[Path, str]:
     """(folder with the model as bfloat16 safetensors and its tokenizer, sha256 of the GGUF file).
 
-    Safe under several processes: one converts while the others wait; a half-made folder never gets the final name, and
-    a copy that is not the one that was written is made again.
+    The conversion is kept in the cache, because transformers takes 20 s to read a GGUF file and 0.3 s to read the copy.
+    Several processes may call this: one converts while the others wait. The folder gets its final name when it is
+    complete, and a copy whose files are not those that were written is made again.
     """
     from filelock import FileLock
 
@@ -158,14 +159,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _has_gguf_config() else {}
     shown = io.StringIO()
     try:
-        # The reader's progress bar listens to no switch, so its stream is taken away.
+        # No switch turns the reader's progress bar off, so its output is caught.
         with quiet(), contextlib.redirect_stderr(shown):
             tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, output_loading_info=True, **dequantize
             )
             _check_whole(gguf, info)
-            # transformers refuses to save what came from a GGUF; these weights are plain bfloat16 by now.
+            # transformers refuses to save what came from a GGUF; these weights are plain bfloat16.
             model.hf_quantizer, model.is_quantized = None, False
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
@@ -175,7 +176,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise
     except ImportError as error:
         raise ConfigError(f"model.path: reading {gguf.name} needs `pip install gguf accelerate`: {error}") from error
-    except Exception as error:  # the reader raises whatever a damaged file makes it stumble over
+    except Exception as error:  # the reader may raise anything for a damaged file
         raise ConfigError(
             f"model.path: {gguf.name} cannot be read as a causal language model: {type(error).__name__}: "
             f"{first_line(error)}; is the file complete, and is its architecture one that transformers reads from GGUF?"
@@ -225,7 +226,7 @@ def write_record(record: Path, folder: Path) -> None:
 
 
 def damage(record: Path, folder: Path) -> str | None:
-    """What is wrong with a folder, in words; None if it holds exactly the files of its record, or is not there."""
+    """What is wrong with a folder; None if it holds exactly the files of its record, or does not exist."""
     if not folder.is_dir():
         return None
     try:
@@ -238,7 +239,7 @@ def damage(record: Path, folder: Path) -> str | None:
         or not isinstance(files, dict)
         or not all(map(is_file_record, files.values()))
     ):
-        return f"{record}: is no record of files"
+        return f"{record}: is not a record of files"
     if content["sha256"] != sha256(canonical_json(files)):
         return f"{record}: its own checksum differs"
     found = {path.name: path for path in folder.iterdir()}

@@ -59,7 +59,7 @@ def load(settings: ModelSettings, sites: Sequence[str], *, whole: bool = False) 
         settings: which model, in which number format, and where it runs.
         sites: names of the sites that are read or written.
         whole: keep all layers and the head, for logits.
-    Raises: ConfigError, also where the model is not what every row rests on (see `PROBES`).
+    Raises: ConfigError, also where the model fails a probe (see `PROBES`).
 
     """
     device = choose_device(settings.device, "model.device")
@@ -67,7 +67,7 @@ def load(settings: ModelSettings, sites: Sequence[str], *, whole: bool = False) 
     config = config_from(folder, settings)
     with quiet():
         found = survey(config, sites, trust_remote_code=settings.trust_remote_code, whole=whole)
-    # Read on the CPU and cut there, so that a device never holds more than the layers that run.
+    # Read and cut on the CPU, so that the device never holds more than the layers that run.
     model, report = _weights_from(folder, settings, config)
     forget_padding(model)
     if not whole:
@@ -75,8 +75,8 @@ def load(settings: ModelSettings, sites: Sequence[str], *, whole: bool = False) 
     check_report(folder, model, report, found)
     check_tied(folder, model, found)
     try:
-        # Parameters keep asking for gradients, which `inference_mode` denies them: without that PyTorch takes another
-        # convolution on a CPU, and the rows of Jamba are not those of the model as everybody loads it (by 1.5e-7).
+        # `requires_grad` stays on although `inference_mode` ignores it: without it PyTorch chooses another convolution
+        # on a CPU, and Jamba's rows differ by 1.5e-7 from those of the model as transformers loads it.
         model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"model.device: cannot move the model to {device}: {first_line(error)}") from error
@@ -112,7 +112,7 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Tokenizer:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
-    if not isinstance(tokenizer.model_max_length, int | float):  # every text's length is held against it
+    if not isinstance(tokenizer.model_max_length, int | float):  # transformers compares every text's length with it
         raise ConfigError(
             f"model.path: {folder}/tokenizer_config.json: model_max_length is no number; correct it, or remove it"
         )
@@ -166,7 +166,7 @@ class Description:
 
 
 def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
-    """Widths from the config alone; provenance from the files' bytes (a hub model is downloaded for that).
+    """Widths, from the config alone, and provenance, from the files' bytes (a hub model is downloaded).
 
     Raises: ConfigError if the model cannot be found, has no such site, or its weights are not those of its config.
     """

@@ -26,9 +26,9 @@ Allowed = dict[str, float]
 SAME_ROW: Allowed = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 4e-2}
 """Of two runs of one model over the same tokens, batched in different ways."""
 SAME_BITS: Allowed = dict.fromkeys(SAME_ROW, 0.0)
-# Two runs of one shape were equal to the last bit in 43 architectures and three dtypes on a CPU. The room is for
-# kernels that group tokens by what they hold (experts): a row whose every number is off by a unit in its last place
-# (2^-8 of it in bfloat16); random weights of a model that is not causal came to 7e-3 there, trained ones to far more.
+# Two runs of one shape were equal to the last bit in 43 architectures and three dtypes on a CPU. The tolerance is for
+# kernels that group tokens by their content (experts): it lets every number of a row be off by a unit in its last place
+# (2^-8 of it in bfloat16). In a model that is not causal random weights came to 7e-3 there, trained ones to far more.
 SAME_SHAPE: Allowed = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 4e-3}
 
 ISOLATION = "isolation"
@@ -38,10 +38,10 @@ _TEXTS = 4
 
 
 class Probe(NamedTuple):
-    """One assumption."""
+    """One assumption, and how it is checked."""
 
-    assumes: str
-    """What must hold, as a sentence's end: "this model ...: <assumes>"."""
+    failure: str
+    """What is wrong where the assumption does not hold."""
     measure: Callable[[Capture], Measured]
     allowed: Allowed = SAME_SHAPE
     advice: str = "choose another model"
@@ -49,7 +49,7 @@ class Probe(NamedTuple):
 
 
 def probe(capture: Capture) -> None:
-    """Run every probe but that of isolation. Raises: ConfigError naming what does not hold, and the site."""
+    """Run every probe except that of isolation. Raises: ConfigError naming what is wrong, and the site."""
     measured = {name: _checked(capture, name) for name in PROBES if name != ISOLATION}
     values = ", ".join(f"{name} {error:.2g}" for name, error in measured.items())
     log.info("probes of the model, |difference| / |row|: %s", values)
@@ -101,7 +101,7 @@ def _checked(capture: Capture, name: str) -> float:
     for site, error in errors.items():
         if not error <= allowed:
             raise ConfigError(
-                f"{one.key}: {one.assumes}: a probe's rows at {site} are off by {error:.2g} of their length "
+                f"{one.key}: {one.failure}: a probe's rows at {site} are off by {error:.2g} of their length "
                 f"({allowed:g} allowed); {one.advice}"
             )
     return max(errors.values(), default=0.0)
@@ -267,4 +267,4 @@ PROBES: dict[str, Probe] = {
         advice="set it to false, or use mode: sequential",
     ),
 }
-"""In the order they run. A text's rows alone are what is stored, so none may depend on what else is in a batch."""
+"""In the order they run. A row is stored as a function of its text, so none may depend on the rest of its batch."""

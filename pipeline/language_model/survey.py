@@ -97,7 +97,7 @@ def _run(model: CausalModel, sites: Sequence[Site]) -> tuple[list[str], list[tup
             model(input_ids=token_ids_BS, use_cache=False)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a model's code stumbles over
+    except Exception as error:  # a model's code may raise anything
         raise ConfigError(
             f"model.path: a forward pass of {type(model).__name__} in {str(model.config.dtype).removeprefix('torch.')} "
             f"fails: {type(error).__name__}: {first_line(error)}"
@@ -108,8 +108,8 @@ def _run(model: CausalModel, sites: Sequence[Site]) -> tuple[list[str], list[tup
 def forget_padding(model: CausalModel) -> None:
     """Take the padding token out of the config of a built model.
 
-    Some models (GPT-2) look for it in every batch, to warn that no mask was passed: a value that a model without
-    weights lacks and GPUs must wait for, and a warning about what is meant so (see `Capture.forward`).
+    Some models (GPT-2) search every batch for it, to warn that no mask was passed. The search needs values, which a
+    model without weights lacks and a GPU has to wait for; and no mask is needed (see `Capture.forward`).
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = None
@@ -144,10 +144,10 @@ MAX_MODULES = 400_000
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Tensors made here have a shape and a dtype and no content; what would need content raises.
+    """Within the block, tensors are made with a shape and a dtype and no content; what needs content raises.
 
-    Not the meta device: these tensors say that they are on the CPU, which is where models make the tensors that they
-    combine with their weights, and transformers knows them and leaves out its looks at values.
+    They are not on the meta device but on the CPU, where models make the tensors that they combine with their weights;
+    and transformers recognises them and skips its checks of values.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers.initialization import no_init_weights
@@ -162,16 +162,16 @@ def weightless() -> Iterator[None]:
 
 
 def build(config: ModelConfig, *, trust_remote_code: bool) -> CausalModel:
-    """The causal language model that `config` describes, in eval mode; made in `weightless`.
+    """The causal language model that `config` describes, in eval mode; call it within `weightless`.
 
     Raises: ConfigError if transformers has no such model, or the config describes none that can be built.
     """
     from transformers import AutoModelForCausalLM
 
     _check_causal(config)
-    config = copy.deepcopy(config)  # a model keeps its config, and this one is about to change
+    config = copy.deepcopy(config)  # the model keeps this config, which is changed below
     for part in (config, config.get_text_config()):
-        # How experts are grouped decides speed, not shapes; this is the form whose shapes do not hang on the routing.
+        # How experts are grouped changes speed, not shapes; the shapes of this form do not depend on the routing.
         part._experts_implementation = "batched_mm"
     try:
         with _bounded_modules():
@@ -194,7 +194,7 @@ def _check_causal(config: ModelConfig) -> None:
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not brings_code:
         named = ", ".join(map(str, architectures if isinstance(architectures, list) else [])) or "no architecture"
         raise ConfigError(
-            f"model.path: a {config.model_type} model ({named} in config.json) is not a causal language model to "
+            f"model.path: a {config.model_type} model ({named} in config.json) is not a causal language model in "
             f"transformers, and rows are taken from causal language models over plain text; choose one of those "
             f"(of a model of text and images, the folder of its language model)"
         )
@@ -202,7 +202,7 @@ def _check_causal(config: ModelConfig) -> None:
 
 @contextmanager
 def _bounded_modules() -> Iterator[None]:
-    """Raises: ConfigError once more modules have been made than any model has: the config's numbers are absurd."""
+    """Raises: ConfigError when more modules are made than any model has: the config's numbers are wrong."""
     n_modules = 0
 
     def count(parent: nn.Module, name: str, module: nn.Module) -> None:

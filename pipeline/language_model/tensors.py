@@ -1,4 +1,4 @@
-"""Whether the weights are those of the architecture: tensors left over, missing, of another shape, tied and yet two."""
+"""Checks that weights fit the architecture: no tensor is left over, missing, of another shape, tied but different."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ _OTHER_PARTS = re.compile(
 
 @dataclass(frozen=True)
 class Report:
-    """What loading said about the tensors, by their names in the model."""
+    """What loading reported about the tensors, by their names in the model."""
 
     missing: frozenset[str]
     unexpected: frozenset[str]
@@ -81,7 +81,7 @@ def check_headers(folder: Path, settings: ModelSettings, config: ModelConfig, fo
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except Exception as error:  # the loader's own code; `load` runs it again on numbers and says what it finds there
+    except Exception as error:  # `load` runs the loader again, with numbers, and reports what it finds
         log.warning(
             "model.path: the names of the weights' tensors cannot be compared with config.json before the weights are "
             "read (%s: %s); it will be done then",
@@ -94,10 +94,10 @@ def check_headers(folder: Path, settings: ModelSettings, config: ModelConfig, fo
 
 
 def check_report(folder: Path, model: CausalModel, report: Report, found: Survey) -> None:
-    """Judge a loading report; `model` is what is left after `cut_above`.
+    """Check a loading report; `model` is what `cut_above` left.
 
-    Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, tensors that the model
-    lacks and would make up, tensors left over in modules that run.
+    Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, missing tensors (they would
+        be random numbers), tensors left over in modules that run.
     """
     if report.errors:
         raise ConfigError(f"model.path: {folder}: loading the weights reported: {'; '.join(report.errors)[:400]}")
@@ -136,7 +136,7 @@ def check_tied(folder: Path, model: CausalModel, found: Survey) -> None:
 
 
 def _in_what_runs(name: str, found: Survey) -> bool:
-    """Whether a tensor that the model has no place for belongs to a module that runs, so that its rows lack it."""
+    """Whether a tensor that the model did not take belongs to a module that runs: rows are computed without it."""
     if _CONSTANTS.search(name):
         return False
     parts = name.split(".")
@@ -155,7 +155,7 @@ def _some(names: list[str]) -> str:
 
 @contextmanager
 def _in_one_thread() -> Iterator[None]:
-    """The switch of transformers for loading without threads, in which tensors without content lose their mode."""
+    """Make transformers load in this thread: `weightless` holds for one thread only."""
     name = "HF_DEACTIVATE_ASYNC_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -3,12 +3,15 @@
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, Self, TypedDict
+from typing import Literal, Protocol, Self, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from strata_sae.stores.files.canonical import Json
+
+CellT = TypeVar("CellT")
+"""What the caller keeps in a field of a chat."""
 
 
 class ModelConfig(Protocol):
@@ -134,11 +137,11 @@ class Tokenizer(Protocol):
     def get_vocab(self) -> dict[str, int]:
         """Token -> id."""
 
-    def get_chat_template(self, *, tools: Json) -> str:
+    def get_chat_template(self, *, tools: CellT) -> str:
         """The template for chats with these tools."""
 
     def apply_chat_template(
-        self, messages: list[dict[str, Json]], *, chat_template: str, tokenize: Literal[False], **beside: Json
+        self, messages: list[dict[str, CellT]], *, chat_template: str, tokenize: Literal[False], **beside: CellT
     ) -> str:
         """A conversation as text."""
 

@@ -93,7 +93,7 @@ def test_a_model_that_breaks_an_assumption_is_refused_by_its_name(name: str, set
     with pytest.raises(ConfigError) as caught:
         check_isolation(capture) if name == "isolation" else probe(capture)
     message = str(caught.value)
-    assert PROBES[name].assumes in message
+    assert PROBES[name].failure in message
     assert message.startswith(f"{PROBES[name].key}: ")
     assert SITE in message
     assert "\n" not in message

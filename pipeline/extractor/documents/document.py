@@ -1,11 +1,18 @@
-"""One document, and a row that is none."""
+"""One document, and how the row of a table or an object of a JSON file becomes one, or is refused."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet
 from strata_sae.pipeline.errors import ConfigError
+
+Cell: TypeAlias = "bool | int | float | str | bytes | date | Sequence[Cell] | Mapping[str, Cell] | None"
+"""What a row holds in a column: JSON, or what tables know besides."""
+
+RowSource = JsonLines | Parquet | HubDataset
 
 
 class Place(NamedTuple):
@@ -19,7 +26,7 @@ class Place(NamedTuple):
 
 
 class BadRow(ConfigError):
-    """A row that is no document: raised, or handed on in the document's stead where such rows are left out."""
+    """A row that is no document: raised, or returned in place of a document where such rows are left out."""
 
     def __init__(self, place: Place, why: str) -> None:
         why = one_line(why)
@@ -37,10 +44,10 @@ class Document:
     where: str
     """Where it was read, for errors: `data/corpus.jsonl:17`."""
     text: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: list[dict[str, Cell]] | None = None
     """`{role, content, ...}`, whole, in the order of the conversation."""
     token_ids: list[int] | None = None
-    beside: dict[str, Any] | None = None
+    beside: dict[str, Cell] | None = None
     """The other columns of a chat's row, but for nulls: a template may read some of them."""
     origin: Path | str | None = None
     """The file, or the commit of a hub dataset, it came from, for provenance."""
@@ -53,12 +60,12 @@ class Document:
         return Place(self.where, self.file, self.row)
 
 
-def one_line(text: object) -> str:
-    """What another's error says, which may be many lines, in one."""
+def one_line(text: str | BaseException) -> str:
+    """What an error of another library says, in one line."""
     return " ".join(str(text).split())
 
 
-def shown(value: Any) -> str:
+def shown(value: Cell) -> str:
     """Type and value, cut to a length that fits an error."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
@@ -73,10 +80,7 @@ def half_of_a_pair(text: str) -> int | None:
     return None
 
 
-RowSource = JsonLines | Parquet | HubDataset
-
-
-def from_row(row: Any, source: RowSource, place: Place, origin: Path | str | None) -> Document | BadRow:
+def from_row(row: Cell, source: RowSource, place: Place, origin: Path | str | None) -> Document | BadRow:
     """The document in the source's column of a row, or what is wrong with the row."""
     try:
         return _document(row, source, place, origin)
@@ -86,7 +90,7 @@ def from_row(row: Any, source: RowSource, place: Place, origin: Path | str | Non
         return BadRow(place, "is nested too deeply")
 
 
-def _document(row: Any, source: RowSource, place: Place, origin: Path | str | None) -> Document:
+def _document(row: Cell, source: RowSource, place: Place, origin: Path | str | None) -> Document:
     if not isinstance(row, dict):
         raise BadRow(place, f"expected a JSON object, got {shown(row)}")
     column = source.column
@@ -94,7 +98,7 @@ def _document(row: Any, source: RowSource, place: Place, origin: Path | str | No
         raise BadRow(place, no_column(column, row))
     value = row[column]
     if source.chat:
-        # Tables give every message the keys of all: what a message lacks is null there.
+        # A table gives every message the fields of all messages; a field that a message lacks is null.
         columnar = not isinstance(source, JsonLines)
         whole = {name: without_nulls(item) if columnar else item for name, item in row.items() if item is not None}
         messages = messages_of(whole.pop(column, None), column, place)
@@ -107,7 +111,7 @@ def _document(row: Any, source: RowSource, place: Place, origin: Path | str | No
     return Document(place.where, text=text, origin=origin, file=place.file, row=place.row)
 
 
-def no_column(column: str, row: dict[str, Any]) -> str:
+def no_column(column: str, row: Mapping[str, Cell]) -> str:
     """What to say of a row without its column: the columns it has, and what a likely one needs."""
     likely = ""
     for name, value in row.items():
@@ -117,7 +121,7 @@ def no_column(column: str, row: dict[str, Any]) -> str:
     return f"no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}: set the source's `column`{likely}"
 
 
-def _needs(value: Any) -> str:
+def _needs(value: Cell) -> str:
     """The switch for a column of such values, if there is one."""
     if isinstance(value, list) and value:
         if all(type(item) is int for item in value):
@@ -127,7 +131,7 @@ def _needs(value: Any) -> str:
     return ""
 
 
-def _text(value: Any, column: str, place: Place) -> str:
+def _text(value: Cell, column: str, place: Place) -> str:
     if isinstance(value, bytes):  # some writers of parquet mark no column as UTF-8
         try:
             return value.decode("utf-8")
@@ -142,13 +146,13 @@ def _text(value: Any, column: str, place: Place) -> str:
     return value
 
 
-def _hint(value: Any) -> str:
+def _hint(value: Cell) -> str:
     if needs := _needs(value):
         return f"; {'messages' if needs == 'chat: true' else 'token ids'} need `{needs}`"
     return "; its strings must be joined into one" if isinstance(value, list) else ""
 
 
-def _token_ids(value: Any, column: str, place: Place) -> list[int]:
+def _token_ids(value: Cell, column: str, place: Place) -> list[int]:
     if not isinstance(value, list):
         hint = "; text needs `tokens: false`" if isinstance(value, str) else ""
         raise BadRow(place, f"column {column!r}: expected a list of token ids, got {shown(value)}{hint}")
@@ -158,7 +162,7 @@ def _token_ids(value: Any, column: str, place: Place) -> list[int]:
     return value
 
 
-def messages_of(value: Any, column: str, place: Place) -> list[dict[str, Any]]:
+def messages_of(value: Cell, column: str, place: Place) -> list[dict[str, Cell]]:
     """The messages in a column, each without its null fields and otherwise as it is.
 
     Raises: BadRow naming message and field.
@@ -172,14 +176,14 @@ def messages_of(value: Any, column: str, place: Place) -> list[dict[str, Any]]:
     return [_message(item, f"column {column!r}: message {number}", place) for number, item in enumerate(messages)]
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: Cell) -> Cell:
     """The value without the null fields of its objects, at any depth."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: Cell) -> Cell:
     """A mapping of equally long lists, which some tables keep instead of a list of mappings, as that list."""
     if not isinstance(value, dict) or not {"role", "content"} <= value.keys():
         return value
@@ -189,7 +193,7 @@ def _listed(value: Any) -> Any:
     return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _message(value: Any, where: str, place: Place) -> dict[str, Any]:
+def _message(value: Cell, where: str, place: Place) -> dict[str, Cell]:
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise BadRow(
             place, f"{where}: expected a mapping with the keys role and content, got {shown(value)}{_keys(value)}"
@@ -204,13 +208,13 @@ def _message(value: Any, where: str, place: Place) -> dict[str, Any]:
     return message
 
 
-def _keys(value: Any) -> str:
+def _keys(value: Cell) -> str:
     if isinstance(value, dict) and {"from", "value"} <= value.keys():
         return "; these are ShareGPT's keys: rename `from` to role (human: user, gpt: assistant) and `value` to content"
     return ""
 
 
-def _check_content(content: Any, where: str, place: Place) -> None:
+def _check_content(content: Cell, where: str, place: Place) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
@@ -227,7 +231,7 @@ def _check_content(content: Any, where: str, place: Place) -> None:
             )
 
 
-def _check_strings(value: Any, where: str, place: Place) -> None:
+def _check_strings(value: Cell, where: str, place: Place) -> None:
     if isinstance(value, str):
         if (half := half_of_a_pair(value)) is not None:
             raise BadRow(place, f"{where}: half of a surrogate pair at character {half} is not text")

@@ -4,14 +4,23 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 from strata_sae.pipeline.config.corpus import HubDataset
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, from_row, no_column, one_line
+from strata_sae.pipeline.extractor.documents.document import (
+    BadRow,
+    Cell,
+    Document,
+    Place,
+    from_row,
+    no_column,
+    one_line,
+)
 from strata_sae.pipeline.extractor.documents.files import file_record, foreign, head_of, needed, printable
 from strata_sae.pipeline.extractor.documents.finding import (
     SAVED_DATASET,
@@ -21,8 +30,36 @@ from strata_sae.pipeline.extractor.documents.finding import (
     local_files,
 )
 from strata_sae.pipeline.paths import as_path
+from strata_sae.stores.files.canonical import Json
 
 _KEY = "corpus.sources: path"
+
+
+class Table(Protocol):
+    """A `Dataset` or an `IterableDataset` of `datasets`, which leaves its types open."""
+
+    features: Mapping[str, str] | None
+    split: str | None
+
+    def __iter__(self) -> Iterator[dict[str, Cell]]:
+        """The rows."""
+
+    def select_columns(self, names: list[str]) -> "Table":
+        """The same rows with these columns only."""
+
+
+class BuilderConfig(Protocol):
+    """Which files `datasets` found, by split."""
+
+    data_files: Mapping[str, list[str]] | None
+
+
+class Builder(Protocol):
+    """What `datasets` makes of a name before it reads rows."""
+
+    config: BuilderConfig
+    base_path: str
+    """For a dataset of the hub, an address that holds the commit."""
 
 
 def read(source: HubDataset) -> Iterator[Document | BadRow]:
@@ -62,28 +99,28 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
         row_number += 1
 
 
-def _table(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
+def _table(datasets: ModuleType, source: HubDataset, path: str) -> tuple[str | None, Table]:
     """The commit, of a dataset of the hub, and what gives its rows."""
     if is_saved_dataset(Path(path)):
         return None, saved_split(datasets.load_from_disk(path), source)
-    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
+    builder: Builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
     if Path(path).is_dir():
         check_all_read(builder, Path(path), source)
     commit = _commit(builder)
-    # The commit that was found, not the branch again: what is recorded is what is read.
+    # The commit that was found, not the branch again, so that the recorded commit is the one that is read.
     revision = commit if commit is not None else source.revision
     options = {"split": source.split, "revision": revision, "streaming": source.streaming}
     return commit, datasets.load_dataset(path, source.name, **options)
 
 
-def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
+def provenance(source: HubDataset, commits: list[str]) -> dict[str, Json]:
     """What was asked for, and what it was: the commit of a hub dataset, or the files of a local folder."""
     folder = as_path(source.path, _KEY)
-    record: dict[str, Any] = {"name": source.name, "split": source.split, "revision": source.revision}
+    record: dict[str, Json] = {"name": source.name, "split": source.split, "revision": source.revision}
     if folder.is_dir():
-        files = [file_record(path) for path in local_files(folder)]
+        files: list[Json] = [file_record(path) for path in local_files(folder)]
         return {**record, "path": printable(folder.resolve().name), "files": files}
-    return {**record, "path": source.path, "commits": commits}
+    return {**record, "path": source.path, "commits": [*commits]}
 
 
 def _folder(source: HubDataset) -> Path:
@@ -105,7 +142,7 @@ def _folder(source: HubDataset) -> Path:
     return path
 
 
-def _only(table: Any, source: HubDataset) -> Any:
+def _only(table: Table, source: HubDataset) -> Table:
     """The table without the columns that are not read: an image beside the text need not be decoded."""
     features = getattr(table, "features", None)
     return (
@@ -113,7 +150,7 @@ def _only(table: Any, source: HubDataset) -> Any:
     )
 
 
-def _commit(builder: Any) -> str | None:
+def _commit(builder: Builder) -> str | None:
     found = re.search(r"@([0-9a-f]{40})(?:/|$)", str(builder.base_path))
     return found.group(1) if found else None
 
@@ -143,7 +180,7 @@ _DESCRIPTIONS = {SAVED_DATASET, SAVED_DATASETS, "dataset_info.json", "dataset_in
 _PLAIN = re.compile(r"[^\[\]*?{}!\n\r\ud800-\udfff]*")
 
 
-def saved_split(saved: Any, source: HubDataset) -> Any:
+def saved_split(saved: Table | dict[str, Table], source: HubDataset) -> Table:
     """The split of what `save_to_disk` wrote: of a dataset that was saved alone, the dataset."""
     if source.name is not None:
         raise ConfigError(
@@ -161,8 +198,8 @@ def saved_split(saved: Any, source: HubDataset) -> Any:
     return saved
 
 
-def check_all_read(builder: Any, folder: Path, source: HubDataset) -> None:
-    """Raises: ConfigError for files that `datasets` passes over without a word: of another kind, or of no split.
+def check_all_read(builder: Builder, folder: Path, source: HubDataset) -> None:
+    """Raises: ConfigError for files that `datasets` would leave out silently: of another kind, or of no split.
 
     It reads the files of one kind, by names of splits if any file or folder has such a name.
     """
@@ -173,7 +210,7 @@ def check_all_read(builder: Any, folder: Path, source: HubDataset) -> None:
     kinds = _TABLES if any({".json", ".jsonl"} & set(Path(file).suffixes) for file in read) else _TABLES - {".json"}
     left = [path for path in _data_files(folder, kinds) if os.path.realpath(path) not in read]
     if read and left:
-        splits = ", ".join(repr(str(split)) for split in builder.config.data_files)
+        splits = ", ".join(repr(str(split)) for split in builder.config.data_files or {})
         raise ConfigError(
             f"{_KEY}: {source.path!r}: `datasets` would read {len(read):,} of its files (splits {splits}) and leave "
             f"out {len(left):,}, the first {printable(left[0].relative_to(folder))}: it reads files of one kind, by "
