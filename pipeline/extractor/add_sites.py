@@ -23,9 +23,9 @@ def add_sites(
     """Extract `sites` for the rows of a finished store into a store of their own at `out`, which names the first.
 
     Args:
-        model: where the model is now; null: where the store's config says, which works for hub ids and relative paths.
-    Raises: ConfigError if the model is not the one the store was made with; StoreError if the store's rows are not
-        whole texts any more, or `out` holds something else.
+        model: where the model is now; None: where the store's config says, which works for hub ids and relative paths.
+    Raises: ConfigError if the model is not the one the store was made with; StoreError if the store's rows are no
+        longer whole texts, or `out` holds something else.
 
     """
     base = ActivationStore.open(store)
@@ -61,7 +61,7 @@ def _fields(base: ActivationStore, description: Description) -> dict[str, Any]:
 
 
 def _check_tokens(base: ActivationStore, plan: Plan, out: Path) -> None:
-    """Equal bytes, not only equal tokens: whoever opens the two together compares hashes."""
+    """Check that the token files are equal to the byte: opening both stores together compares their hashes."""
     if reason := aligned(base.plan, plan):
         raise StoreError(
             f"{out}: was planned from the tokens of {base.path}, but {reason}; "

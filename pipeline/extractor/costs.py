@@ -28,16 +28,16 @@ MAX_CHUNKS_PER_UNIT = 2**20
 GROUPS_HELD = 4
 """Groups of rows in memory at once: one is run, two wait, one is written (`UnitFiller`)."""
 RECORD_BYTES_PER_COLUMN = 128
-"""Upper bound of what a unit's commit record, or a site's statistics, say of a column: four numbers."""
+"""Upper bound of what a unit's commit record, or a site's statistics, hold of a column: four numbers."""
 ONCE_BYTES = 2**20
-"""Allowance for what a store has once: plan, vocabulary, MANIFEST."""
+"""Upper bound of the files that a store has once: plan, vocabulary, MANIFEST."""
 BLOCK_BYTES = 4096
 """A file takes whole blocks of a disk."""
 _BLOCK_TOKENS = 2**22
 
 
 def check_settings(plan: Plan) -> None:
-    """The limits that need no text, of a stand-in with one unit of rows. Raises: ConfigError, as `check_draft` does."""
+    """Check the limits that do not depend on the text, for a plan of one unit. Raises: as `check_draft`."""
     for refusal in (*_format_limits(plan), *_memory_limit(plan)):
         raise ConfigError(refusal)
 
@@ -123,7 +123,7 @@ def _disk_limits(path: Path, plan: Plan) -> Iterator[str]:
 
 
 def disk_bytes(plan: Plan) -> int:
-    """What a finished store takes of a disk at most, but for compression that makes nothing smaller."""
+    """Upper bound of the bytes that a finished store takes on a disk, compression left out."""
     records = RECORD_BYTES_PER_COLUMN * sum(plan.sites.values()) * (plan.n_units + 1)
     return activation_bytes(plan) + token_map_bytes(plan) + records + ONCE_BYTES + BLOCK_BYTES * n_files(plan)
 
@@ -135,7 +135,7 @@ def n_data_files(plan: Plan) -> int:
 
 
 def n_files(plan: Plan) -> int:
-    """Data files, a commit record and a timing of each unit, and what there is once."""
+    """Data files, a commit record and a timing of each unit, and the files that a store has once."""
     return n_data_files(plan) + 2 * plan.n_units + len(plan.metadata_files()) + len(plan.sites) + 8
 
 
@@ -147,7 +147,7 @@ def filling_bytes(plan: Plan) -> int:
     group_rows = max(GROUP_BATCHES * recorded.model.batch_tokens, recorded.corpus.context_length)
     held = GROUPS_HELD * min(group_rows, plan.n_rows) * columns * item_bytes
     arrays = [spec for specs in plan.site_specs.values() for spec in specs.values()]
-    chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # as collected, and as encoded
+    chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # each as collected, and as encoded
     calibration = sum(stop - start for start, stop in plan.calibration["rows"]) if plan.calibration else 0
     return held + chunks + 2 * calibration * columns * 4  # twice: in pieces, and joined
 
@@ -157,7 +157,7 @@ def _chunk_bytes(spec: ArraySpec) -> int:
 
 
 class Planned(NamedTuple):
-    """What there is to describe."""
+    """A plan that is not written yet, and what it was made from."""
 
     config: RunConfig
     model_name: str

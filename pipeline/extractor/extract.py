@@ -34,8 +34,8 @@ _ONE_PROCESS = Local(n_workers=1)
 def extract(config: RunConfig, engine: Engine = _ONE_PROCESS, *, show_progress: bool = True) -> None:
     """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
 
-    Where a finished store beside it already holds what the config asks for, that one is used and nothing is done.
-    Any number of processes, on any number of machines, may run this on one store: what each commits, all see.
+    If a finished store beside it already holds what the config asks for, nothing is done: that store is used.
+    Any number of processes, on any number of machines, may run this on one store; each sees what the others committed.
     Raises: ConfigError, or StoreError if the store is damaged or the disk is too small.
     """
     reuse = reusable(config)
@@ -69,7 +69,7 @@ def _leave_finished(path: Path, plan: Plan) -> None:
 def fill(settings: ModelSettings, path: Path, plan: Plan, engine: Engine, *, show_progress: bool) -> None:
     """Have every worker of the engine fill units until none is missing, and finish the store.
 
-    The store itself is the queue of units, so a worker that dies is no failure while another one is left.
+    The store itself is the queue of units: when a worker dies, another one fills its unit.
     Raises: StoreError if the store is not finished when all workers have ended, with their reasons.
     """
     one_process = engine.n_workers == 1

@@ -214,10 +214,10 @@ def arrange(spool: Spool, corpus: CorpusSettings, seed: int) -> Arrangement:
 
 
 def first_of_its_tokens(spool: Spool) -> np.ndarray:
-    """Place in the spool of the first document with the tokens of each: int64 [D].
+    """For each document, the place in the spool of the first document with the same tokens: int64 [D].
 
-    A document that was cut to fit `n_tokens` has the tokens it had before as well as those that were kept: it belongs
-    to the copies of either, and so do these to each other.
+    A document that was cut to fit `n_tokens` is a copy of documents with its tokens before the cut and of documents
+    with its tokens after it, and so all of these are copies of each other.
     """
     _, first, number = np.unique(spool.sequence, return_index=True, return_inverse=True)
     original = first[number.reshape(-1)]

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from strata_sae.pipeline.engines import Local
+from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.stores import StoreError, read_plan
 from strata_sae.stores.files.filesystem import FileSystem
@@ -32,6 +33,15 @@ def never_end(path: Path, number: int) -> None:
     (path / f"working-{os.getpid()}").touch()
     while True:  # a signal that a handler of Python takes ends the pause, not the work
         signal.pause()
+
+
+def note_process(folder: Path, item: str) -> None:
+    """Write who ran the item; the item `fails` has an error, and the item `dies` ends its process."""
+    if item == "fails":
+        raise ConfigError(f"there is no {item}")
+    if item == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / item).write_text(str(os.getpid()))
 
 
 def main() -> None:

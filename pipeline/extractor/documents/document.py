@@ -112,7 +112,7 @@ def _document(row: Cell, source: RowSource, place: Place, origin: Path | str | N
 
 
 def no_column(column: str, row: Mapping[str, Cell]) -> str:
-    """What to say of a row without its column: the columns it has, and what a likely one needs."""
+    """What is wrong with a row without its column: which columns it has, and which setting a likely one needs."""
     likely = ""
     for name, value in row.items():
         if needs := _needs(value):
@@ -122,7 +122,7 @@ def no_column(column: str, row: Mapping[str, Cell]) -> str:
 
 
 def _needs(value: Cell) -> str:
-    """The switch for a column of such values, if there is one."""
+    """The setting that a column of such values needs, if there is one."""
     if isinstance(value, list) and value:
         if all(type(item) is int for item in value):
             return "tokens: true"
@@ -184,7 +184,7 @@ def without_nulls(value: Cell) -> Cell:
 
 
 def _listed(value: Cell) -> Cell:
-    """A mapping of equally long lists, which some tables keep instead of a list of mappings, as that list."""
+    """A mapping of equally long lists, as some tables hold messages, as a list of mappings; other values unchanged."""
     if not isinstance(value, dict) or not {"role", "content"} <= value.keys():
         return value
     columns = list(value.values())

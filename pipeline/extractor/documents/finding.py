@@ -1,4 +1,4 @@
-"""The files that a source's patterns name."""
+"""The files that a source's patterns, or its folder, name."""
 
 import glob
 import re
@@ -25,7 +25,7 @@ def matching(patterns: list[str]) -> list[Path]:
         path = as_path(pattern, _KEY)
         if path.is_dir():
             raise ConfigError(f"{_KEY}: {pattern!r} is a folder{_folder_advice(path, pattern)}")
-        # A file whose name holds brackets is that file, before it is a pattern.
+        # Where a file has such a name, brackets are part of the name, not of a pattern.
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
         files = {Path(name) for name in names if Path(name).is_file()}
         if not files:
@@ -37,7 +37,7 @@ def matching(patterns: list[str]) -> list[Path]:
 
 
 def elsewhere(address: str) -> str | None:
-    """What to say of an address that is no path of this machine."""
+    """Why an address that is not a path of this machine is refused; None for a path."""
     if repository := re.match(
         r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)datasets/([^/]+/[^/@?#]+)", address
     ):
@@ -65,16 +65,16 @@ def local_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def check_is_no_table(path: Path) -> None:
-    """Raises: ConfigError for CSV, which has no mark to be known by but its name."""
+def refuse_table(path: Path) -> None:
+    """Raises: ConfigError for CSV, which only the name tells from text."""
     if {".csv", ".tsv"} & _suffixes(path) and head_of(path).lstrip()[:1] not in (b"{", b"["):
         raise ConfigError(
             f"{printable(path)}: is a table; use `kind: dataset`, with `path` a folder of such files only"
         )
 
 
-def check_is_no_json(path: Path) -> None:
-    """Raises: ConfigError for JSON lines under a name that says so: as text they would be stored with their keys."""
+def refuse_json_lines(path: Path) -> None:
+    """Raises: ConfigError for JSON lines whose name says so: read as text, their keys would be stored, too."""
     if {".jsonl", ".ndjson"} & _suffixes(path):
         first_line = head_of(path).split(b"\n")[0].strip()
         if first_line.startswith(b'{"'):

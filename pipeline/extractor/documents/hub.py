@@ -93,14 +93,14 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
         except Exception as error:
             raise _unreadable(f"{where}, row {row_number}", source, error) from error
         place = Place(f"{printable(source.path)}/{source.split}[{row_number}]", f"{name}/{source.split}", row_number)
-        if source.column not in row:  # of any row: all have the same
+        if source.column not in row:  # true of every row: all have the same columns
             raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
         yield from_row(row, source, place, commit)
         row_number += 1
 
 
 def _table(datasets: ModuleType, source: HubDataset, path: str) -> tuple[str | None, Table]:
-    """The commit, of a dataset of the hub, and what gives its rows."""
+    """The commit of a dataset of the hub (None for a folder), and its rows."""
     if is_saved_dataset(Path(path)):
         return None, saved_split(datasets.load_from_disk(path), source)
     builder: Builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
@@ -143,7 +143,7 @@ def _folder(source: HubDataset) -> Path:
 
 
 def _only(table: Table, source: HubDataset) -> Table:
-    """The table without the columns that are not read: an image beside the text need not be decoded."""
+    """The table without columns that are not read, so that no image beside the text is decoded."""
     features = getattr(table, "features", None)
     return (
         table.select_columns([source.column]) if features and source.column in features and not source.chat else table
@@ -201,10 +201,10 @@ def saved_split(saved: Table | dict[str, Table], source: HubDataset) -> Table:
 def check_all_read(builder: Builder, folder: Path, source: HubDataset) -> None:
     """Raises: ConfigError for files that `datasets` would leave out silently: of another kind, or of no split.
 
-    It reads the files of one kind, by names of splits if any file or folder has such a name.
+    `datasets` reads files of one kind, and only those named after a split if any file or folder is named so.
     """
     card = folder / "README.md"
-    if card.is_file() and b"data_files:" in card.read_bytes():  # it says what is read
+    if card.is_file() and b"data_files:" in card.read_bytes():  # the card says which files are read
         return
     read = {os.path.realpath(file) for files in (builder.config.data_files or {}).values() for file in files}
     kinds = _TABLES if any({".json", ".jsonl"} & set(Path(file).suffixes) for file in read) else _TABLES - {".json"}
@@ -220,9 +220,9 @@ def check_all_read(builder: Builder, folder: Path, source: HubDataset) -> None:
 
 @contextmanager
 def plainly_named(folder: Path) -> Iterator[Path]:
-    """The folder, or for the time of the block one of links to its files, under names that `datasets` can read.
+    """The folder; or, within the block, a folder of links to its files under names that `datasets` can read.
 
-    It takes brackets in a folder's name for a pattern, follows a link to its end, and knows no bytes but UTF-8's.
+    `datasets` reads brackets in a folder's name as a pattern, resolves links, and needs names in UTF-8.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
     if all(_PLAIN.fullmatch(str(path)) for path in (folder.absolute(), *files)):
@@ -243,7 +243,7 @@ def suffixes(folder: Path) -> list[str]:
 
 
 def _data_files(folder: Path, kinds: set[str]) -> list[Path]:
-    """The files under a folder whose suffix says that they hold rows, sorted; hidden ones and hidden folders' not."""
+    """The files under a folder whose suffix says that they hold rows, sorted; without hidden files and folders."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _DESCRIPTIONS]
     shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [path for path in shown if kinds & {path.suffix, Path(path.stem).suffix if path.suffix in _PACKED else ""}]

@@ -1,4 +1,4 @@
-"""JSON lines, of which each is one document; or one JSON array, of which each item is."""
+"""JSON lines, each of them one document; or one JSON array, each item of it one document."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import files
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, from_row
 from strata_sae.pipeline.extractor.documents.files import Piece, decoded, pieces, printable, text_chunks, too_long
-from strata_sae.pipeline.extractor.documents.finding import check_is_no_table, matching
+from strata_sae.pipeline.extractor.documents.finding import matching, refuse_table
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_json
 
@@ -17,7 +17,7 @@ from strata_sae.stores.files.canonical import parse_json
 def read(source: JsonLines) -> Iterator[Document | BadRow]:
     """Every line that is not blank, counted from 1; every item of an array, counted from 0."""
     for path in matching(source.paths):
-        check_is_no_table(path)
+        refuse_table(path)
         where = printable(path)
         if is_array(path):
             for number, piece in enumerate(array_items(path)):
@@ -79,7 +79,7 @@ def array_items(path: Path) -> Iterator[Piece]:
 
 
 class _Scanner:
-    """Where items end, told by brackets, commas and strings alone: what an item holds is for the parser to say."""
+    """Finds where items end, by brackets, commas and strings; it does not parse the items."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -113,7 +113,7 @@ class _Scanner:
         self._offset += len(chunk)
 
     def _opens_or_ends(self, mark: bytes) -> bool:
-        """Take the mark in. Returns: whether it opens the array, or ends an item."""
+        """Count a bracket, comma, quote or backslash. Returns: whether it opens the array, or ends an item."""
         if mark == b"\\":
             self._escaped = True
         elif mark == b'"':
@@ -130,7 +130,7 @@ class _Scanner:
         return False
 
     def _item(self, stop: int) -> Iterator[Piece]:
-        """What is held, which ends `stop` bytes into the file; nothing before the array, and in an empty one."""
+        """The item that ends at byte `stop` of the file; none where the array only begins, or is empty."""
         empty = self.ended and self._n_marks == 1 and not self._dropped and not self._held.strip(_BLANK)
         if self._n_marks > 0 and not empty:
             yield Piece(None if self._dropped else bytes(self._held), stop - len(self._held))
