@@ -15,25 +15,18 @@ _.is_quantized  # transformers reads it from a model
 _.pad_token_id  # transformers reads it from a config
 _.trace  # the last argument that Python gives to __exit__
 _.writeable  # a flag of NumPy's arrays
-_.fill_seconds  # a field of the loader's records; written by its dictionary
-_.decode_seconds  # a field of the loader's records; written by its dictionary
-_.thread_seconds  # a field of the loader's records; written by its dictionary
-_.wait_seconds  # a field of the loader's records; written by its dictionary
 _.Folder  # found by its scheme, file://
 _.HubRepository  # found by its scheme, hf://
 _.Bucket  # found by its scheme, s3://
-_.store_ids  # a field of a record; checked and read by its name
-_.diverged_at_step  # a field of a record; checked and read by its name
-_.curves_bytes  # a field of a record; checked and read by its name
-_.top_percent_square_share  # a field of a record; checked and read by its name
-_.weights_sha256  # a field of a record; checked and read by its name
-_.bytes_per_token  # a field of a record; checked and read by its name
-_.split_rows  # a field of a record; checked and read by its name
+_.running_mean  # a field of a record; checked and read by its name
+_.python  # a field of a record; checked and read by its name
+_.norm_quantiles  # a field of a record; checked and read by its name
+_.choice  # a field of a record; checked and read by its name
+_.dead_latents  # a field of a record; checked and read by its name
 _.epoch_rows  # a field of a record; checked and read by its name
 _.window_blocks  # a field of a record; checked and read by its name
 _.perfect_documents  # a field of a record; checked and read by its name
 _.perfect_positions  # a field of a record; checked and read by its name
-_.waits  # a field of a record; checked and read by its name
 _._py_file  # Numba asks its cache for it
 _.ensure_cache_path  # Numba asks its cache for it
 _.get_cache_path  # Numba asks its cache for it

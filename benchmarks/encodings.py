@@ -20,9 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import TOY, sized
-from strata_sae.stores import ActivationStore
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.format.encodings import to_float32
+from strata_sae.stores.front.store import ActivationStore
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -31,10 +31,8 @@ from strata_sae.pipeline.language_model import Capture, load
 from strata_sae.pipeline.language_model.inputs import batches, groups, packed_spans
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.arrays import COMMITS, STAGING
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.shard_records import shard_records
-from strata_sae.stores.reading.array import StoredArray
+from strata_sae.stores.format.plan import COMMITS, STAGING, Plan
+from strata_sae.stores.reading.array import StoredArray, shard_records
 
 SITES = ["blocks.8.hook_resid_post", "blocks.14.hook_resid_post"]
 N_TOKENS = sized(2**12, 2**10)

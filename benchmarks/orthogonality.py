@@ -28,8 +28,7 @@ from benchmarks.toy import met, sized
 from strata_sae.pipeline.objective import Objective
 from strata_sae.pipeline.objective.term import Step
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
-from strata_sae.pipeline.saes.base import SAE
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import SAE, Workspace
 from strata_sae.pipeline.trainer.trainee import Trainee
 from support.lockstep import our_trainee
 

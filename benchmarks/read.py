@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.toy import sized
 from strata_sae.stores import ActivationStore, Batches, Filters
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.permutation import permutation
 from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.reading.masks import permutation
 from strata_sae.stores.writing.finishing import finish
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter

@@ -26,7 +26,7 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.objective import Objective
 from strata_sae.pipeline.objective.reconstruction import Reconstruction
 from strata_sae.pipeline.saes import initial_weights
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.saes.topk import TopK
 from strata_sae.pipeline.tensors import to_tensor
 from strata_sae.pipeline.trainer.optimiser import Adam

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import met, sized
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.trainee import Trainee
 from support.lockstep import our_trainee
 

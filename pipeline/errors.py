@@ -6,6 +6,14 @@ Exception
  └── stores.StoreError an activation store that does not hold what it should; exit code 1
 """
 
+import difflib
+from collections.abc import Iterable
+
+LARGEST_INT = 2**63 - 1
+"""The largest integer that is accepted: a record, a file's offset and the seed of every library can hold it."""
+LARGEST_FLOAT = 3.4e38
+"""The largest other number that is accepted: training is float32, where a larger one is infinite."""
+
 
 class ConfigError(Exception):
     """Input that cannot work: a config key, a corpus, a model, a site."""
@@ -13,3 +21,14 @@ class ConfigError(Exception):
 
 class CheckpointError(Exception):
     """A run folder, checkpoint or result that is damaged or belongs to another config."""
+
+
+def shown(text: str) -> str:
+    """A text cut where it is longer than a line of an error has room for."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question naming the nearest known name ("; did you mean 'x'?"), or nothing when none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

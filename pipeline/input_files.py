@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.folders import cache_root
 
 SETTLED_NS = 2_000_000_000
 """A file that was written this shortly before it was hashed may be written again without a change of its times: some
@@ -67,9 +67,9 @@ def shown(lines: tuple[str, ...]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file; remembered under the cache root, and believed while the file's `FileState` is the same.
+    """sha256 (hex) of a file; remembered under the cache root, and used while the file's `FileState` is the same.
 
-    Safe under several processes. What is remembered and damaged, or belongs to another file, is not believed.
+    Safe under several processes. A remembered hash that is damaged, or belongs to another file, is not used.
     Raises: OSError.
     """
     resolved = os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Paths as people write them, in a config, on the command line or in the environment: all are read here, alike."""
+"""Paths as people write them in a config, on the command line or in the environment: one reading for all."""
 
 import hashlib
 import os

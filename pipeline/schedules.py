@@ -34,9 +34,9 @@ class Schedule(Settings):
     end: float
     """Value from `finish` on."""
     begin: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Progress at which it starts to move (share of the run, 0 to 1)."""
+    """Share of the run (0 to 1) at which it starts to move."""
     finish: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Progress at which it arrives (share of the run, 0 to 1)."""
+    """Share of the run (0 to 1) at which it arrives."""
     exponent: float = Field(default=2.0, gt=0.0)
     """Exponent of `power`; seed 001 uses 2 and 0.5."""
 

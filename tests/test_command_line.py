@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from strata_sae.pipeline.commands import stages
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
-from strata_sae.stores import StoreError
+from strata_sae.stores.errors import StoreError
 
 ROOT = Path(__file__).parents[1]
 STAGES = {

@@ -11,7 +11,7 @@ import pytest
 
 import strata_sae.pipeline.input_files as module
 from strata_sae.pipeline.input_files import SETTLED_NS, SMALL_BYTES, FileState, file_sha256, forget, shown
-from strata_sae.stores.files.canonical import file_sha256 as plainly
+from strata_sae.stores.files.hashing import file_sha256 as plainly
 
 LARGE = b"a" * SMALL_BYTES
 

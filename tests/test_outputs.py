@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.stores import ActivationStore, verify
-from strata_sae.stores.format import outside
+from strata_sae.stores.format import folders as outside
 from support.lying_server import LyingServer, serving
 from support.small_run import SITE, TOPK, run_data, store_for_training
 

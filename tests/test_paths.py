@@ -12,16 +12,15 @@ import pytest
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet, TextFiles
-from strata_sae.pipeline.config.schema import options
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import read_documents
 from strata_sae.pipeline.language_model.folder import model_folder
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.folders import cache_root
 from support.command_tree import callbacks
-from support.schema_leaves import leaves
+from support.schema_leaves import leaves, options
 from support.small_run import RELU, SITE, run_data
 from support.small_store import build_store
 from support.tiny_models import save_tiny_model

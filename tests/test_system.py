@@ -17,8 +17,7 @@ from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.commands.system import THREADS, why_not_here
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.run import RunConfig as Config
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.errors import LARGEST_INT, ConfigError
 from strata_sae.pipeline.trainer.train import train
 from support.command_tree import callbacks
 from support.small_run import RELU, SITE, TOPK, run_data

@@ -54,7 +54,7 @@ def evaluate_saes(config: "RunConfig") -> None:
 
 def write_report(config: "RunConfig") -> None:
     """Stage 4: run folder -> one HTML page and one CSV table."""
-    from strata_sae.pipeline.report.write import write_report
+    from strata_sae.pipeline.report.page import write_report
 
     log.info("report: %s", write_report(config.run_path(), config.report.title or config.name))
 

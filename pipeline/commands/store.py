@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strata_sae.pipeline.commands.stages import shows_progress
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.numbers import LARGEST_INT
+from strata_sae.pipeline.errors import LARGEST_INT, ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import data_root, place_reader_of, reader_of
 
@@ -27,12 +26,14 @@ StoreFolder = Annotated[
 StoreAnywhere = Annotated[
     str,
     typer.Argument(
-        metavar="STORE", parser=place_reader_of("STORE"), help="Folder or URL (s3://, https://, hf://datasets/)."
+        metavar="STORE",
+        parser=place_reader_of("STORE"),
+        help="Folder or URL (s3://, gs://, az://, https://, hf://datasets/).",
     ),
 ]
 NewFolder = Annotated[Path, typer.Argument(metavar="OUT", parser=reader_of("OUT"), help="Folder of the new store.")]
 Place = typer.Argument(
-    metavar="URL", parser=place_reader_of("URL"), help="s3://, https://, hf://datasets/ or a folder."
+    metavar="URL", parser=place_reader_of("URL"), help="s3://, gs://, az://, https://, hf://datasets/ or a folder."
 )
 Sites = Annotated[
     list[str], typer.Option("--site", default_factory=list, show_default=False, help="Repeat for several.")
@@ -100,7 +101,7 @@ def spot_check(
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from strata_sae.pipeline.extractor.spot_check import spot_check
-    from strata_sae.stores.format.plan import read_plan
+    from strata_sae.stores.format.plan_file import read_plan
 
     if rows > (n_rows := read_plan(store).n_rows):
         raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")

@@ -45,8 +45,8 @@ class TextFiles(_Source):
     paths: list[str] = Field(min_length=1)
     """Files or glob patterns, read in sorted order."""
     separator: str | None = Field(default=None, min_length=1)
-    """What stands between documents in a file, for example `<|endoftext|>`; it is not stored, and what is blank between
-    two is no document. null: one file is one document."""
+    """What stands between documents in a file, for example `<|endoftext|>`; it is not stored, and blank text
+    between two of them is no document. null: one file is one document."""
 
 
 class JsonLines(_Rows):
@@ -105,7 +105,7 @@ class CorpusSettings(Settings):
     """Longest sequence the model sees (tokens)."""
     isolate_documents: bool = False
     """Packed mode: attention stays within a document and positions start again at its first token, so its rows are
-    those of the document alone. What goes on in the next sequence begins anew there, as if its text began there."""
+    those of the document alone. A document that is cut goes on in the next sequence as a document of its own would."""
     prepend_bos: bool = True
     """Begin every document with the tokenizer's BOS token, where it has one."""
     append_eos: bool = False

@@ -1,13 +1,15 @@
 """pydantic's errors as lines for people: where, what stands there, what is allowed, and the nearest known name."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from strata_sae.pipeline.config.lookup import nearest
-from strata_sae.pipeline.config.schema import in_words, kind_of, locate, options, settings_class
-from strata_sae.pipeline.strict_yaml import Path
+from strata_sae.pipeline.config.schema import Place, whole_config
+from strata_sae.pipeline.errors import nearest, shown
+from strata_sae.pipeline.runs.migration import SECTIONS, new_name
+from strata_sae.pipeline.strict_yaml import Path, Yaml
 
 _BOUNDS = {
     "greater_than": "greater than {gt}",
@@ -15,29 +17,102 @@ _BOUNDS = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
 }
+_WORDS: dict[type, str] = {str: "a string", int: "an integer", float: "a number"}
 
 
-def lines_of(error: ValidationError, data: Any, origins: Mapping[Path, str]) -> list[str]:
+class _Problem(NamedTuple):
+    """An error of pydantic and the place it is about."""
+
+    detail: ErrorDetails
+    path: Path
+    place: Place
+    parent: Place
+    branch: str | None
+    """What pydantic calls the member of a union that complains; None where there is no union."""
+
+
+def lines_of(error: ValidationError, data: Yaml, origins: Mapping[Path, str]) -> list[str]:
     """One line per problem, in the order of the file, each with where its value comes from."""
     found: dict[str, None] = {}
-    details = [(detail, *locate(detail["loc"], data)) for detail in error.errors(include_url=False)]
-    bounded = {path for detail, path, _, _ in details if _is_bound(detail["type"])}
-    for detail, path, annotation, branch in details:
-        if _is_about_another_branch(annotation, branch, detail["input"]):
+    root = whole_config()
+    problems = [_located(detail, data, root) for detail in error.errors(include_url=False)]
+    bounded = {problem.path for problem in problems if _is_bound(problem.detail["type"])}
+    for problem in problems:
+        kind, value = problem.detail["type"], problem.detail["input"]
+        if _is_about_another_branch(problem):
             continue
-        if path in bounded and not _is_bound(detail["type"]):
+        if problem.path in bounded and not _is_bound(kind):
             continue  # a number was meant, so what the other branches of a union expect is beside the point
-        if detail["type"] == "literal_error" and isinstance(detail["input"], int | float) and branch is not None:
+        if kind == "literal_error" and isinstance(value, int | float) and problem.branch is not None:
             continue  # likewise: the branch that takes numbers says what is wrong with it
-        message = _message(dict(detail), path, annotation, data)
-        where = f"{'.'.join(map(str, path))}: " if path else ""
-        found[f"{_origin(path, origins)}: {where}{message}"] = None
+        where = f"{'.'.join(map(str, problem.path))}: " if problem.path else ""
+        found[f"{_origin(problem.path, origins)}: {where}{_message(problem)}"] = None
     return list(found)
+
+
+def unknown_key(path: Path, known: Sequence[str]) -> str:
+    """Says that there is no such key, and how it is called now, or the nearest one, or all of them."""
+    if name := _name_now(path):
+        return f"is called {name} now"
+    hint = nearest(str(path[-1]), known)
+    return f"no such key{hint}" if hint or not known else f"no such key; known: {', '.join(known)}"
+
+
+def _name_now(path: Path) -> str | None:
+    """What the key at `path` is called since it was renamed."""
+    for where, section in SECTIONS["config.yaml"].items():
+        steps = where.split(".")
+        if len(steps) == len(path) - 1 and all(one in ("*", step) for one, step in zip(steps, path[:-1], strict=True)):
+            return new_name(section, str(path[-1]))
+    return None
+
+
+def kind_of(value: Yaml) -> str:
+    """The value as a person would type it, and its kind: "'abc' (a string)"."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (a boolean)"
+    if isinstance(value, int) and value.bit_length() > 200:  # Python spells no integer of more than 4300 digits
+        return f"an integer of {value.bit_length()} bits"
+    return f"{shown(repr(value))} ({_WORDS[type(value)]})"
+
+
+def _located(detail: ErrorDetails, data: Yaml, root: Place) -> _Problem:
+    """The place in `data` that a location of pydantic means: it names branches of unions, which the data do not.
+
+    ('weight', 'Schedule', 'start') is `weight.start`.
+    """
+    path: list[str | int] = []
+    place = parent = root
+    branch: str | None = None
+    for step in detail["loc"]:
+        if step == "[key]":
+            break
+        if branch is None and place.is_union:
+            branch = str(step)
+            continue
+        place, parent, data = place.child(step, data), place.of(data), item(data, step)
+        branch = None
+        path.append(step)
+    return _Problem(detail, tuple(path), place, parent, branch)
 
 
 def _is_bound(kind: str) -> bool:
     """Whether pydantic says that a value is of the right kind, but too large, small or odd."""
     return kind in _BOUNDS or kind in ("value_error", "finite_number")
+
+
+def _is_about_another_branch(problem: _Problem) -> bool:
+    """A union reports every branch; a mapping is only ever meant for a branch that is a group of settings."""
+    branch, groups = problem.branch, problem.place.groups
+    if branch is None or problem.place.discriminator or not isinstance(problem.detail["input"], dict):
+        return False
+    return bool(groups) and not any(name in branch for name in groups)
 
 
 def _origin(path: Path, origins: Mapping[Path, str]) -> str:
@@ -49,24 +124,24 @@ def _origin(path: Path, origins: Mapping[Path, str]) -> str:
     return " with ".join(dict.fromkeys([origins[around], *inside]))
 
 
-def _message(detail: dict[str, Any], path: Path, annotation: Any, data: Any) -> str:
+def _message(problem: _Problem) -> str:
+    detail, path, place = problem.detail, problem.path, problem.place
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(str(path[-1]), _parent_settings(path, data))
+        return unknown_key(path, problem.parent.keys)
     if kind == "missing":
-        return _missing(str(path[-1]), _parent_settings(path, data))
+        return f"missing; {place.description}" if place.description else "missing"
     if kind in _BOUNDS:
-        shown = kind_of(value) if isinstance(value, int) and value.bit_length() > 200 else value
-        return f"must be {_BOUNDS[kind].format(**context)}, got {shown}"
+        is_long = isinstance(value, int) and value.bit_length() > 200
+        return f"must be {_BOUNDS[kind].format(**context)}, got {kind_of(value) if is_long else value}"
     if kind == "literal_error":
-        return _not_allowed(
-            value, [option for member in options(annotation) for option in getattr(member, "__args__", ())]
-        )
+        said = repr(value) if isinstance(value, str) and len(value) < 60 else kind_of(value)
+        return f"{said} is not allowed; allowed: {', '.join(place.names)}{nearest(str(value), place.names)}"
     if kind == "union_tag_invalid":
-        key, names = context["discriminator"].strip("'"), context["expected_tags"].replace("'", "").split(", ")
-        return f"{key} {_not_allowed(context['tag'], names)}"
+        tag, names = context["tag"], place.tags
+        return f"{place.discriminator} {shown(repr(tag))} is unknown; known: {', '.join(names)}{nearest(tag, names)}"
     if kind == "union_tag_not_found":
-        return f"the key {context['discriminator']} is missing; it says which kind this is"
+        return f"the key {place.discriminator!r} is missing; known: {', '.join(place.tags)}"
     if kind == "too_short":
         return f"needs at least {context['min_length']}, got {context['actual_length']}"
     if kind == "string_pattern_mismatch":
@@ -76,41 +151,12 @@ def _message(detail: dict[str, Any], path: Path, annotation: Any, data: Any) -> 
     if kind == "value_error":
         return str(context["error"])
     if kind.endswith(("_type", "int_from_float")):
-        return f"expected {in_words(annotation)}, got {kind_of(value)}"
+        return f"expected {place.words}, got {kind_of(value)}"
     return str(detail["msg"])
 
 
-def unknown_key(key: str, settings: type[BaseModel] | None) -> str:
-    """Says that `settings` has no such key, and names the nearest one, or all of them."""
-    known = list(settings.model_fields) if settings is not None else []
-    hint = nearest(key, known)
-    return f"no such key{hint}" if hint or not known else f"no such key; known: {', '.join(known)}"
-
-
-def _missing(key: str, settings: type[BaseModel] | None) -> str:
-    description = (
-        settings.model_fields[key].description if settings is not None and key in settings.model_fields else None
-    )
-    return f"missing; {' '.join(description.split())}" if description else "missing"
-
-
-def _not_allowed(value: Any, allowed: list[Any]) -> str:
-    names = [str(name) for name in allowed if name is not None]
-    shown = repr(value) if isinstance(value, str) and len(value) < 60 else kind_of(value)
-    return f"{shown} is not allowed; allowed: {', '.join(names)}{nearest(str(value), names)}"
-
-
-def _parent_settings(path: Path, data: Any) -> type[BaseModel] | None:
-    parent = path[:-1]
-    _, annotation, _ = locate(parent, data)
-    for step in parent:
-        data = data[step]
-    return settings_class(annotation, data)
-
-
-def _is_about_another_branch(annotation: Any, branch: str | None, value: Any) -> bool:
-    """A union reports every branch; a mapping is only ever meant for a branch that is a settings class."""
-    models = [
-        option.__name__ for option in options(annotation) if isinstance(option, type) and issubclass(option, BaseModel)
-    ]
-    return isinstance(value, dict) and branch is not None and bool(models) and not any(m in branch for m in models)
+def item(value: Yaml, step: str | int) -> Yaml:
+    """`value[step]`, or None where there is nothing."""
+    if isinstance(value, dict):
+        return value.get(str(step))
+    return value[step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else None

@@ -3,17 +3,15 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from strata_sae.pipeline.config.errors_text import lines_of, unknown_key
-from strata_sae.pipeline.config.lookup import nearest
-from strata_sae.pipeline.config.run import RunConfig
-from strata_sae.pipeline.config.schema import kind_of, locate, settings_class
+from strata_sae.pipeline.config.errors_text import item, kind_of, lines_of, unknown_key
+from strata_sae.pipeline.config.run import RunConfig, follow_registries
+from strata_sae.pipeline.config.schema import Place, whole_config
 from strata_sae.pipeline.config.sweep import expand
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.strict_yaml import MAX_BYTES, parse, unparse
+from strata_sae.pipeline.errors import ConfigError, nearest, shown
+from strata_sae.pipeline.strict_yaml import MAX_BYTES, Yaml, parse, unparse
 from strata_sae.pipeline.strict_yaml import Path as KeyPath
 
 
@@ -22,6 +20,7 @@ def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) 
 
     Sweeps are written out last. Raises: ConfigError with one line per problem, each with its file and line.
     """
+    follow_registries()
     data, origins = _mapping(path)
     for other in added:
         _add_variants(other, data, origins)
@@ -43,7 +42,7 @@ def dump(config: RunConfig) -> str:
     return unparse(data)
 
 
-def _mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _mapping(path: Path) -> tuple[dict[str, Yaml], dict[KeyPath, str]]:
     """The keys of a file, and where each value stands."""
     data, lines = parse(_read(path), str(path))
     if not isinstance(data, dict):
@@ -53,13 +52,16 @@ def _mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     return data, {key_path: f"{path}:{line}" for key_path, line in lines.items()}
 
 
-def _add_variants(path: Path, data: dict[str, Any], origins: dict[KeyPath, str]) -> None:
-    """Put the variants of another file beside those of `data`; of its other keys only `sweep` plays a part."""
+def _add_variants(path: Path, data: dict[str, Yaml], origins: dict[KeyPath, str]) -> None:
+    """Put the variants of another file beside those of `data`; of its other keys only `sweep` is used."""
     other, places = _mapping(path)
-    if not isinstance(other.get("variants"), dict):
+    theirs = _without_sweeps(other, places).get("variants")
+    if not isinstance(theirs, dict):
         raise ConfigError(f"{path}: has no mapping of variants to add")
     ours = data.setdefault("variants", {})
-    for name, variant in _without_sweeps(other, places)["variants"].items():
+    if not isinstance(ours, dict):
+        return  # refused when the config is validated
+    for name, variant in theirs.items():
         if name in ours and ours[name] != variant:
             here = origins.get(("variants", name), "the config")
             raise ConfigError(
@@ -69,7 +71,7 @@ def _add_variants(path: Path, data: dict[str, Any], origins: dict[KeyPath, str])
     origins |= {place: origin for place, origin in places.items() if place[:1] == ("variants",) and place[1:]}
 
 
-def _without_sweeps(data: dict[str, Any], origins: dict[KeyPath, str]) -> dict[str, Any]:
+def _without_sweeps(data: dict[str, Yaml], origins: dict[KeyPath, str]) -> dict[str, Yaml]:
     """The data with every sweep written out as variants; `origins` then tells where their values come from."""
     variants, common = data.get("variants"), data.get("sweep")
     if not isinstance(variants, dict):
@@ -96,7 +98,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1).decode("utf-8")
     except FileNotFoundError:
-        known = sorted(str(other) for other in Path("configs").glob("*.yaml"))
+        known = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
         close = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"{path}: no such config file{hint}\nconfigs here: {', '.join(known) or 'none'}") from None
@@ -108,9 +110,9 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
 
 
-def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> None:
+def _apply(override: str, data: dict[str, Yaml], origins: dict[KeyPath, str]) -> None:
     """Sets one value inside `data`, and notes in `origins` that it came from the command line."""
-    origin = f"--set {override if len(override) <= 60 else override[:57] + '...'}"
+    origin = f"--set {shown(override)}"
     dotted, equals, text = override.partition("=")
     steps = dotted.strip().split(".")
     if not equals or not all(steps):
@@ -120,23 +122,38 @@ def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> 
     except ConfigError as error:
         raise ConfigError(f"{origin}: {str(error).removeprefix(f'{origin}:1: ')}") from None
     path: KeyPath = ()
-    here: Any = data
+    here: Yaml = data
     while True:
         step, steps = _next_step(here, path, steps, data, origin)
         path = (*path, step)
         if not steps:
             break
-        if isinstance(here, dict) and here.get(str(step)) is None:
-            here[str(step)] = {}
-        here = here[step]
-    here[step] = value
+        here = _entered(here, step)
+    _put(here, step, value)
     for old in [known for known in origins if known[: len(path)] == path]:
         del origins[old]
     origins[path] = origin
 
 
+def _entered(here: Yaml, step: str | int) -> Yaml:
+    """`here[step]`, which becomes an empty mapping where there is nothing yet."""
+    if isinstance(here, list) and isinstance(step, int):
+        return here[step]
+    assert isinstance(here, dict)
+    if here.get(str(step)) is None:
+        here[str(step)] = {}
+    return here[str(step)]
+
+
+def _put(here: Yaml, step: str | int, value: Yaml) -> None:
+    if isinstance(here, list) and isinstance(step, int):
+        here[step] = value
+    elif isinstance(here, dict):
+        here[str(step)] = value
+
+
 def _next_step(
-    here: Any, path: KeyPath, steps: list[str], data: dict[str, Any], origin: str
+    here: Yaml, path: KeyPath, steps: list[str], data: dict[str, Yaml], origin: str
 ) -> tuple[str | int, list[str]]:
     """The key or position that comes next, and the steps left; a key may itself contain dots."""
     where = ".".join(map(str, path))
@@ -147,16 +164,24 @@ def _next_step(
             )
         return int(steps[0]), steps[1:]
     if not isinstance(here, dict):
-        raise ConfigError(f"{origin}: {where} is {here!r}; there is no {steps[0]!r} in it")
+        raise ConfigError(f"{origin}: {where} is {shown(repr(here))}; there is no {steps[0]!r} in it")
     for length in range(len(steps), 0, -1):
         if (key := ".".join(steps[:length])) in here:
             return key, steps[length:]
-    _, annotation, _ = locate(path, data)
-    settings = settings_class(annotation, here)
-    if settings is not None and steps[0] not in settings.model_fields:
-        raise ConfigError(f"{origin}: {'.'.join(map(str, (*path, steps[0])))}: {unknown_key(steps[0], settings)}")
-    if settings is None and len(steps) > 1:
+    keys = _place(path, data).of(here).keys
+    if keys and steps[0] not in keys:
+        path = (*path, steps[0])
+        raise ConfigError(f"{origin}: {'.'.join(map(str, path))}: {unknown_key(path, keys)}")
+    if not keys and len(steps) > 1:
         there = f"; there are: {', '.join(here)}" if here else "; the file has none, so write it there"
         hint = nearest(steps[0], here) or there
         raise ConfigError(f"{origin}: {where}.{steps[0]}: no such name{hint}")
     return steps[0], steps[1:]
+
+
+def _place(path: KeyPath, data: Yaml) -> Place:
+    """The place of the schema that a path in the data leads to."""
+    place = whole_config()
+    for step in path:
+        place, data = place.child(step, data), item(data, step)
+    return place

@@ -1,18 +1,18 @@
-"""The whole of one run's configuration."""
+"""The whole of one run's configuration, and what of it the plan of a store records."""
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
-from strata_sae.pipeline.config.corpus import CorpusSettings, StoreSettings
-from strata_sae.pipeline.config.routes import check_sites
+from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
+from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
-from strata_sae.pipeline.config.variants import Variant
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.config.variants import Variant, check_sites
 from strata_sae.pipeline.outside import outside_stores
-from strata_sae.pipeline.paths import as_path, data_root
-from strata_sae.pipeline.settings import Name, Settings
+from strata_sae.pipeline.paths import as_path, data_root, impersonal
+from strata_sae.pipeline.runs import changed_keys
+from strata_sae.pipeline.settings import ModelSettings, Name, Settings
+from strata_sae.pipeline.strict_yaml import Yaml
 
 
 class RunConfig(Settings):
@@ -32,12 +32,12 @@ class RunConfig(Settings):
     """The training loop."""
     variants: dict[Name, Variant] = Field(min_length=1)
     """The SAEs to train at every site, by name."""
-    sweep: None = Field(default=None, exclude=True)
-    """A grid over every variant; `load` writes it out as variants (config/sweep.py), so nothing is left of it."""
+    sweep: Sweep = Field(default=None, exclude=True)
+    """A grid over every variant; `load` writes it out as variants (config/sweep.py) and removes it."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """Scores."""
+    """How trained SAEs are scored."""
     report: ReportSettings = ReportSettings()
-    """The page."""
+    """The report's page."""
 
     @model_validator(mode="after")
     def _sites_are_stored(self) -> "RunConfig":
@@ -63,7 +63,7 @@ class RunConfig(Settings):
         return self
 
     def sites_to_train_on(self) -> list[str]:
-        """Those of the SAEs, then what other variants read and write."""
+        """The sites of the SAEs, then those that other variants read and write."""
         routes = [variant.route for variant in self.variants.values() if variant.route is not None]
         saes = self.training.sites or self.store.sites
         return list(dict.fromkeys([*saes, *(site for route in routes for site in route.sites)]))
@@ -77,11 +77,69 @@ class RunConfig(Settings):
         """Folder of this run's results. Raises: ConfigError if it lies inside a store."""
         return outside_stores(Path("runs") / self.name, "name")
 
-    def extraction(self) -> dict[str, Any]:
-        """The part that decides the store's content: plain data, the same for every run that may share the store."""
+    def extraction(self, **store: Yaml) -> dict[str, Yaml]:
+        """The part that decides the store's content: plain data, the same for every run that may share the store.
+
+        store: keys of the store section that get other values here.
+        """
         return {
             "seed": self.seed,
             "model": self.model.model_dump(mode="json"),
             "corpus": self.corpus.model_dump(mode="json"),
-            "store": self.store.model_dump(mode="json", exclude={"path", "io"}),
+            "store": self.store.model_dump(mode="json", exclude={*_NOT_RECORDED}) | store,
         }
+
+
+def follow_registries() -> None:
+    """Make the union of architectures and the terms anew, from what is registered now."""
+    Variant.model_rebuild(force=True)
+    RunConfig.model_rebuild(force=True)
+
+
+def recorded(extraction: dict[str, Yaml]) -> dict[str, Yaml]:
+    """`RunConfig.extraction()` with every path that starts at the root or at a named home as `<name>#<hash>`.
+
+    Stores are shared, and such paths hold user names. The hash is of the path as it was given, so that another path
+    still counts as another config. Done to what is recorded already, it changes nothing.
+    """
+    made = {**extraction, "model": _impersonal(extraction.get("model"))}
+    if isinstance(corpus := extraction.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
+        made["corpus"] = corpus | {"sources": [_impersonal(source) for source in sources]}
+    return made
+
+
+def differences(plan_config: dict[str, Yaml], extraction: dict[str, Yaml]) -> list[str]:
+    """What differs between the config of a plan and that of a run, a line each.
+
+    A setting that did not exist when the plan was made had its default value.
+    """
+    filled = {name: _filled(section, _SECTIONS.get(name)) for name, section in plan_config.items()}
+    if isinstance(corpus := filled.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
+        kinds = [SOURCES.get(str(source.get("kind"))) if isinstance(source, dict) else None for source in sources]
+        filled["corpus"] = corpus | {"sources": [*map(_filled, sources, kinds)]}
+    return changed_keys(recorded(filled), recorded(extraction))
+
+
+_SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}
+_NOT_RECORDED = ("path", "io")
+"""Settings of a store that say where it lies and how it is read, and nothing of its content."""
+
+
+def _filled(section: Yaml, settings: type[Settings] | None) -> Yaml:
+    """The settings of a plan, with the defaults of those that it does not hold."""
+    if settings is None or not isinstance(section, dict):
+        return section
+    fields = {name: field for name, field in settings.model_fields.items() if name not in _NOT_RECORDED}
+    return {name: field.default for name, field in fields.items() if not field.is_required()} | section
+
+
+def _impersonal(settings: Yaml) -> Yaml:
+    """The settings of a model or a source with their paths as a plan records them."""
+    if not isinstance(settings, dict):
+        return settings
+    made = dict(settings)
+    if isinstance(path := settings.get("path"), str):
+        made["path"] = impersonal(path)
+    if isinstance(paths := settings.get("paths"), list):
+        made["paths"] = [impersonal(path) if isinstance(path, str) else path for path in paths]
+    return made

@@ -1,132 +1,146 @@
-"""The schema as a tree to walk: which settings class a place in a config belongs to, and what may stand there."""
+"""The JSON schema of a config file, and how to find a place in it."""
 
-import types
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
-
-from pydantic import BaseModel
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from strata_sae.pipeline.config.run import RunConfig
-from strata_sae.pipeline.objective import TERMS
-from strata_sae.pipeline.objective.term import TermSettings
-from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.base import SAESettings
-from strata_sae.pipeline.strict_yaml import Path
+from strata_sae.pipeline.strict_yaml import Yaml
 
-_WORDS: dict[Any, str] = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "a mapping",
-    type(None): "null",
+Node: TypeAlias = dict[str, Yaml]
+
+_WORDS: dict[Yaml, str] = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
 }
 
 
-def locate(location: Iterable[str | int], data: Any) -> tuple[Path, Any, str | None]:
-    """The path in `data` that a pydantic error location means, the annotation there, and the union branch it is about.
+def json_schema() -> Node:
+    """The JSON schema of a config file: every key with its type, bounds and description, as editors use it.
 
-    A location names the branch of a union, which the data do not: ('weight', 'Schedule', 'start') is `weight.start`.
+    No key is required in it: a sweep, `--set`, or the file that a file of variants is added to may give what is
+    missing. `load` says what is.
     """
-    path: list[str | int] = []
-    annotation: Any = RunConfig
-    branch: str | None = None
-    for step in location:
-        if step == "[key]":
-            break
-        if branch is None and _is_union(annotation):
-            branch = str(step)
-            continue
-        annotation = child(annotation, data, step)
-        data = _item(data, step)
-        branch = None
-        path.append(step)
-    return tuple(path), annotation, branch
+    schema: Node = RunConfig.model_json_schema()
+    for node in [schema, *_nodes(schema["$defs"])]:
+        if isinstance(node.get("required"), list):
+            del node["required"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def child(annotation: Any, value: Any, step: str | int) -> Any:
-    """The annotation of `value[step]`, or None where the schema has no such place."""
-    settings = settings_class(annotation, value)
-    if settings is not None:
-        field = settings.model_fields.get(str(step))
-        return None if field is None else field.annotation
-    for option in options(annotation):
-        if get_origin(option) is list:
-            return get_args(option)[0]
-        if get_origin(option) is dict:
-            inner = _bare(get_args(option)[1])
-            return TERMS[step].Settings if inner is TermSettings and step in TERMS else inner
-    return None
+def whole_config() -> "Place":
+    """The root of a config's schema."""
+    schema = json_schema()
+    return Place(schema, _node(schema["$defs"]))
 
 
-def settings_class(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """The settings class that `value` should become: unions and registries are decided by the value's own name."""
-    classes = [option for option in options(annotation) if isinstance(option, type) and issubclass(option, BaseModel)]
-    if SAESettings in classes:
-        name = _item(value, "architecture")
-        return ARCHITECTURES[name].Settings if isinstance(name, str) and name in ARCHITECTURES else SAESettings
-    if len(classes) < 2:
-        return classes[0] if classes else None
-    for settings in classes:
-        kinds = (
-            get_args(field.annotation) for field in settings.model_fields.values() if _is_literal(field.annotation)
-        )
-        if isinstance(value, dict) and any(kind in value.values() for names in kinds for kind in names):
-            return settings
-    return None
+@dataclass(frozen=True)
+class Place:
+    """What the schema says of one place in a config. Where the schema has no such place, the node is empty."""
+
+    node: Node
+    definitions: Node
+
+    @property
+    def discriminator(self) -> str | None:
+        """The key that decides between the groups of settings that may stand here; None where none does."""
+        name = _node(self.node.get("discriminator")).get("propertyName")
+        return None if name is None else str(name)
+
+    @property
+    def tags(self) -> list[str]:
+        """The values that the discriminator may have, in the order of the registry; pydantic sorts the mapping."""
+        mapping = _node(_node(self.node.get("discriminator")).get("mapping"))
+        tag_of = {str(reference): tag for tag, reference in mapping.items()}
+        return [tag_of[str(_node(member)["$ref"])] for member in _items(self.node.get("oneOf"))]
+
+    @property
+    def description(self) -> str:
+        """What the settings class says of this key, on one line."""
+        return " ".join(str(self.node.get("description", "")).split())
+
+    @property
+    def is_union(self) -> bool:
+        """Whether pydantic's locations name a branch here. null is no branch."""
+        return len([option for option in self._options() if option.get("type") != "null"]) > 1
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of the settings classes that may stand here."""
+        return [str(option["title"]) for option in self._options() if "properties" in option]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the settings that stand here."""
+        return list(_node(self.node.get("properties")))
+
+    @property
+    def names(self) -> list[str]:
+        """The words that may stand here."""
+        found = [name for option in self._options() for name in _items(option.get("enum", [option.get("const")]))]
+        return [str(name) for name in found if name is not None]
+
+    @property
+    def words(self) -> str:
+        """What may stand here: "an integer or null"."""
+        free = [option for option in self._options() if "enum" not in option and "const" not in option]
+        return " or ".join(dict.fromkeys(_WORDS[option.get("type")] for option in free)) or "something else"
+
+    def of(self, value: Yaml) -> "Place":
+        """The settings that `value` should become, in a union those that its discriminator names."""
+        options = [option for option in self._options() if "properties" in option]
+        tag = value.get(self.discriminator) if isinstance(value, dict) and self.discriminator else None
+        if isinstance(tag, str) and tag in self.tags:
+            reference = _node(_node(self.node["discriminator"])["mapping"])[tag]
+            options = [self._resolved({"$ref": reference})]
+        return Place(options[0] if len(options) == 1 else {}, self.definitions)
+
+    def child(self, step: str | int, value: Yaml) -> "Place":
+        """The place of `value[step]`."""
+        for option in [self.of(value).node, *self._options()]:
+            for inner in _inner(option, step):
+                return Place(_node(inner), self.definitions)
+        return Place({}, self.definitions)
+
+    def _options(self) -> list[Node]:
+        """The members of a union; one member for anything else."""
+        node = self._resolved(self.node)
+        members = [*_items(node.get("anyOf")), *_items(node.get("oneOf"))]
+        if not members:
+            return [node]
+        return [option for member in members for option in Place(_node(member), self.definitions)._options()]
+
+    def _resolved(self, node: Node) -> Node:
+        reference = node.get("$ref")
+        return node if reference is None else _node(self.definitions[str(reference).rpartition("/")[2]])
 
 
-def options(annotation: Any) -> list[Any]:
-    """The members of a union, without `Annotated`; one member for any other annotation."""
-    annotation = _bare(annotation)
-    if get_origin(annotation) not in (Union, types.UnionType):
-        return [annotation]
-    return [inner for option in get_args(annotation) for inner in options(option)]
+def _inner(node: Node, step: str | int) -> list[Yaml]:
+    """The nodes of an item or a key of what `node` describes: one or none."""
+    if isinstance(step, int):
+        return [node["items"]] if "items" in node else _items(node.get("prefixItems"))[:1]
+    if "properties" in node:
+        properties = _node(node["properties"])
+        return [properties[step]] if step in properties else []
+    return [*_node(node.get("patternProperties")).values()] or [
+        inner for inner in [node.get("additionalProperties")] if isinstance(inner, dict)
+    ]
 
 
-def in_words(annotation: Any) -> str:
-    """What may stand there: "an integer or null"."""
-    words = []
-    for option in options(annotation):
-        origin = get_origin(option) or option
-        words.append(
-            "a mapping" if isinstance(origin, type) and issubclass(origin, BaseModel) else _WORDS.get(origin, "")
-        )
-    return " or ".join(dict.fromkeys(word for word in words if word)) or "something else"
+def _nodes(value: Yaml) -> list[Node]:
+    """Every mapping inside."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    found = [node for item in inside for node in _nodes(item)]
+    return [value, *found] if isinstance(value, dict) else found
 
 
-def kind_of(value: Any) -> str:
-    """The value as a person would type it, and its kind: "'abc' (a string)"."""
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if value is None:
-        return "null"
-    if isinstance(value, int) and value.bit_length() > 200:  # Python spells no integer of more than 4300 digits
-        return f"an integer of {value.bit_length()} bits"
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return f"{str(value).lower()} (a boolean)" if isinstance(value, bool) else f"{shown} ({_WORDS[type(value)]})"
+def _node(value: Yaml) -> Node:
+    return value if isinstance(value, dict) else {}
 
 
-def _bare(annotation: Any) -> Any:
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return annotation
-
-
-def _is_union(annotation: Any) -> bool:
-    """Whether pydantic names a branch here: null is not a branch."""
-    return len([option for option in options(annotation) if option is not type(None)]) > 1
-
-
-def _is_literal(annotation: Any) -> bool:
-    return get_origin(_bare(annotation)) is Literal
-
-
-def _item(value: Any, step: str | int) -> Any:
-    try:
-        return value[step]
-    except (KeyError, IndexError, TypeError):
-        return None
+def _items(value: Yaml) -> list[Yaml]:
+    return value if isinstance(value, list) else []

@@ -15,7 +15,12 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Annotated
+
+from pydantic import WithJsonSchema
+
+from strata_sae.pipeline.errors import shown
+from strata_sae.pipeline.strict_yaml import Yaml
 
 MAX_VARIANTS = 1000
 """Variants that sweeps may make (count): a slip in a grid should not start a month of training."""
@@ -23,12 +28,20 @@ MAX_NAME = 64
 """Characters of a variant's name, as config/run.py has it."""
 
 _VAGUE = ("start", "end")
+"""Ends of keys that are no name by themselves: they say nothing of what the schedule is of."""
 
-Grid = dict[str, dict[str, Any]]
+Sweep = Annotated[
+    None,
+    WithJsonSchema(
+        {"anyOf": [{"type": "object", "additionalProperties": {"type": ["array", "object"]}}, {"type": "null"}]}
+    ),
+]
+"""What a config says of a sweep: in a file a grid, and nothing once it is written out."""
+Grid = dict[str, dict[str, Yaml]]
 """Key -> label -> value."""
 
 
-def expand(variants: Mapping[str, Any], common: Any = None) -> dict[str, tuple[str, Any]]:
+def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple[str, Yaml]]:
     """Every variant by its new name: the name it stood under, and its plain data without `sweep`.
 
     Raises: ValueError for a grid that is none, equal names, long names or too many variants.
@@ -37,35 +50,38 @@ def expand(variants: Mapping[str, Any], common: Any = None) -> dict[str, tuple[s
     grids = {name: _grid(name, shared | _own(name, data)) for name, data in variants.items() if isinstance(data, dict)}
     if (n_variants := sum(prod(len(values) for values in grid.values()) for grid in grids.values())) > MAX_VARIANTS:
         raise ValueError(f"sweeps make {n_variants} variants; at most {MAX_VARIANTS}; use fewer values")
-    expanded: dict[str, tuple[str, Any]] = {}
+    expanded: dict[str, tuple[str, Yaml]] = {}
     for name in variants:
-        grid = grids.get(name, {})  # what is no variant at all is told when it is validated
+        grid = grids.get(name, {})  # a variant that is no mapping is refused when it is validated
         for labels in product(*grid.values()):
             point = {key: grid[key][label] for key, label in zip(grid, labels, strict=True)}
             named = "_".join([name, *(f"{short}-{label}" for short, label in zip(_short(grid), labels, strict=True))])
-            made = _with(variants[name], point, name) if grid else variants[name]
+            data = variants[name]
+            made = _with(data, point, name) if grid and isinstance(data, dict) else data
             if named in expanded and expanded[named][1] != made:
-                raise ValueError(f"{named!r} is the name of two variants ({expanded[named][0]} and {name}); rename one")
+                raise ValueError(
+                    f"{shown(repr(named))} is the name of two variants ({expanded[named][0]} and {name}); rename one"
+                )
             if grid and len(named) > MAX_NAME:
                 raise ValueError(
-                    f"{named!r} has {len(named)} characters, at most {MAX_NAME} make a name; shorten {name!r}, or give "
-                    "values short labels: {label: value}"
+                    f"{shown(repr(named))} has {len(named)} characters, at most {MAX_NAME} make a name; "
+                    f"shorten {name!r}, or give values short labels: {{label: value}}"
                 )
             expanded[named] = (name, made)
     return expanded
 
 
-def _own(name: str, data: dict[str, Any]) -> dict[str, Any]:
+def _own(name: str, data: dict[str, Yaml]) -> dict[str, Yaml]:
     return _mapping(f"variants.{name}.sweep", data.get("sweep"))
 
 
-def _mapping(where: str, grid: Any) -> dict[str, Any]:
+def _mapping(where: str, grid: Yaml) -> dict[str, Yaml]:
     if grid is None or isinstance(grid, dict):
         return grid or {}
     raise ValueError(f"{where}: expected a mapping of keys to lists of values, for example {{sae.k: [32, 64]}}")
 
 
-def _grid(name: str, grid: dict[str, Any]) -> Grid:
+def _grid(name: str, grid: dict[str, Yaml]) -> Grid:
     """The grid with every value labelled."""
     labelled: Grid = {}
     for key, values in grid.items():
@@ -77,18 +93,20 @@ def _grid(name: str, grid: dict[str, Any]) -> Grid:
             raise ValueError(f"{where}: expected a list of values, or a mapping of labels to values")
         for label, value in pairs:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", label):
-                raise ValueError(f"{where}: {value!r} cannot be part of a name; give it a label: {{label: value}}")
+                raise ValueError(
+                    f"{where}: {shown(repr(value))} cannot be part of a name; give it a label: {{label: value}}"
+                )
         if len(dict(pairs)) < len(pairs):
-            raise ValueError(f"{where}: a value stands twice in {[label for label, _ in pairs]}")
+            raise ValueError(f"{where}: a value stands twice in {shown(repr([label for label, _ in pairs]))}")
         labelled[key] = dict(pairs)
     return labelled
 
 
-def _list(values: Any) -> list[Any]:
+def _list(values: Yaml) -> list[Yaml]:
     return values if isinstance(values, list) else []
 
 
-def _label(value: Any) -> str:
+def _label(value: Yaml) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -104,17 +122,18 @@ def _short(grid: Grid) -> list[str]:
     ]
 
 
-def _with(data: Any, point: dict[str, Any], name: str) -> Any:
+def _with(data: dict[str, Yaml], point: dict[str, Yaml], name: str) -> Yaml:
     """A copy of a variant's data, with the values of a point of the grid at their keys."""
     made = {key: copy.deepcopy(value) for key, value in data.items() if key != "sweep"}
     for key, value in point.items():
         *path, last = key.split(".")
         here = made
         for step in path:
-            if here.get(step) is None:
-                here[step] = {}
-            here = here[step]
-            if not isinstance(here, dict):
-                raise ValueError(f"sweep of variant {name!r}: {key}: {step} is {here!r}; there is no {last!r} in it")
+            inner = here[step] = {} if here.get(step) is None else here[step]
+            if not isinstance(inner, dict):
+                raise ValueError(
+                    f"sweep of variant {name!r}: {key}: {step} is {shown(repr(inner))}; there is no {last!r} in it"
+                )
+            here = inner
         here[last] = value
     return made

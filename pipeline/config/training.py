@@ -13,7 +13,7 @@ class FilterSettings(Settings):
     """Rows left out when the store is read; nothing is thrown away at extraction."""
 
     drop_bos: bool = True
-    """Leave out BOS tokens: their norm is often a hundred times a usual one."""
+    """Leave out BOS tokens: their norm is often a hundred times that of other rows."""
     drop_special: bool = True
     """Leave out the other special tokens (EOS, padding, role markers)."""
     drop_template: bool = False
@@ -32,11 +32,11 @@ class UpdateSettings(Settings):
     warmup_steps: int = Field(default=1000, ge=0)
     """Steps of linear warm-up, (t + 1) / warmup. Default: SAEBench."""
     decay_start: float = Field(default=0.8, ge=0.0, le=1.0)
-    """Progress from which the learning rate falls to 0. Default: SAEBench. 1: never."""
+    """Share of the run (0 to 1) from which the learning rate falls to 0. Default: SAEBench. 1: never."""
     decay: Literal["linear", "cosine"] = "linear"
     """Shape of that fall: straight, or half a cosine."""
     compat: Literal["dictionary_learning"] | None = None
-    """`dictionary_learning`: warm-up is t / warmup, so the first update changes only what Adam remembers."""
+    """`dictionary_learning`: warm-up is t / warmup, so the first update changes Adam's state and no parameter."""
     order: Literal["project_clip", "clip_project"] = "project_clip"
     """Whether a `unit` decoder's gradient is projected before the clip or after it (seed 001)."""
     projection_epsilon: float = Field(default=1e-6, ge=0.0)
@@ -50,9 +50,9 @@ class UpdateSettings(Settings):
     clip_norm: float | None = Field(default=1.0, gt=0.0)
     """Largest norm of all gradients together. null: no clipping. Default: dictionary_learning's TopK family."""
     dead_after_rows: int = Field(default=10_000_000, gt=0)
-    """A latent that has not fired for this many rows is dead. Default: dictionary_learning."""
+    """A latent that has not been active for this many rows is dead. Default: dictionary_learning."""
     threshold_from: Literal["calibration", "running_mean"] = "calibration"
-    """The inference threshold: what gives the wanted l0 on `calibration_rows`, or the running mean of training."""
+    """Inference threshold: the one that gives the wanted l0 on `calibration_rows`, or the running mean of training."""
     threshold_mean: Literal["corrected", "first_value", "from_zero"] = "corrected"
     """Where the running mean of the smallest activation starts: corrected for its start, at the first value
     (dictionary_learning), or at 0 (SAELens, HypotheSAEs)."""
@@ -70,7 +70,7 @@ class UpdateSettings(Settings):
 
 
 class TrainingSettings(UpdateSettings):
-    """The one loop that steps every variant."""
+    """The training loop, which all variants share."""
 
     n_steps: int = Field(gt=0)
     """Updates per variant (count)."""
@@ -81,25 +81,50 @@ class TrainingSettings(UpdateSettings):
     window_bytes: int = Field(default=2 * 2**30, gt=0)
     """Largest size of the two window buffers together; caps `window_rows` (bytes)."""
     memory_bytes: int | None = Field(default=None, gt=0)
-    """What one pass may take; variants beyond it get passes of their own. null: what is free when training starts."""
+    """Memory of one pass over the store (bytes); variants beyond it get other passes. null: what is free at first."""
     filters: FilterSettings = FilterSettings()
     """Rows left out, in training and evaluation alike."""
     encoder: EncoderName = "float32"
     """How TopK finds the k largest: `float32`, or `certified_bfloat16`: bfloat16 products with a bound on their error,
-    the candidates then in float32; faster where bfloat16 is, and the same latents but for float32's own near ties."""
+    the candidates then in float32. Faster where bfloat16 is fast; the latents differ only in near ties of float32."""
     break_even_density: float = Field(default=BREAK_EVEN_DENSITY, gt=0.0, le=1.0)
-    """Share of latents on above which codes are multiplied as full matrices; `train --dry-run` measures this machine's.
-    It decides how sums are rounded, so it is part of what a resumed run has to find unchanged."""
+    """Share of active latents above which codes are multiplied as full matrices; `train --dry-run` measures this
+    machine's. It decides how sums are rounded, so a run cannot be resumed with another value."""
     calibration_rows: int = Field(default=65536, gt=0)
     """Rows used after training to set the threshold that gives the wanted l0 (count)."""
     log_every_steps: int = Field(default=25, gt=0)
-    """Steps between lines of curves.jsonl."""
+    """Steps between lines of curves.jsonl (count)."""
     checkpoint_every_steps: int = Field(default=500, gt=0)
-    """Steps between resumable checkpoints."""
+    """Steps between resumable checkpoints (count)."""
     shared_windows: str | None = None
-    """A folder in memory (/dev/shm/strata) that trainers on this machine share windows in. null: each has its own."""
+    """A folder in memory (/dev/shm/strata) in which training processes of this machine share windows. null: none."""
     device: DeviceName = "auto"
     """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
+
+
+def window_rows(training: TrainingSettings, row_bytes: int, batch_size: int) -> int:
+    """`training.window_rows`, or as many as two buffers of `training.window_bytes` together hold; a batch at least.
+
+    row_bytes: of all sites that are read together, as they are stored.
+    """
+    # Two buffers: batches are served from one while the other is filled.
+    return min(training.window_rows, max(training.window_bytes // (2 * row_bytes), batch_size))
+
+
+def check_schedule(settings: TrainingSettings) -> None:
+    """Raises: ValueError if the numbers of a training section contradict each other."""
+    decay_step = settings.decay_start * settings.n_steps
+    if settings.warmup_steps > decay_step:
+        raise ValueError(
+            f"warmup_steps ({settings.warmup_steps}) must end before the learning rate begins to fall, at step "
+            f"{decay_step:.0f} (decay_start {settings.decay_start:g} of n_steps {settings.n_steps}); "
+            "lower warmup_steps or raise n_steps"
+        )
+    if settings.threshold_from == "running_mean" and settings.threshold_start_step >= settings.n_steps:
+        raise ValueError(
+            f"threshold_start_step ({settings.threshold_start_step}) must lie before n_steps ({settings.n_steps}) "
+            "where threshold_from is running_mean, or the threshold is never set; lower it, or use calibration"
+        )
 
 
 class EvaluationSettings(Settings):
@@ -118,7 +143,7 @@ class EvaluationSettings(Settings):
 
 
 class ReportSettings(Settings):
-    """The page."""
+    """The report's page."""
 
     title: str | None = None
     """Heading; null: the run's name."""

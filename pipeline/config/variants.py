@@ -1,30 +1,68 @@
 """What one variant is: an architecture, an objective, and what it changes of the training they all share."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_serializer, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, field_serializer, model_validator
+from pydantic_core import CoreSchema, core_schema
 
-from strata_sae.pipeline.config.lookup import build
-from strata_sae.pipeline.config.routes import Route, check_route, route_of
-from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings
+from strata_sae.pipeline.config.sweep import Sweep
+from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings, check_schedule
 from strata_sae.pipeline.objective import TERMS, check_terms
 from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.settings import Settings, SiteName
+from strata_sae.pipeline.strict_yaml import Yaml
+
+MAX_FOLDER_NAME = 255
+"""Longest name of a folder on common file systems (bytes)."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The sites whose rows are read, side by side, and the sites whose rows are reconstructed."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`a` for an SAE, `a-to-b` for a transcoder, `a+b` for a crosscoder."""
+        reads, writes = "+".join(self.reads), "+".join(self.writes)
+        return reads if reads == writes else f"{reads}-to-{writes}"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every site once, those that are read first."""
+        return tuple(dict.fromkeys((*self.reads, *self.writes)))
+
+    @property
+    def is_sae(self) -> bool:
+        """Whether one site alone is read and written."""
+        return self.reads == self.writes and len(self.reads) == 1
+
+    def d_in(self, widths: Mapping[str, int]) -> int:
+        """Width of what is read."""
+        return sum(widths[site] for site in self.reads)
+
+    def d_out(self, widths: Mapping[str, int]) -> int:
+        """Width of what is written."""
+        return sum(widths[site] for site in self.writes)
 
 
 class ResamplingSettings(Settings):
-    """Dead latents started again at rows that are reconstructed badly. Source: Bricken et al. 2023."""
+    """Dead latents are started again at rows with a large error. Source: Bricken et al. 2023."""
 
     every_steps: int = Field(default=25_000, gt=0)
     """Steps between resamplings (count). Default: the paper's."""
     until_step: int | None = Field(default=100_000, gt=0)
     """The last step after which it may happen. null: to the end. Default: the paper's."""
     dead_after_steps: int = Field(default=12_500, gt=0, le=2**31)
-    """A latent that has not fired for this many steps is started again. Default: the paper's."""
+    """A latent that has not been active for this many steps is started again. Default: the paper's."""
     encoder_scale: float = Field(default=0.2, gt=0.0)
-    """Norm of its row of W_enc, in multiples of the mean norm of the living ones'. Default: the paper's."""
+    """Norm of its row of W_enc, in multiples of the mean norm of alive latents' rows. Default: the paper's."""
     compat: Literal["dictionary_learning"] | None = None
     """`dictionary_learning`: rows are drawn in proportion to |error|, not |error|^4, and keep their length in W_enc."""
 
@@ -35,19 +73,51 @@ class ResamplingSettings(Settings):
         return self
 
 
-def _known_term(value: Any) -> TermSettings:
-    return build(value, "term", {name: term.Settings for name, term in TERMS.items()})
+class _OneArchitecture:
+    """The settings of an architecture, which the key `architecture` names: a union made from ARCHITECTURES."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[SAESettings], handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(sae.Settings) for name, sae in ARCHITECTURES.items()}
+        return core_schema.tagged_union_schema(choices, "architecture", from_attributes=True)
+
+
+class _SomeTerms:
+    """The settings of terms by their names, made from TERMS. `null` stands for a term's defaults.
+
+    The name is the key, so it is no tag inside the settings: a file says each name once, and none can stand twice.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[dict[str, TermSettings]], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        settings = {name: handler.generate_schema(term.Settings) for name, term in TERMS.items()}
+        fields = {
+            name: core_schema.typed_dict_field(core_schema.nullable_schema(schema), required=False)
+            for name, schema in settings.items()
+        }
+        terms = core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+        return core_schema.no_info_wrap_validator_function(cls._in_order, terms)
+
+    @staticmethod
+    def _in_order(value: Yaml, validate: ValidatorFunctionWrapHandler) -> dict[str, TermSettings]:
+        """The terms in the order of the file, which is that of the sum; pydantic's is the registry's."""
+        if isinstance(value, dict):
+            value = {name: {} if settings is None else settings for name, settings in value.items()}
+        terms: dict[str, TermSettings] = validate(value)
+        return {name: terms[name] for name in value} if isinstance(value, dict) else terms
 
 
 class Variant(Settings):
     """One SAE idea: an architecture, an objective, and what it changes of `training`."""
 
-    sae: SerializeAsAny[SAESettings]
-    """`architecture` and its knobs; the architectures are those of pipeline/saes."""
-    objective: dict[str, Annotated[SerializeAsAny[TermSettings], BeforeValidator(_known_term)]] = Field(min_length=1)
+    sae: Annotated[SAESettings, _OneArchitecture]
+    """`architecture` and its settings; the architectures are those of pipeline/saes."""
+    objective: Annotated[dict[str, TermSettings], _SomeTerms] = Field(min_length=1)
     """Loss terms by name; the terms are those of pipeline/objective."""
     training: UpdateSettings = UpdateSettings()
-    """What this variant changes of the training section; what it does not name is that section's."""
+    """What this variant changes of the training section; a key that it does not name has that section's value."""
     resampling: ResamplingSettings | None = None
     """Dead latents started again. null: never."""
     seed: int | None = Field(default=None, ge=0)
@@ -57,21 +127,8 @@ class Variant(Settings):
     writes: list[SiteName] | None = Field(default=None, min_length=1)
     """Sites that it reconstructs. null: those of `reads`."""
 
-    sweep: None = Field(default=None, exclude=True)
+    sweep: Sweep = Field(default=None, exclude=True)
     """A grid over keys of this variant; `load` writes it out as variants (config/sweep.py)."""
-
-    @field_validator("sae", mode="before")
-    @classmethod
-    def _known_architecture(cls, value: Any) -> SAESettings:
-        return build(value, "architecture", {name: sae.Settings for name, sae in ARCHITECTURES.items()})
-
-    @field_validator("objective", mode="before")
-    @classmethod
-    def _terms_carry_their_name(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        empty_is_defaults = {name: {} if knobs is None else knobs for name, knobs in value.items()}
-        return {n: {**knobs, "term": n} if isinstance(knobs, dict) else knobs for n, knobs in empty_is_defaults.items()}
 
     @model_validator(mode="after")
     def _terms_fit_the_architecture(self) -> "Variant":
@@ -95,23 +152,24 @@ class Variant(Settings):
 
     @property
     def route(self) -> Route | None:
-        """From where to where; None: an SAE. Raises: ValueError if that makes no sense."""
+        """The sites read and written; None: an SAE. Raises: ValueError if they make no route."""
         return route_of(self.reads, self.writes)
 
     @field_serializer("training")
-    def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Any]:
+    def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Yaml]:
         return training.model_dump(mode="json", exclude_unset=True)
 
     def resolved(self, training: TrainingSettings) -> TrainingSettings:
-        """The training section as it holds for this variant, every number decided.
+        """The training section with what this variant changes of it, and every `auto` as a number.
 
         Raises: ValueError if the numbers contradict each other.
         """
         own = {name: getattr(self.training, name) for name in self.training.model_fields_set}
         settings = training.model_copy(update=own)
         if settings.learning_rate == "auto":
+            # dictionary_learning's TopK family: with four times the latents, half the rate.
             settings = settings.model_copy(update={"learning_rate": 2e-4 / (self.sae.d_sae / 2**14) ** 0.5})
-        _check(settings)
+        check_schedule(settings)
         if self.resampling and self.resampling.every_steps > settings.n_steps:
             raise ValueError(
                 f"resampling.every_steps ({self.resampling.every_steps}) exceeds n_steps ({settings.n_steps}), "
@@ -120,16 +178,56 @@ class Variant(Settings):
         return settings
 
 
-def _check(settings: TrainingSettings) -> None:
-    decay_step = settings.decay_start * settings.n_steps
-    if settings.warmup_steps > decay_step:
+def route_of(reads: Sequence[str] | None, writes: Sequence[str] | None) -> Route | None:
+    """The route of a variant that names one, else None. Raises: ValueError for sites that make no route."""
+    if reads is None:
+        if writes is not None:
+            raise ValueError(
+                "writes: needs reads beside it, the sites whose rows are encoded; add it, or remove writes"
+            )
+        return None
+    for key, sites in (("reads", reads), ("writes", writes or [])):
+        if len(set(sites)) < len(sites):
+            raise ValueError(f"{key}: a site stands twice in {list(sites)}; name each once")
+    route = Route(tuple(reads), tuple(reads if writes is None else writes))
+    if route.is_sae:
         raise ValueError(
-            f"warmup_steps ({settings.warmup_steps}) must end before the learning rate begins to fall, at step "
-            f"{decay_step:.0f} (decay_start {settings.decay_start:g} of n_steps {settings.n_steps}); "
-            "lower warmup_steps or raise n_steps"
+            f"reads: {route.reads[0]!r} alone, which it writes too, is an ordinary SAE; remove reads and writes and "
+            "set training.sites, or add the site to write, or a second one to read"
         )
-    if settings.threshold_from == "running_mean" and settings.threshold_start_step >= settings.n_steps:
+    return route
+
+
+def check_route(route: Route, sae: SAESettings) -> None:
+    """Raises: ValueError naming every setting that needs the sites read and the sites written to be the same."""
+    wrong = []
+    if route.reads != route.writes:
+        if sae.pre_bias:
+            wrong.append("sae.pre_bias: false (b_dec is a centre of what is written)")
+        if getattr(sae, "tied", False):
+            wrong.append("sae.tied: false")
+        elif sae.initial.encoder == "transpose":
+            wrong.append("sae.initial.encoder: independent (W_enc cannot start as W_dec)")
+    if sae.architecture == "identity":
+        wrong.append("another sae.architecture (the identity is that of one site)")
+    if len(route.writes) > 1 and getattr(sae, "rank_by", None) == "contribution":
+        wrong.append("sae.rank_by: pre_activation (in raw units sites weigh otherwise in a decoder row's norm)")
+    if wrong:
+        raise ValueError(f"reads and writes ({route.name}) need {' and '.join(wrong)}")
+
+
+def check_sites(name: str, route: Route, stored: Sequence[str]) -> None:
+    """Raises: ValueError if the store lacks a site, or if `<variant>@<route>` is too long for a folder's name."""
+    for key, sites in (("reads", route.reads), ("writes", route.writes)):
+        for site in sites:
+            if site not in stored:
+                raise ValueError(
+                    f"variants.{name}.{key}: {site!r} is not among store.sites {list(stored)}; add it there"
+                )
+    if route.name in stored:
+        raise ValueError(f"variants.{name}: {route.name} is the name of a site, too; write it as an SAE of that site")
+    if len(folder := f"{name}@{route.name}") > MAX_FOLDER_NAME:
         raise ValueError(
-            f"threshold_start_step ({settings.threshold_start_step}) must lie before n_steps ({settings.n_steps}) "
-            "where threshold_from is running_mean, or the threshold is never set; lower it, or use calibration"
+            f"variants.{name}: its folder {folder} would have {len(folder)} characters, at most {MAX_FOLDER_NAME} make "
+            "a name; shorten the variant's name, or read fewer sites"
         )

@@ -14,7 +14,7 @@ import torch
 
 from strata_sae.pipeline.engines.engine import ItemT
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores import StoreError
 
 log = logging.getLogger(__name__)
 

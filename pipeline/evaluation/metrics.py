@@ -6,11 +6,47 @@ Notation: x a row, xhat its reconstruction, e = x - xhat, E the mean over rows.
 """
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.evaluation.scored import ScoredRows
+from strata_sae.pipeline.kernels.codes import Codes
+
+
+class ScoredRows:
+    """Rows, codes and reconstruction; sums in float64. Shapes: x_BM, xhat_BM [B, M]; squares and products [B]."""
+
+    def __init__(self, x_BM: Tensor, codes: Codes, xhat_BM: Tensor) -> None:
+        self.n_rows, self.d_out = x_BM.shape
+        self.codes = codes
+        self.x_BM = x_BM.double()
+        self.xhat_BM = xhat_BM.double()
+
+    @cached_property
+    def active_rows_E(self) -> Tensor:
+        """Rows of this batch on which each latent is active (count), int64."""
+        return self.codes.latent_sums((self.codes.values != 0).float()).long()
+
+    @cached_property
+    def error_square_B(self) -> Tensor:
+        """||x - xhat||^2."""
+        return (self.x_BM - self.xhat_BM).square().sum(dim=1)
+
+    @cached_property
+    def square_B(self) -> Tensor:
+        """||x||^2."""
+        return self.x_BM.square().sum(dim=1)
+
+    @cached_property
+    def xhat_square_B(self) -> Tensor:
+        """||xhat||^2."""
+        return self.xhat_BM.square().sum(dim=1)
+
+    @cached_property
+    def dot_B(self) -> Tensor:
+        """<x, xhat>."""
+        return (self.x_BM * self.xhat_BM).sum(dim=1)
 
 
 class Metric:
@@ -21,7 +57,7 @@ class Metric:
     def __init__(self, max_cosine_E: Tensor) -> None:
         """Shapes: max_cosine_E [E], each latent's largest cosine to another decoder row."""
         self.max_cosine_E = max_cosine_E
-        self.fired_E = torch.zeros_like(max_cosine_E, dtype=torch.int64)  # rows on which each latent fired
+        self.active_rows_E = torch.zeros_like(max_cosine_E, dtype=torch.int64)  # rows on which each latent is active
         self.n_rows = 0
         self.total = 0.0
 
@@ -43,16 +79,16 @@ class Metric:
 
 
 class L0(Metric):
-    """Mean number of nonzero codes of a row."""
+    """Mean number of active latents of a row: those whose code is not 0."""
 
     unit = "latents per row"
 
     def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.fired_E.sum())
+        self.total += float(rows.active_rows_E.sum())
 
 
 class SSE(Metric):
-    """E ||e||^2: squared error summed over the model width, averaged over rows."""
+    """E ||e||^2: squared error summed over the columns, averaged over rows."""
 
     unit = "squared model units per row"
 
@@ -61,12 +97,12 @@ class SSE(Metric):
 
 
 class MSEPerDim(Metric):
-    """E ||e||^2 / d_model: squared error averaged over rows and model width."""
+    """E ||e||^2 / d_out: squared error averaged over rows and columns."""
 
     unit = "squared model units"
 
     def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.error_square_B.sum()) / rows.d_model
+        self.total += float(rows.error_square_B.sum()) / rows.d_out
 
 
 class R2Pooled(Metric):
@@ -143,31 +179,31 @@ class RelativeReconstructionBias(Metric):
 
 
 class DeadLatents(Metric):
-    """Latents that fired on none of the scored rows. Falls as more rows are scored."""
+    """Latents active on none of the scored rows. Falls as more rows are scored."""
 
     unit = "latents"
 
     def _add(self, rows: ScoredRows) -> None:
-        self.fired_E += rows.fired_E
+        self.active_rows_E += rows.active_rows_E
 
     def _value(self) -> float | None:
-        return float((self.fired_E == 0).sum())
+        return float((self.active_rows_E == 0).sum())
 
 
 class AliveLatents(DeadLatents):
-    """Latents that fired on at least one of the scored rows. Rises as more rows are scored."""
+    """Latents active on at least one of the scored rows. Rises as more rows are scored."""
 
     def _value(self) -> float:
-        return float((self.fired_E > 0).sum())
+        return float((self.active_rows_E > 0).sum())
 
 
 class DensityMedian(DeadLatents):
-    """Median over the alive latents of the share of rows on which the latent fires."""
+    """Median over the alive latents of the share of rows on which the latent is active."""
 
     unit = "fraction of rows"
 
     def _value(self) -> float | None:
-        ordered_E = self.fired_E[self.fired_E > 0].double().sort().values
+        ordered_E = self.active_rows_E[self.active_rows_E > 0].double().sort().values
         middle = len(ordered_E) // 2
         return float(ordered_E[middle] + ordered_E[-1 - middle]) / 2 / self.n_rows if len(ordered_E) else None
 

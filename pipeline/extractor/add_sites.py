@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model import Description, describe
-from strata_sae.pipeline.model_settings import ModelSettings
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.pipeline.settings import ModelSettings
+from strata_sae.stores import ActivationStore, Plan, StoreError
 from strata_sae.stores.deriving.slice import lineage, planned, token_map_of
+from strata_sae.stores.files.canonical import Json, as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import MANIFEST
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import MANIFEST
 from strata_sae.stores.front.aligned import aligned
+from strata_sae.stores.writing.planning import PlanFields
 
 
 def add_sites(
@@ -29,10 +29,10 @@ def add_sites(
 
     """
     base = ActivationStore.open(store)
-    if base.plan.lineage is not None and not base.plan.lineage["order_id"]:
+    if base.plan.lineage is not None and not base.plan.lineage.order_id:
         raise StoreError(
-            f"{store}: a {base.plan.lineage['kind']} without the whole texts its rows come from; "
-            f"add sites to the store it was made from ({base.plan.lineage['store_id'][:12]})"
+            f"{store}: a {base.plan.lineage.kind} without the whole texts its rows come from; "
+            f"add sites to the store it was made from ({base.plan.lineage.store_id[:12]})"
         )
     settings = model or recorded_settings(base.path, base.plan, {})
     description = describe(settings, sites)
@@ -49,12 +49,18 @@ def add_sites(
     return ActivationStore.open(out)
 
 
-def _fields(base: ActivationStore, description: Description) -> dict[str, Any]:
+def _fields(base: ActivationStore, description: Description) -> PlanFields:
     plan = base.plan
-    kept = ("splits", "encoding", "compressor", "rows_per_chunk", "rows_per_unit", "calibration")
-    return {name: getattr(plan, name) for name in kept} | {
+    sites: dict[str, Json] = {"sites": list(description.widths)}
+    return {
+        "splits": plan.splits,
+        "encoding": plan.encoding,
+        "compressor": plan.compressor,
+        "rows_per_chunk": plan.rows_per_chunk,
+        "rows_per_unit": plan.rows_per_unit,
+        "calibration": plan.calibration,
         "sites": description.widths,
-        "config": plan.config | {"store": plan.config["store"] | {"sites": list(description.widths)}},
+        "config": plan.config | {"store": as_object(plan.config["store"]) | sites},
         "provenance": plan.provenance | {"model": description.provenance},
         "lineage": lineage("sibling", base, (0, plan.n_rows), plan.order_id),
     }

@@ -11,7 +11,7 @@ from strata_sae.pipeline.extractor.documents import BadRow, Document
 from strata_sae.pipeline.extractor.documents.document import Cell, half_of_a_pair
 from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
 from strata_sae.pipeline.language_model import Tokenizer
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores import StoreError
 from strata_sae.stores.files.canonical import parse_json
 
 Span = tuple[int, int]

@@ -11,16 +11,16 @@ import torch
 
 from strata_sae.pipeline.available import free_bytes
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.spool import Arrangement, corpus_lines
 from strata_sae.pipeline.language_model import Description
 from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores import Plan, StoreError
 from strata_sae.stores.files.canonical import parse_canonical
-from strata_sae.stores.format.arrays import ArraySpec
-from strata_sae.stores.format.plan import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, Plan, check_limits
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan_file import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, check_limits
+from strata_sae.stores.format.shards import ArraySpec
 from strata_sae.stores.serving.mixing import documents_per_window, predicted_variance_ratio
 
 MAX_CHUNKS_PER_UNIT = 2**20
@@ -148,7 +148,7 @@ def filling_bytes(plan: Plan) -> int:
     held = GROUPS_HELD * min(group_rows, plan.n_rows) * columns * item_bytes
     arrays = [spec for specs in plan.site_specs.values() for spec in specs.values()]
     chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # each as collected, and as encoded
-    calibration = sum(stop - start for start, stop in plan.calibration["rows"]) if plan.calibration else 0
+    calibration = sum(stop - start for start, stop in plan.calibration or [])
     return held + chunks + 2 * calibration * columns * 4  # twice: in pieces, and joined
 
 

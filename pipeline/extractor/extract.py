@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.config.run import differences
 from strata_sae.pipeline.engines import Engine, Local
 from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.plan import described, planned
 from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared, recorded_model
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.which_store import find_siblings, find_store
 from strata_sae.pipeline.runs import changed_keys
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.pipeline.settings import ModelSettings
+from strata_sae.stores import ActivationStore, Plan, StoreError, read_plan
+from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, STAGING
+from strata_sae.stores.files.locks import remove_dead
 from strata_sae.stores.format.commits import committed_units
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.plan import MANIFEST, STAGING
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +145,9 @@ def _software_changes(plan: Plan) -> list[str]:
 def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
     if not (own / MANIFEST).is_file():
         return False
-    plan, asked = read_plan(own), config.extraction()
-    asked["store"]["sites"] = plan.config.get("store", {}).get("sites")
-    return not differences(plan.config, asked)
+    plan = read_plan(own)
+    sites = as_object(plan.config.get("store", {})).get("sites")
+    return not differences(plan.config, config.extraction(sites=sites))
 
 
 def _names(paths: Sequence[Path]) -> str:

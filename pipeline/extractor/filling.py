@@ -16,19 +16,16 @@ from torch import Tensor
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import Capture, check_isolation, load
 from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.settings import ModelSettings
+from strata_sae.stores import Plan
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.shard_records import shard_records
-from strata_sae.stores.format.sizes import unit_bytes
-from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
-from strata_sae.stores.writing.timings import write_timing
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.format.plan import unit_bytes
+from strata_sae.stores.reading.array import StoredArray, shard_records
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
+from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +124,7 @@ class UnitFiller:
         """The rows that an int8 plan calibrates its columns on, [N, M] float32 by site."""
         assert self._plan.calibration is not None
         pieces: dict[str, list[np.ndarray]] = {site: [] for site in self._plan.sites}
-        for start, stop in self._plan.calibration["rows"]:
+        for start, stop in self._plan.calibration:
             for group in groups(unit_spans(self._plan, self._token_map, (start, stop)), self._batch_tokens):
                 for site, rows_NM in self._run(group, (start, stop)).items():
                     pieces[site].append(rows_NM)

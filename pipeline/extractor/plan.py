@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.recorded import differences, recorded
+from strata_sae.pipeline.config.run import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.costs import Planned, check_draft, check_settings, describe_draft
 from strata_sae.pipeline.extractor.provenance import check_inputs, model_changes
@@ -29,13 +28,13 @@ from strata_sae.pipeline.language_model import (
     token_bytes,
 )
 from strata_sae.pipeline.tensors import choose_device
+from strata_sae.stores import Plan, read_plan
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import Lease, remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.format.plan import Plan, read_plan
-from strata_sae.stores.writing.calibration import sample_spans
-from strata_sae.stores.writing.planning import Layout, create_store, layout
+from strata_sae.stores.files.locks import Lease, remove_dead
+from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
+from strata_sae.stores.writing.planning import Layout, PlanFields, create_store, layout
+from strata_sae.stores.writing.units import sample_spans
 
 log = logging.getLogger(__name__)
 
@@ -167,23 +166,16 @@ def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
     )
 
 
-class _PlanFields(TypedDict):
+class _Fields(PlanFields):
+    """All fields of a plan but `files`."""
+
     n_rows: int
     n_documents: int
-    splits: dict[str, tuple[int, int]]
-    sites: dict[str, int]
-    encoding: str
-    compressor: str
-    rows_per_chunk: int
-    rows_per_unit: int
-    config: dict[str, Json]
-    provenance: dict[str, Json]
-    calibration: dict[str, list[list[int]]] | None
 
 
 def _fields(
     config: RunConfig, description: Description, sizes: Layout, arrangement: Arrangement | None = None
-) -> _PlanFields:
+) -> _Fields:
     """The fields of a plan; where there is no arrangement yet, those of a plan with one unit of rows."""
     one_unit = {"train": (0, sizes.rows_per_unit)}
     provenance: dict[str, Json] = {"model": description.provenance}
@@ -205,11 +197,11 @@ def _fields(
     }
 
 
-def _calibration(config: RunConfig, arrangement: Arrangement) -> dict[str, list[list[int]]] | None:
+def _calibration(config: RunConfig, arrangement: Arrangement) -> list[tuple[int, int]] | None:
     """Which rows int8's columns are calibrated on: whole sequences of the training split, spread evenly."""
     if config.store.encoding != "int8":
         return None
-    return {"rows": sample_spans(arrangement.splits["train"], config.corpus.context_length)}
+    return sample_spans(arrangement.splits["train"], config.corpus.context_length)
 
 
 PACKAGES = ("strata-sae", "numpy", "numcodecs", "zstandard", "google-crc32c")

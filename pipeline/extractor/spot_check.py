@@ -11,11 +11,11 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, check_sites, describe, load
 from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.format.encodings import to_float32, to_stored
-from strata_sae.stores.format.permutation import permutation, random_words
-from strata_sae.stores.format.quantisation import dequantise, quantise
+from strata_sae.stores.files.canonical import Json
+from strata_sae.stores.format.encodings import dequantise, quantise, to_float32, to_stored
+from strata_sae.stores.reading.masks import permutation, random_words
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +122,10 @@ def _settings(store: ActivationStore, changes: dict[str, str | None]) -> ModelSe
     plan = store.plan
     if not {"model", "corpus"} <= plan.config.keys():
         raise StoreError(f"{store.path}: its config names no model and no corpus, so there is nothing to run again")
-    if plan.lineage is not None and not plan.lineage["order_id"]:
+    if plan.lineage is not None and not plan.lineage.order_id:
         raise StoreError(
-            f"{store.path}: a {plan.lineage['kind']} without the whole texts its rows come from; "
-            f"spot-check the store it was made from ({plan.lineage['store_id'][:12]})"
+            f"{store.path}: a {plan.lineage.kind} without the whole texts its rows come from; "
+            f"spot-check the store it was made from ({plan.lineage.store_id[:12]})"
         )
     return recorded_settings(store.path, plan, changes)
 
@@ -142,7 +142,7 @@ def _changes(store: ActivationStore, settings: ModelSettings) -> list[str]:
 
 def _chosen(n_total: int, n_rows: int, seed: int) -> list[int]:
     """Distinct row numbers, ascending."""
-    key = ["spot check", seed]
+    key: list[Json] = ["spot check", seed]
     if n_total <= 16 * n_rows:
         return sorted(permutation(key, n_total)[:n_rows].tolist())
     drawn = random_words(key, 2 * n_rows) % np.uint64(n_total)  # too many rows to permute them

@@ -1,4 +1,4 @@
-"""The few operations every SAE reduces to, forward and backward, on sparse or dense codes."""
+"""The few operations of which every SAE is made, forward and backward, on sparse or dense codes."""
 
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
 

@@ -1,4 +1,4 @@
-"""The k largest pre-activations by bfloat16 products, exactly: a bound on their error says who can be left out.
+"""The k largest pre-activations by bfloat16 products, exactly: a bound on their error says which can be left out.
 
 With x, W and b rounded to xb, Wb and bb (b in two parts), a = <x, W_e> + b_e and the bfloat16 product's float32 sum s,
 
@@ -15,21 +15,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 
-MOST_CANDIDATES = 8
-"""Candidates (in multiples of k) from which on a row is computed in float32 in full."""
+CANDIDATES_PER_K = 8
+"""A row with more candidates than this times k is computed in full in float32 (count)."""
+# Most rows have little more than k candidates. A row with many more, such as one of nearly equal values, is quicker in
+# full: gathered inner products run at a fraction of a matrix product's speed.
 ACCUMULATION = 2.0**-22
-"""Largest relative error of a float32 sum per summand (four times what any order can do)."""
+"""Largest relative error of a float32 sum, per summand."""
+# In any order of summing, rounding to nearest errs by at most 2^-24 per summand; four times as much leaves room for
+# hardware that rounds otherwise.
 ROUNDED_UP = 1 + 2.0**-10
-"""Factor that makes a norm computed in float32 no less than it is."""
+"""Factor that makes a norm computed in float32 an upper limit."""
+# Such a norm of M numbers has a relative error of at most M * 2^-24, which is 2^-10 at M = 16,384.
 COLUMNS_MULTIPLE = 32
-"""Rows of the bfloat16 matrices are filled up with zeros to a multiple of so many columns: products run faster."""
+"""Rows of the bfloat16 matrices get zeros up to a multiple of this (count): products run faster."""
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A matrix in bfloat16 and more columns; limits on its rows' norms, before and after, and on what they lost."""
+    """A matrix in bfloat16 with more columns; limits on its rows' norms, and on the norms of what rounding took."""
 
     matrix: Tensor
     norm: Tensor
@@ -37,10 +42,10 @@ class Rounded:
 
 
 class Bfloat16Encoder:
-    """x0 W^T + b in bfloat16, to find the k largest of float32. Build it anew when the weights change."""
+    """x0 W^T + b in bfloat16, to find the k largest of the float32 product. Valid until the weights change."""
 
     def __init__(self, W_EM: Tensor, b_E: Tensor):
-        if W_EM.is_cuda:  # a product split into bfloat16 partial sums would break the bound
+        if W_EM.is_cuda:  # partial sums in bfloat16 would break the bound
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.W_EM, self.b_E = W_EM, b_E
         high_E = b_E.bfloat16()
@@ -60,7 +65,7 @@ class Bfloat16Encoder:
         pre_BE, slack_B = rounded.matrix @ self.rounded.matrix.T, 2 * self.error(rounded)
         backend = backend_of(x0_BM)
         values_BK, latents_BK, certain_B = backend.certified_topk(
-            pre_BE, slack_B, x0_BM, self.W_EM, self.b_E, k, min(MOST_CANDIDATES * k, self.W_EM.shape[0])
+            pre_BE, slack_B, x0_BM, self.W_EM, self.b_E, k, min(CANDIDATES_PER_K * k, self.W_EM.shape[0])
         )
         in_full = (~certain_B).nonzero().squeeze(1)
         if in_full.numel():

@@ -1,4 +1,4 @@
-"""From which density on matrix products beat gathers on this machine: a second's measurement for a shape.
+"""From which density on matrix products are faster than gathers on this machine: measured in a second for a shape.
 
 Training never measures by itself, because the choice decides how sums are rounded, and a run must be the same twice:
 it takes a number from its settings, by default BREAK_EVEN_DENSITY.
@@ -15,9 +15,10 @@ from torch import Tensor
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
-"""Shares of latents on that are tried."""
+"""Shares of active latents that are tried."""
+# The highest seen on any machine was 0.30 (docs/log.md, 2026-11-21); above it full matrices are faster for certain.
 LARGEST_SHAPE = (512, 4096)
-"""Rows and latents measured at most: both costs grow alike beyond."""
+"""Rows and latents that are measured at most (counts): beyond, both costs grow alike."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def break_even(dense: float, per_density: list[float]) -> float:
 
 def _step(codes: Codes, x_BM: Tensor, W_EM: Tensor) -> None:
     """Everything an update does with codes: forward, and three products backward."""
-    codes = codes.with_values(codes.values)  # forgets what it has sorted
+    codes = codes.with_values(codes.values)  # new codes, which must be sorted again as in every step
     gradient_BM = codes.decode(W_EM)
     values = codes.dots(gradient_BM, W_EM)
     codes.transposed_times(gradient_BM)
@@ -64,7 +65,7 @@ def _step(codes: Codes, x_BM: Tensor, W_EM: Tensor) -> None:
 
 
 def _seconds(job: Callable[[], None], device: str, n_rounds: int = 3) -> float:
-    """The best of a few rounds."""
+    """The best of a few rounds: other processes only ever add time."""
     best = float("inf")
     for _ in range(n_rounds):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Codes: which latents are on in which row, and how strongly; as (row, latent) pairs or as a full matrix."""
+"""Codes: which latents are active in which row, and how strongly; as (row, latent) entries or as a full matrix."""
 
 from functools import cached_property
 from typing import TypeAlias
@@ -6,27 +6,30 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.machine.backend import backend_of
 
 ROWS_PER_PART = 512
-"""Rows of a matrix that one thread sums up (count)."""
+"""Rows of a matrix that one thread sums (count)."""
+# One sum over all latents would run on one thread. Parts of a fixed length keep the order of summing, hence the bits,
+# the same for any number of threads.
 
 
 class SparseCodes:
-    """Codes as P (row, latent) pairs in row order; both gathers and both products run without forming [B, E].
+    """Codes as P entries (row, latent, value) in row order; no operation forms the matrix [B, E].
 
-    Every sum runs in a fixed order, so equal inputs give equal bits.
+    An entry may have the value 0: its latent is then not active in the row. Every sum runs in a fixed order, so equal
+    inputs give equal bits.
     """
 
     def __init__(self, values_P: Tensor, indices_P: Tensor, offsets: Tensor, n_latents: int):
         self.values_P = values_P
-        self.indices_P = indices_P  # latent of each pair
-        self.offsets = offsets  # [B + 1]: row b holds the pairs offsets[b] to offsets[b + 1] - 1
+        self.indices_P = indices_P  # latent of each entry
+        self.offsets = offsets  # [B + 1]: row b has the entries offsets[b] to offsets[b + 1] - 1
         self.n_latents = n_latents
 
     @property
     def values(self) -> Tensor:
-        """The stored values, whatever their layout: here values_P."""
+        """The stored values, here values_P."""
         return self.values_P
 
     @property
@@ -36,31 +39,32 @@ class SparseCodes:
 
     @cached_property
     def rows_P(self) -> Tensor:
-        """Row of each pair."""
+        """Row of each entry."""
         rows_B = torch.arange(self.batch_size, dtype=self.indices_P.dtype, device=self.indices_P.device)
         return rows_B.repeat_interleave(self.offsets.diff(), output_size=self.indices_P.numel())
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The pairs sorted by latent: their order, their rows, and the [E + 1] offsets of the latents."""
+        """The entries sorted by latent: their order, their rows, and where each latent begins, [E + 1]."""
         return backend_of(self.values_P).sort_by_index(self.indices_P, self.rows_P, self.n_latents)
 
     def decode(self, W_EM: Tensor) -> Tensor:
-        """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
+        """For each row, the sum over latents of value * W_EM[latent]. Returns: [B, M]."""
         return backend_of(W_EM).weighted_sums(self.indices_P, W_EM, self.offsets, self.values_P)
 
     def dots(self, left_BM: Tensor, W_EM: Tensor) -> Tensor:
-        """Inner product of left_BM[row] and W_EM[latent] for every pair. Returns: [P]."""
+        """Inner product of left_BM[row] and W_EM[latent] for every entry. Returns: [P]."""
         return backend_of(W_EM).sampled_dots(left_BM, W_EM, self.rows_P, self.indices_P, self.offsets)
 
     def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """Codes transposed times rows_BM, with other values if given. Returns: [E, M], in `out`."""
+        """Codes transposed times rows_BM; `values` stand in for the codes' own. Returns: [E, M], in `out`."""
+        # Sorted by latent, each row of the result is one sum, which one thread takes in one order: no atomic additions.
         order_P, rows_P, offsets = self.by_latent
         values_P = self.values_P if values is None else values
         return backend_of(rows_BM).weighted_sums(rows_P, rows_BM, offsets, values_P[order_P], out)
 
     def latent_sums(self, values: Tensor | None = None) -> Tensor:
-        """Sum over the batch, with other values if given. Returns: [E]."""
+        """For each latent, the sum over the batch; `values` stand in for the codes' own. Returns: [E]."""
         values_P = self.values_P if values is None else values
         return backend_of(values_P).index_sums(values_P, self.indices_P, self.n_latents)
 
@@ -73,19 +77,27 @@ class SparseCodes:
         return part, places_P
 
     def with_values(self, values: Tensor) -> "SparseCodes":
-        """The same pairs with other values."""
+        """The same entries with other values."""
         return SparseCodes(values, self.indices_P, self.offsets, self.n_latents)
 
-    def fired(self) -> Tensor:
-        """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
-        return self.fired_counts() > 0
+    def spread_latents(self, values_E: Tensor) -> Tensor:
+        """A number of each latent, in the place of each entry. Returns: [P]."""
+        return values_E[self.indices_P]
 
-    def fired_counts(self) -> Tensor:
-        """Rows in which each latent is not 0. Returns: int64 [E]."""
+    def spread_rows(self, values_B: Tensor) -> Tensor:
+        """A number of each row, in the place of each entry. Returns: [P]."""
+        return values_B[self.rows_P]
+
+    def active_E(self) -> Tensor:
+        """Whether each latent is active (not 0) in any row. Returns: bool [E]."""
+        return self.active_rows_E() > 0
+
+    def active_rows_E(self) -> Tensor:
+        """Rows in which each latent is active (count). Returns: int64 [E]."""
         return torch.bincount(self.indices_P[self.values_P != 0], minlength=self.n_latents)
 
     def n_active(self) -> int:
-        """Pairs with a value other than 0 (count)."""
+        """Values other than 0 (count)."""
         return int((self.values_P != 0).sum())
 
     def to_dense(self) -> Tensor:
@@ -100,14 +112,14 @@ class SparseCodes:
 
 
 class DenseCodes:
-    """Codes as a full matrix: the same methods as SparseCodes, cheaper when many latents are on."""
+    """Codes as a full matrix: the same methods as SparseCodes, cheaper where many latents are active."""
 
     def __init__(self, values_BE: Tensor):
         self.values_BE = values_BE
 
     @property
     def values(self) -> Tensor:
-        """The stored values, whatever their layout: here values_BE."""
+        """The stored values, here values_BE."""
         return self.values_BE
 
     @property
@@ -121,7 +133,7 @@ class DenseCodes:
         return self.values_BE.shape[1]
 
     def decode(self, W_EM: Tensor) -> Tensor:
-        """Sum over each row's latents of value * W_EM[latent]. Returns: [B, M]."""
+        """For each row, the sum over latents of value * W_EM[latent]. Returns: [B, M]."""
         return self.values_BE @ W_EM
 
     def dots(self, left_BM: Tensor, W_EM: Tensor) -> Tensor:
@@ -129,11 +141,11 @@ class DenseCodes:
         return left_BM @ W_EM.T
 
     def transposed_times(self, rows_BM: Tensor, values: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """Codes transposed times rows_BM, with other values if given. Returns: [E, M], in `out`."""
+        """Codes transposed times rows_BM; `values` stand in for the codes' own. Returns: [E, M], in `out`."""
         return torch.mm((self.values_BE if values is None else values).T, rows_BM, out=out)
 
     def latent_sums(self, values: Tensor | None = None) -> Tensor:
-        """Sum over the batch, with other values if given. Returns: [E]."""
+        """For each latent, the sum over the batch; `values` stand in for the codes' own. Returns: [E]."""
         return (self.values_BE if values is None else values).sum(0)
 
     def columns(self, start: int, stop: int) -> tuple["DenseCodes", tuple[slice, slice]]:
@@ -145,16 +157,24 @@ class DenseCodes:
         """Codes of the same shape with other values."""
         return DenseCodes(values)
 
-    def fired(self) -> Tensor:
-        """Whether each latent is not 0 anywhere in the batch. Returns: bool [E]."""
+    def spread_latents(self, values_E: Tensor) -> Tensor:
+        """A number of each latent, which broadcasts over the rows. Returns: [E]."""
+        return values_E
+
+    def spread_rows(self, values_B: Tensor) -> Tensor:
+        """A number of each row, which broadcasts over the latents. Returns: [B, 1]."""
+        return values_B[:, None]
+
+    def active_E(self) -> Tensor:
+        """Whether each latent is active (not 0) in any row. Returns: bool [E]."""
         return (self.values_BE != 0).any(0)
 
-    def fired_counts(self) -> Tensor:
-        """Rows in which each latent is not 0. Returns: int64 [E]."""
+    def active_rows_E(self) -> Tensor:
+        """Rows in which each latent is active (count). Returns: int64 [E]."""
         return (self.values_BE != 0).sum(0)
 
     def n_active(self) -> int:
-        """Pairs with a value other than 0 (count)."""
+        """Values other than 0 (count)."""
         return int((self.values_BE != 0).sum())
 
     def to_dense(self) -> Tensor:
@@ -162,7 +182,7 @@ class DenseCodes:
         return self.values_BE
 
     def to_sparse(self) -> SparseCodes:
-        """The pairs with a value other than 0."""
+        """The entries with a value other than 0."""
         return sparse_where(self.values_BE, self.values_BE != 0)
 
 
@@ -170,28 +190,28 @@ Codes: TypeAlias = SparseCodes | DenseCodes
 
 
 def sparse_where(values_BE: Tensor, kept_BE: Tensor) -> SparseCodes:
-    """The pairs where kept_BE (bool [B, E]) is true."""
+    """The entries where kept_BE (bool [B, E]) is true."""
     return from_flat(kept_BE.reshape(-1).nonzero().squeeze(1), values_BE)
 
 
 def from_flat(flat_P: Tensor, values_BE: Tensor) -> SparseCodes:
-    """The pairs at the rising positions flat_P of values_BE, counted row after row."""
+    """The entries at positions flat_P of values_BE, which rise and count row after row."""
     return from_places(flat_P, values_BE.reshape(-1)[flat_P], *values_BE.shape)
 
 
 def from_places(flat_P: Tensor, values_P: Tensor, batch_size: int, n_latents: int) -> SparseCodes:
-    """Pairs by rising position in a [batch_size, n_latents] matrix, counted row after row."""
+    """Entries at positions flat_P of a [batch_size, n_latents] matrix, which rise and count row after row."""
     counts_B = torch.bincount(flat_P.div(n_latents, rounding_mode="floor"), minlength=batch_size)
     return SparseCodes(values_P, flat_P % n_latents, offsets_of(counts_B), n_latents)
 
 
 def row_sum(weights_E: Tensor, W_EM: Tensor) -> Tensor:
-    """weights_E @ W_EM, by all threads. Returns: [M]."""
+    """weights_E @ W_EM, summed by all threads. Returns: [M]."""
     latents_E = torch.arange(W_EM.shape[0], device=W_EM.device)
     offsets = torch.arange(0, W_EM.shape[0] + ROWS_PER_PART, ROWS_PER_PART, device=W_EM.device)
     return backend_of(W_EM).weighted_sums(latents_E, W_EM, offsets.clamp(max=W_EM.shape[0]), weights_E).sum(0)
 
 
 def offsets_of(counts: Tensor) -> Tensor:
-    """Where each stretch begins, and the end of the last: 0 and the running sums of counts."""
+    """Where each stretch begins, and where the last one ends: 0 and the running sums of counts."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

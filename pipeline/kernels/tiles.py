@@ -1,4 +1,4 @@
-"""The encoder's product a tile at a time: selection needs no more of it at once, and finds it in the cache."""
+"""The encoder's product a tile at a time: selection reads a tile while it is still in the processor's cache."""
 
 import math
 from collections.abc import Iterator
@@ -7,24 +7,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.bfloat16_topk import Bfloat16Encoder
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes, offsets_of
-from strata_sae.pipeline.kernels.selection import is_dense, largest_pairs
+from strata_sae.pipeline.kernels.machine import reference
+from strata_sae.pipeline.kernels.machine.backend import backend_of
+from strata_sae.pipeline.kernels.selection import is_dense, largest_entries
 
 EncoderName = Literal["float32", "certified_bfloat16"]
 """How TopK's k largest are found: from float32 products, or from bfloat16 ones with a bound on their error, which finds
 the same latents."""
-LATENTS_AT_ONCE = 2048
-"""Latents of a tile, at least (count): narrower products run slower."""
 GUESS_STRIDE = 17
-"""Every so many entries of the first tile are looked at to guess where the cut lies; odd, so that all latents are."""
+"""Of the first tile, every 17th value is a sample from which the cut is guessed (count)."""
+# Odd: with an even stride and an even number of latents, half of the latents would never be in the sample.
 GUESS_MARGIN = 0.9
-"""The guess as a share of what they say: too high a guess costs a second product."""
+"""The guess, as a share of the sample's quantile."""
+# Too high a guess costs a second product, which is most of a step; too low a one costs a few more candidates.
 
 
 class Tiles:
-    """x0 W^T + b, computed when iterated over, each tile valid until the next."""
+    """x0 W^T + b, computed when iterated over; a tile is valid until the next one."""
 
     def __init__(self, x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor, encoder: EncoderName = "float32"):
         self.x0_BM, self.W_EM, self.b_E = x0_BM, W_EM, b_E
@@ -36,25 +37,26 @@ class Tiles:
         """(rows, latents) of all tiles together (counts)."""
         return self.x0_BM.shape[0], self.W_EM.shape[0]
 
-    def parts(self) -> tuple[Tensor, ...]:
-        """The rows of each tile of rows."""
-        return self.x0_BM.split(self._buffer.shape[0])
+    def row_topk(self, k: int) -> tuple[Tensor, Tensor]:
+        """Values and latents of the k largest of each row. Returns: [B, k] each."""
+        # bfloat16 products are faster where the processor has instructions for them; a bound on their error gives the
+        # same latents (bfloat16_topk.py).
+        if self.encoder == "certified_bfloat16":
+            encoder = Bfloat16Encoder(self.W_EM, self.b_E)
+            parts = self.x0_BM.split(self._buffer.shape[0])
+            found = [encoder.row_topk(part_BM, k, self._product) for part_BM in parts]
+            values, latents = (torch.cat(part) for part in zip(*found, strict=True))
+            return values, latents
+        return backend_of(self.x0_BM).row_topk_of_product(self.x0_BM, self.W_EM, self.b_E, self._buffer, k)
 
-    def product(self, x0_BM: Tensor) -> Tensor:
-        """One tile of rows, no more than `parts` has. Returns: [B, E]."""
-        return torch.addmm(self.b_E, x0_BM, self.W_EM.T, out=self._buffer[: x0_BM.shape[0]])
-
-    def row_blocks(self) -> tuple[Tensor, ...]:
-        """The rows of each block that is cut into tiles of latents."""
-        return self.x0_BM.split(self._buffer.numel() // self._latents_at_once())
-
-    def latent_tiles(self, x0_BM: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """A block's tiles of latents: the first latent, the product without the bias [B, latents], and the bias."""
-        width = self._latents_at_once()
-        for first in range(0, self.shape[1], width):
-            W_EM, b_E = self.W_EM[first : first + width], self.b_E[first : first + width]
-            shape = x0_BM.shape[0], W_EM.shape[0]
-            yield first, torch.mm(x0_BM, W_EM.T, out=self._buffer.view(-1)[: shape[0] * shape[1]].view(shape)), b_E
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """Each tile's first row, first latent, product without the bias [rows, latents], and bias."""
+        first_row = 0
+        for block_BM in reference.row_blocks(self.x0_BM, self._buffer):
+            tiles = reference.latent_tiles(block_BM, self.x0_BM, self.W_EM, self.b_E, self._buffer)
+            for first, product, b_E in tiles:
+                yield first_row, first, product, b_E
+            first_row += block_BM.shape[0]
 
     def whole(self, out: Tensor) -> Tensor:
         """All of it at once. Returns: [B, E], in `out`."""
@@ -64,9 +66,8 @@ class Tiles:
         """Its columns of some latents. Returns: [B, len(latents)]."""
         return torch.addmm(self.b_E[latents], self.x0_BM, self.W_EM[latents].T)
 
-    def _latents_at_once(self) -> int:
-        n_rows, n_latents = self.shape
-        return min(n_latents, max(LATENTS_AT_ONCE, self._buffer.numel() // n_rows))
+    def _product(self, x0_BM: Tensor) -> Tensor:
+        return reference.product(x0_BM, self.W_EM, self.b_E, self._buffer)
 
 
 def row_topk_of_tiles(tiles: Tiles, k: int, break_even_density: float) -> Codes | None:
@@ -74,44 +75,40 @@ def row_topk_of_tiles(tiles: Tiles, k: int, break_even_density: float) -> Codes 
     n_rows, n_latents = tiles.shape
     if is_dense(k, n_latents, break_even_density):
         return None
-    if tiles.encoder == "certified_bfloat16":
-        encoder = Bfloat16Encoder(tiles.W_EM, tiles.b_E)
-        found = [encoder.row_topk(part_BM, k, tiles.product) for part_BM in tiles.parts()]
-        values, latents = (torch.cat(parts) for parts in zip(*found, strict=True))
-    else:
-        values, latents = backend_of(tiles.x0_BM).row_topk_of_product(tiles, k)
+    values, latents = tiles.row_topk(k)
     offsets = torch.arange(0, n_rows * k + 1, k, device=latents.device)
     return SparseCodes(values.clamp(min=0).view(-1), latents.view(-1), offsets, n_latents)
 
 
-def batch_topk_of_tiles(tiles: Tiles, n_pairs: int, break_even_density: float) -> Codes | None:
+def batch_topk_of_tiles(tiles: Tiles, n_entries: int, break_even_density: float) -> Codes | None:
     """As `batch_topk` of all tiles together; None where the codes would be dense.
 
-    A guess from the first tile says what is kept of each until the cut is known; if that is too little, the product is
-    computed again with a lower one. The guess depends on this batch alone, and the result not on the guess.
+    A guess of the cut comes from the first tile. Each tile's values above it are kept; if they are too few in the end,
+    the product is computed again with a lower guess. The guess depends on this batch alone; the result does not depend
+    on the guess.
     """
     n_rows, n_latents = tiles.shape
-    if is_dense(n_pairs, n_rows * n_latents, break_even_density):
+    # Dense codes need the whole product anyway: the caller then computes it at once.
+    if is_dense(n_entries, n_rows * n_latents, break_even_density):
         return None
-    guess, found = _above(tiles, None, n_pairs / (n_rows * n_latents))
-    while found[0].numel() < n_pairs and guess > 0:
+    guess, found = _above(tiles, None, n_entries / (n_rows * n_latents))
+    while found[0].numel() < n_entries and guess > 0:
+        # Halving ends at 0 at the latest; below eps only rounding is left to find.
         lower = guess / 2 if guess > torch.finfo(tiles.b_E.dtype).eps else 0.0
         guess, found = _above(tiles, lower)
     values_P, rows_P, latents_P = _in_row_order(*found, tiles.shape)
-    kept_P, _ = largest_pairs(values_P, n_pairs)
+    kept_P, _ = largest_entries(values_P, n_entries)
     offsets = offsets_of(torch.bincount(rows_P[kept_P], minlength=n_rows))
     return SparseCodes(values_P[kept_P], latents_P[kept_P], offsets, n_latents)
 
 
 def _above(tiles: Tiles, threshold: float | None, share: float = 0.0) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
-    """The threshold (None: a guess that about this share exceed); values above it, their rows, their latents."""
-    found, first_row = [], 0
-    for rows_BM in tiles.row_blocks():
-        for first, product, b_E in tiles.latent_tiles(rows_BM):
-            threshold = GUESS_MARGIN * _quantile(product, b_E, share) if threshold is None else threshold
-            values_P, rows_P, latents_P = backend_of(product).pairs_above(product, b_E, threshold)
-            found.append((values_P, rows_P + first_row, latents_P + first))
-        first_row += rows_BM.shape[0]
+    """The threshold (None: a guess that about this share exceeds); values above it, their rows, their latents."""
+    found = []
+    for first_row, first, product, b_E in tiles:
+        threshold = GUESS_MARGIN * _quantile(product, b_E, share) if threshold is None else threshold
+        values_P, rows_P, latents_P = backend_of(product).entries_above(product, b_E, threshold)
+        found.append((values_P, rows_P + first_row, latents_P + first))
     assert threshold is not None
     values_P, rows_P, latents_P = (torch.cat(parts) for parts in zip(*found, strict=True))
     return threshold, (values_P, rows_P, latents_P)
@@ -120,7 +117,7 @@ def _above(tiles: Tiles, threshold: float | None, share: float = 0.0) -> tuple[f
 def _in_row_order(
     values_P: Tensor, rows_P: Tensor, latents_P: Tensor, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs by row, and by latent within each."""
+    """Entries by row, and by latent within each."""
     sort = backend_of(values_P).sort_by_index
     by_latent_P, rows_P, _ = sort(latents_P, rows_P, shape[1])
     by_row_P, by_latent_P, _ = sort(rows_P, by_latent_P, shape[0])
@@ -128,7 +125,7 @@ def _in_row_order(
 
 
 def _quantile(product: Tensor, b_E: Tensor, share: float) -> float:
-    """About what this share of product + b_E exceeds; at least 0, and 0 where it is unknown or no number."""
+    """A number that about this share of product + b_E exceeds; 0 where that is negative, infinite or NaN."""
     sample = product.view(-1)[::GUESS_STRIDE]
     latents = torch.arange(0, product.numel(), GUESS_STRIDE, device=b_E.device).remainder_(b_E.numel())
     value = backend_of(product).kth_largest(sample + b_E[latents], max(round(share * sample.numel()), 1))

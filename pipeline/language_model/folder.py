@@ -14,13 +14,14 @@ from pathlib import Path
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.input_files import file_sha256
 from strata_sae.pipeline.language_model.transformers_library import first_line, quiet
-from strata_sae.pipeline.model_settings import ModelSettings
 from strata_sae.pipeline.paths import as_path
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import StoreError
-from strata_sae.stores.files.canonical import canonical_json, read_canonical, sha256
+from strata_sae.stores.files.canonical import Json, as_object, canonical_json, read_canonical
 from strata_sae.stores.files.filesystem import FileSystem, write_new
-from strata_sae.stores.format.cache_root import cache_root
-from strata_sae.stores.format.shard_records import is_file_record
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.format.folders import cache_root
+from strata_sae.stores.format.records import FileRecord, parse_file_record
 
 # Not "*.safetensors": repositories may carry the weights a second time, in another layout, under another name.
 _SAFETENSORS = ["model*.safetensors"]
@@ -216,9 +217,8 @@ def _sync_folder(folder: Path) -> None:
 
 def write_record(record: Path, folder: Path) -> None:
     """Record size and sha256 of every file in `folder`, and a hash of the record itself."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())
-    }
+    records = [FileRecord(path.name, path.stat().st_size, file_sha256(path)) for path in sorted(folder.iterdir())]
+    files: dict[str, Json] = {record.path: record.json() for record in records}
     draft = record.with_suffix(".json.partial")
     draft.unlink(missing_ok=True)
     write_new(FileSystem(), draft, canonical_json({"files": files, "sha256": sha256(canonical_json(files))}))
@@ -233,19 +233,18 @@ def damage(record: Path, folder: Path) -> str | None:
         content = read_canonical(record)
     except StoreError as error:
         return str(error)
-    files = content.get("files")
-    if (
-        set(content) != {"files", "sha256"}
-        or not isinstance(files, dict)
-        or not all(map(is_file_record, files.values()))
-    ):
+    try:
+        if set(content) != {"files", "sha256"}:
+            raise ValueError("it has other keys")
+        files = {name: parse_file_record(name, file) for name, file in as_object(content["files"]).items()}
+    except ValueError:
         return f"{record}: is not a record of files"
-    if content["sha256"] != sha256(canonical_json(files)):
+    if content["sha256"] != sha256(canonical_json(content["files"])):
         return f"{record}: its own checksum differs"
     found = {path.name: path for path in folder.iterdir()}
     if other := sorted(found.keys() ^ files.keys()):
         return f"{folder}: {other[0]} {'was added' if other[0] in found else 'is missing'}"
     for name, path in sorted(found.items()):
-        if path.stat().st_size != files[name]["bytes"] or file_sha256(path) != files[name]["sha256"]:
+        if path.stat().st_size != files[name].n_bytes or file_sha256(path) != files[name].sha256:
             return f"{path}: is not the file that was written"
     return None

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores import Plan
 
 TokenMap = Callable[[str, int, int], np.ndarray]
 """`token_id`, `document`, `position` or `flags` of rows [start, stop)."""

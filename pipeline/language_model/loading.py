@@ -33,7 +33,7 @@ from strata_sae.pipeline.language_model.transformers_library import (
     first_line,
     quiet,
 )
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores.files.canonical import Json
 

@@ -21,7 +21,7 @@ from strata_sae.pipeline.language_model.transformers_library import (
     first_line,
     quiet,
 )
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
-"""Loss terms, one file per family. Adding one = a file with a class like L1, and a line in registry.py."""
+"""Loss terms, one file per family. To add one, write a file with a class like L1, and a line in objective.py."""
 
-from strata_sae.pipeline.objective.objective import Objective, StepResult, check_terms
-from strata_sae.pipeline.objective.registry import TERMS
+from strata_sae.pipeline.objective.objective import TERMS, Objective, StepResult, check_terms
 
 __all__ = ["TERMS", "Objective", "StepResult", "check_terms"]

@@ -1,4 +1,4 @@
-"""What a Gated SAE's gate learns from, beside sparsity: the gate alone has to reconstruct, too."""
+"""The second reconstruction of a Gated SAE, by the gate alone: it and sparsity give the gate its gradients."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ class GatedAuxiliary(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the gated auxiliary term."""
+        """Settings of the gated auxiliary term."""
 
         term: Literal["gated_auxiliary"] = "gated_auxiliary"
         """Name in TERMS."""

@@ -7,11 +7,40 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes
-from strata_sae.pipeline.objective.registry import TERMS
+from strata_sae.pipeline.objective.adaptive_lp import FrequencyWeightedLp, PAnneal
+from strata_sae.pipeline.objective.aux_k import AuxK, GhostGradients
+from strata_sae.pipeline.objective.gated_auxiliary import GatedAuxiliary
+from strata_sae.pipeline.objective.ort_sae import OrtSAE
+from strata_sae.pipeline.objective.orthogonality import Orthogonality
+from strata_sae.pipeline.objective.partial_reconstruction import HierarchicalTopK, MultiK, PrefixReconstruction
+from strata_sae.pipeline.objective.reconstruction import Reconstruction
+from strata_sae.pipeline.objective.sparsity import L1, L1DecoderNorm, Lp
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
+from strata_sae.pipeline.objective.thresholds import L0, PreActivation
+from strata_sae.pipeline.objective.two_child_cosine import TwoChildCosine
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+
+TERMS: dict[str, type[Term]] = {
+    "reconstruction": Reconstruction,
+    "prefix_reconstruction": PrefixReconstruction,
+    "hierarchical_topk": HierarchicalTopK,
+    "multi_k": MultiK,
+    "l1": L1,
+    "l1_decoder_norm": L1DecoderNorm,
+    "lp": Lp,
+    "p_anneal": PAnneal,
+    "frequency_weighted_lp": FrequencyWeightedLp,
+    "aux_k": AuxK,
+    "ghost_gradients": GhostGradients,
+    "orthogonality": Orthogonality,
+    "ort_sae": OrtSAE,
+    "gated_auxiliary": GatedAuxiliary,
+    "l0": L0,
+    "pre_activation": PreActivation,
+    "two_child_cosine": TwoChildCosine,
+}
+"""Name -> term."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +57,7 @@ class StepResult:
     encoding: Encoding
     xhat_BM: Tensor
     monitors: dict[str, Tensor | float]
-    """Numbers worth logging; they change nothing."""
+    """Numbers for the log; nothing depends on them."""
 
 
 class Objective:
@@ -54,7 +83,7 @@ class Objective:
     ) -> StepResult:
         """Loss and gradients of a batch at `fraction_done` (share of the run done); dead_E (bool) feeds AuxK.
 
-        `encoding`: of this batch at this point, where the caller has it already (to count who fired before AuxK).
+        `encoding`: of this batch at this point, where the caller has it already (active latents are counted first).
         `target_BM`: what is to be reconstructed, where that is not x_BM.
         """
         encoding = encoding or self.sae.encode(x_BM, fraction_done=fraction_done, workspace=workspace)
@@ -72,7 +101,7 @@ class Objective:
         return StepResult(loss, losses, gradients, encoding.codes, encoding, step.xhat_BM, monitors)
 
     def state(self) -> dict[str, Tensor]:
-        """What the terms remember between steps, for checkpoints."""
+        """What the terms keep between steps, for checkpoints."""
         return {f"{name}.{key}": value for name, term in self.terms.items() for key, value in term.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -116,13 +145,14 @@ def _backward(step: Step) -> dict[str, Tensor]:
         for name, parameter in sae.parameters().items()
     }
     if sae.settings.pre_bias:
-        # x0 = x - b_dec: what every pre-activation passes on to b_dec is the sum over rows first, then one mat-vec.
+        # x0 = x - b_dec, so b_dec gets minus the gradient of x0: summed over rows first, it is one matrix-vector
+        # product.
         gradients["b_dec"] = gradients["b_dec"] - sae.input_gradient(gradients)
     return gradients
 
 
 def _total(parameter: Tensor, shared: Tensor | None, direct: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """The sum of a parameter's gradients, in the memory of the first; direct ones may cover some rows only."""
+    """The sum of a parameter's gradients, written into the first of them; direct ones may cover only some rows."""
     whole = [gradient for gradient in (shared, *(g for g, rows in direct if rows is None)) if gradient is not None]
     total = whole[0] if whole else torch.zeros_like(parameter)
     for gradient in whole[1:]:
@@ -134,13 +164,13 @@ def _total(parameter: Tensor, shared: Tensor | None, direct: list[tuple[Tensor, 
 
 
 def _shares(terms: Mapping[str, Term], losses: Mapping[str, Tensor], loss: Tensor) -> dict[str, Tensor | float]:
-    """Share of the loss due to each term that does not reconstruct."""
-    loss = loss.clamp(min=torch.finfo(loss.dtype).tiny)
+    """For each term that does not reconstruct: its share of the loss."""
+    loss = loss.clamp(min=torch.finfo(loss.dtype).tiny)  # a loss of 0 has shares of 0, not NaN
     return {f"{name}/loss_share": losses[name] / loss for name, term in terms.items() if not term.reconstructs}
 
 
 def _pulls(step: Step, owners: list[str], terms: Mapping[str, Term]) -> dict[str, Tensor]:
-    """Norm of what each such term adds to W_dec's gradient by itself."""
+    """For each term that does not reconstruct: the norm of its own gradient of W_dec."""
     return {
         owner: gradient.norm()
         for owner, (name, gradient, _) in zip(owners, step.direct, strict=True)
@@ -149,7 +179,7 @@ def _pulls(step: Step, owners: list[str], terms: Mapping[str, Term]) -> dict[str
 
 
 def _pull_shares(pulls: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
-    """Each of them over the norm of the whole gradient."""
+    """Each of these norms over the norm of the whole gradient."""
     if not pulls:
         return {}
     whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)

@@ -1,4 +1,4 @@
-"""OrtSAE: every latent is pushed away from the one that looks most like it, among a random share of all latents."""
+"""OrtSAE: every latent is pushed away from its most similar one, among a random share of all latents."""
 
 import hashlib
 from typing import Literal
@@ -13,7 +13,7 @@ from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.schedules import Value, value_at
 
 TILE_ROWS = 1024
-"""Latents whose cosines with their chunk are in memory together (count)."""
+"""Latents whose cosines with their chunk are in memory together (count): 32 MB in float32 at chunks of 8192."""
 
 
 class OrtSAE(Term):
@@ -24,18 +24,18 @@ class OrtSAE(Term):
     """
 
     class Settings(TermSettings):
-        """Knobs of the OrtSAE term."""
+        """Settings of the OrtSAE term."""
 
         term: Literal["ort_sae"] = "ort_sae"
         """Name in TERMS."""
         weight: Value = 0.25
         """Factor of this term in the loss: gamma."""
         chunk_size: int = Field(default=8192, gt=1)
-        """Largest number of latents that are compared with each other (count); chunks are as equal as they can be."""
+        """Most latents that are compared with each other (count); chunks are as equal as they can be."""
         every_steps: int = Field(default=5, gt=0)
-        """Steps from one use of the term to the next, which it is left out of (count)."""
+        """The term acts in every such step, and in no other (count). Default: the paper's."""
         seed: int = Field(default=0, ge=0)
-        """Decides the chunks, together with the number of the step."""
+        """Decides the chunks, together with the step's number."""
 
     settings: Settings
 
@@ -61,6 +61,7 @@ class OrtSAE(Term):
         if weight == 0 or self._n_steps % self.settings.every_steps:
             return step.target_BM.new_zeros(())
         W_dec = step.sae.W_dec
+        # Rows need not have norm 1 here: the term compares directions, and `decoder: free` is allowed.
         norm_E = W_dec.norm(dim=1, keepdim=True).clamp(min=torch.finfo(W_dec.dtype).tiny)
         unit_EM = W_dec / norm_E
         largest_E, nearest_E = W_dec.new_empty(step.sae.d_sae), torch.empty(step.sae.d_sae, dtype=torch.int64)
@@ -89,6 +90,7 @@ class OrtSAE(Term):
 
 def chunks(n_latents: int, chunk_size: int, seed: int, step: int) -> list[Tensor]:
     """The latents, shuffled and cut into as few chunks as chunk_size allows; a function of its arguments alone."""
+    # A hash, not seed + step: neighbouring seeds would share most of their chunks, one step later.
     digest = hashlib.sha256(f"ort_sae {seed} {step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
     order = torch.randperm(n_latents, generator=generator)
@@ -96,7 +98,7 @@ def chunks(n_latents: int, chunk_size: int, seed: int, step: int) -> list[Tensor
 
 
 def nearest_of(unit_EM: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every row the largest inner product with another row, and which row that is; in tiles, never all pairs."""
+    """For every row, the largest inner product with another row, and that row; in tiles, never all pairs at once."""
     largest, nearest = [], []
     for start in range(0, unit_EM.shape[0], TILE_ROWS):
         cosine_RE = unit_EM[start : start + TILE_ROWS] @ unit_EM.T

@@ -1,4 +1,4 @@
-"""Progressive orthogonality: latents that are often on together are pushed to different directions."""
+"""Progressive orthogonality: latents that are often active together are pushed to different directions."""
 
 from typing import Literal, TypeAlias
 
@@ -7,12 +7,18 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
-from strata_sae.pipeline.objective.competition import active_sorted, between, co_active, competing, competition
-from strata_sae.pipeline.objective.pair_penalty import of_activations, of_decoder
+from strata_sae.pipeline.objective.pairs import (
+    active_sorted,
+    between,
+    co_active,
+    competing,
+    competition,
+    of_activations,
+    of_decoder,
+)
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.base import SAESettings
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import SAESettings, Workspace
 from strata_sae.pipeline.schedules import Value, value_at
 
 Form: TypeAlias = tuple[str, str, float, float]
@@ -24,13 +30,13 @@ Found: TypeAlias = tuple[Tensor, Tensor, int]
 class Orthogonality(Term):
     """weight * sum over ordered pairs i != j of c_ij * penalty(similarity_ij); c_ij is a constant of the batch.
 
-    c_ij comes from how often latents i and j are on in the same row, measured against a threshold (see competition.py).
+    c_ij comes from how often latents i and j are active in the same row, measured against a threshold (see pairs.py).
     Constant weight and threshold give the static form; schedules give the progressive ones. Source: seed 001; `on:
     activations`, `squared`, `mean` and `lift` are what its sibling experiments used.
     """
 
     class Settings(TermSettings):
-        """Knobs of the orthogonality term."""
+        """Settings of the orthogonality term."""
 
         term: Literal["orthogonality"] = "orthogonality"
         """Name in TERMS."""
@@ -41,10 +47,10 @@ class Orthogonality(Term):
         threshold_momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
         """Share of the last step's threshold kept in this one's; 0: the schedule's value as it is."""
         floor: float = Field(default=1e-8, gt=0.0)
-        """Smallest threshold: near 0 every pair that is ever on together competes fully."""
+        """Smallest threshold: near 0, every pair that is active together at least once competes fully."""
         normalisation: Literal["min", "batch", "jaccard", "conditional", "lift"] = "min"
-        """Rows in which both are on, over: those of the rarer one, the batch, those with either, those of the first;
-        `lift`: `min` over l0 / d_sae, at most 10."""
+        """Rows in which both are active, over those of the rarer one, the batch, those with either, or those of the
+        first; `lift`: `min` over l0 / d_sae, at most 10."""
         shape: Literal["linear", "sigmoid", "proportional"] = "linear"
         """c from n: `linear`: (n - threshold) / threshold within 0..1; `sigmoid`: of (n - threshold) / temperature;
         `proportional`: n itself, without a threshold."""
@@ -57,7 +63,7 @@ class Orthogonality(Term):
         reduction: Literal["sum", "mean"] = "sum"
         """Over pairs: their sum, or that over d_sae^2 (with weight 0.01 in seed 001's sibling)."""
         every_steps: int = Field(default=1, gt=0)
-        """Steps from one use of the term to the next, which it is left out of (count); 1: it is never left out."""
+        """The term acts in every such step, and in no other (count); 1: in all."""
         watch: list[list[int]] = Field(default_factory=list)
         """Pairs [i, j] of latents whose c_ij and decoder cosine the curves follow."""
 
@@ -70,7 +76,7 @@ class Orthogonality(Term):
             return watch
 
         @model_validator(mode="after")
-        def _no_knob_without_effect(self) -> "Orthogonality.Settings":
+        def _every_setting_has_an_effect(self) -> "Orthogonality.Settings":
             unused = {"linear": ["temperature"], "sigmoid": [], "proportional": ["threshold", "threshold_momentum"]}
             unused["proportional"] += ["temperature", "floor"]
             for name in unused[self.shape]:
@@ -88,11 +94,11 @@ class Orthogonality(Term):
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
-        """Not where l0 is learnt: early in training half the latents are on, so nearly all pairs would be co-active."""
+        """Not where l0 is learnt: half the latents are then active at first, and nearly all pairs co-active."""
         if ARCHITECTURES[sae_settings.architecture].learns_l0:
             fitting = ", ".join(name for name, sae in ARCHITECTURES.items() if not sae.learns_l0)
             raise ValueError(
-                f"term 'orthogonality' needs an architecture with few latents on per row ({fitting}), got "
+                f"term 'orthogonality' needs an architecture with few active latents per row ({fitting}), got "
                 f"{sae_settings.architecture!r}; change the architecture or remove the term"
             )
         assert isinstance(settings, cls.Settings)
@@ -102,19 +108,20 @@ class Orthogonality(Term):
 
     def add(self, step: Step) -> Tensor:
         """The penalty; its gradient moves W_dec only, or with `on: activations` the encoder only."""
-        knobs = self.settings
-        weight = value_at(knobs.weight, step.fraction_done)
+        settings = self.settings
+        weight = value_at(settings.weight, step.fraction_done)
         threshold = self._advance_threshold(step.fraction_done)
         self._n_steps += 1
-        if weight == 0 or self._n_steps % knobs.every_steps:
+        if weight == 0 or self._n_steps % settings.every_steps:
             return step.target_BM.new_zeros(())
-        if knobs.reduction == "mean":
+        if settings.reduction == "mean":
             weight /= step.sae.d_sae**2
-        form = (knobs.normalisation, knobs.shape, threshold, knobs.temperature)
+        form = (settings.normalisation, settings.shape, threshold, settings.temperature)
+        # Sorted by row and latent, entries of value 0 left out: pairs are found by their places in a row.
         codes, places_P = active_sorted(step.codes.to_sparse())
         step.monitors["orthogonality/threshold"] = threshold
         self._watch(step, codes, form)
-        on_decoder = knobs.on == "decoder"
+        on_decoder = settings.on == "decoder"
         found = (self._on_decoder if on_decoder else self._on_activations)(step, codes, places_P, form, weight)
         loss, absolute, n_pairs = found
         step.monitors["orthogonality/competing_pairs"] = float(n_pairs)
@@ -123,19 +130,19 @@ class Orthogonality(Term):
         return weight * loss.to(step.target_BM.dtype)
 
     def _on_decoder(self, step: Step, codes: SparseCodes, places_P: Tensor, form: Form, weight: float) -> Found:
-        """The unweighted sum for the decoder's products; its gradient goes to W_dec."""
+        """The unweighted sum over products of decoder rows; W_dec gets its gradient."""
         W_dec = step.sae.W_dec
         gradient = self._scratch.buffer(W_dec.shape[0], W_dec.shape[1], like=W_dec).zero_()
         loss, absolute, n_pairs = _nothing(W_dec)
         for pairs, c in competing(codes, *form):
-            found = of_decoder(W_dec, codes, pairs, c, self.settings.penalty, weight, gradient)
+            found = of_decoder(W_dec, pairs, c, self.settings.penalty, weight, gradient)
             loss, absolute = loss + found.loss, absolute + found.absolute
             n_pairs += int((c > 0).sum())
         step.add_gradient("W_dec", gradient)
         return loss, absolute, n_pairs
 
     def _on_activations(self, step: Step, codes: SparseCodes, places_P: Tensor, form: Form, weight: float) -> Found:
-        """The unweighted sum for the codes' products; its gradient goes to the values."""
+        """The unweighted sum over products of codes; the values get its gradient."""
         gradient_P = torch.zeros_like(codes.values_P)
         loss, absolute, n_pairs = _nothing(gradient_P)
         for pairs, where in co_active(codes):
@@ -152,7 +159,7 @@ class Orthogonality(Term):
         return loss, absolute, n_pairs
 
     def _watch(self, step: Step, codes: SparseCodes, form: Form) -> None:
-        """What became of the watched pairs, as monitors."""
+        """Competition and cosine of the watched pairs, as monitors."""
         if not self.settings.watch:
             return
         first, second = codes.indices_P.new_tensor(self.settings.watch).T
@@ -164,7 +171,7 @@ class Orthogonality(Term):
             step.monitors[f"orthogonality/cos_{i}_{j}"] = cos
 
     def state(self) -> dict[str, Tensor]:
-        """The threshold with momentum, once there is one, and the steps where some are left out."""
+        """The threshold with momentum, once there is one, and the number of steps where `every_steps` needs it."""
         state = {}
         if self._threshold is not None:
             state["threshold"] = torch.tensor(self._threshold, dtype=torch.float64)
@@ -178,7 +185,7 @@ class Orthogonality(Term):
         self._n_steps = int(state.get("steps", 0))
 
     def _advance_threshold(self, fraction_done: float) -> float:
-        """The threshold of this step; with momentum it moves the remembered one."""
+        """The threshold of this step; with momentum, an average with the last step's."""
         threshold = value_at(self.settings.threshold, fraction_done)
         momentum = self.settings.threshold_momentum
         if momentum > 0:

@@ -1,4 +1,4 @@
-"""The contract of a loss term: see a step, return the loss, add the gradients by hand."""
+"""What a loss term is: it reads a step, adds its gradients, written by hand, and returns its loss."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -6,8 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings
+from strata_sae.pipeline.saes.jump_relu import JumpReLU
 from strata_sae.pipeline.schedules import Value
 from strata_sae.pipeline.settings import Settings
 
@@ -23,7 +24,7 @@ class TermSettings(Settings):
 
 @dataclass
 class Step:
-    """What a term sees of one batch, and where it puts its gradients."""
+    """What a term reads of one batch, and where it adds its gradients."""
 
     sae: SAE
     target_BM: Tensor
@@ -31,7 +32,7 @@ class Step:
     encoding: Encoding
     xhat_BM: Tensor
     dead_E: Tensor | None
-    """bool: latents that have not fired for long. None: none."""
+    """bool: latents that have not been active for long. None: no latent is dead."""
     fraction_done: float
     """Share of the run done, 0 to 1."""
 
@@ -67,7 +68,10 @@ class Step:
         self.penalty_gradient = gradient if so_far is None else so_far + gradient
 
     def add_gradient(self, name: str, gradient: Tensor, rows: Tensor | None = None) -> None:
-        """Add to a parameter's gradient, on some (distinct) rows or all; b_dec gets its share of an encoder bias."""
+        """Add to a parameter's gradient, on some (distinct) rows or on all.
+
+        What a gradient of an encoder bias means for b_dec is added by the objective.
+        """
         self.direct.append((name, gradient, rows))
 
 
@@ -76,7 +80,7 @@ class Term:
 
     Settings: type[TermSettings]
     reconstructs: ClassVar[bool] = False
-    """Whether it pulls xhat towards x; an objective has exactly one such term."""
+    """Whether it pulls xhat towards the target; an objective has exactly one such term."""
 
     def __init__(self, settings: TermSettings):
         self.settings = settings
@@ -90,8 +94,41 @@ class Term:
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers between steps, for checkpoints."""
+        """What the term keeps between steps, for checkpoints."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a saved state."""
+
+
+def needs_learnt_l0(settings: TermSettings, sae_settings: SAESettings) -> None:
+    """Raises: ValueError where k fixes how many latents are active: a sparsity penalty would only shrink codes."""
+    if not ARCHITECTURES[sae_settings.architecture].learns_l0:
+        fitting = ", ".join(name for name, sae in ARCHITECTURES.items() if sae.learns_l0)
+        raise ValueError(
+            f"term {settings.term!r} fits architectures that learn how many latents are active ({fitting}), got "
+            f"{sae_settings.architecture!r}, whose k already fixes it; remove the term or change the architecture"
+        )
+
+
+def needs_codes_from_zero(settings: TermSettings, sae_settings: SAESettings) -> None:
+    """Raises: ValueError where l0 is not learnt, or where codes jump.
+
+    A threshold's gradient would need the penalty's derivative at 0, which is infinite below p = 1.
+    """
+    needs_learnt_l0(settings, sae_settings)
+    if isinstance(sae_settings, JumpReLU.Settings):
+        raise ValueError(
+            f"term {settings.term!r} fits architectures whose codes rise from 0 (relu, gated), got "
+            f"{sae_settings.architecture!r}; use the term 'l0' or 'l1' there"
+        )
+
+
+def needs_runners_up(settings: TermSettings, sae_settings: SAESettings) -> None:
+    """Raises: ValueError where only active latents have positive pre-activations: the term would do nothing."""
+    if not ARCHITECTURES[sae_settings.architecture].has_runners_up:
+        fitting = ", ".join(name for name, sae in ARCHITECTURES.items() if sae.has_runners_up)
+        raise ValueError(
+            f"term {settings.term!r} fits architectures that select among positive pre-activations ({fitting}), got "
+            f"{sae_settings.architecture!r}, where the term would do nothing; remove it"
+        )

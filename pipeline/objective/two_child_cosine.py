@@ -1,4 +1,4 @@
-"""Two-child cosine: a parent's direction is to stay close to that of the parent with its child added."""
+"""Two-child cosine: a parent's direction should stay close to that of parent and child together."""
 
 from typing import Literal
 
@@ -14,14 +14,15 @@ from strata_sae.pipeline.schedules import Value, value_at
 
 
 class TwoChildCosine(Term):
-    """weight * -(mean over rows of sum over parents with z > 0 of cos(z w, z w + c v)); z, c and who won are constants.
+    """weight * -(mean over rows of sum over parents with z > 0 of cos(z w, z w + c v)).
 
-    z and w: code and decoder row of the parent; c and v: of its child. Beside it, for the log and for readers, it keeps
-    a running mean of c / z for every child. Source: seed 002 (sae_hacking: auxiliary_loss, update_parent_child_ratio3).
+    z and w: code and decoder row of the parent; c and v: of its active child. z, c and the choice of the child are
+    constants. For the log and for readers, the term also keeps a running mean of c / z for every child. Source: seed
+    002 (sae_hacking: auxiliary_loss, update_parent_child_ratio3).
     """
 
     class Settings(TermSettings):
-        """Knobs of the two-child cosine term."""
+        """Settings of the two-child cosine term."""
 
         term: Literal["two_child_cosine"] = "two_child_cosine"
         """Name in TERMS."""
@@ -34,7 +35,7 @@ class TwoChildCosine(Term):
 
     def __init__(self, settings: TermSettings):
         super().__init__(settings)
-        self._ratio_E: Tensor | None = None  # children only; the parents' places stay at 1
+        self._ratio_E: Tensor | None = None  # of children; the parents' places stay 1
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
@@ -46,7 +47,7 @@ class TwoChildCosine(Term):
             )
 
     def add(self, step: Step) -> Tensor:
-        """The penalty; its gradient moves W_dec only."""
+        """The penalty; only W_dec gets its gradient."""
         codes, sae = step.codes, step.sae
         assert isinstance(codes, SparseCodes)
         assert isinstance(sae, TwoChildTopK)
@@ -89,12 +90,12 @@ class TwoChildCosine(Term):
         return self._ratio_E
 
     def _count_ratio(self, codes: SparseCodes, parent_BK: Tensor, child_BK: Tensor) -> None:
-        """Move the running mean of every child that was on."""
-        on_BK = (parent_BK != 0) & (child_BK != 0)
-        ratio_BK = torch.where(on_BK, child_BK / parent_BK, 0.0)
+        """Update the running mean of every child that is active in the batch."""
+        active_BK = (parent_BK != 0) & (child_BK != 0)
+        ratio_BK = torch.where(active_BK, child_BK / parent_BK, 0.0)
         zeros_BK = torch.zeros_like(ratio_BK)
         sum_E = codes.latent_sums(torch.cat([zeros_BK, ratio_BK], dim=1).reshape(-1))
-        count_E = codes.latent_sums(torch.cat([zeros_BK, on_BK.to(ratio_BK.dtype)], dim=1).reshape(-1))
+        count_E = codes.latent_sums(torch.cat([zeros_BK, active_BK.to(ratio_BK.dtype)], dim=1).reshape(-1))
         share_E = (count_E > 0).to(ratio_BK.dtype) * (1 - self.settings.ratio_momentum)
         self._ratio(codes).lerp_(sum_E / count_E.clamp(min=1), share_E)
 

@@ -1,15 +1,25 @@
-"""The rows that scores are taken on."""
+"""The rows of held-out documents, which no SAE was trained on."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import Filters
 from strata_sae.stores.front.aligned import Together
 from strata_sae.stores.serving.multi_site import Sites, joined_in_order
+
+
+class HeldOut(NamedTuple):
+    """A batch. Shapes: x_BM [B, d_in], what is read; target_BM [B, d_out], what is to be written; row_numbers_B [B]."""
+
+    x_BM: Tensor
+    target_BM: Tensor
+    """The same tensor as x_BM for an SAE."""
+    row_numbers_B: Tensor
 
 
 def sites_of(route: Route, stores: Together) -> Sites:
@@ -19,10 +29,8 @@ def sites_of(route: Route, stores: Together) -> Sites:
 
 def heldout_rows(
     stores: Together, route: Route, filters: Filters, batch_size: int, max_rows: int | None, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of held-out rows in plan order, at most `max_rows` of them: what is read, what is to be written (the same
-    tensor for an SAE) and row numbers [B].
-    """
+) -> Iterator[HeldOut]:
+    """Batches of held-out rows that pass the filters, in plan order, at most `max_rows` rows of them."""
     left = max_rows
     for parts, numbers in joined_in_order(sites_of(route, stores), "heldout", filters, batch_size):
         if left is not None:
@@ -32,6 +40,6 @@ def heldout_rows(
         x_BM = side_by_side([of_site[site] for site in route.reads], None, device)
         same = route.reads == route.writes
         target_BM = x_BM if same else side_by_side([of_site[site] for site in route.writes], None, device)
-        yield x_BM, target_BM, torch.from_numpy(numbers).to(device)
+        yield HeldOut(x_BM, target_BM, torch.from_numpy(numbers).to(device))
         if left == 0:
             return

@@ -2,10 +2,10 @@
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.reading.which_store import find_store, open_store
-from strata_sae.stores.format.arrays import MANIFEST
+from strata_sae.stores.format.plan import MANIFEST
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.front.outliers import Outliers, outliers
-from strata_sae.stores.reading.filters import Filters
+from strata_sae.stores.front.store import Outliers, outliers
+from strata_sae.stores.reading.masks import Filters
 from strata_sae.stores.remote import is_url
 
 NORM_MULTIPLE = 3.0
@@ -14,8 +14,8 @@ median in every model tried; attention sinks lie at 50 to 200 (decision 0016). I
 FEW = 0.1
 """At most this share of the rows counts as few: where more are long, they are the data and no outliers."""
 MUCH = 0.3
-"""From this share of the sum of squares on they are told, as the report does (`facts.UNEVEN`): E||x||^2, which scales
-the rows, R2 and the loss then describe those rows before any other."""
+"""From this share of the sum of squares on, the line is printed, as in the report (`facts.UNEVEN`): E||x||^2, which
+scales the rows, R2 and the loss then depend on those rows more than on all others."""
 
 
 def outlier_norms(config: RunConfig, stores: Together) -> str | None:
@@ -34,7 +34,7 @@ def outlier_norms(config: RunConfig, stores: Together) -> str | None:
     worst = max(found, key=lambda site: found[site].square_share)
     more = f" (and {len(found) - 1} more site{'s' if len(found) > 2 else ''})" if len(found) > 1 else ""
     return (
-        f"{worst}{more}: {_share(found[worst])}, so scores and updates describe them before the others; "
+        f"{worst}{more}: {_share(found[worst])}, so scores and updates depend on them more than on all others; "
         f"training.filters.max_norm_multiple: {NORM_MULTIPLE:g} leaves them out"
     )
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from strata_sae.pipeline.config.recorded import differences
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.run import RunConfig, differences
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import file_sha256, parse_json
-from strata_sae.stores.format.arrays import MANIFEST, PLAN
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.files.canonical import as_object, parse_json
+from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores.format.plan import MANIFEST, PLAN, Plan
+from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.aligned import Together, aligned
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.checking import check_opened
@@ -75,15 +75,15 @@ def satisfies(plan: Plan, config: RunConfig) -> bool:
     naming them in `store.path`.
     """
     store = config.store
-    if plan.lineage is not None and not plan.lineage["order_id"]:
+    if plan.lineage is not None and not plan.lineage.order_id:
         return False
     if (plan.encoding, plan.compressor) != (store.encoding, store.compressor):
         return False
-    if not set(store.sites) <= plan.sites.keys() or not isinstance(plan.config.get("store"), dict):
+    recorded = plan.config.get("store")
+    if not set(store.sites) <= plan.sites.keys() or not isinstance(recorded, dict):
         return False
-    asked = config.extraction()
-    asked["store"] |= {key: value for key, value in plan.config["store"].items() if key in _MAY_DIFFER}
-    return not differences(plan.config, asked)
+    own = {key: value for key, value in recorded.items() if key in _MAY_DIFFER}
+    return not differences(plan.config, config.extraction(**own))
 
 
 def _finished(root: Path) -> Iterator[tuple[Path, Plan]]:
@@ -111,7 +111,7 @@ def _trained_on(config: RunConfig) -> set[str]:
     ids = set()
     for record in config.run_path().glob("variants/*/config.json"):
         try:
-            ids.add(str(parse_json(record.read_bytes(), record)["store_id"]))
-        except (OSError, StoreError, KeyError, TypeError):  # not ours to judge: training says what is wrong with it
+            ids.add(str(as_object(parse_json(record.read_bytes(), record))["store_id"]))
+        except (OSError, StoreError, KeyError, ValueError):  # training refuses such a record, and says why
             continue
     return ids

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+
+from pydantic import JsonValue
 
 from strata_sae.pipeline.report.run_data import Run, Trained
-from strata_sae.pipeline.runs.records import LoaderLine
+from strata_sae.pipeline.runs.migration import JsonObject
+from strata_sae.pipeline.runs.records import LoaderLine, Record
 
 Cells = list[tuple[str, str]]
 
@@ -25,34 +27,42 @@ def record_tables(run: Run) -> list[tuple[str, Cells]]:
     return [(title, cells) for title, cells in tables if cells]
 
 
-def loader_totals(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def loader_totals(lines: list[LoaderLine]) -> list[LoaderLine]:
     """The lines of a loader's log, added up for each batch size and seed; of what is no sum, the last."""
-    totals: dict[tuple[int, int], dict[str, Any]] = {}
+    totals: dict[tuple[int, int], LoaderLine] = {}
     for line in lines:
-        total = totals.setdefault((line["batch_size"], line["seed"]), {})
-        sums = {name: total.get(name, 0) + line[name] for name in ADDED_UP}
-        total |= {**line, **sums}
+        key = (line.batch_size, line.seed)
+        before = totals.get(key)
+        sums = {name: getattr(before, name) + getattr(line, name) for name in ADDED_UP} if before else {}
+        totals[key] = line.model_copy(update=sums)
     return list(totals.values())
 
 
 def _of_sae(sae: Trained) -> Cells:
-    records = {
-        "config": sae.config,
-        "training": sae.training,
-        "metrics": {**sae.metrics, "metrics": {name: sae.value(name) for name in sae.metrics.get("metrics", {})}}
-        if sae.metrics
-        else {},
-        "curves": sae.curves[-1] if sae.curves else {},
-        "examples": {key: value for key, value in sae.examples.items() if key != "latents"},
-    }
-    return [cell for name, record in records.items() for cell in _cells(name, record)]
+    metrics = _data(sae.metrics)
+    if sae.metrics is not None:
+        metrics["metrics"] = {name: measured.value for name, measured in sae.metrics.metrics.items()}
+    examples = {key: value for key, value in _data(sae.examples).items() if key != "latents"}
+    curves = sae.curves[-1] if sae.curves else None
+    return [
+        *_cells("config", sae.config),
+        *_cells("training", sae.training),
+        *_cells("metrics", metrics),
+        *_cells("curves", curves),
+        *_cells("examples", examples),
+    ]
 
 
-def _cells(prefix: str, value: Any) -> Cells:
-    return [(key, text) for key, text in _leaves(prefix, value) if not key.startswith(ELSEWHERE)]
+def _data(record: Record | None) -> JsonObject:
+    return {} if record is None else record.model_dump(mode="json")
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _cells(prefix: str, record: Record | JsonObject | None) -> Cells:
+    data = record if isinstance(record, dict) else _data(record)
+    return [(key, text) for key, text in _leaves(prefix, data) if not key.startswith(ELSEWHERE)]
+
+
+def _leaves(key: str, value: JsonValue) -> Iterator[tuple[str, str]]:
     """Dotted keys and their values: text as it is, everything else as JSON; what is null or empty has no value."""
     if isinstance(value, dict):
         for name, item in sorted(value.items()):

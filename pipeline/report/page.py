@@ -1,43 +1,47 @@
-"""The page: what the template is given, the data of the figures, and the content security policy."""
+"""Stage 4: a run folder -> report.html, one self-contained page, and results.csv."""
 
-import base64
-import hashlib
 import re
-from functools import cache
-from importlib import resources
-from typing import Any
+from pathlib import Path
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from strata_sae.pipeline.pages.page import file_text, policy, template
+from strata_sae.pipeline.pages.text import script_json, visible
 from strata_sae.pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
 from strata_sae.pipeline.report.leaves import record_tables
 from strata_sae.pipeline.report.mixing import HEADS, mixing_table
-from strata_sae.pipeline.report.results import curve_definitions, definitions, pretty, result_tables
-from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.report.results import curve_definitions, definitions, pretty, result_tables, results_csv
+from strata_sae.pipeline.report.run_data import Run, Trained, read_run
 from strata_sae.pipeline.report.statement import statement
-from strata_sae.pipeline.report.text import finalize, script_json, visible
+from strata_sae.pipeline.runs import RunFolder, write_bytes
+from strata_sae.pipeline.runs.evaluation_records import Histogram
+from strata_sae.pipeline.runs.migration import JsonObject
 
+REPORT = "strata_sae.pipeline.report"
 N_COLOURS = 10
 COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
 CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS)
 MAX_CURVE_POINTS = 400
+"""Points of a curve: a figure is about that many pixels wide."""
+
+
+def write_report(run_folder: Path, title: str | None = None) -> Path:
+    """Write report.html (self-contained) and results.csv; returns the page's path.
+
+    Raises: CheckpointError if nothing has been trained in the folder.
+    """
+    run, folder = read_run(run_folder), RunFolder(run_folder)
+    write_bytes(folder.results, results_csv(run).encode("utf-8"))
+    write_bytes(folder.report, render(run, title).encode("utf-8"))
+    return folder.report
 
 
 def render(run: Run, title: str | None) -> str:
     """The whole page as one string."""
-    style, plotly, script = _file("report.css"), get_plotlyjs(), _file("report.js")
-    policy = {
-        "default-src": "'none'",
-        "script-src": f"{_hash(plotly)} {_hash(script)}",
-        "style-src": _hash(style),
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return _template().render(
-        policy="; ".join(f"{directive} {sources}" for directive, sources in policy.items()),
+    style, plotly, script = file_text("style.css"), get_plotlyjs(), file_text("report.js", REPORT)
+    return template("report.html.jinja", REPORT).render(
+        policy=policy([plotly, script], style),
         style=Markup(style),
         plotly=Markup(plotly),
         script=Markup(script),
@@ -59,39 +63,20 @@ def render(run: Run, title: str | None) -> str:
         run=run,
         legend=[{"variant": name, "colour": index % N_COLOURS} for index, name in enumerate(run.variants)],
         colour={name: index % N_COLOURS for index, name in enumerate(run.variants)},
-        logged={key for sae in run.trained for line in sae.curves for key in line},
         taken_ids=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
-        heat=heat,
         config_text=Markup.escape(visible(run.config_text, keep_lines=True)),
     )
 
 
-@cache
-def _template() -> Template:
-    """The page's template, compiled once."""
-    return Environment(
-        loader=FunctionLoader(_file), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("report.html.jinja")
-
-
-def heat(value: float | None, top: float) -> int:
-    """How strongly a token is coloured: 0 (not active) to 10 (as active as the example itself)."""
-    if not value or value <= 0.0 or top <= 0.0:
-        return 0
-    return max(1, round(min(10.0, 10 * value / top)))
-
-
-def figures(run: Run) -> dict[str, Any]:
+def figures(run: Run) -> JsonObject:
     """The numbers behind every figure, by site and variant."""
-    return {
-        "variants": run.variants,
-        "sites": {site: {sae.variant: _figure_data(sae) for sae in run.at(site)} for site in run.sites},
-    }
+    sites: JsonObject = {site: {sae.variant: _figure_data(sae) for sae in run.at(site)} for site in run.sites}
+    return {"variants": [*run.variants], "sites": sites}
 
 
-def _figure_data(sae: Trained) -> dict[str, Any]:
+def _figure_data(sae: Trained) -> JsonObject:
     return {
-        "diverged_at_step": sae.training.get("diverged_at_step") if sae.diverged else None,
+        "diverged_at_step": sae.training.diverged_at_step if sae.training else None,
         "l0": sae.value("l0"),
         "r2": sae.value("r2_pooled"),
         "dead": sae.value("dead_latents"),
@@ -101,29 +86,20 @@ def _figure_data(sae: Trained) -> dict[str, Any]:
     }
 
 
-def _density(sae: Trained) -> dict[str, list[float]]:
+def _density(sae: Trained) -> JsonObject:
     """The histogram from its first to its last filled bin, with an empty one on either side where there is one."""
-    histogram = sae.metrics.get("density_histogram", {})
-    counts, edges = histogram.get("counts", []), histogram.get("log10_edges", [])
+    histogram = sae.metrics.density_histogram if sae.metrics else Histogram(log10_edges=[], counts=[])
+    counts, edges = histogram.counts, histogram.log10_edges
     filled = [place for place, n in enumerate(counts) if n]
     if not filled:
         return {"edges": [], "counts": []}
     first, last = max(0, filled[0] - 1), min(len(counts) - 1, filled[-1] + 1)
-    return {"edges": edges[first : last + 2], "counts": counts[first : last + 1]}
+    return {"edges": [*edges[first : last + 2]], "counts": [*counts[first : last + 1]]}
 
 
-def _series(sae: Trained, key: str) -> dict[str, list[float]]:
+def _series(sae: Trained, key: str) -> JsonObject:
     """The logged values of one quantity, thinned evenly to at most MAX_CURVE_POINTS with the last one kept."""
-    points = [(line["step"], line[key]) for line in sae.curves if line.get(key) is not None and "step" in line]
+    points = [(line.step, value) for line in sae.curves if (value := line.value(key)) is not None]
     stride = max(1, -(-len(points) // MAX_CURVE_POINTS))
     kept = points[(len(points) - 1) % stride :: stride]
     return {"step": [step for step, _ in kept], "value": [value for _, value in kept]}
-
-
-def _file(name: str) -> str:
-    return resources.files("strata_sae.pipeline.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,4 +1,4 @@
-"""What a run folder holds, as plain data, once every hash in it was compared.
+"""What a run folder holds, once every hash in it was compared.
 
 A file that is missing, damaged, or not what the records beside it name becomes a line in `missing`, and nothing of it
 is shown.
@@ -6,14 +6,15 @@ is shown.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import JsonValue
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
-from strata_sae.pipeline.report.masked import masked
-from strata_sae.pipeline.runs import Record, RunFolder, VariantFolder, read_record, read_yaml
+from strata_sae.pipeline.pages.text import masked
+from strata_sae.pipeline.runs import RunFolder, VariantFolder, read_record, read_yaml
 from strata_sae.pipeline.runs.chain import (
     UNHASHED,
     check_curves,
@@ -22,46 +23,46 @@ from strata_sae.pipeline.runs.chain import (
     check_weights,
     read_config,
     read_examples,
-    read_metrics,
     read_training,
 )
-from strata_sae.pipeline.runs.curve_lines import CurveLine, read_curves
-from strata_sae.pipeline.runs.records import Environment, LoaderLine, StoreSummary
+from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics, StoreSummary
+from strata_sae.pipeline.runs.migration import JsonObject
+from strata_sae.pipeline.runs.record_files import Found, read_lines, read_whole_lines
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, LoaderLine, Record, SAERecord
 from strata_sae.pipeline.strict_yaml import parse, unparse
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import parse_json
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One SAE of the run. Empty dicts and lists stand for what is not there yet, or is not shown."""
+    """One SAE of the run. None and an empty list stand for what is not there yet, or is not shown."""
 
     variant: str
     site: str
-    config: dict[str, Any]
-    training: dict[str, Any]
-    metrics: dict[str, Any]
-    examples: dict[str, Any]
+    config: SAERecord | None
+    training: Ending | None
+    metrics: Metrics | None
+    examples: Examples | None
     curves: list[CurveLine]
     refused: bool = False
     """Whether how it ended, or its scores, are there but not shown, since something does not match."""
 
     @property
     def diverged(self) -> bool:
-        """Whether training was stopped because the numbers ran away."""
-        return self.training.get("status") == "diverged"
+        """Whether training was stopped because loss or gradients were no longer finite."""
+        return self.training is not None and self.training.status == "diverged"
 
     @property
     def finished(self) -> bool:
         """Whether training reached its last step."""
-        return self.training.get("status") == "finished"
+        return self.training is not None and self.training.status == "finished"
 
     def value(self, metric: str) -> float | None:
         """A metric's value, None where it was not measured."""
-        value: float | None = self.metrics.get("metrics", {}).get(metric, {}).get("value")
-        return value
+        measured = self.metrics.metrics.get(metric) if self.metrics else None
+        return measured.value if measured else None
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,15 @@ class Run:
     """A run folder, read once."""
 
     name: str
-    config: dict[str, Any]
+    config: JsonObject
     """As config.yaml says, but for the paths: where a path leads from the root, its hash stands."""
-    environment: dict[str, Any]
-    store: dict[str, Any]
+    environment: Environment | None
+    store: StoreSummary | None
     trained: list[Trained]
     missing: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     """What could not be checked, since it was written before records carried a hash."""
-    loader: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    loader: dict[str, list[LoaderLine]] = field(default_factory=dict)
     """Site -> lines of its loader's log. It may be absent, and a kill may have torn a line."""
 
     @property
@@ -85,22 +86,21 @@ class Run:
         """The config as YAML; nothing where there is none."""
         return unparse(self.config) if self.config else ""
 
-    @property
+    @cached_property
     def sites(self) -> list[str]:
         """Sites with at least one SAE, in the config's order."""
-        return _ordered({sae.site for sae in self.trained}, self._config_names("store", "sites"))
+        store = self.config.get("store")
+        return _ordered({sae.site for sae in self.trained}, store.get("sites") if isinstance(store, dict) else None)
 
-    @property
+    @cached_property
     def variants(self) -> list[str]:
         """Names of the variants, in the config's order."""
-        return _ordered({sae.variant for sae in self.trained}, self._config_names("variants"))
+        return _ordered({sae.variant for sae in self.trained}, self.config.get("variants"))
 
-    def _config_names(self, *path: str) -> list[str]:
-        """The keys or items found in the config under a path of keys; none if the config is not there."""
-        found: Any = self.config
-        for key in path:
-            found = found.get(key, {}) if isinstance(found, dict) else {}
-        return [name for name in found if isinstance(name, str)] if isinstance(found, dict | list) else []
+    @cached_property
+    def logged(self) -> set[str]:
+        """Names of the quantities that any line of any curve holds."""
+        return {name for sae in self.trained for line in sae.curves for name in line.numbers()}
 
     def at(self, site: str) -> list[Trained]:
         """The SAEs of a site, in the order of `variants`."""
@@ -125,7 +125,7 @@ def read_run(path: Path) -> Run:
         trained=trained,
         missing=reading.missing,
         unchecked=reading.unchecked(),
-        loader={log.stem: _whole_lines(log) for log in sorted(path.glob("loader/*.jsonl"))},
+        loader={log.stem: read_whole_lines(log, LoaderLine) for log in sorted(path.glob("loader/*.jsonl"))},
     )
 
 
@@ -142,18 +142,18 @@ class _Reading:
         names = [f"{name} ({n})" if n > 1 else name for name, n in sorted(self._unhashed.items())]
         return [f"{', '.join(names)}: {UNHASHED}"] if names else []
 
-    def record(self, path: Path, read: Callable[[], Record]) -> dict[str, Any]:
-        """A record's content, once `read` found nothing wrong with it."""
+    def record(self, path: Path, read: Callable[[], Found[R]]) -> R | None:
+        """A record, if `read` found nothing wrong with it."""
         if not path.exists():
             self._absent(path)
-            return {}
-        record = self._try(read)
-        if record is None:
-            return {}
-        self._count(path, record.is_hashed)
-        return record.data
+            return None
+        found = self._try(read)
+        if found is None:
+            return None
+        self._count(path, found.is_hashed)
+        return found.record
 
-    def config(self, folder: RunFolder) -> dict[str, Any]:
+    def config(self, folder: RunFolder) -> JsonObject:
         """config.yaml, without anybody's paths."""
         if not folder.config.exists():
             self._absent(folder.config)
@@ -162,36 +162,31 @@ class _Reading:
         if read is None:
             return {}
         self._count(folder.config, read[1])
-        config = self._try(lambda: parse(read[0], folder.config.name)[0])
-        return masked(config) if isinstance(config, dict) else {}
+        config = masked(self._try(lambda: parse(read[0], folder.config.name)[0]))
+        return config if isinstance(config, dict) else {}
 
-    def store(self, folder: RunFolder, trained: list[Trained]) -> dict[str, Any]:
+    def store(self, folder: RunFolder, trained: list[Trained]) -> StoreSummary | None:
         """store.json, if it is of the stores that the SAEs were trained on."""
         store = self.record(folder.store, lambda: read_record(folder.store, StoreSummary))
-        ids = {store.get("store_id"), *store.get("siblings", {})}
-        for sae in trained if store else ():
-            if sae.config and sae.config["store_id"] not in ids:
+        if store is None:
+            return None
+        for sae in trained:
+            if sae.config and sae.config.store_id not in {store.store_id, *store.siblings}:
                 name = f"{sae.variant}@{sae.site}"
                 self.missing.append(f"store.json: is of another store than {name} was trained on; run evaluate")
-                return {}
-        return masked(store)
+                return None
+        return _masked(store)
 
     def sae(self, folder: VariantFolder) -> Trained:
         """One SAE. What follows in the chain from a file that is not shown is not shown, either."""
         config = self.record(folder.config, lambda: read_config(folder))
-        training = self.record(folder.training, lambda: read_training(folder, config)) if config else {}
-        metrics: dict[str, Any] = {}
-        examples: dict[str, Any] = {}
-        if training:
-            whole = self._holds(folder.weights, lambda: check_weights(folder, training))
-            if training["status"] == "finished" or folder.metrics.exists():
-                metrics = self._metrics(folder, config, training) if whole else {}
-            if metrics:
-                examples = self.record(folder.examples, lambda: read_examples(folder, metrics))
+        training = self.record(folder.training, lambda: read_training(folder, config)) if config else None
+        metrics = self._metrics(folder, config, training) if config and training else None
+        examples = self.record(folder.examples, lambda: read_examples(folder, metrics)) if metrics else None
         return Trained(
             variant=folder.variant,
             site=folder.site,
-            config=masked(config),
+            config=config and _masked(config),
             training=training,
             metrics=metrics,
             examples=examples,
@@ -201,17 +196,21 @@ class _Reading:
             ),
         )
 
-    def _metrics(self, folder: VariantFolder, config: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
-        def read() -> Record:
-            record = read_metrics(folder)
-            check_metrics(folder, record.data, config, training)
-            return record
+    def _metrics(self, folder: VariantFolder, config: SAERecord, training: Ending) -> Metrics | None:
+        def read() -> Found[Metrics]:
+            found = read_record(folder.metrics, Metrics)
+            check_metrics(folder, found.record, config, training)
+            return found
 
+        whole = self._holds(folder.weights, lambda: check_weights(folder, training))
+        if not whole or not (training.status == "finished" or folder.metrics.exists()):
+            return None
         metrics = self.record(folder.metrics, read)
-        whole = not metrics or self._holds(folder.features, lambda: check_features(folder, metrics))
-        return metrics if whole else {}
+        if metrics is None or not self._holds(folder.features, lambda: check_features(folder, metrics)):
+            return None
+        return metrics
 
-    def _curves(self, folder: VariantFolder, training: dict[str, Any]) -> list[CurveLine]:
+    def _curves(self, folder: VariantFolder, training: Ending | None) -> list[CurveLine]:
         if folder.training.exists() and not training:
             return []  # what they should be is not known
         if training and not self._holds(folder.curves, lambda: check_curves(folder, training)):
@@ -220,14 +219,16 @@ class _Reading:
             if not training:
                 self._absent(folder.curves)
             return []
-        return self._try(lambda: read_curves(folder.curves)) or []
+        return self._try(lambda: read_lines(folder.curves, CurveLine)) or []
 
     def _holds(self, path: Path, check: Callable[[], None]) -> bool:
         """Whether a file is absent, which is said, or what it should be."""
         if not path.exists():
             self._absent(path)
             return True
-        return self._try(lambda: _true(check)) is not None
+        n_before = len(self.missing)
+        self._try(check)
+        return len(self.missing) == n_before
 
     def _try(self, read: Callable[[], T]) -> T | None:
         try:
@@ -244,32 +245,15 @@ class _Reading:
             self._unhashed[path.name] = self._unhashed.get(path.name, 0) + 1
 
 
-def _true(check: Callable[[], None]) -> bool:
-    check()
-    return True
+def _masked(record: R) -> R:
+    """The record without anybody's paths."""
+    return record.model_validate(masked(record.model_dump(mode="json")))
 
 
-def _whole_lines(log: Path) -> list[dict[str, Any]]:
-    """The lines of a loader's log that are whole; a kill may have torn others, and nothing rests on them."""
-    found = []
-    try:
-        lines = log.read_bytes().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            record = parse_json(line, log)
-            LoaderLine.model_validate(record)
-        except (StoreError, ValidationError):
-            continue
-        found.append(record)
-    return found
-
-
-def _ordered(present: set[str], known: list[str]) -> list[str]:
-    """Those present, in the order of `known`, then the others by name."""
-    first = [name for name in dict.fromkeys(known) if name in present]
-    return first + sorted(present - set(first))
+def _ordered(present: set[str], known: JsonValue) -> list[str]:
+    """Those present, in the order of `known` where it is a list or an object, then the others by name."""
+    first = [name for name in known if name in present] if isinstance(known, dict | list) else []
+    return [str(name) for name in dict.fromkeys(first)] + sorted(present - set(first))
 
 
 def _short(path: Path) -> str:

@@ -1,6 +1,6 @@
 """One plain paragraph: what was done, and what came out."""
 
-from strata_sae.pipeline.report.facts import count, model_name, uneven_sites
+from strata_sae.pipeline.report.facts import count, uneven_sites
 from strata_sae.pipeline.report.results import show
 from strata_sae.pipeline.report.run_data import Run, Trained
 
@@ -13,15 +13,17 @@ def statement(run: Run) -> str:
 
 
 def _extracted(run: Run) -> str:
-    if "n_rows" not in run.store:
+    if run.store is None:
         return "The record of the activation store is not in this run folder."
-    sites = _number(len(run.store.get("sites", {})), "site")
-    tokens = count(run.store["n_rows"])
-    return f"The language model {model_name(run)} read {tokens} tokens once; its activations at {sites} were stored."
+    model, sites = run.store.model.model or "of an unknown name", _number(len(run.store.sites), "site")
+    tokens = count(run.store.n_rows)
+    return f"The language model {model} read {tokens} tokens once; its activations at {sites} were stored."
 
 
 def _trained(run: Run) -> str:
-    if any("reads" in sae.config for sae in run.trained):  # transcoders or crosscoders: no grid of variants and sites
+    if any(
+        sae.config and sae.config.reads for sae in run.trained
+    ):  # transcoders or crosscoders: no grid of variants and sites
         n, noun, where = len(run.trained), "sparse coder", ""
     else:
         n, noun = len(run.variants), "sparse autoencoder"
@@ -37,7 +39,8 @@ def _trained(run: Run) -> str:
 def _lost(run: Run) -> str:
     lost = []
     for name in run.variants:
-        steps = [sae.training.get("diverged_at_step") for sae in run.trained if sae.diverged and sae.variant == name]
+        of_name = [sae.training for sae in run.trained if sae.diverged and sae.variant == name]
+        steps = [training.diverged_at_step for training in of_name if training]
         if steps:
             where = "" if len(steps) == len(run.sites) else f" at {_number(len(steps), 'site')}"
             lost.append(f"{name}{where} (step {' and '.join(count(step) for step in steps)})")
@@ -48,7 +51,7 @@ def _scored(run: Run) -> str:
     scored = [sae for sae in run.trained if sae.value("r2_pooled") is not None]
     if not scored:
         return "Nothing has been scored yet."
-    n_documents = max(sae.metrics["n_documents"] for sae in scored)
+    n_documents = max(sae.metrics.n_documents for sae in scored if sae.metrics)
     measured = f"They were scored on {_number(n_documents, 'document')} that training never saw."
     best = [line for site in run.sites for line in _best_of_equals([sae for sae in scored if sae.site == site])]
     if best:

@@ -11,28 +11,25 @@ from strata_sae.pipeline.runs.durable import (
     sync,
     write_bytes,
 )
-from strata_sae.pipeline.runs.environment import environment
-from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
-from strata_sae.pipeline.runs.lock import only_writer
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder, only_writer
 from strata_sae.pipeline.runs.record_files import (
-    Record,
-    canonical_json,
     changed_keys,
     fingerprint,
+    json_text,
     read_record,
     read_yaml,
     write_record,
     write_yaml,
 )
+from strata_sae.pipeline.runs.records import environment
 
 __all__ = [
-    "Record",
     "RunFolder",
     "VariantFolder",
-    "canonical_json",
     "changed_keys",
     "environment",
     "fingerprint",
+    "json_text",
     "make_folder",
     "naming",
     "only_writer",

@@ -1,7 +1,14 @@
-"""Where things lie in a run folder. Names only: nothing here reads or writes."""
+"""Where things lie in a run folder, and the lock that gives it one writer at a time."""
 
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from strata_sae.pipeline.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -111,3 +118,24 @@ class RunFolder:
     def trained(self) -> list[VariantFolder]:
         """Folders of the SAEs whose training is done, by name."""
         return [VariantFolder(path.parent) for path in sorted(self.path.glob("variants/*@*/training.json"))]
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Lock `folder` for this process; the kernel drops the lock when the process ends, however it ends.
+
+    On a file system that knows no locks, none is taken. Raises: CheckpointError if another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise CheckpointError(
+                    f"{folder}: another process is writing this run; wait for it, or give this run another name"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)

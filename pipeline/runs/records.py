@@ -1,269 +1,218 @@
-"""What the records of a run folder hold, as far as a command reads it. Keys that are not named here may hold anything.
+"""The files that training writes and other stages read: one model for each, for the writer, the reader and the tests.
 
-A key is optional where an earlier version did not write it.
+Keys that are unknown or missing are errors. The settings of an architecture, a term or the training loop are checked by
+their own models, where those are built; here stand the keys that other stages read, and the rest is plain data.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+import math
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from strata_sae.pipeline.runs.migration import VERSION
 
 Count = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(gt=0)]
 
 
-class Shape(BaseModel):
-    """The base of all: types are exact, and no number is infinite."""
+class Group(BaseModel):
+    """A part of a record: exact types, no infinite numbers, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-    remedy: ClassVar[str] = "delete it and run the stage that writes it"
-    """What to do about a file that does not hold this."""
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Part(Shape):
+class OpenGroup(Group):
+    """A part of a record in which a registry, or who extracted a store, has the say of further keys."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    def further(self) -> dict[str, JsonValue]:
+        """The keys that this model does not name."""
+        return self.__pydantic_extra__ or {}
+
+
+class Record(Group):
+    """A whole file, or a line of one."""
+
+    kind: ClassVar[str]
+    """Its name in the tables of `migration`."""
+    remedy: ClassVar[str]
+    """What to do about a file that is not this record."""
+    has_own_fingerprint: ClassVar[bool] = False
+    """Whether the key `fingerprint` is the hash of the other keys, as the file spells them."""
+    version: Literal[2] = VERSION
+
+
+class SitePart(Group):
     """One of several sites that are read or written side by side."""
 
     site: str
-    width: Count
+    width: Width
     scale: float
 
 
-class AnySAE(Shape):
-    """Settings of an SAE, whatever the architecture."""
+class SAEPart(OpenGroup):
+    """Settings of an SAE; further keys are the architecture's."""
 
     architecture: str
-    d_sae: Count
+    d_sae: Width
 
 
-class TrainingPart(Shape):
-    """Training settings that later stages read."""
+class TrainingPart(OpenGroup):
+    """Settings of the training loop; further keys are `TrainingSettings`'."""
 
-    batch_size: Count | None = None
-    break_even_density: float | None = None
+    batch_size: Width
+    n_steps: Width
+    break_even_density: float
 
 
-class SAERecord(Shape):
-    """config.json: everything the bits of an SAE depend on."""
+class TermPart(OpenGroup):
+    """Settings of a loss term; further keys are the term's."""
 
+
+class ResamplingPart(OpenGroup):
+    """Settings of resampling: keys of `ResamplingSettings`."""
+
+
+class SAERecord(Record):
+    """config.json: everything that the bits of an SAE depend on."""
+
+    kind: ClassVar[str] = "config.json"
     remedy: ClassVar[str] = "delete its folder and train this SAE again"
+    has_own_fingerprint: ClassVar[bool] = True
     variant: str
     site: str
-    seed: Count | None = None
-    sae: AnySAE
-    objective: dict[str, dict[str, Any]] = {}
-    training: TrainingPart = TrainingPart()
+    """Name of the site, or of the route."""
+    seed: Count
+    sae: SAEPart
+    objective: dict[str, TermPart]
+    training: TrainingPart
+    resampling: ResamplingPart | None
     store_id: str
-    store_ids: dict[str, str] = {}
-    d_model: Annotated[int, Field(gt=0)]
-    d_in: Annotated[int, Field(gt=0)] | None = None
-    input_scale: float | None = None
-    reads: list[Part] = []
-    writes: list[Part] = []
+    """Of the store of the first site that is read."""
+    plan_id: str
+    d_out: Width
+    d_in: Width | None
+    """Width of what is read; null: `d_out`."""
+    input_scale: float
+    """Codes of raw rows times this are the trainer's."""
+    reads: list[SitePart]
+    """Of a transcoder or crosscoder; empty for an SAE of one site."""
+    writes: list[SitePart]
+    store_ids: dict[str, str]
+    """Site -> store, of a transcoder or crosscoder."""
     fingerprint: str
 
+    @property
+    def name(self) -> str:
+        """`<variant>@<site>`."""
+        return f"{self.variant}@{self.site}"
 
-class FinalHashes(Shape):
+
+class Thresholds(Group):
+    """Inference thresholds in raw units; null where there is none."""
+
+    calibrated: float | None
+    running_mean: float | None
+
+
+class FinalHashes(Group):
     """sha256 of what training left behind."""
 
     weights: str
     curves: str
-    state: str | None = None
+    state: str | None
 
 
-class Ending(Shape):
+class Ending(Record):
     """training.json: how training ended."""
 
+    kind: ClassVar[str] = "training.json"
     remedy: ClassVar[str] = "delete its folder and train this SAE again"
     fingerprint: str
+    """That of config.json."""
     status: Literal["finished", "diverged"]
-    diverged_at_step: Count | None = None
-    reason: str | None = None
-    n_steps: Count | None = None
-    tokens: Count | None = None
+    diverged_at_step: Count | None
+    reason: str | None
+    n_steps: Count
+    rows: Count
+    """Rows learnt from."""
+    threshold: Thresholds
     sha256: FinalHashes
 
 
-class State(Shape):
+class State(Record):
     """state.json of a checkpoint."""
 
+    kind: ClassVar[str] = "state.json"
     remedy: ClassVar[str] = "an older checkpoint is used"
     step: Count
-    scalars: dict[str, Any]
+    scalars: dict[str, int]
     curves_bytes: Count
-    curves_sha256: str | None = None
-    config: dict[str, Any]
+    curves_sha256: str | None
+    config: SAERecord
     sha256: str
 
 
-class Measured(Shape):
-    """One metric."""
-
-    value: float | None
-    unit: str
-    definition: str
+def _finite(value: JsonValue) -> JsonValue:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Histogram(Shape):
-    """Counts between edges."""
-
-    log10_edges: list[float]
-    counts: list[Count]
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Histogram":
-        if self.counts and len(self.log10_edges) != len(self.counts) + 1:
-            raise ValueError(f"{len(self.counts)} counts need one edge more, found {len(self.log10_edges)}")
-        return self
+Measure = Annotated[int | float | None, BeforeValidator(_finite)]
+"""A number, or null where JSON has no spelling for it (NaN, infinity)."""
 
 
-class MeasuredHashes(Shape):
-    """sha256 of what was measured together with the scores."""
+class CurveLine(Record):
+    """A line of curves.jsonl: one update; like the loss, in units of scaled rows. Further keys: terms and monitors."""
 
-    features: str
-    examples: str
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Measure] = Field(init=False)
+    kind: ClassVar[str] = "curves.jsonl"
+    remedy: ClassVar[str] = "delete its folder and train this SAE again"
+    step: Count
+    rows: Count
+    loss: Measure
+    l0: Measure
+    batch_r2: Measure
+    dead_latents: Count
+    learning_rate: float
+    threshold: Measure
+    gradient_norm: Measure
 
+    def with_further(self, further: Mapping[str, float | int]) -> "CurveLine":
+        """The line with more quantities, by name."""
+        return self.model_validate(self.model_dump() | dict(further))
 
-class Metrics(Shape):
-    """metrics.json: scores, and what they were computed from."""
+    def numbers(self) -> dict[str, Measure]:
+        """Every quantity of the line, by name."""
+        return self.model_dump(exclude={"version"})
 
-    remedy: ClassVar[str] = "delete it and run evaluate"
-    metrics: dict[str, Measured]
-    density_histogram: Histogram
-    n_rows: Count
-    n_documents: Count
-    top_percent_square_share: float | None
-    sae: str
-    weights_sha256: str
-    store_id: str
-    split: str
-    fingerprint: str
-    sha256: MeasuredHashes | None = None
-
-
-class Example(Shape):
-    """A row on which a latent is most active, with the text around it."""
-
-    value: float
-    row: Count
-    document: Count
-    position: Count
-    index: Count
-    tokens: list[str]
-    values: list[float | None]
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Example":
-        if not self.index < len(self.tokens) == len(self.values):
-            raise ValueError(f"{len(self.tokens)} tokens, {len(self.values)} values, index {self.index}")
-        return self
+    def value(self, name: str) -> Measure:
+        """One quantity; None where the line does not hold it."""
+        further = self.__pydantic_extra__ or {}
+        return further[name] if name in further else getattr(self, name, None)
 
 
-class Latent(Shape):
-    """A latent and its examples."""
+class LoaderLine(Record):
+    """A line of loader/<site>.jsonl: how reading batches went since the line before, by the clock."""
 
-    latent: Count
-    density: float
-    examples: list[Example]
-
-
-class Examples(Shape):
-    """examples.json: top-activating tokens."""
-
-    remedy: ClassVar[str] = "delete it and run evaluate"
-    fingerprint: str
-    latents: list[Latent]
-
-
-class Source(Shape):
-    """One source of the text."""
-
-    path: str | None = None
-    kind: str | None = None
-    documents: Count | None = None
-
-
-class Corpus(Shape):
-    """The text."""
-
-    sources: list[Source] = []
-
-
-class Cut(Shape):
-    """How the text was cut into sequences."""
-
-    mode: str | None = None
-    context_length: Count | None = None
-
-
-class Extraction(Shape):
-    """The config of an extraction, as its plan records it."""
-
-    corpus: Cut = Cut()
-
-
-class Model(Shape):
-    """The language model."""
-
-    model: str | None = None
-    revision: str | None = None
-    architecture: str | None = None
-    dtype: str | None = None
-
-
-class StoredSite(Shape):
-    """A site of the store."""
-
-    d_model: Count
-    bytes_per_token: float
-
-
-class Timing(Shape):
-    """How fast a store was filled."""
-
-    rows: float | None = None
-    seconds: float | None = None
-    rows_per_second: float | None = None
-
-
-class StoreSummary(Shape):
-    """store.json: what `ActivationStore.summary` says."""
-
-    remedy: ClassVar[str] = "delete it and run evaluate"
-    store_id: str
-    plan_id: str
-    model: Model
-    corpus: Corpus
-    config: Extraction
-    sites: dict[str, StoredSite]
-    siblings: dict[str, list[str]] = {}
-    encoding: str
-    compressor: str
-    n_rows: Count
-    n_documents: Count
-    split_rows: dict[str, Count]
-    n_data_files: Count
-    total_bytes: Count
-    timing: Timing | None
-
-
-class Environment(Shape):
-    """environment.json: versions and processor of the last training."""
-
-    remedy: ClassVar[str] = "delete it and run train"
-    packages: dict[str, str | None] = {}
-
-
-class LoaderLine(Shape):
-    """A line of loader/<site>.jsonl: how reading batches went since the line before."""
-
+    kind: ClassVar[str] = "loader.jsonl"
+    remedy: ClassVar[str] = "it is left out"
     batch_size: Count
     seed: Count
     epoch_rows: Count
     """Rows of an epoch."""
     window_blocks: Count
     """Blocks of rows mixed together."""
-    perfect_documents: float | None = None
-    """Documents in a batch of a perfect shuffle, on average."""
-    perfect_positions: float | None = None
-    predicted_variance_ratio: float | None = None
+    perfect_documents: float | None
+    """Documents in a batch of a perfect shuffle, on average; null where rows are too scattered to know."""
+    perfect_positions: float | None
+    predicted_variance_ratio: float | None
     fill_seconds: float
     thread_seconds: float
     decode_seconds: float
@@ -272,3 +221,38 @@ class LoaderLine(Shape):
     n_bytes: Count
     seconds: float
     steps: Count
+
+
+class Environment(Record):
+    """environment.json: what results depend on besides config and store, without anything personal."""
+
+    kind: ClassVar[str] = "environment.json"
+    remedy: ClassVar[str] = "delete it and run train"
+    python: str
+    platform: str
+    cpu_count: Count | None
+    packages: dict[str, str | None]
+    device: str
+    torch_threads: Count
+
+
+PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "safetensors", "strata-sae")
+
+
+def environment(*, device: str, torch_threads: int) -> Environment:
+    """Versions and processor of this process, and what only the caller knows."""
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        cpu_count=os.cpu_count(),
+        packages={name: _version(name) for name in PACKAGES},
+        device=device,
+        torch_threads=torch_threads,
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,31 +1,78 @@
 """Trained SAEs read back from a run folder."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from strata_sae.pipeline.runs import RunFolder, VariantFolder
+from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.runs.chain import check_curves, check_weights, read_config, read_training
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.records import Ending, SAERecord
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
 
 
+class Provenance(NamedTuple):
+    """What a trained SAE was made from."""
+
+    run: str
+    """Name of the run."""
+    variant: str
+    site: str
+    """Name of the site, or of the route."""
+    store_ids: dict[str, str]
+    """Site that is read or written -> id of its store."""
+    config: SAERecord
+    """Everything that its bits depend on; `config.fingerprint` names it."""
+    weights_sha256: str
+
+
 @dataclass(frozen=True)
 class TrainedSAE:
-    """An SAE in raw units and the records beside it."""
+    """An SAE that was trained, and the records beside it. Rows are raw: as the store holds them, not scaled."""
 
     folder: VariantFolder
-    record: dict[str, Any]
-    training: dict[str, Any]
+    record: SAERecord
+    training: Ending
     sae: SAE
     unhashed: tuple[str, ...]
     """Names of the records that carry no hash, since an earlier version wrote them."""
+
+    def encode(self, x_BM: Tensor) -> Codes:
+        """The sparse codes of rows, each decided by itself: rows of one batch do not change one another.
+
+        Shapes: x_BM float32 [B, d_in], in the units of the store, on the device that the SAE was loaded to.
+        Returns: codes of B rows and `d_sae` latents; `to_dense()` gives them as [B, d_sae].
+        """
+        return self.sae.encode_inference(x_BM)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """The reconstruction of rows from their codes: float32 [B, d_out], in the units of the store."""
+        return self.sae.decode(codes)
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """Above which value a latent is active: one number, or [d_sae] of JumpReLU. None where nothing is compared."""
+        return self.sae.threshold
+
+    @property
+    def provenance(self) -> Provenance:
+        """Run, stores and config that made it."""
+        record = self.record
+        return Provenance(
+            run=self.folder.path.resolve().parents[1].name,
+            variant=record.variant,
+            site=record.site,
+            store_ids=record.store_ids or {record.site: record.store_id},
+            config=record,
+            weights_sha256=self.training.sha256.weights,
+        )
 
 
 def finished(run: RunFolder, site: str, store_id: str) -> list[VariantFolder]:
@@ -35,35 +82,37 @@ def finished(run: RunFolder, site: str, store_id: str) -> list[VariantFolder]:
     """
     found = []
     for folder in (folder for folder in run.trained() if folder.site == site):
-        config = read_config(folder).data
-        training = read_training(folder, config).data
+        config = read_config(folder).record
+        training = read_training(folder, config).record
         check_curves(folder, training)
-        if training["status"] != "finished":
+        if training.status != "finished":
             continue
-        trained_on = config["store_id"]
-        if trained_on != store_id:
+        if config.store_id != store_id:
             raise CheckpointError(
-                f"{folder.config}: trained on store {trained_on[:16]}, but the config's store is {store_id[:16]}; "
+                f"{folder.config}: trained on store {config.store_id[:16]}, but the config's store is {store_id[:16]}; "
                 "set store.path to the store it was trained on"
             )
         found.append(folder)
     return found
 
 
-def load(folder: VariantFolder, device: torch.device) -> TrainedSAE:
-    """Read an SAE. Raises: CheckpointError if the files are damaged, foreign to each other, or of an unknown kind."""
+def load(folder: VariantFolder, device: torch.device | None = None) -> TrainedSAE:
+    """Read a trained SAE from its folder, onto a device (None: the processor).
+
+    Raises: CheckpointError if the files are damaged, foreign to each other, or of an unknown kind.
+    """
     config = read_config(folder)
-    ending = read_training(folder, config.data)
-    record, training = config.data, ending.data
-    check_weights(folder, training)
-    name = record["sae"]["architecture"]
+    record = config.record
+    training = read_training(folder, record)
+    check_weights(folder, training.record)
+    name = record.sae.architecture
     if name not in ARCHITECTURES:
         raise CheckpointError(f"{folder.config}: architecture {name!r} is unknown; known: {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     try:
-        settings = architecture.Settings.model_validate(record["sae"])
-        weights = safetensors.torch.load_file(folder.weights, device=str(device))
-        sae = architecture(settings, record["d_model"], weights, record.get("d_in"))
+        settings = architecture.Settings.model_validate(record.sae.model_dump(mode="json"))
+        weights = safetensors.torch.load_file(folder.weights, device=str(device or "cpu"))
+        sae = architecture(settings, record.d_out, weights, record.d_in)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in ("sae", *first["loc"]))
@@ -71,6 +120,7 @@ def load(folder: VariantFolder, device: torch.device) -> TrainedSAE:
     except (ValueError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder.weights}: no weights of {folder.name}: {error}; delete {folder.path}") from None
     # Recorded with the SAE, since it decides how sums are rounded: scores then depend on files alone.
-    sae.break_even_density = record.get("training", {}).get("break_even_density") or BREAK_EVEN_DENSITY
-    read = {folder.config.name: config.is_hashed, folder.training.name: ending.is_hashed}
-    return TrainedSAE(folder, record, training, sae, tuple(name for name, is_hashed in read.items() if not is_hashed))
+    sae.break_even_density = record.training.break_even_density
+    read = {folder.config.name: config.is_hashed, folder.training.name: training.is_hashed}
+    unhashed = tuple(name for name, is_hashed in read.items() if not is_hashed)
+    return TrainedSAE(folder, record, training.record, sae, unhashed)

@@ -1,16 +1,15 @@
-"""Architectures, one file each: who is on in a row. Adding one = a file with a class like TopK, and a line here."""
+"""Architectures: which latents are active. To add one, write a file with a class like GroupMax, and a line here."""
 
 import torch
 from torch import Tensor
 
 from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.batch_topk import BatchTopK
 from strata_sae.pipeline.saes.gated import Gated
 from strata_sae.pipeline.saes.groupmax import GroupMax
 from strata_sae.pipeline.saes.identity import Identity
 from strata_sae.pipeline.saes.jump_relu import JumpReLU
 from strata_sae.pipeline.saes.relu import ReLU
-from strata_sae.pipeline.saes.topk import TopK
+from strata_sae.pipeline.saes.topk import BatchTopK, TopK
 from strata_sae.pipeline.saes.two_child_topk import TwoChildTopK
 
 ARCHITECTURES: dict[str, type[SAE]] = {

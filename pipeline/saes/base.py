@@ -1,18 +1,95 @@
-"""What every architecture shares: parameters, encoder product, decoder. An architecture adds who is on."""
+"""What all architectures share: parameters, encoder product and decoder. Each one selects which latents are active."""
 
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, row_sum
+from strata_sae.pipeline.kernels.codes import Codes, row_sum
 from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
-from strata_sae.pipeline.kernels.tiles import Tiles
-from strata_sae.pipeline.saes.encoding import Encoding, TiledEncoding, Workspace
+from strata_sae.pipeline.kernels.tiles import EncoderName, Tiles
 from strata_sae.pipeline.saes.initialisation import InitialSettings, initial_weights
-from strata_sae.pipeline.schedules import Schedule, value_at
 from strata_sae.pipeline.settings import Settings
+
+
+class Workspace:
+    """One buffer for each purpose, shape, dtype and device, shared by all steps of all variants.
+
+    A buffer's contents are valid until its next use.
+    """
+
+    tile_rows: ClassVar[int] = 512
+    """Rows whose pre-activations are in memory at once, where the selection allows it (count)."""
+    # 16 MB at d_sae 8192 in float32: a whole batch of 2048 rows would be 64 MB, most of a step's memory.
+
+    def __init__(self, encoder: EncoderName = "float32") -> None:
+        self.encoder = encoder
+        self._buffers: dict[tuple[str, int, int, torch.dtype, torch.device], Tensor] = {}
+
+    def buffer(self, n_rows: int, n_columns: int, like: Tensor, purpose: str = "pre") -> Tensor:
+        """An uninitialised [n_rows, n_columns] buffer of `like`'s dtype and device."""
+        key = (purpose, n_rows, n_columns, like.dtype, like.device)
+        if key not in self._buffers:
+            self._buffers[key] = like.new_empty(n_rows, n_columns)
+        return self._buffers[key]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One batch encoded, with what the backward pass needs again."""
+
+    codes: Codes
+    pre_BE: Tensor
+    """Pre-activations; valid until the workspace is used again."""
+    x0_BM: Tensor
+    """The encoder's input: x - b_dec, or x without `pre_bias`."""
+    workspace: Workspace | None = field(default=None, kw_only=True)
+    """Where gradients may be written; they are valid until the next step uses it."""
+
+    def space_for(self, name: str, parameter: Tensor) -> Tensor | None:
+        """A buffer for the gradient of a matrix; None without a workspace."""
+        # To get fresh memory of that size costs as much time as to fill it (docs/decisions/0012).
+        if self.workspace is None:
+            return None
+        n_rows, n_columns = parameter.shape
+        return self.workspace.buffer(n_rows, n_columns, like=parameter, purpose=f"gradient of {name}")
+
+    def pre_of(self, latents: Tensor) -> Tensor:
+        """The pre-activations of some latents: [B, len(latents)]."""
+        return self.pre_BE[:, latents]
+
+    @property
+    def penalised(self) -> Tensor:
+        """What sparsity terms act on, in the layout of codes.values; some architectures override it."""
+        return self.codes.values
+
+    @property
+    def cut(self) -> Codes:
+        """What a threshold would cut, on the entries of `codes`; some architectures override it."""
+        return self.codes
+
+
+class TiledEncoding(Encoding):
+    """A batch encoded tile by tile. Pre-activations are not kept; a term that reads them has them computed again."""
+
+    _tiles: Tiles
+
+    def __init__(self, codes: Codes, tiles: Tiles, workspace: Workspace):
+        for name, value in {"codes": codes, "x0_BM": tiles.x0_BM, "_tiles": tiles, "workspace": workspace}.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def pre_BE(self) -> Tensor:
+        """Pre-activations; valid until the workspace is used again."""
+        assert self.workspace is not None
+        return self._tiles.whole(self.workspace.buffer(*self._tiles.shape, like=self.x0_BM))
+
+    def pre_of(self, latents: Tensor) -> Tensor:
+        """The pre-activations of some latents, and no others: [B, len(latents)]."""
+        return self._tiles.of_latents(latents)
 
 
 class SAESettings(Settings):
@@ -40,16 +117,16 @@ class SAE:
     has_threshold: ClassVar[bool] = False
     """Whether inference selects by `threshold`, which training has to estimate."""
     learns_l0: ClassVar[bool] = False
-    """Whether how many latents are on is up to a sparsity term; otherwise the architecture enforces it."""
+    """Whether a sparsity term decides how many latents are active; otherwise the architecture fixes it."""
     has_runners_up: ClassVar[bool] = False
-    """Whether a latent that is off may have a positive entry in Encoding.pre_BE: others were larger."""
+    """Whether a latent that is not active may have a positive value in Encoding.pre_BE, because others are larger."""
     learns: ClassVar[bool] = True
     """Whether there is anything to train."""
     scales_with_x: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec", "threshold")
-    """Checkpoint keys in units of the rows: they are divided by the input scale to get an SAE of unscaled rows."""
+    """Checkpoint keys in units of the rows: divided by the input scale, they are those of an SAE of unscaled rows."""
 
     break_even_density: float = BREAK_EVEN_DENSITY
-    """Share of latents on above which codes are full matrices; whoever has the SAE's record sets what it says."""
+    """Share of active latents above which codes are full matrices; set from the SAE's record where there is one."""
 
     W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]
@@ -57,7 +134,7 @@ class SAE:
     b_dec: Tensor  # [M]
 
     def __init__(self, settings: SAESettings, d_out: int, weights: dict[str, Tensor], d_in: int | None = None):
-        """d_out: width of what it writes; d_in: of what it reads, where that is another (a transcoder)."""
+        """d_out: width of the rows it writes; d_in: of those it reads, where they differ (a transcoder)."""
         self.settings = settings
         self.d_out, self.d_in = d_out, d_out if d_in is None else d_in
         if settings.pre_bias and self.d_in != d_out:
@@ -74,7 +151,7 @@ class SAE:
 
     @classmethod
     def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
-        """Every parameter's shape, by checkpoint key. d_in: width of what is read, where that is not d_out."""
+        """Every parameter's shape, by checkpoint key. d_in: width of the rows that are read, where it is not d_out."""
         d_sae = settings.d_sae
         return {"W_enc": (d_sae, d_in or d_out), "W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}
 
@@ -82,7 +159,7 @@ class SAE:
     def initial_weights(
         cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
     ) -> dict[str, Tensor]:
-        """Fresh float32 parameters: what `settings.initial` says, and 0 for every vector it does not name."""
+        """Fresh float32 parameters, as `settings.initial` says; vectors that it does not name are 0."""
         drawn = initial_weights(settings.initial, settings.d_sae, d_out, generator, d_in)
         shapes = cls.shapes(settings, d_out, d_in).items()
         return {name: drawn[name] if name in drawn else torch.zeros(shape) for name, shape in shapes}
@@ -97,11 +174,11 @@ class SAE:
         return {name: getattr(self, name) for name in self.shapes(self.settings, self.d_out, self.d_in)}
 
     def weights(self) -> dict[str, Tensor]:
-        """What the final file holds: the parameters, and whatever else readers expect. May share their memory."""
+        """What the final file holds: the parameters, and what else readers expect. May share their memory."""
         return self.parameters()
 
     def constrain(self) -> None:
-        """Bring the parameters back, in place, to where they may be; called after every update."""
+        """Bring the parameters back, in place, into the range they must be in; called after every update."""
 
     def pre_activations(self, x_BM: Tensor, out: Tensor | None = None) -> Tensor:
         """The encoder product (x - b_dec) W_enc^T + b_enc, as a threshold would cut it. Returns: [B, E], in `out`."""
@@ -129,9 +206,9 @@ class SAE:
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """What dloss/dvalues and dloss/dpenalised (layout of codes.values) give the parameters, b_dec apart.
+        """Gradients of the parameters, without b_dec, from dloss/dvalues and dloss/dpenalised (layout of codes.values).
 
-        Here both act on the pre-activations that are on.
+        Here both act on the pre-activations of active latents.
         """
         parts = [part for part in (values_gradient, penalty_gradient) if part is not None]
         if not parts:
@@ -149,20 +226,21 @@ class SAE:
         return row_sum(gradients["b_enc"], self.W_enc)
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
-        """Who is on in training; a value is the pre-activation, or 0."""
+        """The codes in training; a value is the pre-activation, or 0."""
         raise NotImplementedError
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
-        """As `select`, from the product in tiles of rows; None where that needs all of it."""
+        """As `select`, from the product in tiles; None where the selection needs the whole product."""
         return None
 
     def select_inference(self, pre_BE: Tensor) -> Codes:
-        """Who is on in a trained SAE, decided row by row."""
+        """The codes of a trained SAE, each row by itself."""
         raise NotImplementedError
 
     def target_l0(self, fraction_done: float) -> float | None:
-        """Latents on per row that the architecture enforces at `fraction_done`, and that one threshold over all latents
-        could give instead; None where there is no such number.
+        """Active latents per row that the architecture fixes at `fraction_done`; None where it fixes none.
+
+        A threshold over all latents can then be estimated that gives as many.
         """
         return None
 
@@ -177,27 +255,3 @@ class SAE:
 
     def _encoder_product(self, x0_BM: Tensor, out: Tensor | None) -> Tensor:
         return torch.addmm(self.b_enc, x0_BM, self.W_enc.T, out=out)
-
-
-def per_pair(codes: Codes, values_E: Tensor) -> Tensor:
-    """A number of each latent where codes.values holds the latent: [P], or [E] for dense codes (it broadcasts)."""
-    return values_E if isinstance(codes, DenseCodes) else values_E[codes.indices_P]
-
-
-def row_of_pair(codes: Codes, values_B: Tensor) -> Tensor:
-    """A number of each row where codes.values holds the row: [P], or [B, 1] for dense codes (it broadcasts)."""
-    return values_B[:, None] if isinstance(codes, DenseCodes) else values_B[codes.rows_P]
-
-
-def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
-    """Raises: ValueError if k leaves 1..d_sae (called `limit`) anywhere between fraction_done 0 and 1."""
-    smallest, largest = sorted(k_at(k, fraction_done) for fraction_done in (0.0, 1.0))
-    if largest > d_sae:
-        raise ValueError(f"k ({largest}) must not exceed {limit} ({d_sae}); lower k or raise d_sae")
-    if smallest < 1:
-        raise ValueError(f"k ({smallest}) must be at least 1")
-
-
-def k_at(k: int | Schedule, fraction_done: float) -> int:
-    """The number of latents on per row at `fraction_done`, rounded to the nearest integer."""
-    return round(value_at(k, fraction_done))

@@ -1,4 +1,4 @@
-"""Gated: one product decides who is on, and scaled and shifted per latent how strongly."""
+"""Gated: one product decides which latents are active; scaled and shifted per latent, it also gives their values."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, row_sum
 from strata_sae.pipeline.kernels.selection import above
-from strata_sae.pipeline.saes.base import SAE, SAESettings, per_pair
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 @dataclass(frozen=True)
@@ -21,19 +20,19 @@ class GatedEncoding(Encoding):
 
     @property
     def penalised(self) -> Tensor:
-        """The gate: sparsity terms close it, the magnitudes stay as they are."""
+        """The gate: sparsity terms close it and leave the magnitudes as they are."""
         return self.gate
 
 
 class Gated(SAE):
-    """With u = x0 W_enc^T: on where the gate u + b_gate is positive, there relu(exp(r_mag) u + b_mag).
+    """With u = x0 W_enc^T: active where the gate u + b_gate is positive, with the value relu(exp(r_mag) u + b_mag).
 
     Only sparsity terms and `gated_auxiliary` move the gate. Source: Rajamanoharan et al. 2024, Improving Dictionary
     Learning with Gated Sparse Autoencoders; dictionary_learning's GatedSAETrainer.
     """
 
     class Settings(SAESettings):
-        """Knobs of the Gated SAE."""
+        """Settings of the Gated SAE."""
 
         architecture: Literal["gated"] = "gated"
         """Name in ARCHITECTURES."""
@@ -69,13 +68,13 @@ class Gated(SAE):
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """Values move the magnitudes, penalties the gate; the encoder is moved by both."""
+        """Values give the magnitudes their gradient, penalties the gate; W_enc gets the sum of both."""
         assert isinstance(encoding, GatedEncoding)
         codes, zero = encoding.codes, torch.zeros_like(encoding.gate)
         mag_gradient = zero if values_gradient is None else values_gradient * (codes.values > 0)
         gate_gradient = zero if penalty_gradient is None else penalty_gradient * (encoding.gate > 0)
-        scale = per_pair(codes, self.r_mag.exp())
-        product = encoding.gate - per_pair(codes, self.b_gate)
+        scale = codes.spread_latents(self.r_mag.exp())
+        product = encoding.gate - codes.spread_latents(self.b_gate)
         return {
             "W_enc": codes.transposed_times(
                 encoding.x0_BM, scale * mag_gradient + gate_gradient, out=encoding.space_for("W_enc", self.W_enc)
@@ -93,7 +92,7 @@ class Gated(SAE):
         return torch.addmm(self.b_gate, x0_BM, self.W_enc.T, out=out)
 
     def _magnitudes(self, gate: Codes) -> Codes:
-        """The codes of an open gate, whose values are its pre-activations."""
-        product = gate.values - per_pair(gate, self.b_gate)
-        magnitudes = (per_pair(gate, self.r_mag.exp()) * product + per_pair(gate, self.b_mag)).clamp_(min=0)
+        """The codes, from the gate's pre-activations where it is open."""
+        product = gate.values - gate.spread_latents(self.b_gate)
+        magnitudes = (gate.spread_latents(self.r_mag.exp()) * product + gate.spread_latents(self.b_mag)).clamp_(min=0)
         return gate.with_values(magnitudes * (gate.values > 0))

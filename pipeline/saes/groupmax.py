@@ -1,4 +1,4 @@
-"""GroupMax: the latents lie in k equal groups, and the largest pre-activation of each group is on."""
+"""GroupMax: the latents lie in k equal groups, and the one with the largest pre-activation of each group is active."""
 
 from typing import ClassVar, Literal
 
@@ -11,15 +11,15 @@ from strata_sae.pipeline.saes.base import SAE, SAESettings
 
 
 class GroupMax(SAE):
-    """Cheaper than TopK, and no group can go without. Source: sparsify, activation `groupmax`."""
+    """Cheaper than TopK, and every group has one active latent. Source: sparsify, activation `groupmax`."""
 
     class Settings(SAESettings):
-        """Knobs of the GroupMax SAE."""
+        """Settings of the GroupMax SAE."""
 
         architecture: Literal["groupmax"] = "groupmax"
         """Name in ARCHITECTURES."""
         k: int = Field(gt=0)
-        """Latents on per row, and groups (count); d_sae is a multiple of it."""
+        """Active latents per row, and groups (count); d_sae is a multiple of it."""
 
         @model_validator(mode="after")
         def _groups_are_equal(self) -> "GroupMax.Settings":

@@ -1,4 +1,4 @@
-"""Identity: every row is its own code. The ceiling that scores are held against."""
+"""Identity: every row is its own code. No SAE can score better."""
 
 from typing import ClassVar, Literal
 
@@ -7,18 +7,17 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 class Identity(SAE):
     """codes = xhat = x, exactly. Source: dictionary_learning's IdentityDict.
 
-    It has the parameters that every trainer and checkpoint expects; nothing depends on them, so nothing moves them.
+    It has the parameters that every trainer and checkpoint expects. No output depends on them: their gradients are 0.
     """
 
     class Settings(SAESettings):
-        """Knobs of the identity."""
+        """Settings of the identity."""
 
         architecture: Literal["identity"] = "identity"
         """Name in ARCHITECTURES."""

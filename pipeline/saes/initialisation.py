@@ -1,4 +1,4 @@
-"""Where weights start. Their bits are decided by seed and shape, so SAEs of one seed and one shape start equal."""
+"""Where weights start. Seed and shape decide their bits, so SAEs of one seed and one shape start from equal weights."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class InitialSettings(Settings):
 
     weights: Literal["kaiming", "linear", "normal"] = "kaiming"
     """W_dec's distribution: uniform within sqrt(6 / fan_in) or sqrt(1 / fan_in) (nn.Linear), normal of variance
-    1 / fan_in. With `decoder_norm` only the direction of a row is left of it: uniform ones point to corners more."""
+    1 / fan_in. With `decoder_norm` only a row's direction is kept; uniform numbers favour the corners of a cube."""
     decoder_norm: float | None = Field(default=1.0, gt=0.0)
     """Norm that every row of W_dec is given. null: as drawn. Default: the TopK family's; 0.1 is Anthropic's of 2024."""
     encoder: Literal["transpose", "independent"] = "transpose"
@@ -28,7 +28,7 @@ class InitialSettings(Settings):
 def initial_weights(
     settings: InitialSettings, d_sae: int, d_out: int, generator: torch.Generator, d_in: int | None = None
 ) -> dict[str, Tensor]:
-    """Fresh float32 W_enc, W_dec [E, M] and b_enc [E]; W_dec is drawn first, so it does not depend on the others.
+    """Fresh float32 W_enc, W_dec [E, M] and b_enc [E]; W_dec is drawn first, so its bits do not depend on the others.
 
     d_in: width of W_enc, where that is not d_out. Raises: ValueError if it is to be W_dec, and cannot.
     """

@@ -1,4 +1,4 @@
-"""JumpReLU: every latent above a threshold of its own is on; the thresholds are learnt through a narrow kernel."""
+"""JumpReLU: every latent above a threshold of its own is active; a narrow kernel gives thresholds a gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,28 +9,27 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.kernels.selection import above
-from strata_sae.pipeline.saes.base import SAE, SAESettings, per_pair, row_of_pair
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
 
 
 @dataclass(frozen=True)
 class JumpReLUEncoding(Encoding):
-    """A batch encoded; its codes also hold, with value 0, pairs too little below their threshold to be on."""
+    """A batch encoded; its codes also hold, with value 0, entries just below their threshold."""
 
     near: Tensor
-    """Pre-activations in the layout of codes.values: of all pairs more than threshold - bandwidth / 2."""
+    """Pre-activations in the layout of codes.values: all that are more than threshold - bandwidth / 2."""
 
 
 class JumpReLU(SAE):
-    """A pre-activation a is on, with value a, where a > threshold.
+    """A latent is active, and its value its pre-activation, where that is above its threshold.
 
-    The threshold's gradient is an estimate: the jump is taken for one that is as wide as the bandwidth (rectangle
-    kernel). Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, whose thresholds
-    are trained as they are (the paper trains their logarithm).
+    The threshold's gradient is an estimate: the jump is treated as a slope as wide as the bandwidth (rectangle kernel).
+    Source: Rajamanoharan et al. 2024, Jumping Ahead; dictionary_learning's JumpReluTrainer, which trains thresholds as
+    they are (the paper trains their logarithm).
     """
 
     class Settings(SAESettings):
-        """Knobs of the JumpReLU SAE."""
+        """Settings of the JumpReLU SAE."""
 
         architecture: Literal["jump_relu"] = "jump_relu"
         """Name in ARCHITECTURES."""
@@ -76,7 +75,7 @@ class JumpReLU(SAE):
         x0_BM, pre_BE = self._product(x_BM, workspace)
         near = above(pre_BE, self.threshold - self.settings.bandwidth / 2, self.break_even_density)
         near_pre = pre_BE if isinstance(near, DenseCodes) else near.values
-        codes = near.with_values(near_pre * (near_pre > per_pair(near, self.threshold)))
+        codes = near.with_values(near_pre * (near_pre > near.spread_latents(self.threshold)))
         return JumpReLUEncoding(codes, pre_BE, x0_BM, near_pre)
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
@@ -88,19 +87,19 @@ class JumpReLU(SAE):
         return above(pre_BE, self.threshold, self.break_even_density)
 
     def constrain(self) -> None:
-        """A threshold below 0 would switch negative pre-activations on."""
+        """Thresholds of at least 0: below, latents with negative pre-activations would be active."""
         self.threshold.clamp_(min=0)
 
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """Values that are on move the encoder; those within the kernel move the threshold."""
+        """Active values give the encoder its gradient; values within the kernel give it to the threshold."""
         assert isinstance(encoding, JumpReLUEncoding)
         parts = [part for part in (values_gradient, penalty_gradient) if part is not None]
         if not parts:
             return {}
         gradient, codes = sum(parts[1:], start=parts[0]), encoding.codes
-        threshold = per_pair(codes, self.threshold)
+        threshold = codes.spread_latents(self.threshold)
         jump = gradient * self._kernel(encoding) * threshold
         pre_gradient = gradient * (encoding.near > threshold)
         if self.settings.ste_to_input:
@@ -108,10 +107,10 @@ class JumpReLU(SAE):
         return {**self._encoder_gradients(encoding, pre_gradient), "threshold": -codes.latent_sums(jump)}
 
     def count_gradients(self, encoding: Encoding, gradient_B: Tensor) -> dict[str, Tensor]:
-        """What dloss/d(latents on in a row), [B], gives the parameters, b_dec apart."""
+        """Gradients of the parameters, without b_dec, from dloss/d(active latents of a row), [B]."""
         assert isinstance(encoding, JumpReLUEncoding)
         codes = encoding.codes
-        steps = self._kernel(encoding) * row_of_pair(codes, gradient_B)
+        steps = self._kernel(encoding) * codes.spread_rows(gradient_B)
         if self.settings.compat == "dictionary_learning":
             return {"threshold": self._gradient_of_codes(encoding, steps, gradient_B)}
         encoder = self._encoder_gradients(encoding, steps) if self.settings.ste_to_input else {}
@@ -119,7 +118,7 @@ class JumpReLU(SAE):
 
     def _kernel(self, encoding: JumpReLUEncoding) -> Tensor:
         """The rectangle: 1 / bandwidth within half a bandwidth of the threshold, else 0; layout of codes.values."""
-        distance = (encoding.near - per_pair(encoding.codes, self.threshold)).abs()
+        distance = (encoding.near - encoding.codes.spread_latents(self.threshold)).abs()
         return (distance < self.settings.bandwidth / 2).to(encoding.near.dtype) / self.settings.bandwidth
 
     def _encoder_gradients(self, encoding: Encoding, pre_gradient: Tensor) -> dict[str, Tensor]:
@@ -130,10 +129,12 @@ class JumpReLU(SAE):
         }
 
     def _gradient_of_codes(self, encoding: JumpReLUEncoding, steps: Tensor, gradient_B: Tensor) -> Tensor:
-        """The threshold's gradient where the kernel sees codes: its lower half is empty, and every latent that is off
-        lies at 0, which is within the kernel of all thresholds below half a bandwidth.
+        """The threshold's gradient where the kernel sees codes, not pre-activations.
+
+        The kernel's lower half is then empty, and every latent that is not active lies at 0, which is within the
+        kernel of all thresholds below half a bandwidth.
         """
         codes, bandwidth = encoding.codes, self.settings.bandwidth
-        on = codes.values > 0
-        off_E = gradient_B.sum() - codes.latent_sums(row_of_pair(codes, gradient_B) * on)
-        return -codes.latent_sums(steps * on) - off_E * (self.threshold < bandwidth / 2) / bandwidth
+        active = codes.values > 0
+        rest_E = gradient_B.sum() - codes.latent_sums(codes.spread_rows(gradient_B) * active)
+        return -codes.latent_sums(steps * active) - rest_E * (self.threshold < bandwidth / 2) / bandwidth

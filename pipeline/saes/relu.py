@@ -1,4 +1,4 @@
-"""ReLU: every latent with a positive pre-activation is on; how many is up to the objective's sparsity term."""
+"""ReLU: every latent with a positive pre-activation is active; the sparsity term decides how many they are."""
 
 from typing import ClassVar, Literal
 
@@ -6,15 +6,14 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.kernels.selection import above
-from strata_sae.pipeline.saes.base import SAE, SAESettings
-from strata_sae.pipeline.saes.encoding import Encoding
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings
 
 
 class ReLU(SAE):
     """Source: Bricken et al. 2023, Towards Monosemanticity."""
 
     class Settings(SAESettings):
-        """Knobs of the ReLU SAE."""
+        """Settings of the ReLU SAE."""
 
         architecture: Literal["relu"] = "relu"
         """Name in ARCHITECTURES."""
@@ -51,7 +50,7 @@ class ReLU(SAE):
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
     ) -> dict[str, Tensor]:
-        """Both gradients act on the pre-activations that are on."""
+        """Both gradients act on the pre-activations of active latents."""
         gradients = super().backward(encoding, values_gradient, penalty_gradient)
         if self.settings.tied and gradients:
             gradients["W_dec"] = gradients.pop("W_enc")

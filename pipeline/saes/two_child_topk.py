@@ -1,4 +1,4 @@
-"""Two-child TopK: the k largest parents of a row are on, and each brings the stronger of its two children."""
+"""Two-child TopK: the k largest parents of a row are active, each with the stronger of its two children."""
 
 from typing import Literal
 
@@ -6,28 +6,29 @@ import torch
 from pydantic import field_validator, model_validator
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import backend_of
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
-from strata_sae.pipeline.saes.base import SAE, SAESettings, check_k, k_at
-from strata_sae.pipeline.saes.encoding import Encoding, Workspace
+from strata_sae.pipeline.kernels.machine.backend import backend_of
+from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from strata_sae.pipeline.saes.topk import check_k, k_at
 from strata_sae.pipeline.schedules import Schedule
 
 
 class TwoChildTopK(SAE):
     """One dictionary of n parents, their n first children and their n second children, in this order.
 
-    A child is asked only where its parent is on, so its pre-activation is computed there alone. Codes hold, row by row,
-    the k parents and then the k children that won. Source: seed 002 (sae_hacking, TopkSparseAutoEncoder2Child_v2), with
-    `signed: true`, `pre_bias: false`, `decoder: free`; its three decoder biases are one here, whose sum they are.
+    A child can be active only where its parent is, so its pre-activation is computed only there. Codes hold, row by
+    row, the k parents and then the k children that are the stronger ones. Source: seed 002 (sae_hacking,
+    TopkSparseAutoEncoder2Child_v2), with `signed: true`, `pre_bias: false`, `decoder: free`; its three decoder biases
+    are one here: their sum.
     """
 
     class Settings(SAESettings):
-        """Knobs of the two-child TopK SAE."""
+        """Settings of the two-child TopK SAE."""
 
         architecture: Literal["two_child_topk"] = "two_child_topk"
         """Name in ARCHITECTURES."""
         k: int | Schedule
-        """Parents on per row (count); up to as many children join them."""
+        """Active parents per row (count); up to as many children are active beside them."""
         signed: bool = False
         """Whether negative pre-activations count as they are (the source), or as 0: latents then only ever add."""
 
@@ -66,7 +67,7 @@ class TwoChildTopK(SAE):
             parent_BK, child_BK = parent_BK.clamp(min=0), child_BK.clamp(min=0)
         latents_BK = torch.cat([places_BK, places_BK + n_parents * (2 - first_wins_BK.long())], dim=1)
         values_BK = torch.cat([parent_BK, child_BK * (parent_BK != 0)], dim=1)
-        return Encoding(self._pairs(values_BK, latents_BK), pre_BE, x0_BM)
+        return Encoding(self._entries(values_BK, latents_BK), pre_BE, x0_BM)
 
     def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
         """The codes with the final k."""
@@ -75,12 +76,12 @@ class TwoChildTopK(SAE):
     def _children(self, x0_BM: Tensor, places_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Pre-activations of the first and the second child of some parents of each row: both [B, K]."""
         latents_BK = torch.cat([places_BK + self.n_parents, places_BK + 2 * self.n_parents], dim=1)
-        pairs = self._pairs(x0_BM.new_empty(latents_BK.shape), latents_BK)
-        pre_BK = pairs.dots(x0_BM, self.W_enc).view_as(latents_BK) + self.b_enc[latents_BK]
+        entries = self._entries(x0_BM.new_empty(latents_BK.shape), latents_BK)
+        pre_BK = entries.dots(x0_BM, self.W_enc).view_as(latents_BK) + self.b_enc[latents_BK]
         first_BK, second_BK = pre_BK.chunk(2, dim=1)
         return first_BK, second_BK
 
-    def _pairs(self, values_BK: Tensor, latents_BK: Tensor) -> SparseCodes:
-        n_rows, n_on = latents_BK.shape
-        offsets = torch.arange(0, n_rows * n_on + 1, n_on, device=latents_BK.device)
+    def _entries(self, values_BK: Tensor, latents_BK: Tensor) -> SparseCodes:
+        n_rows, n_active = latents_BK.shape
+        offsets = torch.arange(0, n_rows * n_active + 1, n_active, device=latents_BK.device)
         return SparseCodes(values_BK.reshape(-1), latents_BK.reshape(-1), offsets, self.d_sae)

@@ -6,7 +6,6 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -24,9 +23,10 @@ from strata_sae.pipeline.runs import (
     write_record,
 )
 from strata_sae.pipeline.runs.chain import UNHASHED
-from strata_sae.pipeline.runs.records import State
+from strata_sae.pipeline.runs.migration import migrated_keys
+from strata_sae.pipeline.runs.records import SAERecord, State
 from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
-from strata_sae.pipeline.trainer.record import Record, refuse_change
+from strata_sae.pipeline.trainer.record import refuse_change
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    scalars: dict[str, Any]
+    scalars: dict[str, int]
     curves: Prefix
     """curves.jsonl up to this step: what lies behind it is written again."""
 
 
-def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
+def save(folder: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
     """Publish a checkpoint in `folder`, then drop all but the newest. One already there and whole stays."""
     target = folder / name_of(checkpoint.step)
     make_folder(folder)
@@ -75,7 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint, record: Record) -> None:
         remove_folder(old)
 
 
-def _write(staged: Path, checkpoint: Checkpoint, record: Record) -> None:
+def _write(staged: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
     """The two files of a checkpoint. Raises: OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     try:
@@ -84,18 +84,18 @@ def _write(staged: Path, checkpoint: Checkpoint, record: Record) -> None:
         if (number := re.search(r"os error (\d+)", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(staged / TENSORS)) from None
-    state = {
-        "step": checkpoint.step,
-        "scalars": checkpoint.scalars,
-        "curves_bytes": checkpoint.curves.n_bytes,
-        "curves_sha256": checkpoint.curves.sha256,
-        "config": record,
-        "sha256": sha256_of(staged / TENSORS),
-    }
+    state = State(
+        step=checkpoint.step,
+        scalars=checkpoint.scalars,
+        curves_bytes=checkpoint.curves.n_bytes,
+        curves_sha256=checkpoint.curves.sha256,
+        config=record,
+        sha256=sha256_of(staged / TENSORS),
+    )
     write_record(staged / "state.json", state)
 
 
-def newest(folder: Path, record: Record, curves: Path) -> Checkpoint | None:
+def newest(folder: Path, record: SAERecord, curves: Path) -> Checkpoint | None:
     """The newest whole checkpoint, or None if there is none at all.
 
     Raises: CheckpointError if every checkpoint is damaged, or if one belongs to another config or store.
@@ -107,15 +107,15 @@ def newest(folder: Path, record: Record, curves: Path) -> Checkpoint | None:
         try:
             state = _read(path)
             found = _check_curves(curves, state, path.name)
-            refuse_change(state["config"], record, str(path))
+            refuse_change(state.config, record, str(path))
         except DamagedCheckpoint as damage:
             log.warning("%s; falling back to an older checkpoint", damage)
             damages.append(str(damage))
             continue
         return Checkpoint(
-            step=state["step"],
-            tensors=safetensors.torch.load_file(path / TENSORS),
-            scalars=state["scalars"],
+            step=state.step,
+            tensors=migrated_keys(safetensors.torch.load_file(path / TENSORS), TENSORS),
+            scalars=state.scalars,
             curves=found,
         )
     if published:
@@ -130,28 +130,28 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint whose bytes are not those that were written."""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> State:
     """state.json of a checkpoint, once it and the tensors beside it are known to be whole."""
     try:
         state, is_hashed = read_record(path / "state.json", State)
-        whole = is_hashed and state["sha256"] == sha256_of(path / TENSORS)
+        whole = is_hashed and state.sha256 == sha256_of(path / TENSORS)
     except (CheckpointError, OSError) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     if not whole:
         raise DamagedCheckpoint(f"{path}: its files differ from the checksums written with them")
-    if state["step"] != _step(path):
-        raise DamagedCheckpoint(f"{path}: it is the checkpoint of step {state['step']}")
+    if state.step != _step(path):
+        raise DamagedCheckpoint(f"{path}: it is the checkpoint of step {state.step}")
     return state
 
 
-def _check_curves(curves: Path, state: dict[str, Any], name: str) -> Prefix:
+def _check_curves(curves: Path, state: State, name: str) -> Prefix:
     """The curves up to a checkpoint. Raises: DamagedCheckpoint if they are not those that it was written with."""
-    found = prefix_of(curves, state["curves_bytes"])
-    if found.n_bytes < state["curves_bytes"]:
-        raise DamagedCheckpoint(f"{curves}: {found.n_bytes} bytes, {name} needs {state['curves_bytes']}")
-    if state.get("curves_sha256") is None:
+    found = prefix_of(curves, state.curves_bytes)
+    if found.n_bytes < state.curves_bytes:
+        raise DamagedCheckpoint(f"{curves}: {found.n_bytes} bytes, {name} needs {state.curves_bytes}")
+    if state.curves_sha256 is None:
         log.info("%s: %s was %s", curves, name, UNHASHED)
-    elif found.sha256 != state["curves_sha256"]:
+    elif found.sha256 != state.curves_sha256:
         raise DamagedCheckpoint(f"{curves}: sha256 {found.sha256[:16]} is not what {name} was written with")
     return found
 

@@ -1,8 +1,6 @@
 """curves.jsonl: what training looked like, one line per logged step. No clock in it, so a kill leaves no trace."""
 
 import hashlib
-import json
-import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +10,8 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.runs import make_folder, naming, sync
+from strata_sae.pipeline.runs.record_files import line_of
+from strata_sae.pipeline.runs.records import CurveLine
 
 COSINE_LINES = 20
 """About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""
@@ -48,10 +48,9 @@ class Curves:
             self._file.close()
             raise
 
-    def write(self, line: dict[str, float | int | None]) -> None:
-        """Add one line; what JSON cannot spell (NaN, infinity) becomes null."""
-        spelled = {key: value if value is None or math.isfinite(value) else None for key, value in line.items()}
-        data = json.dumps(spelled, sort_keys=True).encode("utf-8") + b"\n"
+    def write(self, line: CurveLine) -> None:
+        """Add one line."""
+        data = line_of(line)
         self._digest.update(data)
         with naming(self._path):
             self._file.write(data)

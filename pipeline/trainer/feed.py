@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import TrainingSettings
-from strata_sae.pipeline.config.window import window_rows
+from strata_sae.pipeline.config.training import TrainingSettings, window_rows
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.tensors import side_by_side

@@ -8,9 +8,9 @@ import safetensors.torch
 import torch
 
 from strata_sae.pipeline.runs import VariantFolder, sha256_of, write_bytes, write_record
+from strata_sae.pipeline.runs.records import Ending, FinalHashes, SAERecord, Thresholds
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.optimiser import Tensors
-from strata_sae.pipeline.trainer.record import Record
 from strata_sae.pipeline.trainer.scaling import fold
 from strata_sae.pipeline.trainer.trainee import Trainee
 
@@ -24,7 +24,7 @@ def in_raw_units(weights: Tensors, input_scale: float, scales_with_x: Collection
 
 
 def finish(
-    trainee: Trainee, folder: VariantFolder, record: Record, calibrated: float | None, curves_sha256: str
+    trainee: Trainee, folder: VariantFolder, record: SAERecord, calibrated: float | None, curves_sha256: str
 ) -> None:
     """Write the final weights, then training.json, then drop the checkpoints. `curves` must be closed.
 
@@ -35,32 +35,32 @@ def finish(
     weights = {name: tensor.detach().cpu() for name, tensor in trainee.sae.weights().items()}
     if trainee.sae.target_l0(1.0) is not None and threshold is not None:
         weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
-    scale = record["input_scale"]
+    scale = record.input_scale
     raw = in_raw_units(weights, scale, trainee.sae.scales_with_x)
-    if "reads" in record:
+    if record.reads:
         raw = fold(raw, record)
     data = safetensors.torch.save(raw)
     write_bytes(folder.weights, data)
     finished = trainee.diverged is None
     last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
-    ending = {
-        "fingerprint": record["fingerprint"],
-        "status": "finished" if finished else "diverged",
-        "diverged_at_step": None if finished else trainee.step,
-        "reason": trainee.diverged,
-        "n_steps": trainee.step,
-        "tokens": trainee.step * trainee.job.batch_size,
-        "threshold": {
-            "calibrated": None if calibrated is None else calibrated / scale,
-            "running_mean": None if running is None else running / scale,
-        },
-        "sha256": {
+    ending = Ending(
+        fingerprint=record.fingerprint,
+        status="finished" if finished else "diverged",
+        diverged_at_step=None if finished else trainee.step,
+        reason=trainee.diverged,
+        n_steps=trainee.step,
+        rows=trainee.step * trainee.job.batch_size,
+        threshold=Thresholds(
+            calibrated=None if calibrated is None else calibrated / scale,
+            running_mean=None if running is None else running / scale,
+        ),
+        sha256=FinalHashes(
             # Of what was written, not of what can be read back: a disk that damages a file meanwhile is found later.
-            "weights": hashlib.sha256(data).hexdigest(),
-            "curves": curves_sha256,
-            "state": sha256_of(last) if finished else None,  # optimiser and all: equal states, equal training
-        },
-    }
+            weights=hashlib.sha256(data).hexdigest(),
+            curves=curves_sha256,
+            state=sha256_of(last) if finished else None,  # optimiser and all: equal states, equal training
+        ),
+    )
     write_record(folder.training, ending)
     remove_checkpoints(folder)
 

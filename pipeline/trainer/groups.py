@@ -4,12 +4,10 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from strata_sae.pipeline.config.lookup import nearest
-from strata_sae.pipeline.config.routes import Route
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.config.training import TrainingSettings
-from strata_sae.pipeline.config.variants import Variant
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.config.variants import Route, Variant
+from strata_sae.pipeline.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)

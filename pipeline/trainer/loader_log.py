@@ -1,12 +1,10 @@
 """loader/<site>.jsonl: how reading batches went, by the clock, so outside every identity."""
 
-import json
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from strata_sae.pipeline.runs import make_folder, naming
+from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.trainer.groups import Group
 from strata_sae.stores.serving.batches import Batches
@@ -20,16 +18,8 @@ class LoaderLog:
     def __init__(self, path: Path, group: Group, batches: Batches | JoinedBatches, mixing: BatchMixing | None) -> None:
         self._path = path
         self._clock = batches.clock
-        self._about: dict[str, Any] = {
-            "batch_size": group.batch_size,
-            "seed": group.seed,
-            "epoch_rows": batches.n_rows,
-            "window_blocks": batches.blocks_per_window,
-        }
-        if mixing is not None:
-            self._about["perfect_documents"] = mixing.documents
-            self._about["perfect_positions"] = mixing.positions
-            self._about["predicted_variance_ratio"] = mixing.predicted_variance_ratio(batches.blocks_per_window)
+        self._group, self._mixing = group, mixing
+        self._epoch_rows, self._window_blocks = batches.n_rows, batches.blocks_per_window
         self._before, self._since, self._steps = self._clock.totals(), time.perf_counter(), 0
         make_folder(path.parent)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
@@ -44,10 +34,25 @@ class LoaderLog:
         if not self._steps:
             return
         totals, now = self._clock.totals(), time.perf_counter()
-        added = asdict(totals.since(self._before))
-        line = LoaderLine(**self._about, **added, seconds=now - self._since, steps=self._steps)
-        data = json.dumps(line.model_dump(exclude_none=True), sort_keys=True)
-        self._append(data.encode("utf-8") + b"\n")
+        added, mixing = totals.since(self._before), self._mixing
+        line = LoaderLine(
+            batch_size=self._group.batch_size,
+            seed=self._group.seed,
+            epoch_rows=self._epoch_rows,
+            window_blocks=self._window_blocks,
+            perfect_documents=None if mixing is None else mixing.documents,
+            perfect_positions=None if mixing is None else mixing.positions,
+            predicted_variance_ratio=None if mixing is None else mixing.predicted_variance_ratio(self._window_blocks),
+            fill_seconds=added.fill_seconds,
+            thread_seconds=added.thread_seconds,
+            decode_seconds=added.decode_seconds,
+            wait_seconds=added.wait_seconds,
+            waits=added.waits,
+            n_bytes=added.n_bytes,
+            seconds=now - self._since,
+            steps=self._steps,
+        )
+        self._append(line_of(line))
         self._before, self._since, self._steps = totals, now, 0
 
     def _append(self, data: bytes) -> None:

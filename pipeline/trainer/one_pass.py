@@ -11,7 +11,7 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.saes import initial_weights
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.curves import is_logged
 from strata_sae.pipeline.trainer.feed import Feed
 from strata_sae.pipeline.trainer.initialise import CENTRES, weight_generator

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.config.training import TrainingSettings
-from strata_sae.pipeline.kernels.adam import AdamStep
-from strata_sae.pipeline.kernels.backends import backend_of
+from strata_sae.pipeline.kernels.machine.backend import AdamStep, backend_of
 
 Tensors = dict[str, Tensor]
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.runs import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.records import SAERecord
 from strata_sae.pipeline.trainer.groups import Group, Job
-from strata_sae.pipeline.trainer.record import Record, record_of
+from strata_sae.pipeline.trainer.record import record_of
 from strata_sae.pipeline.trainer.scaling import Scaling, scaling
 from strata_sae.pipeline.trainer.session import is_done
 from strata_sae.stores import Filters
@@ -22,7 +23,7 @@ class Pending:
 
     group: Group
     """Without the jobs that are finished."""
-    jobs: list[tuple[Job, VariantFolder, Record]]
+    jobs: list[tuple[Job, VariantFolder, SAERecord]]
     filters: Filters
     scaling: Scaling
     """What rows are multiplied by, so that E||x||^2 = 1: the same for every variant, folded into the final weights."""
@@ -42,7 +43,7 @@ def pending(group: Group, stores: Together, run: RunFolder) -> Pending:
             f"training.batch_size: a batch of {group.batch_size} rows is larger than the training split of "
             f"{group.site}, which has {n_rows} rows after training.filters; lower it, or extract more tokens"
         )
-    unfinished: list[tuple[Job, VariantFolder, Record]] = []
+    unfinished: list[tuple[Job, VariantFolder, SAERecord]] = []
     for job in group.jobs:
         folder = run.variant(job.name)
         record = record_of(job, group.route, stores, scales)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.routes import Route
+from strata_sae.pipeline.config.variants import Route
+from strata_sae.pipeline.runs.records import SAERecord, SitePart
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,24 @@ def scaling(route: Route, mean_squares: Mapping[str, float]) -> Scaling:
     return Scaling(factors(route.reads), factors(route.writes), total**-0.5)
 
 
-def parts(sites: Sequence[str], factors: Sequence[float], widths: Mapping[str, int]) -> list[dict[str, Any]]:
-    """What a record says of sites side by side: plain data, in their order."""
-    return [{"site": site, "width": widths[site], "scale": factor} for site, factor in zip(sites, factors, strict=True)]
+def parts(sites: Sequence[str], factors: Sequence[float], widths: Mapping[str, int]) -> list[SitePart]:
+    """What a record says of sites side by side, in their order."""
+    return [SitePart(site=site, width=widths[site], scale=factor) for site, factor in zip(sites, factors, strict=True)]
 
 
-def fold(weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Tensor]:
+def fold(weights: Mapping[str, Tensor], record: SAERecord) -> dict[str, Tensor]:
     """Weights for raw rows, from weights that are in units of codes already (see `in_raw_units`).
 
     With x' = S x, y' = T y and codes' = c codes: W_enc' S / c, c W_dec' / T and (b_dec' / c) c / T. All of these
     factors would be 1 for an SAE.
     """
-    codes = record["input_scale"]
-    read_M = _columns(record["reads"]) / codes
-    written_M = codes / _columns(record["writes"])
+    codes = record.input_scale
+    read_M = _columns(record.reads) / codes
+    written_M = codes / _columns(record.writes)
     by_name = {"W_enc": read_M, "W_dec": written_M, "b_dec": written_M}
     return {name: tensor * by_name[name].to(tensor) if name in by_name else tensor for name, tensor in weights.items()}
 
 
-def _columns(sites: Sequence[Mapping[str, Any]]) -> Tensor:
+def _columns(sites: Sequence[SitePart]) -> Tensor:
     """The scale of every column: float64."""
-    return torch.cat([torch.full((site["width"],), site["scale"], dtype=torch.float64) for site in sites])
+    return torch.cat([torch.full((site.width,), site.scale, dtype=torch.float64) for site in sites])

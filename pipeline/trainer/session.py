@@ -10,28 +10,28 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.runs import VariantFolder, read_record, write_record
 from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
-from strata_sae.pipeline.runs.records import SAERecord
+from strata_sae.pipeline.runs.records import CurveLine, SAERecord
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.calibrate import calibrate
 from strata_sae.pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
 from strata_sae.pipeline.trainer.finish import finish, remove_checkpoints
-from strata_sae.pipeline.trainer.record import Record, refuse_change
+from strata_sae.pipeline.trainer.record import refuse_change
 from strata_sae.pipeline.trainer.trainee import Trainee, Update
 
 log = logging.getLogger(__name__)
 
 
-def is_done(folder: VariantFolder, record: Record) -> bool:
+def is_done(folder: VariantFolder, record: SAERecord) -> bool:
     """Whether this very SAE is trained already. Raises: CheckpointError if the folder holds another one."""
     if folder.config.exists():
         config = read_record(folder.config, SAERecord)
-        refuse_change(config.data, record, str(folder.path))
+        refuse_change(config.record, record, str(folder.path))
     elif folder.training.exists() or folder.checkpoints.exists():
         raise CheckpointError(f"{folder.config}: missing, so what made the folder is unknown; delete {folder.path}")
     if not folder.training.exists():
         return False
-    ending = read_training(folder, record)
-    check_curves(folder, ending.data)
+    ending = read_training(folder, config.record)
+    check_curves(folder, ending.record)
     if not (config.is_hashed and ending.is_hashed):
         log.info("%s: %s", folder.name, UNHASHED)
     remove_checkpoints(folder)
@@ -41,7 +41,7 @@ def is_done(folder: VariantFolder, record: Record) -> bool:
 class Session:
     """One SAE being trained into its folder."""
 
-    def __init__(self, trainee: Trainee, folder: VariantFolder, record: Record) -> None:
+    def __init__(self, trainee: Trainee, folder: VariantFolder, record: SAERecord) -> None:
         self.trainee = trainee
         self.folder = folder
         self.record = record
@@ -52,7 +52,7 @@ class Session:
             trainee.load_state(saved.tensors, saved.scalars)
             log.info("%s: goes on from step %d", folder.name, saved.step)
         self.fresh = saved is None
-        self.last: dict[str, float | int | None] = {}
+        self.last: CurveLine | None = None
         self._seconds, self._updates = 0.0, 0
         self.curves = Curves(folder.curves, 0 if saved is None else saved.curves.n_bytes)
 
@@ -70,8 +70,8 @@ class Session:
             return
         step, training = self.trainee.step, self.training
         if is_logged(step, training.log_every_steps, training.n_steps):
-            self.last = self._line(x_BM if target_BM is None else target_BM, update)
-            self.curves.write({**self.last, **mixed})
+            self.last = self._line(x_BM if target_BM is None else target_BM, update, mixed)
+            self.curves.write(self.last)
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
             self._save()
 
@@ -90,7 +90,7 @@ class Session:
         """How it does, for the progress bar."""
         if self.trainee.diverged is not None:
             return f"{self.trainee.job.variant_name} diverged"
-        r2 = self.last.get("batch_r2")
+        r2 = self.last and self.last.batch_r2
         return f"{self.trainee.job.variant_name} {'-' if r2 is None else format(r2, '.3f')}"
 
     def close(self) -> None:
@@ -104,24 +104,24 @@ class Session:
         )
         checkpoint.save(self.folder.checkpoints, state, self.record)
 
-    def _line(self, target_BM: Tensor, update: Update) -> dict[str, float | int | None]:
+    def _line(self, target_BM: Tensor, update: Update, mixed: dict[str, float]) -> CurveLine:
         """What curves.jsonl says of an update; like the loss, in units of scaled rows."""
         trainee, result, step = self.trainee, update.result, self.trainee.step
-        line: dict[str, float | int | None] = {
-            "step": step,
-            "tokens": step * trainee.job.batch_size,
-            "loss": float(result.loss),
-            "l0": result.codes.n_active() / target_BM.shape[0],
-            "batch_r2": batch_r2(target_BM, result.xhat_BM),
-            "dead_latents": int(trainee.dead_clock.dead().sum()),
-            "learning_rate": update.learning_rate,
-            "threshold": trainee.threshold.value(),
-            "gradient_norm": update.gradient_norm,
-        }
+        further: dict[str, float | int] = {f"loss/{name}": float(loss) for name, loss in result.losses.items()}
+        further |= {name: float(value) for name, value in result.monitors.items()} | mixed
         if trainee.job.variant.resampling is not None:
-            line["resampled_latents"] = update.resampled_latents
-        line |= {f"loss/{name}": float(loss) for name, loss in result.losses.items()}
-        line |= {name: float(value) for name, value in result.monitors.items()}
+            further["resampled_latents"] = update.resampled_latents
         if has_cosines(step, self.training.log_every_steps, self.training.n_steps):
-            line["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
-        return line
+            further["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
+        line = CurveLine(
+            step=step,
+            rows=step * trainee.job.batch_size,
+            loss=float(result.loss),
+            l0=result.codes.n_active() / target_BM.shape[0],
+            batch_r2=batch_r2(target_BM, result.xhat_BM),
+            dead_latents=int(trainee.dead_clock.dead().sum()),
+            learning_rate=update.learning_rate,
+            threshold=trainee.threshold.value(),
+            gradient_norm=update.gradient_norm,
+        )
+        return line.with_further(further)

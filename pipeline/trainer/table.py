@@ -1,14 +1,13 @@
 """How training went, one line per SAE: what the last lines of the curves say."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from strata_sae.pipeline.runs import RunFolder, VariantFolder, read_record
-from strata_sae.pipeline.runs.curve_lines import read_curves
-from strata_sae.pipeline.runs.records import Ending
+from strata_sae.pipeline.runs.record_files import read_lines
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Measure
 from strata_sae.pipeline.trainer.groups import Job
 
-HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "tokens/s", "")
+HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s", "")
 
 
 def table(run: RunFolder, jobs: list[Job], rows_per_second: Mapping[str, float]) -> list[str]:
@@ -30,16 +29,14 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
 def _row(job: Job, folder: VariantFolder, speed: float | None) -> tuple[str, ...] | None:
     if not folder.training.exists():
         return None
-    ending = read_record(folder.training, Ending).data
-    lines = read_curves(folder.curves)
-    last = lines[-1] if lines else {}
-    numbers = [
-        _number(last.get(key), spelled) for key, spelled in (("loss", ".4g"), ("batch_r2", ".4f"), ("l0", ".1f"))
-    ]
-    steps, dead = _number(ending.get("n_steps"), ",d"), _number(last.get("dead_latents"), ",.0f")
-    diverged = f"diverged: {ending.get('reason')}" if ending["status"] == "diverged" else ""
-    return (job.variant_name, job.site, steps, *numbers, dead, _number(speed, ",.0f"), diverged)
+    ending = read_record(folder.training, Ending).record
+    last = [line.numbers() for line in read_lines(folder.curves, CurveLine)[-1:]] or [{}]
+    shown = {"loss": ".4g", "batch_r2": ".4f", "l0": ".1f", "dead_latents": ",.0f"}
+    numbers = [_number(last[0].get(name), spelled) for name, spelled in shown.items()]
+    diverged = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
+    steps, rate = _number(ending.n_steps, ",d"), _number(speed, ",.0f")
+    return (job.variant_name, job.site, steps, *numbers, rate, diverged)
 
 
-def _number(value: Any, spelled: str) -> str:
+def _number(value: Measure, spelled: str) -> str:
     return "-" if value is None else format(value, spelled)

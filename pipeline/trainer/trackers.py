@@ -16,7 +16,7 @@ class DeadClock:
     def update(self, codes: Codes) -> Tensor:
         """Count one batch. Returns: dead, bool [E], this batch included."""
         self.rows_since_active += codes.batch_size
-        self.rows_since_active.masked_fill_(codes.fired(), 0)
+        self.rows_since_active.masked_fill_(codes.active_E(), 0)
         return self.dead()
 
     def dead(self) -> Tensor:

@@ -114,7 +114,8 @@ def _note_environment(run: RunFolder, device: torch.device) -> None:
     """Record what bits depend on besides config and store, and say so when it changed since the last call."""
     now = environment(device=device.type, torch_threads=torch.get_num_threads())
     if run.environment.exists():
-        for change in changed_keys(read_record(run.environment, Environment).data, now):
+        before = read_record(run.environment, Environment).record
+        for change in changed_keys(before.model_dump(mode="json"), now.model_dump(mode="json")):
             log.warning("%s: environment %s; results may differ in the last bits", run.path, change)
     write_record(run.environment, now)
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.objective import Objective, StepResult
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.optimiser import (
     Adam,
@@ -108,7 +107,7 @@ class Trainee:
         self.dead_clock.rows_since_active[latents] = 0
         return len(latents)
 
-    def state(self) -> tuple[Tensors, dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, int]]:
         """All that is learnt or remembered: the tensors themselves by checkpoint key, and plain scalars."""
         tensors = {f"parameters.{name}": tensor for name, tensor in self.sae.parameters().items()}
         tensors |= {f"adam.mean.{name}": tensor for name, tensor in self.adam.mean.items()}
@@ -119,7 +118,7 @@ class Trainee:
         tensors["threshold.weight"] = self.threshold.weight
         return tensors, {"step": self.step}
 
-    def load_state(self, tensors: Tensors, scalars: dict[str, Any]) -> None:
+    def load_state(self, tensors: Tensors, scalars: dict[str, int]) -> None:
         """Go back to a saved state. Raises: CheckpointError on a missing, unknown or misshapen entry."""
         remembered = {
             name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")

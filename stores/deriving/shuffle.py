@@ -1,15 +1,13 @@
 """Shuffled stores: every row moved once on disk, so that reading in order is reading at random."""
 
 import uuid
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from strata_sae.stores.deriving.buckets import Buckets, Mix
 from strata_sae.stores.deriving.slice import (
     TokenMap,
     check_space,
@@ -20,18 +18,123 @@ from strata_sae.stores.deriving.slice import (
     rows_to_copy,
     source_columns,
 )
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import Lease, remove_dead
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TOKEN_FIELDS
+from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.format.encodings import CODECS
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes, unit_bytes
+from strata_sae.stores.format.folders import refuse_inside_a_store
+from strata_sae.stores.format.plan import (
+    MANIFEST,
+    PLAN,
+    TOKEN_FIELDS,
+    Plan,
+    activation_bytes,
+    token_map_bytes,
+    unit_bytes,
+)
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.columns import is_calibrated
-from strata_sae.stores.writing.calibration import commit_columns
+from strata_sae.stores.reading.masks import permutation, random_words
+from strata_sae.stores.reading.site_rows import is_calibrated
 from strata_sae.stores.writing.finishing import finish, recover
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.writing.planning import PlanFields
+from strata_sae.stores.writing.units import UnitWriter, commit_columns
+
+_HELD_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A random order of a store's rows, split by split: each row draws a bucket, and each bucket is permuted.
+
+    Every order is equally likely, and no more than a bucket is ever in memory.
+    """
+
+    key: list[Json]
+    splits: dict[str, tuple[int, int]]
+    bucket_rows: int
+    """Rows of a bucket, about."""
+    rows_per_draw: int
+
+    def buckets(self) -> list[tuple[str, int]]:
+        """All buckets in the order of their rows: (split, number)."""
+        ordered = sorted(self.splits, key=lambda name: self.splits[name])
+        return [(name, number) for name in ordered for number in range(self._n_buckets(name))]
+
+    def pieces(self, split: str) -> Iterator[tuple[int, int]]:
+        """The source's rows [start, stop) of a split that are read and drawn together."""
+        first, last = self.splits[split]
+        for start in range(first, last, self.rows_per_draw):
+            yield start, min(start + self.rows_per_draw, last)
+
+    def draw(self, split: str, start: int, stop: int) -> np.ndarray:
+        """Bucket of each row of a piece, int64."""
+        words_N = random_words([*self.key, split, "draw", start], stop - start) >> np.uint64(32)
+        return np.asarray(words_N * np.uint64(self._n_buckets(split)) >> np.uint64(32)).astype(np.int64)
+
+    def order(self, split: str, bucket: int, n_rows: int) -> np.ndarray:
+        """The order of a bucket's rows, int64."""
+        return permutation([*self.key, split, "bucket", bucket], n_rows)
+
+    def _n_buckets(self, split: str) -> int:
+        start, stop = self.splits[split]
+        return -(-(stop - start) // self.bucket_rows)
+
+
+class Buckets:
+    """Records of all rows in a working folder, a file a bucket; read back in the order of the mix."""
+
+    def __init__(self, folder: Path, mix: Mix, dtype: np.dtype, read: Callable[[int, int], np.ndarray]) -> None:
+        """`read` gives the records of source rows [start, stop); each is asked for once, in order."""
+        self._folder, self._mix, self._dtype = folder, mix, dtype
+        folder.mkdir()
+        for split in mix.splits:
+            self._distribute(split, read)
+        self._buckets = mix.buckets()
+        sizes = [self._path(*bucket).stat().st_size if self._path(*bucket).exists() else 0 for bucket in self._buckets]
+        self._starts = np.concatenate([[0], np.cumsum(sizes) // dtype.itemsize])
+        self._held: tuple[int, np.ndarray] = (-1, np.empty(0, dtype))
+
+    def pieces(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Records [start, stop) of the new order, piece by piece."""
+        while start < stop:
+            bucket = int(np.searchsorted(self._starts, start, side="right")) - 1
+            first, last = self._starts[bucket : bucket + 2].tolist()
+            end = min(stop, last)
+            yield self._load(bucket)[start - first : end - first]
+            start = end
+
+    def _distribute(self, split: str, read: Callable[[int, int], np.ndarray]) -> None:
+        held: list[np.ndarray] = []
+        drawn: list[np.ndarray] = []
+        n_bytes = 0
+        for start, stop in self._mix.pieces(split):
+            held.append(read(start, stop))
+            drawn.append(self._mix.draw(split, start, stop))
+            n_bytes += held[-1].nbytes
+            if n_bytes >= _HELD_BYTES:
+                self._append(split, np.concatenate(held), np.concatenate(drawn))
+                held, drawn, n_bytes = [], [], 0
+        if held:
+            self._append(split, np.concatenate(held), np.concatenate(drawn))
+
+    def _append(self, split: str, records_N: np.ndarray, bucket_N: np.ndarray) -> None:
+        order_N = np.argsort(bucket_N, kind="stable")  # the source's order within a bucket, whatever is held at a time
+        edges = np.flatnonzero(np.diff(bucket_N[order_N], prepend=-1))
+        for rows_N in np.split(order_N, edges[1:]):
+            with self._path(split, int(bucket_N[rows_N[0]])).open("ab") as file:
+                file.write(records_N[rows_N].tobytes())
+
+    def _load(self, bucket: int) -> np.ndarray:
+        if self._held[0] != bucket:
+            split, number = self._buckets[bucket]
+            self._held = (-1, np.empty(0, self._dtype))  # let go of one before the next is there
+            records_N = np.fromfile(self._path(split, number), self._dtype)
+            self._held = (bucket, records_N[self._mix.order(split, number, len(records_N))])
+        return self._held[1]
+
+    def _path(self, split: str, bucket: int) -> Path:
+        return self._folder / f"{split}-{bucket:06d}"
+
 
 BUCKET_ROWS = 2**16
 
@@ -79,18 +182,24 @@ def shuffle_store(
     return ActivationStore.open(out)
 
 
-def _fields(source: ActivationStore, seed: int, bucket_rows: int) -> dict[str, Any]:
+def _fields(source: ActivationStore, seed: int, bucket_rows: int) -> PlanFields:
     plan = source.plan
-    kept = ("splits", "sites", "encoding", "compressor", "rows_per_chunk", "rows_per_unit", "config")
-    return {name: getattr(plan, name) for name in kept} | {
+    return {
+        "splits": plan.splits,
+        "sites": plan.sites,
+        "encoding": plan.encoding,
+        "compressor": plan.compressor,
+        "rows_per_chunk": plan.rows_per_chunk,
+        "rows_per_unit": plan.rows_per_unit,
+        "config": plan.config,
         "provenance": plan.provenance | {"shuffle": {"seed": seed, "bucket_rows": bucket_rows}},
         "lineage": lineage("shuffle", source, (0, plan.n_rows), ""),
         # The columns are the source's; which rows they came from can no longer be said as ranges.
-        "calibration": {"rows": [[0, plan.n_rows]]} if plan.encoding == "int8" else None,
+        "calibration": [(0, plan.n_rows)] if plan.encoding == "int8" else None,
     }
 
 
-def _check_space_for_all(source: ActivationStore, out: Path, fields: dict[str, Any]) -> None:
+def _check_space_for_all(source: ActivationStore, out: Path, fields: PlanFields) -> None:
     plan = replace(source.plan, **fields)
     tokens = plan.n_rows * np.dtype(list(TOKEN_FIELDS.items())).itemsize + token_map_bytes(plan)
     check_space(out, tokens + activation_bytes(plan) + plan.n_rows * _record_type(plan).itemsize)
@@ -117,10 +226,10 @@ def _fill(
 
 def _record_type(plan: Plan) -> np.dtype:
     """A row of every site as it is stored, with its norm, and its scale where the store is int8."""
-    fields: list[Any] = []
+    fields: list[tuple[str, str, tuple[int, ...]]] = []
     for site, d_model in plan.sites.items():
-        fields += [(f"{site} rows", CODECS[plan.encoding].dtype, (d_model,)), (f"{site} norms", "<f4")]
-        fields += [(f"{site} scales", "<f4")] * (plan.encoding == "int8")
+        fields += [(f"{site} rows", CODECS[plan.encoding].dtype, (d_model,)), (f"{site} norms", "<f4", ())]
+        fields += [(f"{site} scales", "<f4", ())] * (plan.encoding == "int8")
     return np.dtype(fields)
 
 

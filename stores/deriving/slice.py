@@ -1,30 +1,36 @@
 """Derived stores: part of a store, or its rows in another encoding, as a finished store that names its parent."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.filesystem import FileSystem, missing_space
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, ROW_EXTRAS, TOKEN_BYTES, TOKEN_FIELDS, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan, read_plan
-from strata_sae.stores.format.quantisation import Columns
-from strata_sae.stores.format.shard_records import shard_records
-from strata_sae.stores.format.sizes import unit_bytes
+from strata_sae.stores.format.encodings import Columns
+from strata_sae.stores.format.folders import refuse_inside_a_store
+from strata_sae.stores.format.plan import (
+    MANIFEST,
+    PLAN,
+    ROW_EXTRAS,
+    TOKEN_BYTES,
+    TOKEN_FIELDS,
+    TOKEN_ROWS_PER_CHUNK,
+    Plan,
+    unit_bytes,
+)
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.records import Lineage
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration, commit_columns, sample_spans
+from strata_sae.stores.reading.array import StoredArray, shard_records
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
 from strata_sae.stores.writing.finishing import finish, next_unit, recover
-from strata_sae.stores.writing.planning import create_store
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.writing.planning import PlanFields, create_store
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration, commit_columns, sample_spans
 
 
 class TokenMap(NamedTuple):
@@ -71,9 +77,7 @@ def slice_store(
     return ActivationStore.open(out)
 
 
-def planned(
-    files: FileSystem, out: Path, fields: dict[str, Any], n_rows: int, token_map: Callable[[], TokenMap]
-) -> Plan:
+def planned(files: FileSystem, out: Path, fields: PlanFields, n_rows: int, token_map: Callable[[], TokenMap]) -> Plan:
     """The plan at `out`, made there if there is none.
 
     Raises: StoreError if the plan there is another one's, or `out` lies inside a store.
@@ -81,9 +85,8 @@ def planned(
     refuse_inside_a_store(out, "the new store", may_be_one=True)
     if (out / PLAN).is_file():
         plan = read_plan(out)
-        found = {"n_rows": plan.n_rows} | {name: getattr(plan, name) for name in fields}
-        wanted = {"n_rows": n_rows} | fields
-        if changed := [name for name, value in wanted.items() if found[name] != value]:
+        changed = [name for name, value in fields.items() if getattr(plan, name) != value]
+        if changed := changed + ["n_rows"] * (plan.n_rows != n_rows):
             raise StoreError(
                 f"{out}: holds the store of another plan (other {', '.join(changed)}); "
                 f"choose another folder, or delete that one"
@@ -102,19 +105,15 @@ def planned(
     )
 
 
-def lineage(kind: str, source: ActivationStore, rows: tuple[int, int], order_id: str) -> dict[str, Any]:
+def lineage(kind: str, source: ActivationStore, rows: tuple[int, int], order_id: str) -> Lineage:
     """Where a derived store comes from. `order_id`: of the order of batches that it shares, or empty."""
-    return {"kind": kind, "store_id": source.id, "plan_id": source.plan.id, "order_id": order_id, "rows": list(rows)}
+    return Lineage(kind, source.id, source.plan.id, order_id, rows)
 
 
 def check_space(out: Path, needed_bytes: int) -> None:
     """Raises: StoreError if the disk of `out` has less than that free."""
-    free = shutil.disk_usage(out.parent).free
-    if needed_bytes > free:
-        raise StoreError(
-            f"{out}: needs {needed_bytes:,} more bytes and its disk has {free:,} free; "
-            f"make room, then run the same command again: what is there is kept"
-        )
+    if problem := missing_space(out.parent, needed_bytes):
+        raise StoreError(f"{out}: {problem}; make room, then run the same command again: what is there is kept")
 
 
 def fill_missing(
@@ -145,7 +144,7 @@ def _slice_fields(
     rows: tuple[int, int],
     encoding: str | None,
     compressor: str | None,
-) -> dict[str, Any]:
+) -> PlanFields:
     plan, (start, stop) = source.plan, rows
     if not 0 <= start < stop <= plan.n_rows:
         raise StoreError(f"rows {start}:{stop} are not in {source.path}, which has rows 0:{plan.n_rows}")
@@ -169,18 +168,18 @@ def _slice_fields(
         "config": plan.config,
         "provenance": plan.provenance,
         "lineage": lineage("slice", source, rows, plan.order_id if whole else ""),
-        "calibration": {"rows": _calibration_rows(source, rows, splits)} if encoding == "int8" else None,
+        "calibration": _calibration_rows(source, rows, splits) if encoding == "int8" else None,
     }
 
 
 def _calibration_rows(
     source: ActivationStore, rows: tuple[int, int], splits: dict[str, tuple[int, int]]
-) -> list[list[int]]:
+) -> list[tuple[int, int]]:
     """Of an int8 source, whose columns are kept: its calibration rows as far as they are here."""
     start, stop = rows
     if source.plan.calibration is not None:
-        spans = [[max(a, start) - start, min(b, stop) - start] for a, b in source.plan.calibration["rows"]]
-        return [span for span in spans if span[0] < span[1]] or [[0, stop - start]]
+        spans = [(max(a, start) - start, min(b, stop) - start) for a, b in source.plan.calibration]
+        return [span for span in spans if span[0] < span[1]] or [(0, stop - start)]
     train = splits.get("train", (0, 0))
     return sample_spans(train if train[1] > train[0] else (0, stop - start))
 
@@ -193,7 +192,7 @@ def _calibrate(files: FileSystem, source: ActivationStore, out: Path, plan: Plan
         commit_columns(files, out, plan, source_columns(source, plan))
         return
     assert plan.calibration is not None
-    spans = [(first_row + start, first_row + stop) for start, stop in plan.calibration["rows"]]
+    spans = [(first_row + start, first_row + stop) for start, stop in plan.calibration]
     sample = {site: np.concatenate([source.float_rows(site, *span) for span in spans]) for site in plan.sites}
     commit_calibration(files, out, plan, sample)
 

@@ -1,16 +1,15 @@
-"""JSON whose bytes are a function of its value, and the hashes that everything in a store is named by."""
+"""JSON whose bytes are a function of its value, read with limits, and the values in it by their type."""
 
-import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.errors import StoreError, explain
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 """What JSON can hold."""
 
 # A store's JSON may have no more than these: a few bytes of it can take a hundred in memory.
@@ -21,13 +20,13 @@ MAX_JSON_VALUES = 2**22
 _MAX_DIGITS = 20
 
 
-def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no spaces, one newline at the end; floats print exactly. NaN is refused."""
+def canonical_json(value: Json | Mapping[str, Json] | Sequence[Json]) -> bytes:
+    """The bytes of a value: sorted keys, no spaces, one newline at the end; floats print exactly. NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode("ascii") + b"\n"
 
 
-def parse_canonical(data: bytes, where: Path | str) -> dict[str, Any]:
+def parse_canonical(data: bytes, where: Path | str) -> dict[str, Json]:
     """The object in `data`, which must be exactly what `canonical_json` writes: no byte is left unaccounted for.
 
     Raises: StoreError if it is not.
@@ -51,7 +50,7 @@ def parse_canonical(data: bytes, where: Path | str) -> dict[str, Any]:
     return dict(value)
 
 
-def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES, *, constants: bool = False) -> Any:
+def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES, *, constants: bool = False) -> Json:
     """Any JSON value, from anybody's file: UTF-8, no key twice, no NaN, no number of thousands of digits.
 
     `constants`: take Infinity and NaN, which Python's writer puts into JSON and other programs rely on.
@@ -61,18 +60,19 @@ def parse_json(data: bytes, where: Path | str, limit_bytes: int = MAX_JSON_BYTES
     if len(data) > limit_bytes:
         raise StoreError(f"{where}: more than the {limit_bytes} bytes that are read as JSON")
     try:
-        return json.loads(
+        value: Json = json.loads(
             data.decode("utf-8"),
             parse_int=_integer,
             parse_constant=float if constants else _no_constant,
             object_pairs_hook=_no_key_twice,
         )
+        return value
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where}: not readable as JSON ({error})") from None
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
+def _no_key_twice(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    value: dict[str, Json] = {}
     for key, item in pairs:
         if key in value:
             raise ValueError(f"the key {key[:40]!a} twice")
@@ -90,7 +90,7 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def read_canonical(path: Path) -> dict[str, Any]:
+def read_canonical(path: Path) -> dict[str, Json]:
     """Parse a canonical JSON file. Raises: StoreError if it is missing, too large or damaged."""
     try:
         return parse_canonical(read_plain(path), path)
@@ -120,15 +120,40 @@ def read_plain(path: Path) -> bytes:
         raise StoreError(f"{path}: cannot be read ({error})") from None
 
 
-def sha256(data: bytes) -> str:
-    """Hash of bytes in memory, in hex."""
-    return hashlib.sha256(data).hexdigest()
+def as_object(value: Json) -> dict[str, Json]:
+    """The value, which is an object. Raises: ValueError if it is something else."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{_shown(value)} stands where an object must")
+    return value
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes, read in pieces of 4 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(4 * 2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+def as_list(value: Json) -> list[Json]:
+    """The value, which is a list. Raises: ValueError if it is something else."""
+    if not isinstance(value, list):
+        raise ValueError(f"{_shown(value)} stands where a list must")
+    return value
+
+
+def as_text(value: Json) -> str:
+    """The value, which is text. Raises: ValueError if it is something else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{_shown(value)} stands where text must")
+    return value
+
+
+def as_int(value: Json) -> int:
+    """The value, which is an integer: neither true nor 1.0. Raises: ValueError if it is something else."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{_shown(value)} stands where an integer must")
+    return value
+
+
+def as_number(value: Json) -> float:
+    """The value, which is a number. Raises: ValueError if it is something else."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{_shown(value)} stands where a number must")
+    return value
+
+
+def _shown(value: Json) -> str:
+    return json.dumps(value)[:40]

@@ -1,6 +1,9 @@
-"""Every write of the project's stores goes through this class, so that tests can record it, cut it or make it fail."""
+"""Writing files that are whole or absent after any interruption, by one class, which tests can record, cut or fail."""
 
+import hashlib
 import os
+import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +83,26 @@ def write_new(files: FileSystem, path: Path, data: bytes) -> None:
         files.close(descriptor)
 
 
+def write_pieces(files: FileSystem, path: Path, pieces: Iterable[bytes | memoryview], limit: int) -> tuple[int, str]:
+    """Create a file of what comes, and make its bytes durable. Returns: their number and their sha256.
+
+    After `limit` bytes no further piece is asked for.
+    """
+    digest, n_bytes = hashlib.sha256(), 0
+    descriptor = files.create(path)
+    try:
+        for piece in pieces:
+            files.write(descriptor, piece)
+            digest.update(piece)
+            n_bytes += len(piece)
+            if n_bytes > limit:
+                break
+        files.sync(descriptor)
+    finally:
+        files.close(descriptor)
+    return n_bytes, digest.hexdigest()
+
+
 def publish_exclusive(files: FileSystem, draft: Path, path: Path, data: bytes) -> bool:
     """Make `path` appear with all of its bytes, durably, unless somebody else made it first. Returns whether we did.
 
@@ -107,3 +130,9 @@ def remove_tree(files: FileSystem, folder: Path) -> None:
             else:
                 files.unlink(Path(entry.path))
         files.remove_folder(folder)
+
+
+def missing_space(folder: Path, needed_bytes: int) -> str | None:
+    """`needs 20 more bytes and its disk has 10 free`, if that is so of the disk of a folder; None if it has room."""
+    free = shutil.disk_usage(folder).free
+    return f"needs {needed_bytes:,} more bytes and its disk has {free:,} free" if needed_bytes > free else None

@@ -1,59 +1,127 @@
-"""The immutable plan of a store: what it will hold, fixed before the first forward pass."""
+"""The immutable plan of a store: which files it will hold, what plain zarr is told of them, and how large they are."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import MAX_JSON_BYTES, canonical_json, parse_canonical, read_plain, sha256
-from strata_sae.stores.format.arrays import (
-    EXTRA_NAME,
-    EXTRAS,
-    PLAN,
-    SITE_NAME,
-    TOKEN_BYTES,
-    VERSION,
-    VERSIONS,
-    ArraySpec,
-    column_specs,
-    group_json,
-    group_paths,
-    site_specs,
-    token_specs,
-)
-from strata_sae.stores.format.encodings import CODECS, COMPRESSORS
-from strata_sae.stores.format.shard_records import is_file_record
+from strata_sae.stores.files.canonical import Json, canonical_json
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.format.encodings import CODECS
+from strata_sae.stores.format.records import FileRecord, Lineage, files_json
+from strata_sae.stores.format.shards import ArraySpec, shard_bytes
 
-_FORMAT = "strata plan"
-_KEYS = frozenset(
-    [
-        "format",
-        "version",
-        "n_rows",
-        "n_documents",
-        "splits",
-        "sites",
-        "encoding",
-        "compressor",
-        "rows_per_chunk",
-        "rows_per_unit",
-        "files",
-        "config",
-        "provenance",
-    ]
-)
-_OPTIONAL = frozenset(["lineage", "calibration"])
-_LINEAGE = {"kind": str, "store_id": str, "plan_id": str, "order_id": str, "rows": list}
-KINDS = ("slice", "sibling", "shuffle")
-MAX_ROWS = 2**48
-MAX_SPANS = 4096
-MAX_CHUNK_BYTES = 2**30
-MAX_UNITS = 2**19  # a MANIFEST that lists them still fits into a store's JSON
-MAX_SITES = 4096
-MAX_WIDTHS = 800_000  # of all sites together: a commit record holds four numbers of each column, in 64 MiB
-_COLUMN_BYTES, _CHUNK_BYTES = 80, 8  # of a commit record: four numbers of a column, the checksum of a chunk
-MAX_SPLITS = 1024
+VERSION = 2
+VERSIONS = (1, 2)
+"""Which this program reads; it begins stores of version 2 only."""
+SITE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+ARRAYS = "activations.zarr"
+PLAN, MANIFEST = "plan.json", "MANIFEST.json"
+COMMITS, STATISTICS, TIMINGS, STAGING, EXTRAS = "commits", "statistics", "timings", "staging", "extras"
+COMMITS_PER_FOLDER = 1000
+EXTRA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+TOKEN_BYTES = "token_bytes.json"
+"""The one of the extras that every store has."""
+ROW_EXTRAS = ("labels.", "truth.")
+"""How names of extras begin that speak of single rows."""
+
+TOKEN_FIELDS = {"token_id": "<i4", "document": "<i8", "position": "<i4", "flags": "|u1"}
+TOKEN_ROWS_PER_CHUNK = 2**16
+TOKEN_ROWS_PER_SHARD = 2**24
+FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE = 1, 2, 4
+
+_ZARR_TYPES = {"<i4": "int32", "<i8": "int64", "|u1": "uint8", "|i1": "int8", "<f4": "float32"}
+
+
+def group_json() -> dict[str, Json]:
+    """Contents of a group's zarr.json."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": {}}
+
+
+def token_specs(n_rows: int) -> dict[str, ArraySpec]:
+    """The token map's arrays by field."""
+    return {
+        field: ArraySpec(
+            path=f"{ARRAYS}/tokens/{field}",
+            shape=(n_rows,),
+            dtype=dtype,
+            zarr_type=_ZARR_TYPES[dtype],
+            fill_value=255 if dtype == "|u1" else -1,
+            rows_per_chunk=TOKEN_ROWS_PER_CHUNK,
+            rows_per_shard=TOKEN_ROWS_PER_SHARD,
+            compressor="zstd",
+            attributes={},
+        )
+        for field, dtype in TOKEN_FIELDS.items()
+    }
+
+
+def site_specs(
+    site: str, n_rows: int, d_model: int, encoding: str, compressor: str, rows_per_chunk: int, rows_per_unit: int
+) -> dict[str, ArraySpec]:
+    """A site's arrays by name.
+
+    `values` [N, M], or with byte planes `high` and `low` [N, M]; `scale` [N] for int8; `norm` [N], the Euclidean norm
+    of each row as it was captured.
+    """
+    if not SITE_NAME.fullmatch(site) or set(site) == {"."}:
+        raise StoreError(f"site name {site!r} is not allowed: letters, digits, '_', '.', '-', at most 128")
+    codec = CODECS[encoding]
+    values = ArraySpec(
+        path=f"{ARRAYS}/sites/{site}/values",
+        shape=(n_rows, d_model),
+        dtype=codec.dtype,
+        zarr_type=codec.zarr_type,
+        fill_value=codec.fill_value,
+        rows_per_chunk=rows_per_chunk,
+        rows_per_shard=rows_per_unit,
+        compressor=compressor,
+        attributes={"dtype": encoding},
+    )
+    norm = values._replace(
+        path=f"{ARRAYS}/sites/{site}/norm",
+        shape=(n_rows,),
+        dtype="<f4",
+        zarr_type="float32",
+        fill_value="NaN",
+        compressor="none",
+        attributes={},
+    )
+    if compressor == "planes":
+        plane = values._replace(dtype="|u1", zarr_type="uint8", fill_value=255)
+        high = plane._replace(path=f"{ARRAYS}/sites/{site}/high", compressor="zstd_literals")
+        low = plane._replace(path=f"{ARRAYS}/sites/{site}/low", compressor="none")
+        return {"high": high, "low": low, "norm": norm}
+    if encoding == "int8":
+        return {"values": values, "scale": norm._replace(path=f"{ARRAYS}/sites/{site}/scale"), "norm": norm}
+    return {"values": values, "norm": norm}
+
+
+def column_specs(site: str, d_model: int) -> dict[str, ArraySpec]:
+    """What int8 keeps per column: value = (q * scale) * column_scale + column_offset."""
+    return {
+        name: ArraySpec(
+            path=f"{ARRAYS}/sites/{site}/{name}",
+            shape=(d_model,),
+            dtype="<f4",
+            zarr_type="float32",
+            fill_value="NaN",
+            rows_per_chunk=d_model,
+            rows_per_shard=d_model,
+            compressor="none",
+            attributes={},
+        )
+        for name in ("column_offset", "column_scale")
+    }
+
+
+def group_paths(sites: Iterable[str]) -> list[str]:
+    """Folders of the zarr groups, relative to the store."""
+    return [ARRAYS, f"{ARRAYS}/tokens", f"{ARRAYS}/sites", *(f"{ARRAYS}/sites/{site}" for site in sites)]
+
+
+FORMAT = "strata plan"
 
 
 @dataclass(frozen=True)
@@ -72,23 +140,40 @@ class Plan:
     """R; also the block that batches are mixed from."""
     rows_per_unit: int
     """Rows of one unit of work: one shard of every site."""
-    files: dict[str, dict[str, Any]]
-    """Files written by the plan step: path -> record (`stores.shard_records`)."""
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    lineage: dict[str, Any] | None = None
-    """Where a derived store comes from: {kind, store_id, plan_id, order_id, rows}. None: from a model."""
-    calibration: dict[str, Any] | None = None
-    """int8 only: {"rows": [[start, stop], ...]}, the rows whose columns the quantisation is calibrated on."""
+    files: dict[str, FileRecord]
+    """Files written by the plan step, by path: the token map, and the extras."""
+    config: dict[str, Json]
+    provenance: dict[str, Json]
+    lineage: Lineage | None = None
+    """Where a derived store comes from. None: from a model."""
+    calibration: list[tuple[int, int]] | None = None
+    """int8 only: the rows [start, stop) that its columns are calibrated on."""
     version: int = VERSION
     """Of the format of the whole store."""
 
     @cached_property
     def data(self) -> bytes:
         """The bytes of plan.json."""
-        fields = {name: getattr(self, name) for name in _KEYS - {"format", "version"}}
-        fields |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
-        return canonical_json({"format": _FORMAT, "version": self.version, **fields})
+        fields: dict[str, Json] = {
+            "format": FORMAT,
+            "version": self.version,
+            "n_rows": self.n_rows,
+            "n_documents": self.n_documents,
+            "splits": {name: list(rows) for name, rows in self.splits.items()},
+            "sites": dict(self.sites),
+            "encoding": self.encoding,
+            "compressor": self.compressor,
+            "rows_per_chunk": self.rows_per_chunk,
+            "rows_per_unit": self.rows_per_unit,
+            "files": files_json(self.files),
+            "config": self.config,
+            "provenance": self.provenance,
+        }
+        if self.lineage is not None:
+            fields["lineage"] = self.lineage.json()
+        if self.calibration is not None:
+            fields["calibration"] = {"rows": [list(rows) for rows in self.calibration]}
+        return canonical_json(fields)
 
     @cached_property
     def id(self) -> str:
@@ -98,7 +183,7 @@ class Plan:
     @property
     def order_id(self) -> str:
         """Names the order of batches: its own id, or that of the store whose very rows it holds."""
-        return str(self.lineage["order_id"]) if self.lineage and self.lineage["order_id"] else self.id
+        return self.lineage.order_id if self.lineage and self.lineage.order_id else self.id
 
     @property
     def n_units(self) -> int:
@@ -166,109 +251,17 @@ class Plan:
         return self.sites[site] * int(CODECS[self.encoding].dtype[-1]) + 4 * (self.encoding == "int8")
 
 
-def read_plan(store: Path) -> Plan:
-    """The plan of a store. Raises: StoreError if there is none, or it is damaged or not allowed."""
-    path = store / PLAN
-    try:
-        data = read_plain(path)
-    except (FileNotFoundError, StoreError) as error:
-        raise StoreError(f"{store}: not an activation store ({error})") from None
-    return parse_plan(data, path)
+def unit_bytes(plan: Plan, unit: int) -> int:
+    """Size of a unit's shard files."""
+    return sum(shard_bytes(spec, unit) for specs in plan.site_specs.values() for spec in specs.values())
 
 
-def parse_plan(data: bytes, where: Path | str) -> Plan:
-    """A plan from the bytes of plan.json, every field checked before anything is made of it."""
-    value = parse_canonical(data, where)
-    version = value.get("version")
-    if value.get("format") != _FORMAT or type(version) is not int or version not in VERSIONS:
-        raise StoreError(
-            f"{where}: format {value.get('format')!r} version {version!r}; "
-            f"this program reads {_FORMAT!r} versions {' and '.join(map(str, VERSIONS))}"
-        )
-    if not _KEYS <= set(value) <= _KEYS | _OPTIONAL:
-        odd = sorted(_KEYS - set(value) | set(value) - _KEYS - _OPTIONAL)
-        raise StoreError(f"{where}: keys {odd} are missing or unknown")
-    del value["format"]
-    try:
-        splits = {str(name): (int(start), int(stop)) for name, (start, stop) in value.pop("splits").items()}
-        plan = Plan(splits=splits, **value)
-        check_limits(plan)
-        _check_files(plan)
-        if plan.data != data:
-            raise ValueError("a number is written in another form")
-    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
-        raise StoreError(f"{where}: a field is not what a plan may hold ({error})") from None
-    return plan
+def activation_bytes(plan: Plan) -> int:
+    """Size of the shard files of all sites; exact without compression."""
+    columns = sum(shard_bytes(spec, 0) for specs in plan.column_specs.values() for spec in specs.values())
+    return columns + sum(unit_bytes(plan, unit) for unit in range(plan.n_units))
 
 
-def check_limits(plan: Plan) -> None:
-    """Everything of a plan but its files. Raises: ValueError saying what no store may have."""
-    counts = (plan.n_rows, plan.n_documents, plan.rows_per_chunk, plan.rows_per_unit, *plan.sites.values())
-    if not all(type(count) is int and 0 < count <= MAX_ROWS for count in counts):
-        raise ValueError(f"a count is not an integer from 1 to {MAX_ROWS}")
-    if plan.encoding not in CODECS or plan.compressor not in COMPRESSORS:
-        raise ValueError(f"encoding {plan.encoding!r} or compressor {plan.compressor!r} is unknown")
-    if plan.compressor == "planes" and plan.encoding != "bfloat16":
-        raise ValueError(f"compressor 'planes' splits bfloat16, not {plan.encoding}")
-    if len(plan.sites) > MAX_SITES or sum(plan.sites.values()) > MAX_WIDTHS:
-        raise ValueError(f"more than {MAX_SITES} sites, or than {MAX_WIDTHS} columns of all sites together")
-    for name in plan.sites:
-        if not SITE_NAME.fullmatch(name) or set(name) == {"."}:
-            raise ValueError(f"site name {name[:40]!r} is not allowed: letters, digits, '_', '.', '-', at most 128")
-    _check_optional(plan)
-    if plan.rows_per_unit % plan.rows_per_chunk:
-        raise ValueError("rows_per_unit is not a multiple of rows_per_chunk")
-    if plan.n_units > MAX_UNITS:
-        raise ValueError(f"{plan.n_units} units, more than the {MAX_UNITS} a store may have")
-    if not all(isinstance(value, dict) for value in (plan.files, plan.config, plan.provenance)):
-        raise ValueError("files, config or provenance is not the object it must be")
-    if max(plan.sites.values()) * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
-        raise ValueError(f"a chunk would exceed {MAX_CHUNK_BYTES} bytes")
-    if len(plan.splits) > MAX_SPLITS or not all(SITE_NAME.fullmatch(name) for name in plan.splits):
-        raise ValueError(f"more than {MAX_SPLITS} splits, or a name of one that is not allowed")
-    position = 0
-    for start, stop in sorted(plan.splits.values()):
-        if start != position or stop < start:
-            raise ValueError("the splits do not cover the rows exactly once")
-        position = stop
-    if position != plan.n_rows:
-        raise ValueError("the splits do not cover the rows exactly once")
-    described = _COLUMN_BYTES * sum(plan.sites.values())
-    described += _CHUNK_BYTES * sum(s.chunks_per_shard for site in plan.site_specs.values() for s in site.values())
-    if plan.version > 1 and described > MAX_JSON_BYTES:
-        raise ValueError(f"a commit record would exceed {MAX_JSON_BYTES} bytes: too many sites, or chunks of a unit")
-
-
-def _check_files(plan: Plan) -> None:
-    specs = list(plan.token_specs.values())
-    extras = {path for path in plan.files if plan.version > 1 and path.startswith(f"{EXTRAS}/")}
-    if not all(EXTRA_NAME.fullmatch(path.removeprefix(f"{EXTRAS}/")) for path in extras):
-        raise ValueError(f"a name in {EXTRAS} is not allowed: letters, digits, '_', '.', '-', at most 128")
-    extras |= {plan.vocabulary_file}
-    if len(plan.files) != len(extras) + sum(spec.n_shards for spec in specs):
-        raise ValueError("the token map's files are not those of this many rows")
-    shards = {spec.shard_path(shard): spec.shard_chunks(shard) for spec in specs for shard in range(spec.n_shards)}
-    if set(plan.files) != extras | set(shards):
-        raise ValueError("the token map's files are not those of this many rows")
-    chunks = shards if plan.version > 1 else {}
-    if wrong := [path for path, record in plan.files.items() if not is_file_record(record, chunks.get(path))]:
-        raise ValueError(f"what is said of {wrong[0][:80]!a} is not what a record of a file holds")
-
-
-def _check_optional(plan: Plan) -> None:
-    if (plan.calibration is not None) != (plan.encoding == "int8"):
-        raise ValueError("calibration belongs to int8, and to int8 alone")
-    if plan.calibration is not None:
-        spans = plan.calibration["rows"]
-        inside = all(_is_rows(span) and span[0] < span[1] <= plan.n_rows for span in spans)
-        if set(plan.calibration) != {"rows"} or not 0 < len(spans) <= MAX_SPANS or not inside:
-            raise ValueError("calibration is not a list of row ranges of this plan")
-    if plan.lineage is not None:
-        types = {key: type(value) for key, value in plan.lineage.items()}
-        if types != _LINEAGE or plan.lineage["kind"] not in KINDS or not _is_rows(plan.lineage["rows"]):
-            raise ValueError("lineage is not the object it must be")
-
-
-def _is_rows(span: Any) -> bool:
-    numbers = isinstance(span, list) and all(type(row) is int and 0 <= row <= MAX_ROWS for row in span)
-    return numbers and len(span) == 2
+def token_map_bytes(plan: Plan) -> int:
+    """Size of the token map before compression, which is always on: a bound."""
+    return sum(shard_bytes(spec, shard) for spec in plan.token_specs.values() for shard in range(spec.n_shards))

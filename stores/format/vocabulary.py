@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import canonical_json, parse_canonical
-from strata_sae.stores.format.arrays import PLAN
-from strata_sae.stores.format.contents import read_listed
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.files.canonical import Json, as_text, canonical_json, parse_canonical
+from strata_sae.stores.format.commits import read_listed
+from strata_sae.stores.format.plan import PLAN, Plan
 
 _MAX_TOKEN = 2**31
 
@@ -32,7 +31,7 @@ def tokens_json(tokens: Mapping[int, Token]) -> bytes:
     return canonical_json({str(number): _value(token) for number, token in tokens.items()})
 
 
-def _value(token: Token) -> str | dict[str, str]:
+def _value(token: Token) -> Json:
     return {"special": token.text} if token.special else token.data.hex()
 
 
@@ -45,7 +44,7 @@ def read_tokens(store: Path, plan: Plan) -> dict[int, Token]:
     Raises: StoreError if the file is not the plan's, or holds anything else.
     """
     name = plan.vocabulary_file
-    data = read_listed(store, name, plan.files[name]["sha256"], by=PLAN)
+    data = read_listed(store, name, plan.files[name].sha256, by=PLAN)
     parse = _text if plan.version == 1 else _token
     tokens = {}
     for key, value in parse_canonical(data, store / name).items():
@@ -62,13 +61,11 @@ def _number(key: str) -> int:
     return number
 
 
-def _text(value: Any) -> Token:
-    if not isinstance(value, str):
-        raise ValueError("its text is no text")
-    return Token(value.encode(), special=False)  # UnicodeEncodeError, of half a character, is a ValueError
+def _text(value: Json) -> Token:
+    return Token(as_text(value).encode(), special=False)  # UnicodeEncodeError, of half a character, is a ValueError
 
 
-def _token(value: Any) -> Token:
+def _token(value: Json) -> Token:
     if isinstance(value, dict) and set(value) == {"special"} and isinstance(value["special"], str):
         return Token(value["special"].encode(), special=True)
     if not isinstance(value, str) or (data := bytes.fromhex(value)).hex() != value:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.arrays import ARRAYS
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import ARRAYS, Plan
+from strata_sae.stores.front.listing import Summary
 from strata_sae.stores.front.store import ActivationStore
 
 
@@ -40,18 +39,17 @@ class Together:
                 return store
         raise StoreError(f"no site {site!r} in {_names(self.stores)}; they hold {', '.join(self.sites)}")
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The first store's summary, with the sites, statistics and bytes of all and the ids of the others."""
-        parts = [store.summary() for store in self.stores]
-        whole = dict(parts[0])
-        if len(parts) == 1:
-            return whole
-        for part in parts[1:]:
+        whole, *others = [store.summary() for store in self.stores]
+        for part in others:
             whole["sites"] = part["sites"] | whole["sites"]
             whole["statistics"] = part["statistics"] | whole["statistics"]
             whole["total_bytes"] += part["total_bytes"]
             whole["n_data_files"] += part["n_data_files"]
-        return whole | {"siblings": {part["store_id"]: sorted(part["sites"]) for part in parts[1:]}}
+        if others:
+            whole["siblings"] = {part["store_id"]: sorted(part["sites"]) for part in others}
+        return whole
 
 
 def aligned(first: Plan, second: Plan) -> str | None:
@@ -63,7 +61,7 @@ def aligned(first: Plan, second: Plan) -> str | None:
     if first.rows_per_chunk != second.rows_per_chunk:
         return f"their chunks have {first.rows_per_chunk:,} and {second.rows_per_chunk:,} rows"
     tokens = [
-        {name: entry["sha256"] for name, entry in plan.files.items() if name.startswith(f"{ARRAYS}/")}
+        {name: entry.sha256 for name, entry in plan.files.items() if name.startswith(f"{ARRAYS}/")}
         for plan in (first, second)
     ]
     return None if tokens[0] == tokens[1] else "their token maps differ"

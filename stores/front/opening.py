@@ -5,19 +5,16 @@ from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.files.identity import Identity, is_safe_to_map
-from strata_sae.stores.files.places import LocalPlace, Place
-from strata_sae.stores.format.arrays import ARRAYS, EXTRAS
-from strata_sae.stores.format.cache_root import cache_root
-from strata_sae.stores.format.contents import Contents, all_files, read_contents
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.files.places import Identity, LocalPlace, Place, is_safe_to_map
+from strata_sae.stores.format.folders import cache_root
+from strata_sae.stores.format.plan import ARRAYS, EXTRAS, Plan
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.cached_rows import CachedRows
-from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.reading.chunk_cache import ChunkCache
-from strata_sae.stores.reading.site_rows import SiteRows
-from strata_sae.stores.reading.sites import site_rows
-from strata_sae.stores.reading.staged import Expected, StagedPlace, files_to_stage
+from strata_sae.stores.reading.checking import Contents, check_opened, read_contents
+from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache
+from strata_sae.stores.reading.site_rows import SiteRows, site_rows
+from strata_sae.stores.reading.staged import StagedPlace, files_to_stage
 from strata_sae.stores.remote import is_url, open_head
 
 IO = ("auto", "mmap", "pread")
@@ -64,23 +61,16 @@ def opened_sites(opened: Opened) -> dict[str, tuple[SiteRows, StoredArray]]:
     found = site_rows(opened.place, opened.plan, opened.contents.arrays)
     if opened.cache is None:
         return found
-    records = file_records(opened.folder, opened.plan, opened.contents)
     return {
-        site: (CachedRows(rows, opened.cache, _Hashes(opened.plan, site, records)), norms)
+        site: (CachedRows(rows, opened.cache, _Hashes(opened.plan, site, opened.contents.files)), norms)
         for site, (rows, norms) in found.items()
     }
-
-
-def file_records(folder: Path, plan: Plan, contents: Contents) -> dict[str, Expected]:
-    """Bytes and sha256 of every data file of a finished store, by path."""
-    records = all_files(folder, plan, contents.hashes)
-    return {path: Expected(record["bytes"], record["sha256"]) for path, record in records.items()}
 
 
 class _Hashes:
     """The sha256 of the files that hold a chunk of a site's rows: one of two planes may be that of another store."""
 
-    def __init__(self, plan: Plan, site: str, records: dict[str, Expected]) -> None:
+    def __init__(self, plan: Plan, site: str, records: dict[str, FileRecord]) -> None:
         self._specs = [spec for name, spec in sorted(plan.site_specs[site].items()) if name != "norm"]
         self._records = records
 
@@ -96,7 +86,7 @@ def _remote(url: str) -> Opened:
     contents = read_contents(head.folder, head.plan)
     kept = {
         path: record
-        for path, record in file_records(head.folder, head.plan, contents).items()
+        for path, record in contents.files.items()
         if path.startswith((f"{ARRAYS}/tokens/", f"{EXTRAS}/"))
         or (path.split("/")[3:4] and path.split("/")[3] in _KEPT_WHOLE)
     }

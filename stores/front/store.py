@@ -3,23 +3,23 @@
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import parse_canonical, sha256
-from strata_sae.stores.format.arrays import EXTRAS
-from strata_sae.stores.format.contents import commits, read_listed, statistics_name
-from strata_sae.stores.format.encodings import to_float32
-from strata_sae.stores.format.quantisation import Columns
+from strata_sae.stores.files.canonical import Json, as_object, parse_canonical
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.format.commits import read_listed, statistics_name
+from strata_sae.stores.format.encodings import Columns, to_float32
+from strata_sae.stores.format.plan import EXTRAS
+from strata_sae.stores.format.statistics import median_norm
 from strata_sae.stores.format.vocabulary import Token, read_tokens
+from strata_sae.stores.front.listing import Summary, summarise
 from strata_sae.stores.front.opening import Opened, open_at, opened_sites
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.filters import Filters
-from strata_sae.stores.reading.masks import RowMask
+from strata_sae.stores.reading.masks import Filters, RowMask
 from strata_sae.stores.reading.site_rows import SiteRows
-from strata_sae.stores.writing import timings
 
 
 class ActivationStore:
@@ -41,7 +41,7 @@ class ActivationStore:
         """Check the manifest and the size of every file; rows are then mapped, read or fetched as they are needed.
 
         Args:
-            where: a folder, or a URL (s3://, http://, https://, hf://): what is read from there is kept in the cache.
+            where: a folder, or a URL (s3://, gs://, az://, http://, https://, hf://), which the cache keeps parts of.
             io: `mmap`, `pread`, or `auto`: `pread` where a map may kill the process, that is on network file systems.
             stage: a folder on a nearer disk, to which the files of `stage_sites` are copied first.
         Raises: StoreError if the store is missing, unfinished or not what its manifest says.
@@ -88,7 +88,7 @@ class ActivationStore:
 
     @cached_property
     def tokens(self) -> dict[int, Token]:
-        """What every token id that occurs stands for (see `stores.vocabulary.read_tokens`). Raises: StoreError."""
+        """What every token id that occurs stands for (see `vocabulary.read_tokens`). Raises: StoreError."""
         return read_tokens(self.path, self.plan)
 
     @cached_property
@@ -114,9 +114,9 @@ class ActivationStore:
         if path not in self.plan.files:
             raise StoreError(f"{self.path}: has no {path}; it holds {', '.join(self.extras) or 'none'}")
         record = self.plan.files[path]
-        file = self._place.open(path) if record["bytes"] else None  # no bytes cannot be mapped
-        data = file.read(0, min(file.n_bytes, record["bytes"])).tobytes() if file is not None else b""
-        if sha256(data) != record["sha256"]:
+        file = self._place.open(path) if record.n_bytes else None  # no bytes cannot be mapped
+        data = file.read(0, min(file.n_bytes, record.n_bytes)).tobytes() if file is not None else b""
+        if sha256(data) != record.sha256:
             raise StoreError(f"{self.path}/{path}: its sha256 is not the plan's; the file is damaged, fetch it again")
         return data
 
@@ -125,8 +125,8 @@ class ActivationStore:
         """Names for `extra`."""
         return sorted(path.removeprefix(f"{EXTRAS}/") for path in self.plan.files if path.startswith(f"{EXTRAS}/"))
 
-    def statistics(self, site: str) -> dict[str, Any]:
-        """A site's statistics; see `stores.statistics.merge`."""
+    def statistics(self, site: str) -> dict[str, Json]:
+        """A site's statistics; see `statistics.merge`."""
         self._site(site)
         name = statistics_name(site)
         return parse_canonical(read_listed(self.path, name, self._hashes[name]), self.path / name)
@@ -181,48 +181,14 @@ class ActivationStore:
         """Rows [n, M] as float32."""
         return to_float32(self.rows(site, start, stop))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """What the store is, as plain data: identity, model, sites, rows, bytes, and how fast it was filled."""
-        plan = self.plan
-        site_bytes = dict.fromkeys(plan.sites, 0)
-        n_files = len(plan.files)
-        for key, record in commits(self.path, plan, self._hashes):
-            entries = record["files"]
-            if not isinstance(key, int):
-                continue
-            n_files += len(entries)
-            for site, specs in plan.site_specs.items():
-                site_bytes[site] += sum(entries[spec.shard_path(key)]["bytes"] for spec in specs.values())
-        token_bytes = sum(entry["bytes"] for entry in plan.files.values())
-        return {
-            "store_id": self.id,
-            "plan_id": plan.id,
-            "lineage": plan.lineage,
-            "model": plan.provenance.get("model", {}),
-            "corpus": plan.provenance.get("corpus", {}),
-            "config": plan.config,
-            "sites": {
-                site: {"d_model": m, "bytes_per_token": site_bytes[site] / plan.n_rows}
-                for site, m in plan.sites.items()
-            },
-            "encoding": plan.encoding,
-            "compressor": plan.compressor,
-            "n_rows": plan.n_rows,
-            "n_documents": plan.n_documents,
-            "split_rows": {name: stop - start for name, (start, stop) in plan.splits.items()},
-            "rows_per_chunk": plan.rows_per_chunk,
-            "n_units": plan.n_units,
-            "n_data_files": n_files,
-            "token_map_bytes": token_bytes,
-            "total_bytes": token_bytes + sum(site_bytes.values()),
-            "timing": timings.total(self.path),
-            "statistics": {site: _scalars(self.statistics(site)) for site in plan.sites},
-        }
+        return summarise(self.path, self.plan, self.id, self._hashes)
 
     def _median_norm(self, site: str) -> float:
         try:
-            return float(self.statistics(site)["content"]["norm_quantiles"]["0.5"])
-        except (KeyError, TypeError, ValueError):
+            return median_norm(self.statistics(site))
+        except (KeyError, ValueError):
             raise StoreError(
                 f"{self.path}: site {site} has no median norm, because no row is free of flags; unset max_norm_multiple"
             ) from None
@@ -233,21 +199,48 @@ class ActivationStore:
         return self._sites[site]
 
 
-def _scalars(statistics: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {key: value for key, value in group.items() if not isinstance(value, list)}
-        for name, group in statistics.items()
-        if isinstance(group, dict)
-    }
-
-
 def open_store(where: Path | str, *, io: str = "auto") -> ActivationStore:
     """Open a finished store: rows of every site, tokens and text, mapped from disk or fetched as they are needed.
 
     Args:
-        where: a folder, or a URL (s3://, http://, https://, hf://datasets/).
+        where: a folder, or a URL (s3://, gs://, az://, http://, https://, hf://datasets/).
         io: `mmap`, `pread`, or `auto`: `pread` where a map may kill the process, that is on network file systems.
     Raises: StoreError if the store is missing, unfinished or not what its manifest says.
 
     """
     return ActivationStore.open(where, io=io)
+
+
+class Outliers(NamedTuple):
+    """Of the rows of a split that pass the filters."""
+
+    n_rows: int
+    """How many rows there are."""
+    n_outliers: int
+    """How many of them have a norm above the multiple of the median norm."""
+    square_share: float
+    """Their share of the sum of ||x||^2 (0 to 1)."""
+
+
+def outliers(store: ActivationStore, site: str, split: str, filters: Filters, multiple: float) -> Outliers | None:
+    """The rows that `filters` keeps and `max_norm_multiple: multiple` would leave out.
+
+    None where the store knows no median norm (every row is a special token) or no row passes. Reads 4 bytes a row.
+    """
+    statistics = store.statistics(site)
+    mask = store.mask(site, split, filters)
+    try:
+        if not as_object(statistics["content"])["count"] or mask.n_rows == 0:
+            return None
+        limit = multiple * median_norm(statistics)
+    except (KeyError, ValueError):
+        raise StoreError(f"{store.path}: the statistics of {site} have no median norm; fetch them again") from None
+    size, n_outliers, above, total = store.plan.rows_per_chunk, 0, 0.0, 0.0
+    for block in mask.blocks.tolist():
+        start = block * size
+        norms_R = store.norms(site, start, min(start + size, store.plan.n_rows))[mask.rows_in(block)]
+        squares_R, outlier_R = np.square(norms_R.astype(np.float64)), norms_R > limit
+        n_outliers += int(outlier_R.sum())
+        above += float(squares_R[outlier_R].sum())
+        total += float(squares_R.sum())
+    return Outliers(mask.n_rows, n_outliers, above / total if total > 0.0 else 0.0)

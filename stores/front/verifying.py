@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import file_sha256, parse_canonical
+from strata_sae.stores.files.canonical import parse_canonical
+from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.arrays import PLAN, TIMINGS
-from strata_sae.stores.format.contents import Contents, all_files, commits, read_listed, statistics_name
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.commits import commits, read_listed, statistics_name
+from strata_sae.stores.format.plan import PLAN, TIMINGS, Plan
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.statistics import statistics_problem
 from strata_sae.stores.format.vocabulary import read_tokens
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.reading.descriptions import statistics_problem
-from strata_sae.stores.reading.sites import site_rows
-from strata_sae.stores.writing.timings import read_timing
+from strata_sae.stores.reading.checking import Contents, check_opened
+from strata_sae.stores.reading.site_rows import site_rows
+from strata_sae.stores.writing.finishing import read_timing
 
+T = TypeVar("T")
+R = TypeVar("R")
 _QUICK = {
     1: "sizes, small files and token map by their hashes, norms by each unit's statistics, some rows by their norms",
     2: "sizes, small files by their hashes, every shard's index and chunk checksums by those recorded for its place",
@@ -50,7 +53,7 @@ def _in_other_places(store: Path, plan: Plan, contents: Contents) -> Iterator[st
         array = StoredArray(place, spec, contents.arrays[spec.path])
         yield from _problems(array.check_shard, range(spec.n_shards))
     extras = set(plan.files).difference(*(spec.shard_paths() for spec in plan.token_specs.values()))
-    yield from _problems(lambda name: read_listed(store, name, plan.files[name]["sha256"], by=PLAN), sorted(extras))
+    yield from _problems(lambda name: read_listed(store, name, plan.files[name].sha256, by=PLAN), sorted(extras))
     if plan.version == 1:  # no chunk has a checksum of its own in the records: its rows are held against their norms
         chunks = range(0, -(-plan.n_rows // plan.rows_per_chunk), plan.rows_per_unit // plan.rows_per_chunk)
         try:
@@ -60,7 +63,7 @@ def _in_other_places(store: Path, plan: Plan, contents: Contents) -> Iterator[st
             yield str(error)
 
 
-def _problems(check: Callable[[Any], object], items: Iterable[Any]) -> Iterator[str]:
+def _problems(check: Callable[[T], R], items: Iterable[T]) -> Iterator[str]:
     for item in items:
         try:
             check(item)
@@ -69,8 +72,8 @@ def _problems(check: Callable[[Any], object], items: Iterable[Any]) -> Iterator[
 
 
 def _hash_problems(store: Path, plan: Plan, contents: Contents) -> Iterator[str]:
-    for name, record in sorted(all_files(store, plan, contents.hashes).items()):
-        if file_sha256(store / name) != record["sha256"]:
+    for name, record in sorted(contents.files.items()):
+        if file_sha256(store / name) != record.sha256:
             yield f"{name}: its sha256 is not the recorded one; the file is damaged, fetch it again"
 
 
@@ -78,7 +81,7 @@ def _description_problems(store: Path, plan: Plan, contents: Contents) -> Iterat
     """What the token bytes, the statistics and the timings say, beyond their hashes."""
     try:
         read_tokens(store, plan)
-        units = [record["statistics"] for key, record in commits(store, plan, contents.hashes) if isinstance(key, int)]
+        units = [record.statistics for key, record in commits(store, plan, contents.hashes) if isinstance(key, int)]
         for site, d_model in plan.sites.items():
             name = statistics_name(site)
             found = parse_canonical(read_listed(store, name, contents.hashes[name]), store / name)

@@ -8,16 +8,14 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, TOKEN_FIELDS
 from strata_sae.stores.format.encodings import CODECS, to_float32
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, TOKEN_FIELDS, Plan
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration, sample_spans
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
 from strata_sae.stores.writing.finishing import finish, recover
 from strata_sae.stores.writing.planning import create_store, layout
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration, sample_spans
 
 CHUNK_BYTES, SHARD_BYTES = 2 * 2**20, 256 * 2**20
 """As `store.chunk_bytes` and `store.shard_bytes` have it; docs/store.md says why."""
@@ -84,7 +82,7 @@ def write_store(
         config={},
         # The rows name the store, and an interrupted one is never finished with other rows.
         provenance={"rows_sha256": {site: _sha256(rows_NM) for site, rows_NM in rows.items()}},
-        calibration={"rows": sample_spans(splits.get("train", (0, n_rows)))} if encoding == "int8" else None,
+        calibration=sample_spans(splits.get("train", (0, n_rows))) if encoding == "int8" else None,
     )
     _fill(path, plan, rows, fields["flags"])
     return ActivationStore.open(path)
@@ -93,7 +91,7 @@ def write_store(
 def _fill(path: Path, plan: Plan, rows: Mapping[str, np.ndarray], flags_N: np.ndarray) -> None:
     files = FileSystem()
     if not is_calibrated(path, plan):
-        spans = (plan.calibration or {})["rows"]
+        spans = plan.calibration or []
         sample = {site: [to_float32(rows_NM[a:b]) for a, b in spans] for site, rows_NM in rows.items()}
         commit_calibration(files, path, plan, {site: np.concatenate(parts) for site, parts in sample.items()})
     columns = committed_columns(path, plan)

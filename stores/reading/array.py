@@ -1,19 +1,42 @@
-"""One zarr array of a store, read chunk by chunk from wherever its shard files lie."""
+"""One zarr array of a store, read chunk by chunk from wherever its shard files lie, and held against its records."""
 
+import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Protocol
 
+import google_crc32c
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import Json, as_object, canonical_json
 from strata_sae.stores.files.places import FileBytes, OpenFiles, Place
-from strata_sae.stores.format.arrays import ArraySpec
-from strata_sae.stores.format.encodings import CRC_BYTES, crc_matches, decode_chunk, stored_crc
-from strata_sae.stores.format.shard_index import index_bytes, read_index
-from strata_sae.stores.format.shard_records import ShardRecords
+from strata_sae.stores.format.records import FileRecord
+from strata_sae.stores.format.shards import (
+    CRC_BYTES,
+    ArraySpec,
+    crc_matches,
+    decode_chunk,
+    index_bytes,
+    read_index,
+    stored_crc,
+)
+from strata_sae.stores.format.statistics import norm_bins
 
 _INDICES_KEPT = 4096
 _READS = 3
+_HASHED_BYTES = 4 * 2**20
+
+
+class ShardRecords(Protocol):
+    """What is known of the shards of one array before they are read."""
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """Whether a shard's file, whose index has this crc32c, can be the one that was written in this place."""
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """Whether a chunk of this crc32c is the one that was written in this place."""
 
 
 class StoredArray:
@@ -28,7 +51,7 @@ class StoredArray:
         self._place, self._records = place, records
         self._files = OpenFiles(place)
         self._indices: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._held: OrderedDict[int, None] = OrderedDict()
+        self._touched: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
         self._checked = np.zeros(spec.n_chunks, bool)
 
@@ -89,19 +112,19 @@ class StoredArray:
 
     def will_need(self, chunk: int) -> None:
         """Ask for a chunk to be read ahead."""
-        if chunk not in self._held:
+        if chunk not in self._touched:
             file, offset, n_bytes = self._find(chunk)
             file.will_need(offset, n_bytes)
 
-    def hold(self, chunk: int, at_most: int) -> None:
-        """Note that a chunk was read, and let go of the pages of the longest unread beyond `at_most` chunks.
+    def touch(self, chunk: int, keep: int) -> None:
+        """Note that a chunk was read, and release the pages of the longest unread chunks but `keep`.
 
-        Memory then does not grow with the file; what is let go stays in the page cache.
+        Memory then does not grow with the file; what is released stays in the page cache.
         """
         with self._lock:
-            self._held[chunk] = None
-            self._held.move_to_end(chunk)
-            gone = self._held.popitem(last=False)[0] if len(self._held) > at_most else None
+            self._touched[chunk] = None
+            self._touched.move_to_end(chunk)
+            gone = self._touched.popitem(last=False)[0] if len(self._touched) > keep else None
         if gone is not None:
             file, offset, n_bytes = self._find(gone)
             file.let_go(offset, n_bytes)
@@ -149,3 +172,97 @@ class StoredArray:
                     self._indices.popitem(last=False)
         offset, n_bytes = index[place].tolist()
         return file, offset, n_bytes
+
+
+class ChunkRecords:
+    """Version 2: the crc32c of every index and of every chunk. In memory 4 bytes each."""
+
+    def __init__(self) -> None:
+        self._indices, self._chunks = bytearray(), bytearray()
+
+    def add(self, file: FileRecord) -> None:
+        """Take the record of the next shard."""
+        self._indices += bytes.fromhex(file.index_crc32c)
+        self._chunks += bytes.fromhex(file.chunk_crc32c)
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        return self._indices[4 * shard : 4 * shard + 4] == index_crc.to_bytes(4, "big")
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return self._chunks[4 * chunk : 4 * chunk + 4] == crc.to_bytes(4, "big")
+
+
+class FileHashes:
+    """Version 1, arrays that are read whole: the file's sha256."""
+
+    def __init__(self) -> None:
+        self._sha256: list[str] = []
+
+    def add(self, file: FileRecord) -> None:
+        """Take the record of the next shard."""
+        self._sha256.append(file.sha256)
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        digest = hashlib.sha256()
+        for first in range(0, file.n_bytes, _HASHED_BYTES):
+            digest.update(file.read(first, min(_HASHED_BYTES, file.n_bytes - first)).data)
+        return digest.hexdigest() == self._sha256[shard]
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return True
+
+
+class NormRecords:
+    """Version 1, norms: the histogram of a unit's norms, which its statistics hold (`Moments`), by its crc32c."""
+
+    def __init__(self, spec: ArraySpec) -> None:
+        self._spec = spec
+        self._histograms: list[int] = []
+
+    def add(self, statistics: Json) -> None:
+        """Take what the next unit's commit record says of the site.
+
+        Raises: KeyError, ValueError if it is not what a commit record holds.
+        """
+        self._histograms.append(_crc_of(as_object(as_object(as_object(statistics)["all"])["norm_bins"])))
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        spec = self._spec
+        chunk_bytes = spec.rows_per_chunk * 4 + CRC_BYTES
+        data = file.read(0, spec.shard_chunks(shard) * chunk_bytes).reshape(-1, chunk_bytes)
+        n_rows = min(spec.rows_per_shard, spec.shape[0] - shard * spec.rows_per_shard)
+        norms_N = np.ascontiguousarray(data[:, :-CRC_BYTES]).view("<f4").reshape(-1)[:n_rows]
+        return _crc_of(norm_bins(norms_N)) == self._histograms[shard]
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return True
+
+
+class NoRecords:
+    """Version 1, rows: only the file's hash is recorded, which takes all of its bytes (see `NormCheckedRows`)."""
+
+    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
+        """See `ShardRecords.shard_matches`."""
+        return True
+
+    def chunk_matches(self, chunk: int, crc: int) -> bool:
+        """See `ShardRecords.chunk_matches`."""
+        return True
+
+
+def shard_records(version: int, spec: ArraySpec, files: dict[str, FileRecord]) -> ShardRecords:
+    """What `files` (by path) say of an array that is read whole, in a store of any version."""
+    found = FileHashes() if version == 1 else ChunkRecords()
+    for path in spec.shard_paths():
+        found.add(files[path])
+    return found
+
+
+def _crc_of(norm_bins: Mapping[str, Json]) -> int:
+    return int(google_crc32c.value(canonical_json(norm_bins)))

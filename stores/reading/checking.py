@@ -3,17 +3,72 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import read_plain, sha256
-from strata_sae.stores.files.identity import Identity, identity_of
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.format.arrays import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS
-from strata_sae.stores.format.contents import Contents, read_contents, read_listed, statistics_name
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.sizes import largest_shard_bytes, shard_bytes
+from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.files.canonical import Json, read_plain
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.places import Identity, identity_of
+from strata_sae.stores.format.commits import commits, read_listed, read_manifest, statistics_name
+from strata_sae.stores.format.plan import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS, Plan
+from strata_sae.stores.format.records import FileRecord
+from strata_sae.stores.format.shards import ArraySpec, largest_shard_bytes, shard_bytes
+from strata_sae.stores.reading.array import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records
 
 _SHOWN = 5
+
+
+class Contents(NamedTuple):
+    """What a finished store holds."""
+
+    store_id: str
+    hashes: dict[str, str]
+    """sha256 of every commit record and statistics file by path, from the MANIFEST."""
+    files: dict[str, FileRecord]
+    """Every data file by path."""
+    arrays: dict[str, ShardRecords]
+    """What every array's shards must be, by the array's path."""
+
+
+def read_contents(store: Path, plan: Plan) -> Contents:
+    """What a finished store's own small files say is in it, each hashed as it is read: MANIFEST, commits.
+
+    Raises: StoreError if the store is unfinished, or one of these files is not what it must be.
+    """
+    store_id, hashes = read_manifest(store, plan)
+    files = dict(plan.files)
+    arrays: dict[str, ShardRecords] = {
+        spec.path: shard_records(plan.version, spec, plan.files) for spec in plan.token_specs.values()
+    }
+    for specs in plan.site_specs.values():
+        arrays |= _unit_records(plan, specs)
+    for key, record in commits(store, plan, hashes):
+        files |= record.files
+        if not isinstance(key, int):
+            columns = [spec for specs in plan.column_specs.values() for spec in specs.values()]
+            arrays |= {spec.path: shard_records(plan.version, spec, record.files) for spec in columns}
+            continue
+        for site, specs in plan.site_specs.items():
+            for spec in specs.values():
+                _add(arrays[spec.path], record.files[spec.shard_path(key)], record.statistics[site], store, key)
+    return Contents(store_id, hashes, files, arrays)
+
+
+def _unit_records(plan: Plan, specs: dict[str, ArraySpec]) -> dict[str, ShardRecords]:
+    """What is to be filled with the records of a site's units, by the array's path."""
+    if plan.version > 1:
+        return {spec.path: ChunkRecords() for spec in specs.values()}
+    return {spec.path: NormRecords(spec) if name == "norm" else NoRecords() for name, spec in specs.items()}
+
+
+def _add(records: ShardRecords, file: FileRecord, statistics: Json, store: Path, unit: int) -> None:
+    if isinstance(records, ChunkRecords):
+        records.add(file)
+    if isinstance(records, NormRecords):
+        try:
+            records.add(statistics)
+        except (KeyError, ValueError):
+            raise StoreError(f"{store}: the statistics of unit {unit} are not what a commit record holds") from None
 
 
 def check_opened(store: Path, plan: Plan, seen: dict[str, Identity] | None = None) -> Contents:
@@ -24,10 +79,11 @@ def check_opened(store: Path, plan: Plan, seen: dict[str, Identity] | None = Non
     Raises: StoreError listing what is missing, extra, empty, truncated or not a plain file.
     """
     contents = read_contents(store, plan)
-    _check_claims(store, plan, contents.sizes)
+    check_sizes(store, plan, contents.files)
     metadata = plan.metadata_files()
     sizes: dict[str, int | None] = {PLAN: len(plan.data), MANIFEST: None, **dict.fromkeys(contents.hashes)}
-    sizes |= {name: len(data) for name, data in metadata.items()} | contents.sizes
+    sizes |= {name: len(data) for name, data in metadata.items()}
+    sizes |= {name: file.n_bytes for name, file in contents.files.items()}
     try:
         found = dict(_walk(store, ".", _folders_of(sizes) | {TIMINGS}))
     except OSError as error:
@@ -55,14 +111,18 @@ def _manifest_hash(store: Path) -> str:
         return ""
 
 
-def _check_claims(store: Path, plan: Plan, sizes: dict[str, int]) -> None:
-    """No shard is larger than its rows need: what a plan and its commits claim is bounded before it is believed."""
+def check_sizes(store: Path, plan: Plan, files: dict[str, FileRecord]) -> None:
+    """Bound the sizes that a plan and its commits record by what their rows can take.
+
+    Raises: StoreError naming the first file that is recorded larger, or smaller, than its rows allow.
+    """
     for spec in plan.arrays():
         for shard in range(spec.n_shards):
-            claimed, needed = sizes[spec.shard_path(shard)], shard_bytes(spec, shard)
-            if claimed > largest_shard_bytes(spec, shard) or (claimed < needed and spec.compressor == "none"):
-                name = spec.shard_path(shard)
-                raise StoreError(f"{store}: {name} is said to have {claimed} bytes; its rows take {needed}")
+            recorded, needed = files[spec.shard_path(shard)].n_bytes, shard_bytes(spec, shard)
+            if recorded > largest_shard_bytes(spec, shard) or (recorded < needed and spec.compressor == "none"):
+                raise StoreError(
+                    f"{store}: {spec.shard_path(shard)} is said to have {recorded} bytes; its rows take {needed}"
+                )
 
 
 def _compare(sizes: dict[str, int | None], found: dict[str, Identity | None]) -> Iterator[str]:

@@ -1,14 +1,13 @@
 """Decoded chunks on a local disk, for stores whose chunks are slow to fetch or decode. Safe to delete at any time."""
 
 import errno
-import fcntl
-import hashlib
 import logging
 import os
 import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,11 @@ import google_crc32c
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.identity import is_safe_to_map
-from strata_sae.stores.files.places import FileBytes, LocalPlace
-from strata_sae.stores.format.encodings import CRC_BYTES
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.locks import hold
+from strata_sae.stores.files.places import FileBytes, LocalPlace, is_safe_to_map
+from strata_sae.stores.format.shards import CRC_BYTES
+from strata_sae.stores.reading.site_rows import SiteRows, WrappedRows
 
 _OPEN_ENTRIES = 64
 _FOOTER_BYTES = 32 + CRC_BYTES
@@ -55,7 +56,7 @@ class _Opened:
 
 def chunk_key(file_sha256: str, chunk: int, kind: str) -> str:
     """Name of what a chunk of a file decodes to: equal files have equal chunks, whichever store they are in."""
-    return hashlib.sha256(f"{file_sha256} {chunk} {kind}".encode("ascii")).hexdigest()
+    return sha256(f"{file_sha256} {chunk} {kind}".encode("ascii"))
 
 
 class ChunkCache:
@@ -157,28 +158,27 @@ class ChunkCache:
         once, in another order, so the least recently used one is as likely to be wanted as any, and to replace it
         by its like would only lose hits. By name, all processes and epochs agree on which ones stay.
         """
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with hold(self.folder / _LOCK, wait=False):
+                self._remove_entries(self.limit_bytes * 7 // 8 - n_bytes)
         except BlockingIOError:
             return False
-        else:
-            entries, now = _entries(self.folder), time.time()
-            total = sum(entry.n_bytes for entry in entries)
-            fresh = [entry for entry in entries if entry.used > now - _FRESH_SECONDS]
-            stale = [entry for entry in entries if entry.used <= now - _FRESH_SECONDS]
-            order = sorted(fresh, key=lambda entry: entry.path.name) + sorted(stale, key=lambda entry: -entry.used)
-            self._last_name, self._full_until = "~", time.monotonic() + _FULL_SECONDS
-            while order and total > self.limit_bytes * 7 // 8 - n_bytes:
-                entry = order.pop()
-                entry.path.unlink(missing_ok=True)
-                total -= entry.n_bytes
-                if entry.used > now - _FRESH_SECONDS:
-                    self._last_name = entry.path.name
-            self._unseen_bytes = 0
-            return True
-        finally:
-            os.close(descriptor)
+        return True
+
+    def _remove_entries(self, at_most_bytes: int) -> None:
+        entries, now = _entries(self.folder), time.time()
+        total = sum(entry.n_bytes for entry in entries)
+        fresh = [entry for entry in entries if entry.used > now - _FRESH_SECONDS]
+        stale = [entry for entry in entries if entry.used <= now - _FRESH_SECONDS]
+        order = sorted(fresh, key=lambda entry: entry.path.name) + sorted(stale, key=lambda entry: -entry.used)
+        self._last_name, self._full_until = "~", time.monotonic() + _FULL_SECONDS
+        while order and total > at_most_bytes:
+            entry = order.pop()
+            entry.path.unlink(missing_ok=True)
+            total -= entry.n_bytes
+            if entry.used > now - _FRESH_SECONDS:
+                self._last_name = entry.path.name
+        self._unseen_bytes = 0
 
 
 def _footer(key: str, data: np.ndarray) -> bytes:
@@ -204,3 +204,34 @@ def _entries(folder: Path) -> list[_Entry]:
 def _write(descriptor: int, data: memoryview) -> None:
     while data.nbytes:
         data = data[os.write(descriptor, data) :]
+
+
+class CachedRows(WrappedRows):
+    """`SiteRows` around others: each chunk is decoded once a machine, as long as the cache has room for it."""
+
+    def __init__(self, rows: SiteRows, cache: ChunkCache, file_sha256: Callable[[int], str]) -> None:
+        """`file_sha256(chunk)`: what the commit record says of the file, or files, that hold a chunk."""
+        super().__init__(rows)
+        self._cache, self._file_sha256 = cache, file_sha256
+
+    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `SiteRows.coded`."""
+        file = self._file_sha256(chunk)
+        n_rows = min(self.rows_per_chunk, self.shape[0] - chunk * self.rows_per_chunk)
+        rows_key, scales_key = chunk_key(file, chunk, "rows"), chunk_key(file, chunk, "scales")
+        rows = self._cache.get(rows_key, (n_rows, self.shape[1]), self.coded_dtype.str)
+        scales = self._cache.get(scales_key, (n_rows,), "<f4") if self.has_scales and rows is not None else None
+        if rows is None or (self.has_scales and scales is None):
+            rows, scales = self.rows.coded(chunk)
+            self._cache.put(rows_key, rows)
+            if scales is not None:
+                self._cache.put(scales_key, scales)
+        return rows, scales
+
+    def will_need(self, chunk: int) -> None:
+        """See `SiteRows.will_need`."""
+        if not self._has(chunk):
+            self.rows.will_need(chunk)
+
+    def _has(self, chunk: int) -> bool:
+        return chunk_key(self._file_sha256(chunk), chunk, "rows") in self._cache

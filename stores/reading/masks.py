@@ -1,13 +1,65 @@
-"""Which rows of each block pass a split and its filters; one bit a row."""
+"""Which rows are read, and in which random order: filters, the rows of a block that pass them, permutations by key."""
 
 from copy import copy
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.files.canonical import Json, canonical_json
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.format.plan import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, Plan
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.reading.filters import Filters
+
+
+def random_words(key: Json, n: int) -> np.ndarray:
+    """Random numbers, uint64, named by `key`."""
+    digest = bytes.fromhex(sha256(canonical_json(key)))
+    return np.asarray(np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n))
+
+
+def permutation(key: Json, n: int) -> np.ndarray:
+    """A random order of 0..n-1, int64, named by `key`.
+
+    Philox's raw stream is fixed by its definition; numpy's `permutation` may change between versions.
+    """
+    if n <= 1:
+        return np.zeros(n, np.int64)
+    raw = random_words(key, n)
+    bits = np.uint64(max(n - 1, 1).bit_length())
+    # Random upper bits, the index below: keys are unique, so every sorting algorithm gives the same order.
+    keys = (raw >> bits << bits) | np.arange(n, dtype=np.uint64)
+    # A radix pass over the upper 16 bits leaves short stretches for the comparison sort: half the time at 2^20 keys.
+    keys = keys[np.argsort((raw >> np.uint64(48)).astype(np.uint16), kind="stable")]
+    keys.sort(kind="stable")
+    return np.asarray(keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Rows to leave out."""
+
+    drop_bos: bool = False
+    drop_special: bool = False
+    drop_template: bool = False
+    max_norm_multiple: float | None = None
+    """Leave out rows whose norm exceeds this multiple of the median norm of unflagged rows (known within 0.8 %)."""
+
+    def key(self) -> dict[str, Json]:
+        """Plain data that names these filters, for fingerprints and random keys."""
+        return asdict(self)
+
+    def flag_mask(self) -> int:
+        """Flag bits whose rows are left out."""
+        return self.drop_bos * FLAG_BOS | self.drop_special * FLAG_SPECIAL | self.drop_template * FLAG_TEMPLATE
+
+    def passes(self, flags_N: np.ndarray, norms_N: np.ndarray | None, median_norm: float) -> np.ndarray:
+        """Boolean mask of the rows that stay; norms may be None when no norm limit is set."""
+        mask_N = (flags_N & self.flag_mask()) == 0
+        if self.max_norm_multiple is not None:
+            assert norms_N is not None
+            mask_N &= norms_N <= self.max_norm_multiple * median_norm
+        return np.asarray(mask_N)
 
 
 class RowMask:

@@ -1,27 +1,89 @@
-"""Copies of a store's files on a disk that is near, made once a machine and verified on the way."""
+"""Copies of a store's files on a nearer disk: made once a machine, verified on the way, hashed again if changed."""
 
 import errno
-import fcntl
-import hashlib
 import logging
 import os
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.identity import Identity, is_safe_to_map
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.files.places import FileBytes, LocalPlace, Place
-from strata_sae.stores.files.stamps import Stamp, hashed, read_stamp, stamp_of, write_stamp
-from strata_sae.stores.format.arrays import ARRAYS
+from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.files.canonical import as_int, as_text, canonical_json, parse_canonical
+from strata_sae.stores.files.filesystem import FileSystem, missing_space, write_pieces
+from strata_sae.stores.files.hashing import descriptor_sha256
+from strata_sae.stores.files.locks import hold
+from strata_sae.stores.files.places import FileBytes, Identity, LocalPlace, Place, identity_of, is_safe_to_map
 from strata_sae.stores.format.commits import keys, read_commit
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.folders import refuse_inside_a_store
+from strata_sae.stores.format.plan import ARRAYS, Plan
+from strata_sae.stores.format.records import FileRecord
+
+_MAX_BYTES = 4096
+_PIECE_BYTES = 4 * 2**20
+
+
+class Stamp(NamedTuple):
+    """The sha256 of a file's bytes, and the file that had them.
+
+    A rename, a link, a new owner or mode, and every write set `changed_ns` (ctime), and no program can set it back:
+    that a file under this name has all of this and other bytes takes a clock that is set back, or a failing disk,
+    whose damage the checksum of a chunk finds.
+    """
+
+    sha256: str
+    identity: Identity
+    changed_ns: int
+
+
+def stamp_of(path: Path, sha256: str) -> Stamp:
+    """The stamp of the file that lies there now, whose bytes are known. Raises: OSError."""
+    return _stamp(os.lstat(path), sha256)
+
+
+def hashed(path: Path, sha256: str) -> tuple[Stamp, str]:
+    """The stamp that a file has if its hash is `sha256`, and the hash it has. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        before = os.fstat(descriptor)
+        found = descriptor_sha256(descriptor) if stat.S_ISREG(before.st_mode) else ""
+    finally:
+        os.close(descriptor)
+    # The stamp is of the time before: whoever writes meanwhile changes what is compared with it.
+    return _stamp(before, sha256), found
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """The stamp in a file; None if there is none, or none that can be read: then the bytes are hashed again."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        value = parse_canonical(os.pread(descriptor, _MAX_BYTES, 0), path)
+        numbers = [as_int(value[key]) for key in (*Identity._fields, "changed_ns")]
+        return Stamp(as_text(value["sha256"]), Identity(*numbers[:-1]), numbers[-1])
+    except (OSError, StoreError, KeyError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def write_stamp(descriptor: int, stamp: Stamp) -> None:
+    """Write it to an open file, in the place of what is there. Where it cannot be written, or a power cut takes it,
+    the bytes are hashed once more.
+    """
+    data = canonical_json({"sha256": stamp.sha256, **stamp.identity._asdict(), "changed_ns": stamp.changed_ns})
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+
+
+def _stamp(status: os.stat_result, sha256: str) -> Stamp:
+    return Stamp(sha256, identity_of(status), status.st_ctime_ns)
+
 
 _PIECE_BYTES = 4 * 2**20
 _ATTEMPTS = 3
@@ -30,23 +92,16 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _log = logging.getLogger(__name__)
 
 
-class Expected(NamedTuple):
-    """What a commit record says of a file."""
-
-    n_bytes: int
-    sha256: str
-
-
 class StagedPlace:
     """The files of another place by way of `folder`, where each lies under its sha256.
 
     A copy appears whole, durable and verified, or not at all; any number of processes share it. Copies are kept: who
     made the folder removes it. A copy is hashed again before its first use unless its lock file says that this very
-    file, with these times, was hashed before (`stores.stamps`); one that is not what its name says is made anew.
+    file, with these times, was hashed before (`Stamp`); one that is not what its name says is made anew.
     """
 
     def __init__(
-        self, base: Place, folder: Path, expected: dict[str, Expected], files: FileSystem | None = None
+        self, base: Place, folder: Path, expected: dict[str, FileRecord], files: FileSystem | None = None
     ) -> None:
         """`expected`: the files to copy, by path; others are read where they are."""
         self.name = f"{base.name} (staged in {folder})"
@@ -75,9 +130,8 @@ class StagedPlace:
         """
         wanted = [path for path in paths if path in self._expected]
         missing = sum(self._expected[path].n_bytes for path in wanted if not self._is_there(path))
-        free = shutil.disk_usage(self._folder).free
-        if missing > free:
-            raise StoreError(f"{self._folder}: staging needs {missing} bytes and {free} are free; name another folder")
+        if problem := missing_space(self._folder, missing):
+            raise StoreError(f"{self._folder}: staging {problem}; name another folder")
         with ThreadPoolExecutor(threads, thread_name_prefix="strata-stage") as pool:
             copies = [pool.submit(self._copy, path) for path in wanted]
             try:
@@ -89,21 +143,21 @@ class StagedPlace:
 
     def _is_there(self, path: str) -> bool:
         """Whether there is a copy of the right size; whether its bytes are right is seen before they are used."""
-        n_bytes, sha256 = self._expected[path]
+        _, n_bytes, sha256, *_ = self._expected[path]
         with suppress(FileNotFoundError):
             return os.lstat(self._folder / sha256).st_size == n_bytes
         return False
 
     def _copy(self, path: str) -> None:
         """Make sure of the copy of a file: it is there, and its bytes are known to be right."""
-        n_bytes, sha256 = self._expected[path]
+        _, n_bytes, sha256, *_ = self._expected[path]
         copy = self._folder / sha256
         lock = copy.with_name(copy.name + _LOCK)
         if stamp := self._stamped(path):
             self._known[sha256] = stamp.identity
             return
         try:
-            with _locked(lock) as descriptor:
+            with hold(lock) as descriptor:
                 stamp = self._stamped(path) or self._hashed(path)  # somebody else may just have made it
                 if stamp is None:
                     self._make(path)
@@ -112,10 +166,8 @@ class StagedPlace:
         except OSError as error:
             stamp = self._hashed(path) if error.errno in _NOT_OURS else None  # somebody else's folder can be read
             if stamp is None:
-                free = shutil.disk_usage(self._folder).free
                 raise StoreError(
-                    f"{self._folder}: staging {path} needs {n_bytes} bytes and {free} are free ({explain(error)}); "
-                    f"name another folder"
+                    f"{self._folder}: staging {path} needs {n_bytes} bytes ({explain(error)}); name another folder"
                 ) from None
         self._known[sha256] = stamp.identity
 
@@ -130,7 +182,7 @@ class StagedPlace:
 
     def _hashed(self, path: str) -> Stamp | None:
         """The stamp of the copy that lies there, if its bytes are right; a line says what is wrong with a wrong one."""
-        n_bytes, sha256 = self._expected[path]
+        _, n_bytes, sha256, *_ = self._expected[path]
         copy = self._folder / sha256
         try:
             stamp, found = hashed(copy, sha256)
@@ -168,45 +220,31 @@ class StagedPlace:
                     raise
 
     def _copy_verified(self, path: str, draft: Path) -> None:
-        n_bytes, sha256 = self._expected[path]
+        _, n_bytes, sha256, *_ = self._expected[path]
         source = self._base.open(path)
-        digest = hashlib.sha256()
-        descriptor = self._files.create(draft)
-        try:
-            if source.n_bytes == n_bytes:
-                for offset in range(0, n_bytes, _PIECE_BYTES):
-                    piece = source.read(offset, min(_PIECE_BYTES, n_bytes - offset))
-                    digest.update(piece.data)
-                    self._files.write(descriptor, piece.data)
-                    source.let_go(offset, len(piece))
-            if source.n_bytes != n_bytes or digest.hexdigest() != sha256:
-                raise StoreError(
-                    f"{self._base.name}/{path}: {source.n_bytes} bytes with sha256 {digest.hexdigest()} instead of "
-                    f"{n_bytes} with {sha256}; the file is damaged, fetch it again"
-                )
-            self._files.sync(descriptor)
-        finally:
-            self._files.close(descriptor)
+        _, found = write_pieces(self._files, draft, _pieces(source, n_bytes), n_bytes)
+        if source.n_bytes != n_bytes or found != sha256:
+            raise StoreError(
+                f"{self._base.name}/{path}: {source.n_bytes} bytes with sha256 {found} instead of "
+                f"{n_bytes} with {sha256}; the file is damaged, fetch it again"
+            )
 
 
-def files_to_stage(store: Path, plan: Plan, sites: Iterable[str], rows: tuple[int, int]) -> dict[str, Expected]:
+def _pieces(file: FileBytes, n_bytes: int) -> Iterator[memoryview]:
+    """The bytes of a file, if it has as many as it must."""
+    for offset in range(0, n_bytes if file.n_bytes == n_bytes else 0, _PIECE_BYTES):
+        piece = file.read(offset, min(_PIECE_BYTES, n_bytes - offset))
+        yield piece.data
+        file.let_go(offset, len(piece))
+
+
+def files_to_stage(store: Path, plan: Plan, sites: Iterable[str], rows: tuple[int, int]) -> dict[str, FileRecord]:
     """The shard files that hold some rows of some sites, in the order of their rows, and what is known of them."""
     found = {}
     for key in keys(plan):
         start, stop = plan.unit_rows(key) if isinstance(key, int) else rows
         record = read_commit(store, plan, key) if start < rows[1] and stop > rows[0] else None
-        for path, entry in (record["files"] if record is not None else {}).items():
+        for path, file in (record.files if record is not None else {}).items():
             if any(path.startswith(f"{ARRAYS}/sites/{site}/") for site in sites):
-                found[path] = Expected(entry["bytes"], entry["sha256"])
+                found[path] = file
     return found
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[int]:
-    """The lock file, held alone among all processes and threads. It stays: to remove it would let two in."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -6,15 +6,20 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
-from strata_sae.stores.files.identity import identity_of, inodes_last
-from strata_sae.stores.files.lease import Lease, remove_dead
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.format.arrays import STAGING
-from strata_sae.stores.remote.patience import Absent, NoRanges, Patience
-from strata_sae.stores.remote.transports import Advance, Entry, local_folder
-from strata_sae.stores.remote.unchanged import Unchanged
+from strata_sae.stores.files.locks import Lease, remove_dead
+from strata_sae.stores.files.places import identity_of, inodes_last
+from strata_sae.stores.format.plan import STAGING
+from strata_sae.stores.remote.transports import (
+    Advance,
+    Entry,
+    NotFound,
+    RangesUnsupported,
+    RetryPolicy,
+    Unchanged,
+    local_folder,
+)
 
 _PIECE_BYTES = 4 * 2**20
 _PREFIX = "push-"
@@ -25,7 +30,7 @@ class Folder:
 
     own_files: frozenset[str] = frozenset()
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         folder = local_folder(url)
         assert folder is not None, "a folder's URL, which is why this class was chosen"
         self._root = folder
@@ -55,7 +60,7 @@ class Folder:
             while len(data) < n_bytes:
                 piece = _pread(descriptor, n_bytes - len(data), offset + len(data), self._root / path)
                 if not piece:
-                    raise NoRanges(f"{path}: ends {n_bytes - len(data)} bytes too soon")
+                    raise RangesUnsupported(f"{path}: ends {n_bytes - len(data)} bytes too soon")
                 data += piece
         finally:
             os.close(descriptor)
@@ -128,7 +133,7 @@ class Folder:
         try:
             descriptor = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
-            raise Absent("there is no such file") from None
+            raise NotFound("there is no such file") from None
         except OSError as error:
             raise StoreError(f"{self._root / path}: cannot be read ({explain(error)})") from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

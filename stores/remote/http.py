@@ -3,19 +3,63 @@
 import errno
 import http.client
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
-from typing import Any
+from http.client import HTTPMessage, HTTPResponse
+from typing import IO
 from urllib.parse import quote, urlsplit
+from urllib.request import Request
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.remote.headers import changes_bytes, content_length, content_range, object_identity, retry_after
-from strata_sae.stores.remote.patience import Absent, NoRanges, Patience, Unavailable
-from strata_sae.stores.remote.unchanged import Unchanged
+from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.remote.transports import NotFound, RangesUnsupported, RetryPolicy, Transient, Unchanged
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+
+
+def content_length(headers: Message) -> int | None:
+    """Bytes that the answer announces; None if it does not say, or nothing that is a size."""
+    return _number(headers, "Content-Length")
+
+
+def retry_after(headers: Message) -> float:
+    """Seconds after which to ask again; 0 where the answer does not say, or names a date."""
+    return float(_number(headers, "Retry-After") or 0)
+
+
+def content_range(headers: Message) -> tuple[int, int] | None:
+    """First and last byte of the part that is sent, or None."""
+    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def changes_bytes(headers: Message) -> bool:
+    """Whether what is sent is not the file as it is, but compressed on the way."""
+    return bool(headers.get("Content-Encoding", "identity") != "identity")
+
+
+def object_identity(headers: Message) -> str | None:
+    """What names the object that the bytes are of, as far as the server says: its ETag, or else its time and size.
+
+    A weak ETag (`W/`) counts like a strong one: servers say it of files that they could also send compressed.
+    """
+    etag = headers.get("ETag", "").removeprefix("W/")
+    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    size = found[3] if found else ""
+    modified = headers.get("Last-Modified", "")
+    if etag:
+        return f"ETag {etag[:200]!a}"
+    return f"last modified {modified[:200]!a}, {size} bytes" if modified else None
+
+
+def _number(headers: Message, name: str) -> int | None:
+    text = headers.get(name, "").strip()
+    return int(text) if _NUMBER.fullmatch(text) else None
+
 
 _PIECE_BYTES = 2**20
 _RESERVED = ":/?#[]@!$&'()*+,;=%"
@@ -29,7 +73,9 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to web servers only, never from https to http; secrets stay with the server they are for."""
 
-    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, target: str) -> Any:
+    def redirect_request(
+        self, request: Request, file: IO[bytes], code: int, message: str, headers: HTTPMessage, target: str
+    ) -> Request | None:
         old, new = urlsplit(request.full_url), urlsplit(target)
         if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
             raise StoreError(f"{old.netloc}: redirects from {old.scheme} to {new.scheme}://{new.hostname}; refused")
@@ -43,9 +89,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 class HttpSource:
     """A folder of a web server."""
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         self.url = url
-        self._patience = patience
+        self._policy = policy
         self._unchanged = Unchanged()
         self._opener = urllib.request.OpenerDirector()
         for handler in (
@@ -80,7 +126,7 @@ class HttpSource:
                 missing = None if missing is None else missing - len(piece)
                 yield piece
             if missing:
-                raise Unavailable(f"the connection broke {missing} bytes before the end")
+                raise Transient(f"the connection broke {missing} bytes before the end")
 
     def get_range(self, path: str, offset: int, n_bytes: int) -> bytes:
         """See `Source.get_range`."""
@@ -91,20 +137,20 @@ class HttpSource:
             while len(data) <= n_bytes and (piece := self._read(response, path)):
                 data += piece
         if len(data) < n_bytes:
-            raise Unavailable(f"the connection broke {n_bytes - len(data)} bytes before the end")
+            raise Transient(f"the connection broke {n_bytes - len(data)} bytes before the end")
         if len(data) > n_bytes:
-            raise NoRanges(f"the server sent more than the {n_bytes} bytes from {offset} that were asked for")
+            raise RangesUnsupported(f"the server sent more than the {n_bytes} bytes from {offset} that were asked for")
         return bytes(data)
 
-    def _request(self, path: str, range_: str | None) -> Any:
-        request = urllib.request.Request(self.address(path), headers={"Accept-Encoding": "identity"})
+    def _request(self, path: str, range_: str | None) -> HTTPResponse:
+        request = Request(self.address(path), headers={"Accept-Encoding": "identity"})
         request.add_header("User-Agent", "strata")
         if range_ is not None:
             request.add_header("Range", range_)
         for name, value in self.secrets().items():
             request.add_unredirected_header(name, value)
         try:
-            response = self._opener.open(request, timeout=self._patience.stall_seconds)
+            response: HTTPResponse = self._opener.open(request, timeout=self._policy.stall_seconds)
         except urllib.error.HTTPError as error:
             with error:
                 raise _meaning(error, path) from None
@@ -115,32 +161,32 @@ class HttpSource:
             raise StoreError(f"{self.address(path)}: the server changes files as it sends them (Content-Encoding)")
         return response
 
-    def _read(self, response: Any, path: str) -> bytes:
+    def _read(self, response: HTTPResponse, path: str) -> bytes:
         try:
-            piece: bytes = response.read1(_PIECE_BYTES)
+            piece = response.read1(_PIECE_BYTES)
         except _WEB_ERRORS as error:
             raise _broken(error, f"{self.url}/{path}") from None
         return piece
 
 
-def _check_range(response: Any, path: str, start: int, n_bytes: int | None) -> None:
+def _check_range(response: HTTPResponse, path: str, start: int, n_bytes: int | None) -> None:
     found = content_range(response.headers)
     if response.status != 206 or found is None:
-        raise NoRanges(
+        raise RangesUnsupported(
             f"{path}: asked for bytes from {start}, the server answers {response.status} without saying which it sends"
         )
     first, last = found
     if first != start or (n_bytes is not None and last != start + n_bytes - 1):
-        raise NoRanges(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
+        raise RangesUnsupported(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
 
 
 def _meaning(error: urllib.error.HTTPError, path: str) -> Exception:
     if error.code in (404, 410):
-        return Absent(f"the server answers {error.code}")
+        return NotFound(f"the server answers {error.code}")
     if error.code in _PASSING:
-        return Unavailable(f"the server answers {error.code}", retry_after(error.headers))
+        return Transient(f"the server answers {error.code}", retry_after(error.headers))
     if error.code == 416:
-        return NoRanges(f"{path}: is shorter than the bytes that were asked for (416)")
+        return RangesUnsupported(f"{path}: is shorter than the bytes that were asked for (416)")
     hint = "; log in, or ask for access" if error.code in (401, 403) else ""
     return StoreError(f"{urlsplit(error.url).hostname}: {path}: the server answers {error.code}{hint}")
 
@@ -150,9 +196,9 @@ def _broken(error: Exception, where: str) -> Exception:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return StoreError(f"{where}: its certificate is not valid ({reason.verify_message})")
     if isinstance(reason, TimeoutError):
-        return Unavailable("no byte came in time")
+        return Transient("no byte came in time")
     if isinstance(reason, ValueError | OverflowError):  # asking again would be answered alike
         return StoreError(f"{where}: the server names an address or a number that is none ({str(reason)[:200]})")
     if isinstance(reason, OSError) and reason.errno in _OURS:
         return StoreError(f"{where}: cannot be fetched ({explain(reason)})")
-    return Unavailable(f"{type(reason).__name__}: {reason}")
+    return Transient(f"{type(reason).__name__}: {reason}")

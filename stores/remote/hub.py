@@ -2,19 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 from urllib.parse import quote, unquote
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
 from strata_sae.stores.remote.http import HttpSource
-from strata_sae.stores.remote.patience import Patience
-from strata_sae.stores.remote.transports import Advance, Entry, require
+from strata_sae.stores.remote.transports import Advance, Entry, RetryPolicy, require
 
 _URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _FOREIGN = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)
@@ -31,11 +30,11 @@ class HubRepository(HttpSource):
 
     own_files = frozenset([_CARD, ".gitattributes", ".gitignore"])
 
-    def __init__(self, url: str, patience: Patience) -> None:
+    def __init__(self, url: str, policy: RetryPolicy) -> None:
         found = _URL.fullmatch(url)
         if found is None:
             raise StoreError(f"{url}: write hf://datasets/<user>/<repository>[@revision][/<folder>]")
-        super().__init__(url, patience)
+        super().__init__(url, policy)
         self._hub = require("huggingface_hub", url)
         self._errors_known = require("huggingface_hub.errors", url)
         self._httpx_error = getattr(self._errors_known, "HTTPError", OSError)  # what connections break with
@@ -113,7 +112,7 @@ class HubRepository(HttpSource):
     def close(self) -> None:
         """Nothing is held."""
 
-    def _upload(self, files: dict[str, Any], message: str, parent: str | None) -> None:
+    def _upload(self, files: Mapping[str, str | bytes], message: str, parent: str | None) -> None:
         operations = [self._hub.CommitOperationAdd(self._folder + path, data) for path, data in files.items()]
         with self._errors(), _no_bars(require("huggingface_hub.utils", self.url)):
             done = self._api.create_commit(
@@ -145,7 +144,7 @@ class HubRepository(HttpSource):
 
 
 @contextmanager
-def _no_bars(utils: Any) -> Iterator[None]:
+def _no_bars(utils: ModuleType) -> Iterator[None]:
     """The caller shows the progress."""
     if utils.are_progress_bars_disabled():
         yield

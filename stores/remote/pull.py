@@ -1,25 +1,157 @@
-"""Fetching a whole store: what arrives is checked byte by byte, and appears whole under its name or not at all."""
+"""Fetching a remote store, its head or all of it: each file is checked as it arrives, and nothing appears half."""
 
-import fcntl
 import os
-import shutil
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import read_plain, sha256
-from strata_sae.stores.files.filesystem import FileSystem, remove_tree
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.format.arrays import COMMITS, MANIFEST, STATISTICS, TIMINGS
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.format.plan import read_plan
-from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.remote.fetching import Fetcher, Landing, Wanted, local_errors
-from strata_sae.stores.remote.head import fetch_head, fetch_manifest
-from strata_sae.stores.remote.patience import Patience
-from strata_sae.stores.remote.threads import in_threads
-from strata_sae.stores.remote.transports import Advance, open_source
+from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.files.canonical import MAX_JSON_BYTES, parse_canonical, read_plain
+from strata_sae.stores.files.filesystem import FileSystem, missing_space, remove_tree
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.locks import Lease, hold, remove_dead
+from strata_sae.stores.format.commits import file_records, read_listed, read_manifest, statistics_name
+from strata_sae.stores.format.folders import refuse_inside_a_store
+from strata_sae.stores.format.plan import COMMITS, MANIFEST, PLAN, STATISTICS, TIMINGS, Plan
+from strata_sae.stores.format.plan_file import parse_plan, read_plan
+from strata_sae.stores.format.records import UNKNOWN_BYTES, FileRecord
+from strata_sae.stores.reading.checking import check_opened, check_sizes
+from strata_sae.stores.remote.fetching import Fetcher, PullFolder, RemotePlace, local_errors
+from strata_sae.stores.remote.transports import Advance, RetryPolicy, in_threads, open_source
+
+_HEADS = "heads"
+_HEX = frozenset("0123456789abcdef")
+
+
+class Head(NamedTuple):
+    """A remote store, opened."""
+
+    folder: Path
+    """Local folder with plan, MANIFEST, commit records, statistics, token bytes and zarr's metadata."""
+    plan: Plan
+    store_id: str
+    files: dict[str, FileRecord]
+    """Every data file by path; they lie in `place`."""
+    place: RemotePlace
+
+
+def open_head(
+    url: str | Path, cache: Path, *, expected_id: str | None = None, policy: RetryPolicy | None = None
+) -> Head:
+    """Open a remote store: fetch its head into `cache`, unless it is there, and know the place of its rows.
+
+    Raises: StoreError if there is no finished store, it is damaged, or its id is not `expected_id`.
+    """
+    policy = policy or RetryPolicy()
+    source = open_source(url, policy)
+    fetcher = Fetcher(source, policy)
+    manifest = fetch_manifest(fetcher, expected_id)
+    store_id = sha256(manifest)
+    folder = cache / _HEADS / store_id
+    try:
+        plan, files = _read_head(folder, store_id)
+    except StoreError:
+        with local_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _fill(FileSystem(), fetcher, manifest, folder)
+        plan, files = _read_head(folder, store_id)
+    sizes = {path: file.n_bytes for path, file in files.items()}
+    return Head(folder, plan, store_id, files, RemotePlace(fetcher, sizes))
+
+
+def fetch_manifest(fetcher: Fetcher, expected_id: str | None) -> bytes:
+    """The MANIFEST's bytes; their hash is the store id. Raises: StoreError if it is not `expected_id`."""
+    if expected_id is not None and (len(expected_id) != 64 or not set(expected_id) <= _HEX):
+        raise StoreError(f"expected store id {expected_id!r}: a store id is 64 hex digits (see `store info`)")
+    try:
+        data = fetcher.get(MANIFEST)
+    except StoreError as error:
+        raise StoreError(f"{fetcher.url}: no finished store can be read there ({error})") from None
+    if expected_id is not None and sha256(data) != expected_id:
+        raise StoreError(f"{fetcher.url}: holds the store {sha256(data)}, not the expected {expected_id}")
+    return data
+
+
+def fetch_head(fetcher: Fetcher, manifest: bytes, pulled: PullFolder) -> tuple[Plan, dict[str, FileRecord]]:
+    """Fetch the head into the folder, each file checked by one that was checked before it.
+
+    Returns: the plan, and the record of every data file by path.
+
+    Raises: StoreError if the store is damaged, or announces what no store may hold.
+    """
+    listed = parse_canonical(manifest, f"{fetcher.url}/{MANIFEST}")
+    plan_id = listed.get("plan_id")
+    if not isinstance(plan_id, str):
+        raise StoreError(f"{fetcher.url}/{MANIFEST}: not a MANIFEST; the file is damaged")
+    _fetch_missing(fetcher, pulled, [FileRecord(PLAN, UNKNOWN_BYTES, plan_id)])
+    plan = parse_plan(read_plain(pulled.store / PLAN), f"{fetcher.url}/{PLAN}")
+    pulled.put(MANIFEST, manifest)
+    _, hashes = read_manifest(pulled.store, plan)
+    _fetch_missing(fetcher, pulled, [FileRecord(name, UNKNOWN_BYTES, hash_) for name, hash_ in hashes.items()])
+    records = checked_records(pulled.store, plan, hashes)
+    _fetch_missing(fetcher, pulled, [records[plan.vocabulary_file]])
+    for name, data in plan.metadata_files().items():
+        if not pulled.has(FileRecord(name, len(data), sha256(data))):
+            pulled.put(name, data)
+    return plan, records
+
+
+def checked_records(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, FileRecord]:
+    """The record of every data file by path, from the plan and the commit records.
+
+    Raises: StoreError if a record is not the MANIFEST's, the files are not the plan's, or one is larger than its rows
+        can make it.
+    """
+    for site in plan.sites:
+        read_listed(store, statistics_name(site), hashes[statistics_name(site)])
+    records = file_records(store, plan, hashes)
+    check_sizes(store, plan, records)
+    n_bytes = records[plan.vocabulary_file].n_bytes
+    if n_bytes > MAX_JSON_BYTES:
+        raise StoreError(f"{store}: {plan.vocabulary_file} is said to have {n_bytes} bytes, and JSON {MAX_JSON_BYTES}")
+    return records
+
+
+def _read_head(folder: Path, store_id: str) -> tuple[Plan, dict[str, FileRecord]]:
+    """A head that was fetched before, every file of it hashed again. Raises: StoreError if it is not whole."""
+    plan = read_plan(folder)
+    found_id, hashes = read_manifest(folder, plan)
+    expected = {name: sha256(data) for name, data in plan.metadata_files().items()}
+    expected[plan.vocabulary_file] = plan.files[plan.vocabulary_file].sha256
+    try:
+        records = checked_records(folder, plan, hashes)
+        wrong = [name for name, hash_ in expected.items() if sha256(read_plain(folder / name)) != hash_]
+    except FileNotFoundError as error:
+        raise StoreError(f"{error.filename}: missing; fetch the file again") from None
+    if wrong or found_id != store_id:
+        raise StoreError(f"{folder}: {wrong[:1] or found_id} is not what the store's id stands for")
+    return plan, records
+
+
+def _fill(files: FileSystem, fetcher: Fetcher, manifest: bytes, folder: Path) -> None:
+    prefix = f".{folder.name}-"
+    remove_dead(files, folder.parent, prefix)
+    with Lease(files, folder.with_name(prefix + uuid.uuid4().hex[:12])) as work:
+        pulled = PullFolder(files, work)
+        fetch_head(fetcher, manifest, pulled)
+        if folder.exists():  # damaged, or another process was quicker
+            files.rename(folder, work / "replaced")
+        try:
+            files.rename(pulled.store, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        files.sync_folder(folder.parent)
+        remove_tree(files, work / "replaced")
+
+
+def _fetch_missing(fetcher: Fetcher, pulled: PullFolder, wanted: list[FileRecord]) -> None:
+    def fetch(file: FileRecord) -> None:
+        pulled.fetch(fetcher, file, lambda n_bytes: None)
+
+    in_threads(fetch, [file for file in wanted if not pulled.has(file)], fetcher.stop)
 
 
 def pull(
@@ -27,7 +159,7 @@ def pull(
     out: Path,
     *,
     expected_id: str | None = None,
-    patience: Patience | None = None,
+    policy: RetryPolicy | None = None,
     announce: Callable[[int], None] = lambda n_bytes: None,
     advance: Advance = lambda n_bytes: None,
     files: FileSystem | None = None,
@@ -43,10 +175,10 @@ def pull(
     Raises: StoreError if the store is not there, damaged, too large for the disk, or another one than expected.
 
     """
-    files, patience = files or FileSystem(), patience or Patience()
+    files, policy = files or FileSystem(), policy or RetryPolicy()
     out = out.absolute()
     refuse_inside_a_store(out, "pull", may_be_one=True)
-    fetcher = Fetcher(open_source(url, patience), patience)
+    fetcher = Fetcher(open_source(url, policy), policy)
     manifest = fetch_manifest(fetcher, expected_id)
     if _is_there(out, manifest):
         return sha256(manifest)
@@ -54,44 +186,42 @@ def pull(
     work = out.with_name(f".{out.name}.pulling")
     with _alone(work), local_errors(work):
         _drop_another(files, work, manifest)
-        landing = Landing(files, work)
-        _, records = fetch_head(fetcher, manifest, landing)
-        wanted = [Wanted(path, record["sha256"], record["bytes"]) for path, record in records.items()]
-        announce(sum(file.n_bytes or 0 for file in wanted))
-        _fetch_data(fetcher, landing, wanted, advance)
-        _finish(files, landing, out, manifest)
+        pulled = PullFolder(files, work)
+        _, records = fetch_head(fetcher, manifest, pulled)
+        announce(sum(file.n_bytes for file in records.values()))
+        _fetch_data(fetcher, pulled, list(records.values()), advance)
+        _finish(files, pulled, out, manifest)
         remove_tree(files, work)
         files.sync_folder(out.parent)
     return sha256(manifest)
 
 
-def _fetch_data(fetcher: Fetcher, landing: Landing, wanted: list[Wanted], advance: Advance) -> None:
-    missing: list[Wanted] = []
+def _fetch_data(fetcher: Fetcher, pulled: PullFolder, wanted: list[FileRecord], advance: Advance) -> None:
+    missing: list[FileRecord] = []
 
-    def look(file: Wanted) -> None:
-        if landing.has(file):
-            advance(file.n_bytes or 0)
+    def look(file: FileRecord) -> None:
+        if pulled.has(file):
+            advance(file.n_bytes)
         else:
             missing.append(file)
 
     in_threads(look, wanted, fetcher.stop)
-    needed, free = sum(file.n_bytes or 0 for file in missing), shutil.disk_usage(landing.store).free
-    if needed > free:
-        raise StoreError(f"{landing.store}: {needed:,} bytes are still to come, but only {free:,} are free there")
-    in_threads(lambda file: landing.fetch(fetcher, file, advance), sorted(missing), fetcher.stop)
+    if problem := missing_space(pulled.store, sum(file.n_bytes for file in missing)):
+        raise StoreError(f"{pulled.store}: {problem}; make room, then pull again: what is there is kept")
+    in_threads(lambda file: pulled.fetch(fetcher, file, advance), sorted(missing), fetcher.stop)
 
 
-def _finish(files: FileSystem, landing: Landing, out: Path, manifest: bytes) -> None:
+def _finish(files: FileSystem, pulled: PullFolder, out: Path, manifest: bytes) -> None:
     for folder in (COMMITS, STATISTICS, TIMINGS):
-        files.make_folder(landing.store / folder)
-    if check_opened(landing.store, read_plan(landing.store)).store_id != sha256(manifest):
-        raise StoreError(f"{landing.store}: its MANIFEST changed while it was fetched; pull again")
-    for folder, _, _ in os.walk(landing.store, topdown=False):
+        files.make_folder(pulled.store / folder)
+    if check_opened(pulled.store, read_plan(pulled.store)).store_id != sha256(manifest):
+        raise StoreError(f"{pulled.store}: its MANIFEST changed while it was fetched; pull again")
+    for folder, _, _ in os.walk(pulled.store, topdown=False):
         files.sync_folder(Path(folder))
     try:
-        files.rename(landing.store, out)
+        files.rename(pulled.store, out)
     except OSError as error:
-        raise StoreError(f"{out}: cannot be made ({explain(error)}); the whole store is in {landing.store}") from None
+        raise StoreError(f"{out}: cannot be made ({explain(error)}); the whole store is in {pulled.store}") from None
 
 
 def _is_there(out: Path, manifest: bytes) -> bool:
@@ -127,17 +257,12 @@ def _alone(work: Path) -> Iterator[None]:
     if work.is_symlink():
         raise StoreError(f"{work}: is a link; remove it")
     lock = work.with_name(work.name + ".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(hold(lock, wait=False, needed=False))
         except BlockingIOError:
             raise StoreError(
                 f"{work}: another process is pulling into it; wait for it, or choose another folder"
             ) from None
-        except OSError:  # a file system without locks
-            pass
         yield
         lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)

@@ -1,21 +1,121 @@
-"""Sending a finished store: its identity first, then its data, and last the MANIFEST: nobody sees half a store."""
+"""Sending a finished store: its identity first, then its data, the MANIFEST last, so that nobody sees half a store."""
 
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import file_sha256
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, STAGING, TIMINGS
-from strata_sae.stores.format.contents import read_manifest
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.files.canonical import Json
+from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores.format.commits import read_manifest
+from strata_sae.stores.format.plan import MANIFEST, PLAN, STAGING, TIMINGS, Plan
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.remote.card import dataset_card
-from strata_sae.stores.remote.fetching import Fetcher, Wanted
-from strata_sae.stores.remote.head import data_files
-from strata_sae.stores.remote.patience import Patience
-from strata_sae.stores.remote.threads import in_threads
-from strata_sae.stores.remote.transports import Advance, Entry, Target, open_target
+from strata_sae.stores.remote.fetching import Fetcher
+from strata_sae.stores.remote.pull import checked_records
+from strata_sae.stores.remote.transports import Advance, Entry, RetryPolicy, Target, in_threads, open_target
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_LICENSES = [
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "gpl-3.0",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "odc-by",
+    "pddl",
+    "gemma",
+    "llama3",
+    "llama3.1",
+    "llama3.2",
+    "llama3.3",
+    "unknown",
+    "other",
+]
+
+
+def dataset_card(plan: Plan, store_id: str, url: str, n_bytes: int) -> str:
+    """Markdown with the metadata block that the hub searches by: license, base_model, tags."""
+    model, corpus = plan.provenance.get("model", {}), plan.provenance.get("corpus", {})
+    model = model if isinstance(model, dict) else {"model": model}
+    name = str(model.get("model", "unknown"))
+    license_ = str(_find(plan.provenance, "license") or "unknown").lower()
+    head: dict[str, Json] = {
+        "license": license_ if license_ in _LICENSES else "other",
+        "tags": ["activations", "sparse-autoencoder", "interpretability", "strata"],
+        "viewer": False,
+    }
+    if head["license"] == "other":
+        head["license_name"] = re.sub(r"[^a-z0-9.-]+", "-", license_)[:64]
+    if _REPOSITORY.fullmatch(name):
+        head["base_model"] = [name]
+    block = "\n".join(f"{key}: {json.dumps(value)}" for key, value in sorted(head.items()))
+    sites = "\n".join(f"| `{site}` | {d_model} |" for site, d_model in plan.sites.items())
+    splits = ", ".join(f"{split} {stop - start:,}" for split, (start, stop) in plan.splits.items())
+    return f"""---
+{block}
+---
+
+# Activations of {_plain(name)}
+
+Rows of a language model's hidden states, one per token, for training sparse autoencoders.
+Plain zarr v3 under `activations.zarr/`; every file is hashed by `MANIFEST.json`.
+
+| | |
+|---|---|
+| model | {_plain(name)}, revision {_plain(str(model.get("revision")))} |
+| rows | {plan.n_rows:,} ({splits}), from {plan.n_documents:,} documents |
+| encoding | {plan.encoding}, compressor {plan.compressor} |
+| size | {n_bytes:,} bytes |
+| store id | `{store_id}` |
+| plan id | `{plan.id}` |
+
+| site | width |
+|---|---|
+{sites}
+
+## Use
+
+```
+strata store pull {url} OUT --expect {store_id}
+```
+
+## Where it comes from
+
+The text keeps the licences of its sources.
+
+```json
+{_fenced({"corpus": corpus, "model": model})}
+```
+"""
+
+
+def _find(value: Json, key: str) -> str | None:
+    """The first text under a key anywhere in plain data."""
+    if isinstance(value, dict):
+        if isinstance(text := value.get(key), str):
+            return text
+        value = list(value.values())
+    if isinstance(value, list):
+        return next((found for item in value if (found := _find(item, key)) is not None), None)
+    return None
+
+
+def _plain(text: str) -> str:
+    """Text that cannot be read as markup."""
+    return re.sub(r"[^\w ./:@+-]", "?", text)[:200]
+
+
+def _fenced(value: Json) -> str:
+    """JSON that can neither end its code block nor begin a tag."""
+    return json.dumps(value, indent=1, sort_keys=True).replace("`", "\\u0060").replace("<", "\\u003c")
+
 
 _BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**30
 
@@ -24,7 +124,7 @@ def push(
     store: Path,
     url: str | Path,
     *,
-    patience: Patience | None = None,
+    policy: RetryPolicy | None = None,
     announce: Callable[[int], None] = lambda n_bytes: None,
     advance: Advance = lambda n_bytes: None,
 ) -> str:
@@ -38,16 +138,16 @@ def push(
     Raises: StoreError if the store is unfinished or damaged, or something else is at `url`.
 
     """
-    patience = patience or Patience()
+    policy = policy or RetryPolicy()
     plan = read_plan(store)
     store_id = check_opened(store, plan).store_id
     identity, data = _files(store, plan)
-    n_bytes = sum(file.n_bytes or 0 for file in [*identity, *data])
+    n_bytes = sum(file.n_bytes for file in [*identity, *data])
     announce(n_bytes)
-    target = open_target(url, patience)
+    target = open_target(url, policy)
     try:
         there = target.entries()
-        _refuse_another(target, Fetcher(target, patience), store, there, identity, data)
+        _refuse_another(target, Fetcher(target, policy), store, there, identity, data)
         if PLAN not in there and not target.send_new(PLAN, plan.data):
             raise StoreError(f"{target.url}: somebody else began to push there; push again when they are done")
         there.setdefault(PLAN, Entry(len(plan.data), None))
@@ -58,27 +158,31 @@ def push(
         manifest = (store / MANIFEST).read_bytes()
         if MANIFEST in there:  # the very same, as was seen before: nothing is written into a finished store
             return store_id
-        if not target.send_new(MANIFEST, manifest) and Fetcher(target, patience).get(MANIFEST) != manifest:
+        if not target.send_new(MANIFEST, manifest) and Fetcher(target, policy).get(MANIFEST) != manifest:
             raise StoreError(f"{target.url}: somebody else pushed another store there meanwhile; choose another place")
     finally:
         target.close()
     return store_id
 
 
-def _files(store: Path, plan: Plan) -> tuple[list[Wanted], list[Wanted]]:
+def _files(store: Path, plan: Plan) -> tuple[list[FileRecord], list[FileRecord]]:
     """What names the store (plan, commit records, statistics), and the rest but for the MANIFEST."""
     _, hashes = read_manifest(store, plan)
     small = {PLAN: plan.id, **hashes}
-    identity = [Wanted(name, hash_, (store / name).stat().st_size) for name, hash_ in small.items()]
-    records = data_files(store, plan, hashes)
-    data = [Wanted(name, record["sha256"], record["bytes"]) for name, record in records.items()]
+    identity = [FileRecord(name, (store / name).stat().st_size, hash_) for name, hash_ in small.items()]
+    data = list(checked_records(store, plan, hashes).values())
     for name in plan.metadata_files():  # compared with the plan when the store was opened
-        data.append(Wanted(name, file_sha256(store / name), (store / name).stat().st_size))
+        data.append(FileRecord(name, (store / name).stat().st_size, file_sha256(store / name)))
     return identity, data
 
 
 def _refuse_another(
-    target: Target, fetcher: Fetcher, store: Path, there: dict[str, Entry], identity: list[Wanted], data: list[Wanted]
+    target: Target,
+    fetcher: Fetcher,
+    store: Path,
+    there: dict[str, Entry],
+    identity: list[FileRecord],
+    data: list[FileRecord],
 ) -> None:
     """Raises: StoreError if the target holds anything but a part of this very store."""
     ours = {file.path for file in [*identity, *data]} | {MANIFEST}
@@ -96,7 +200,7 @@ def _refuse_another(
 _IGNORED = (f"{STAGING}/", f"{TIMINGS}/")
 
 
-def _refuse_losses(target: Target, files: list[Wanted]) -> None:
+def _refuse_losses(target: Target, files: list[FileRecord]) -> None:
     """Raises: StoreError if something that was sent is not there now: ignored, removed, cut."""
     there = target.entries()
     for file in files:
@@ -104,29 +208,29 @@ def _refuse_losses(target: Target, files: list[Wanted]) -> None:
             raise StoreError(f"{target.url}: did not keep {file.path} as it was sent; push again")
 
 
-def _is_same(entry: Entry | None, file: Wanted) -> bool:
+def _is_same(entry: Entry | None, file: FileRecord) -> bool:
     return entry is not None and entry.n_bytes == file.n_bytes and entry.sha256 in (None, file.sha256)
 
 
-def _send(target: Target, store: Path, files: list[Wanted], there: dict[str, Entry], advance: Advance) -> None:
+def _send(target: Target, store: Path, files: list[FileRecord], there: dict[str, Entry], advance: Advance) -> None:
     missing = [file for file in files if not _is_same(there.get(file.path), file)]
-    advance(sum(file.n_bytes or 0 for file in files) - sum(file.n_bytes or 0 for file in missing))
+    advance(sum(file.n_bytes for file in files) - sum(file.n_bytes for file in missing))
     for batch in _batches(missing):
         in_threads(lambda file: _check(store, file), batch, threading.Event())
         target.send([(file.path, store / file.path) for file in batch], advance)
 
 
-def _check(store: Path, file: Wanted) -> None:
+def _check(store: Path, file: FileRecord) -> None:
     if file_sha256(store / file.path) != file.sha256:
         raise StoreError(
             f"{store / file.path}: its sha256 is not the recorded one; the store is damaged, nothing was made visible"
         )
 
 
-def _batches(files: list[Wanted]) -> Iterator[list[Wanted]]:
-    batch: list[Wanted] = []
+def _batches(files: list[FileRecord]) -> Iterator[list[FileRecord]]:
+    batch: list[FileRecord] = []
     for file in files:
-        if batch and (len(batch) == _BATCH_FILES or sum(f.n_bytes or 0 for f in [*batch, file]) > _BATCH_BYTES):
+        if batch and (len(batch) == _BATCH_FILES or sum(f.n_bytes for f in [*batch, file]) > _BATCH_BYTES):
             yield batch
             batch = []
         batch.append(file)

@@ -1,16 +1,125 @@
-"""Where stores are shared: one small protocol, and the kinds of URL that speak it."""
+"""Where stores are shared: one small protocol, the kinds of URL that speak it, and when a server is asked again."""
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import ModuleType
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.remote.patience import Patience
+from strata_sae.stores.format.folders import refuse_inside_a_store
+
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class NotFound(Exception):
+    """The server says that it has no such file."""
+
+
+class Transient(Exception):
+    """It did not work now and may work later: a timeout, a broken connection, an overloaded server."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RangesUnsupported(Exception):
+    """The server sent something else than the bytes that were asked for."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Limits of one request. A file may take `grace_seconds` and the time its bytes need at the slowest rate."""
+
+    stall_seconds: float = 60.0
+    """Without a byte for so long, the connection is given up and made anew."""
+    attempts: int = 6
+    """In a row, without a byte in between."""
+    pause_seconds: float = 0.5
+    """Before the second attempt; it doubles with each further one."""
+    grace_seconds: float = 300.0
+    slowest_bytes_per_second: float = 32_768.0
+
+
+class Retries:
+    """The attempts of one request, of which at least `n_bytes` are expected."""
+
+    def __init__(self, policy: RetryPolicy, where: str, n_bytes: int, stop: threading.Event) -> None:
+        self._policy, self._where, self._stop = policy, where, stop
+        self._failures = 0
+        self._seconds = policy.grace_seconds + n_bytes / policy.slowest_bytes_per_second
+        self._deadline = time.monotonic() + self._seconds
+
+    def progressed(self) -> None:
+        """Bytes arrived. Raises: StoreError if they come too slowly altogether, or nobody wants them any more."""
+        self._failures = 0
+        self._check(f"came at less than {self._policy.slowest_bytes_per_second:.0f} bytes a second")
+
+    def failed(self, error: Exception) -> None:
+        """Pause before the next attempt. Raises: StoreError if it is not worth another one."""
+        self._failures += 1
+        if self._failures >= self._policy.attempts:
+            raise StoreError(f"{self._where}: {error} ({self._failures} attempts); try again later") from None
+        pause = self._policy.pause_seconds * 2 ** (self._failures - 1)
+        pause = min(max(pause, getattr(error, "retry_after", 0.0)), _LONGEST_PAUSE_SECONDS)
+        self._stop.wait(max(0.0, min(pause, self._deadline - time.monotonic())))
+        self._check(str(error))
+
+    def _check(self, reason: str) -> None:
+        if self._stop.is_set():
+            raise StoreError(f"{self._where}: given up, because another file failed")
+        if time.monotonic() > self._deadline:
+            raise StoreError(f"{self._where}: {reason}; given up after {self._seconds:.0f} seconds, try again later")
+
+
+T = TypeVar("T")
+N_THREADS = 8
+
+
+def in_threads(work: Callable[[T], None], items: Iterable[T], stop: threading.Event) -> None:
+    """Do `work` on every item. The first failure, also Ctrl-C, sets `stop`, cancels the rest and is raised."""
+    with ThreadPoolExecutor(N_THREADS, thread_name_prefix="store-transfer") as pool:
+        jobs = [pool.submit(work, item) for item in items]
+        try:
+            wait(jobs, return_when=FIRST_EXCEPTION)
+            failed = [job for job in jobs if job.done() and job.exception() is not None]
+            if failed:
+                stop.set()
+                failed[0].result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class Unchanged:
+    """What names the object behind each path, by what was said of it first; for several threads."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def check(self, path: str, identity: str | None, where: str) -> None:
+        """Hold `identity` (ETag, time and size) against the first one. None: the server says nothing of it.
+
+        Raises: StoreError if the object was replaced meanwhile.
+        """
+        if identity is None:
+            return
+        first = self._first.setdefault(path, identity)  # atomic: the first thread decides
+        if first != identity:
+            raise StoreError(
+                f"{where}/{path}: was replaced while it is read ({first} before, {identity} now); open the store "
+                f"again, or pull it: every file of a pulled store is checked whole"
+            )
+
 
 Advance = Callable[[int], None]
 INSTALL = "pip install 'strata-sae[remote]'"
@@ -19,21 +128,23 @@ TRANSPORTS = {
     "file": ("strata_sae.stores.remote.folder", "Folder"),
     "http": ("strata_sae.stores.remote.http", "HttpSource"),
     "https": ("strata_sae.stores.remote.http", "HttpSource"),
-    "s3": ("strata_sae.stores.remote.s3", "Bucket"),
+    "s3": ("strata_sae.stores.remote.buckets", "Bucket"),
+    "gs": ("strata_sae.stores.remote.buckets", "Bucket"),
+    "az": ("strata_sae.stores.remote.buckets", "Bucket"),
     "hf": ("strata_sae.stores.remote.hub", "HubRepository"),
 }
 
 
 class Source(Protocol):
-    """Files by path relative to a store. Raises: Absent, Unavailable (worth another attempt), StoreError (not)."""
+    """Files by path relative to a store. Raises: NotFound, Transient (worth another attempt), StoreError (not)."""
 
     url: str
 
     def stream(self, path: str, start: int) -> Iterator[bytes | memoryview]:
-        """The bytes of a file from `start` to its end. Raises: NoRanges if the server cannot begin in the middle."""
+        """The bytes of a file from `start` to its end. Raises: RangesUnsupported."""
 
     def get_range(self, path: str, offset: int, n_bytes: int) -> bytes | memoryview:
-        """Exactly these bytes. Raises: NoRanges if the server sends others."""
+        """Exactly these bytes. Raises: RangesUnsupported if the server sends others."""
 
 
 class Entry(NamedTuple):
@@ -43,6 +154,7 @@ class Entry(NamedTuple):
     sha256: str | None
 
 
+@runtime_checkable
 class Target(Source, Protocol):
     """A place that takes files too."""
 
@@ -65,7 +177,7 @@ class Target(Source, Protocol):
         """Let go of what is held."""
 
 
-def is_url(text: object) -> bool:
+def is_url(text: str | Path) -> bool:
     """Whether this names a place by URL, not by a path of this machine."""
     return isinstance(text, str) and _SCHEME.match(text) is not None
 
@@ -86,13 +198,12 @@ def local_folder(url: str | Path) -> Path | None:
     return Path(os.fsdecode(unquote_to_bytes(os.fsencode(parts.path))))
 
 
-def open_source(url: str | Path, patience: Patience) -> Source:
+def open_source(url: str | Path, policy: RetryPolicy) -> Source:
     """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
-    source: Source = _transport(url, patience)
-    return source
+    return _transport(url, policy)
 
 
-def open_target(url: str | Path, patience: Patience) -> Target:
+def open_target(url: str | Path, policy: RetryPolicy) -> Target:
     """A place to write to.
 
     Raises: StoreError if it cannot be written to, lies inside a store, or a package is missing.
@@ -100,21 +211,21 @@ def open_target(url: str | Path, patience: Patience) -> Target:
     folder = local_folder(url)
     if folder is not None:
         refuse_inside_a_store(folder, "push", may_be_one=True)
-    target = _transport(url, patience)
-    if not hasattr(target, "send"):
-        raise StoreError(f"{url}: can only be read from; push to s3://, hf:// or a folder")
-    result: Target = target
-    return result
+    target = _transport(url, policy)
+    if not isinstance(target, Target):
+        raise StoreError(f"{url}: can only be read from; push to s3://, gs://, az://, hf:// or a folder")
+    return target
 
 
-def _transport(url: str | Path, patience: Patience):  # type: ignore[no-untyped-def]  # whichever the URL names
+def _transport(url: str | Path, policy: RetryPolicy) -> Source:
     if not is_url(url):
         url = Path(url).absolute().as_uri()
     parts = split_url(str(url))
     if parts.scheme not in TRANSPORTS:
         raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
     module, name = TRANSPORTS[parts.scheme]
-    return getattr(import_module(module), name)(str(url).rstrip("/"), patience)
+    source: Source = getattr(import_module(module), name)(str(url).rstrip("/"), policy)
+    return source
 
 
 def split_url(url: str) -> SplitResult:
@@ -140,7 +251,7 @@ def _without_secrets(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def require(package: str, url: str):  # type: ignore[no-untyped-def]  # a module of a package without types
+def require(package: str, url: str) -> ModuleType:
     """An optional package. Raises: StoreError with the line that installs it."""
     try:
         return import_module(package)

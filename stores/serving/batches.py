@@ -9,11 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import canonical_json, sha256
-from strata_sae.stores.format.permutation import permutation
+from strata_sae.stores.files.canonical import Json, canonical_json
+from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.filters import Filters
-from strata_sae.stores.reading.masks import RowMask
+from strata_sae.stores.reading.masks import Filters, RowMask, permutation
 from strata_sae.stores.serving.clock import LoaderClock
 from strata_sae.stores.serving.shared_windows import SharedWindows
 from strata_sae.stores.serving.windows import PrivateWindows, WindowBuffer, WindowFiller, Windows
@@ -70,8 +69,8 @@ class Batches:
         self.batch_size = batch_size
         size = store.plan.rows_per_chunk
         self.blocks_per_window = max(1, min(window_rows // size, len(self._mask.blocks)))
-        limits = {"limited_by": [*self._mask.limited_by]} if self._mask.limited_by else {}
-        self._key = [store.plan.order_id, split, {**filters.key(), **limits}, seed, self.blocks_per_window]
+        limits: dict[str, Json] = {"limited_by": [*self._mask.limited_by]} if self._mask.limited_by else {}
+        self._key: list[Json] = [store.plan.order_id, split, {**filters.key(), **limits}, seed, self.blocks_per_window]
         self.clock = clock or LoaderClock(threads)
         """How long reading took so far."""
         self._pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="strata-window")
@@ -171,7 +170,7 @@ class Batches:
         """The mix of a window, being drawn by a thread."""
         return self._mixes.get(window) or self._pool.submit(permutation, *self._mix(window))
 
-    def _mix(self, window: int) -> tuple[list[object], int]:
+    def _mix(self, window: int) -> tuple[list[Json], int]:
         """Key and length of the order that a window's rows are put in."""
         epoch, index = divmod(window, self._windows_per_epoch)
         starts = self._epoch(epoch).starts

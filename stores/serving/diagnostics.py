@@ -3,7 +3,7 @@
 import numpy as np
 
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.filters import Filters
+from strata_sae.stores.reading.masks import Filters
 from strata_sae.stores.serving.documents_of_rows import Runs, Tally, counted, passing_rows, read_runs
 from strata_sae.stores.serving.mixing import variance_ratio
 

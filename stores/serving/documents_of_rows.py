@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.filters import Filters
+from strata_sae.stores.reading.masks import Filters
 
 _ROWS_PER_PIECE = 2**16
 _MERGE_AT = 2**20

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.filters import Filters
-from strata_sae.stores.reading.masks import RowMask
+from strata_sae.stores.reading.masks import Filters, RowMask
 from strata_sae.stores.serving.batches import Batches
 from strata_sae.stores.serving.clock import LoaderClock
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.os_errors import explain
+from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.serving.windows import WindowBuffer
 
 NOTHING = -1

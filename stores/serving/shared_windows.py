@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.format.outside import refuse_inside_a_store
+from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.format.folders import refuse_inside_a_store
 from strata_sae.stores.serving.shared_slot import NOTHING, Slot
 from strata_sae.stores.serving.slot_users import PRESENT, Presence, slot_paths
 from strata_sae.stores.serving.windows import Filling, WindowBuffer, own_memory

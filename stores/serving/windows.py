@@ -143,7 +143,7 @@ class WindowFiller:
         first = block * self._values.rows_per_chunk
         buffer.numbers[target] = np.arange(first, first + len(rows))
         # Pages of as many blocks as a window has stay: a store that fits into one is read without a page fault.
-        self._values.hold(block, at_most=len(slots) // self._values.rows_per_chunk)
+        self._values.touch(block, keep=len(slots) // self._values.rows_per_chunk)
 
 
 class PrivateWindows:

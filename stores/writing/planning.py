@@ -3,33 +3,40 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import sha256
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem, write_new
-from strata_sae.stores.files.lease import Lease, planning_prefix, remove_dead
-from strata_sae.stores.format.arrays import (
-    EXTRAS,
-    PLAN,
-    STATISTICS,
-    TIMINGS,
-    TOKEN_BYTES,
-    column_specs,
-    group_paths,
-    site_specs,
-    token_specs,
-)
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.locks import Lease, planning_prefix, remove_dead
 from strata_sae.stores.format.commits import commit_folders
 from strata_sae.stores.format.encodings import CODECS
-from strata_sae.stores.format.outside import refuse_inside_a_store
-from strata_sae.stores.format.plan import Plan, parse_plan, read_plan
+from strata_sae.stores.format.folders import refuse_inside_a_store
+from strata_sae.stores.format.plan import EXTRAS, PLAN, STATISTICS, TIMINGS, TOKEN_BYTES, Plan, group_paths
+from strata_sae.stores.format.plan_file import parse_plan, read_plan
+from strata_sae.stores.format.records import FileRecord, Lineage
 from strata_sae.stores.format.vocabulary import Token, tokens_json
 from strata_sae.stores.writing.shards import ShardWriter
+
+
+class PlanFields(TypedDict):
+    """Fields of `Plan` that whoever creates a store says."""
+
+    splits: dict[str, tuple[int, int]]
+    sites: dict[str, int]
+    encoding: str
+    compressor: str
+    rows_per_chunk: int
+    rows_per_unit: int
+    config: dict[str, Json]
+    provenance: dict[str, Json]
+    lineage: NotRequired[Lineage | None]
+    calibration: NotRequired[list[tuple[int, int]] | None]
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,10 @@ def create_store(
     vocabulary: dict[int, Token],
     *,
     n_rows: int,
+    n_documents: int,
     extras: dict[str, bytes] | None = None,
     files: FileSystem | None = None,
-    **fields: Any,
+    **fields: Unpack[PlanFields],
 ) -> Plan:
     """Write a store's plan step at `path`; a plan that another worker put there meanwhile must be equal.
 
@@ -64,7 +72,7 @@ def create_store(
         blocks: the token map in plan order, as arrays by field.
         vocabulary: what every token id that occurs stands for.
         extras: other files to keep with the rows, by name (docs/store.md says which names mean what).
-        fields: the other fields of `Plan`.
+        fields: the other fields of `Plan`, by their names.
     Raises: StoreError if something else is at `path`, or `path` lies inside a store.
 
     """
@@ -74,7 +82,9 @@ def create_store(
     prefix = planning_prefix(path)
     remove_dead(files, path.parent, prefix)
     with Lease(files, path.with_name(prefix + uuid.uuid4().hex[:12])) as draft:
-        plan = _fill(files, draft, blocks, {**(extras or {}), TOKEN_BYTES: tokens_json(vocabulary)}, n_rows, fields)
+        named = {**(extras or {}), TOKEN_BYTES: tokens_json(vocabulary)}
+        planned = Plan(n_rows=n_rows, n_documents=n_documents, files={}, **fields)
+        plan = _fill(files, draft, blocks, {f"{EXTRAS}/{name}": data for name, data in named.items()}, planned)
         _move(files, draft, path, plan)
     return plan
 
@@ -84,21 +94,17 @@ def _fill(
     draft: Path,
     blocks: Iterator[dict[str, np.ndarray]],
     extras: dict[str, bytes],
-    n_rows: int,
-    fields: dict[str, Any],
+    planned: Plan,
 ) -> Plan:
-    folders = [*group_paths(list(fields["sites"])), STATISTICS, TIMINGS, EXTRAS]
-    specs = token_specs(n_rows)
-    arrays = [spec.path for spec in specs.values()]
-    arrays += _site_arrays(fields)
+    folders = [*group_paths(planned.sites), STATISTICS, TIMINGS, EXTRAS]
+    arrays = [spec.path for spec in planned.arrays()]
     for folder in [*folders, *arrays, *(f"{array}/c" for array in arrays)]:
         files.make_folder(draft / folder)
-    records = {f"{EXTRAS}/{name}": {"bytes": len(data), "sha256": sha256(data)} for name, data in extras.items()}
-    records |= _write_tokens(files, draft, blocks, n_rows)
-    plan = Plan(n_rows=n_rows, files=records, **fields)
+    records = {path: FileRecord(path, len(data), sha256(data)) for path, data in extras.items()}
+    records |= _write_tokens(files, draft, blocks, planned)
+    plan = replace(planned, files=records)
     plan = parse_plan(plan.data, draft / PLAN)  # what could not be read back is not written
-    named = {f"{EXTRAS}/{name}": data for name, data in extras.items()} | plan.metadata_files() | {PLAN: plan.data}
-    for name, data in named.items():
+    for name, data in (extras | plan.metadata_files() | {PLAN: plan.data}).items():
         write_new(files, draft / name, data)
     for folder in commit_folders(plan):
         files.make_folder(draft / folder)
@@ -107,21 +113,11 @@ def _fill(
     return plan
 
 
-def _site_arrays(fields: dict[str, Any]) -> list[str]:
-    """Folders of all arrays of all sites."""
-    arrays = []
-    for site, d_model in fields["sites"].items():
-        specs = site_specs(site, 1, d_model, fields["encoding"], fields["compressor"], 1, 1)
-        columns = column_specs(site, d_model) if fields["encoding"] == "int8" else {}
-        arrays += [spec.path for spec in [*specs.values(), *columns.values()]]
-    return arrays
-
-
 def _write_tokens(
-    files: FileSystem, draft: Path, blocks: Iterator[dict[str, np.ndarray]], n_rows: int
-) -> dict[str, dict[str, Any]]:
-    specs = token_specs(n_rows)
-    records: dict[str, dict[str, Any]] = {}
+    files: FileSystem, draft: Path, blocks: Iterator[dict[str, np.ndarray]], plan: Plan
+) -> dict[str, FileRecord]:
+    specs, n_rows = plan.token_specs, plan.n_rows
+    records: dict[str, FileRecord] = {}
     writers: dict[str, ShardWriter] = {}
     shard = done = 0
     with ExitStack() as opened:
@@ -139,7 +135,9 @@ def _write_tokens(
                     writer.append(block[field][first : first + take])
                 first, done = first + take, done + take
                 if done % rows_per_shard == 0 or done == n_rows:
-                    records |= {specs[field].shard_path(shard): writer.finish() for field, writer in writers.items()}
+                    for field, writer in writers.items():
+                        path = specs[field].shard_path(shard)
+                        records[path] = writer.finish()._replace(path=path)
                     writers, shard = {}, shard + 1
     assert done == n_rows, f"the token map has {done} rows, the plan {n_rows}"
     return records

@@ -3,29 +3,30 @@
 import os
 import uuid
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
-from strata_sae.stores.files.lease import Lease
-from strata_sae.stores.format.arrays import STAGING, ArraySpec
+from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores.files.locks import Lease
 from strata_sae.stores.format.commits import (
-    COMMIT_FORMAT,
+    CALIBRATION,
+    CommitRecord,
+    commit_json,
     commit_path,
     key_name,
     read_commit,
-    rows_of,
     shard_of,
     specs_of,
 )
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.quantisation import Columns
+from strata_sae.stores.format.encodings import Columns, calibrate
+from strata_sae.stores.format.plan import STAGING, Plan
+from strata_sae.stores.format.records import FileRecord
+from strata_sae.stores.format.shards import ArraySpec
 from strata_sae.stores.format.statistics import Moments
-from strata_sae.stores.writing.encoders import site_encoder
-from strata_sae.stores.writing.shards import ShardWriter
+from strata_sae.stores.writing.shards import ShardWriter, site_encoder
 
 
 class Commit:
@@ -44,26 +45,18 @@ class Commit:
         self._writers[spec.shard_path(shard_of(self._key))] = writer
         return writer
 
-    def commit(self, statistics: dict[str, Any]) -> bool:
+    def commit(self, statistics: dict[str, Json]) -> bool:
         """Finish the files and make them exist, unless another attempt already has. Returns whether this one won.
 
         After it returns they are committed and published, whoever won, and may be acknowledged.
         """
-        records = {path: writer.finish() for path, writer in self._writers.items()}
+        records = {path: writer.finish()._replace(path=path) for path, writer in self._writers.items()}
         if self._plan.version == 1:  # one that was begun by an older program
-            records = {path: {name: record[name] for name in ("bytes", "sha256")} for path, record in records.items()}
+            records = {path: FileRecord(path, file.n_bytes, file.sha256) for path, file in records.items()}
         self._files.sync_folder(self._lease.folder)
         self._files.sync_folder(self._lease.folder.parent)
         self._files.sync_folder(self._store)
-        body = {
-            "format": COMMIT_FORMAT,
-            "plan_id": self._plan.id,
-            "unit": self._key,
-            "rows": rows_of(self._plan, self._key),
-            "files": records,
-            "statistics": statistics,
-        }
-        data = canonical_json(body | {"sha256": sha256(canonical_json(body))})
+        data = commit_json(self._plan, self._key, CommitRecord(records, statistics))
         draft = self._lease.folder / "commit.json"
         self._committing = True
         won = publish_exclusive(self._files, draft, commit_path(self._store, self._plan, self._key), data)
@@ -158,9 +151,9 @@ def publish(files: FileSystem, store: Path, plan: Plan, key: int | str) -> None:
     """
     record = read_commit(store, plan, key)
     assert record is not None, "only a committed unit can be published"
-    for path, expected in record["files"].items():
+    for path, expected in record.files.items():
         final = store / path
-        if not _has_size(final, expected["bytes"]):
+        if not _has_size(final, expected.n_bytes):
             files.make_folder(final.parent)
             files.sync_folder(final.parent.parent)
             staged = _find_staged(store, plan, key, path, expected)
@@ -170,10 +163,10 @@ def publish(files: FileSystem, store: Path, plan: Plan, key: int | str) -> None:
                 files.sync_path(staged)  # another attempt's file may have the right bytes in memory only
                 files.rename(staged, final)
             except FileNotFoundError:  # another worker may have just published it
-                if not _has_size(final, expected["bytes"]):
+                if not _has_size(final, expected.n_bytes):
                     raise StoreError(f"{final}: unit {key} is committed but this file is gone; restore it") from None
     # Not only the names made here: whoever made the others may have died before this step.
-    for folder in sorted({(store / path).parent for path in record["files"]}):
+    for folder in sorted({(store / path).parent for path in record.files}):
         files.sync_folder(folder)
 
 
@@ -184,7 +177,7 @@ def _has_size(path: Path, n_bytes: int) -> bool:
         return False
 
 
-def _find_staged(store: Path, plan: Plan, key: int | str, path: str, expected: dict[str, Any]) -> Path | None:
+def _find_staged(store: Path, plan: Plan, key: int | str, path: str, expected: FileRecord) -> Path | None:
     # Every attempt of a unit should stage equal bytes; the hash makes sure that none is published that does not.
     name = {
         spec.shard_path(shard_of(key)): f"{site}.{array}"
@@ -193,8 +186,42 @@ def _find_staged(store: Path, plan: Plan, key: int | str, path: str, expected: d
     }[path]
     for staged in sorted((store / STAGING).glob(f"{key_name(key)}-*/{name}")):
         try:
-            if _has_size(staged, expected["bytes"]) and file_sha256(staged) == expected["sha256"]:
+            if _has_size(staged, expected.n_bytes) and file_sha256(staged) == expected.sha256:
                 return staged
         except FileNotFoundError:
             continue
     return None
+
+
+SPANS, ROWS_PER_SPAN = 32, 256
+"""A plan without a reason for another sample takes this many spans of this many rows, evenly over the split."""
+
+
+def sample_spans(split: tuple[int, int], rows_per_span: int = ROWS_PER_SPAN) -> list[tuple[int, int]]:
+    """Row ranges spread evenly over a split, on multiples of `rows_per_span` from its start."""
+    start, stop = split
+    n_pieces = max(1, (stop - start) // rows_per_span)
+    chosen = sorted({int(piece) for piece in np.linspace(0, n_pieces - 1, min(SPANS, n_pieces))})
+    firsts = [start + piece * rows_per_span for piece in chosen]
+    return [(first, min(first + rows_per_span, stop)) for first in firsts]
+
+
+def commit_calibration(files: FileSystem, store: Path, plan: Plan, sample: dict[str, np.ndarray]) -> None:
+    """Compute a site's columns from its calibration rows (float32 [N, M], in plan order) and commit them.
+
+    Whoever commits first decides for all; later ones change nothing.
+    """
+    commit_columns(files, store, plan, {site: calibrate(rows_NM) for site, rows_NM in sample.items()})
+
+
+def commit_columns(files: FileSystem, store: Path, plan: Plan, columns: dict[str, Columns]) -> None:
+    """Commit columns that are known already, such as a parent's."""
+    commit = Commit(files, store, plan, CALIBRATION)
+    try:
+        for site, specs in plan.column_specs.items():
+            for name, spec in specs.items():
+                value = columns[site].offset if name == "column_offset" else columns[site].scale
+                commit.writer(site, name, spec).append(np.ascontiguousarray(value, np.float32))
+        commit.commit({})
+    finally:
+        commit.close()

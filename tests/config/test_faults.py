@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.strict_yaml import parse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

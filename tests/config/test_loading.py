@@ -6,6 +6,7 @@ import pytest
 from strata_sae.pipeline.config import RunConfig, dump, load
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.saes import ARCHITECTURES
+from support.small_presets import FILES, loaded
 
 BASE = """\
 name: base
@@ -50,9 +51,9 @@ def test_a_file_becomes_a_config(base: Path) -> None:
     assert config.variants["relu"].objective["reconstruction"].weight == 1.0
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_dump_is_read_back_as_an_equal_config(path: Path, tmp_path: Path) -> None:
-    config = load(path)
+    config = loaded(path)
     (tmp_path / "again.yaml").write_text(dump(config), encoding="utf-8")
     again = load(tmp_path / "again.yaml")
     assert again == config
@@ -111,7 +112,9 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "corpus.heldout_fraction=1.0": "corpus.heldout_fraction: must be less than 1.0, got 1.0",
     "corpus.sources=[]": "corpus.sources: needs at least 1, got 0",
     "corpus.sources.3.weight=1": "corpus.sources is a list of 1; expected a position from 0, got '3'",
-    "corpus.sources.0={path: x}": "corpus.sources.0: the key 'kind' is missing; it says which kind this is",
+    "corpus.sources.0={path: x}": (
+        "corpus.sources.0: the key 'kind' is missing; known: python_docs, text, jsonl, parquet, dataset"
+    ),
     "corpus.sources.0={kind: text}": "corpus.sources.0.paths: missing; Files or glob patterns, read in sorted order.",
     "corpus.sources.0={kind: text, paths: 3}": "corpus.sources.0.paths: expected a list, got 3 (an integer)",
     "corpus.sources.0={kind: text, paths: [a], z: 3}": (
@@ -124,7 +127,7 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "variants.relu.sae.k=3": "variants.relu.sae.k: no such key; known: "
     + ", ".join(ARCHITECTURES["relu"].Settings.model_fields),
     "variants.relu.objective=3": "variants.relu.objective: expected a mapping, got 3 (an integer)",
-    "variants.relu.objective.l1=3": "variants.relu.objective.l1: expected a mapping of settings, got 3",
+    "variants.relu.objective.l1=3": "variants.relu.objective.l1: expected a mapping or null, got 3 (an integer)",
     "variants.relu.objective.l1.weight=abc": (
         "variants.relu.objective.l1.weight: expected a number or a mapping, got 'abc' (a string)"
     ),
@@ -150,8 +153,8 @@ def test_a_problem_is_one_line_that_says_where_what_and_what_is_allowed(base: Pa
         ("sae", "{d_sae: 4}", "sae: the key 'architecture' is missing; known: relu, topk, "),
         ("sae", "{architecture: topk, d_sae: 4}", "sae.k: missing; Latents on per row (count)."),
         ("sae", "{architecture: topk, d_sae: 4, k: 5}", "k (5) must not exceed d_sae (4)"),
-        ("objective", "{reconstructio: {}}", "term 'reconstructio' is unknown; known: reconstruction, "),
-        ("objective", "{reconstructio: {}}", "did you mean 'reconstruction'?"),
+        ("objective", "{reconstructio: {}}", "objective.reconstructio: no such key; did you mean 'reconstruction'?"),
+        ("objective", "{zzzz: {}}", "objective.zzzz: no such key; known: reconstruction, prefix_reconstruction, "),
         ("objective", "{l1: {weight: 1}}", "an objective needs exactly one term that reconstructs"),
         ("objective", "{reconstruction: {}, l1: {}}", "objective.l1.weight: missing; Factor of this term"),
         ("objective", "{reconstruction: {}, l1: {weight: {start: 1}}}", "objective.l1.weight.end: missing; Value from"),
@@ -164,6 +167,28 @@ def test_a_problem_is_one_line_that_says_where_what_and_what_is_allowed(base: Pa
 )
 def test_registered_settings_are_checked_like_any_other(base: Path, name: str, settings: str, said: str) -> None:
     assert said in problem(base, f"variants.relu.{name}={settings}")
+
+
+@pytest.mark.parametrize("section", ["training", "variants.relu.training"])
+def test_a_key_of_an_older_version_is_refused_with_its_new_name(base: Path, section: str) -> None:
+    key = f"{section}.dead_after_tokens"
+    assert problem(base, f"{key}=5") == f"--set {key}=5: {key}: is called dead_after_rows now"
+    assert problem(base, f"{section}={{dead_after_tokens: 5}}").endswith(f"{key}: is called dead_after_rows now")
+    base.write_text(BASE.replace("  n_steps: 10", "  n_steps: 10\n  dead_after_tokens: 5"), encoding="utf-8")
+    assert problem(base) == "base.yaml:10: training.dead_after_tokens: is called dead_after_rows now"
+
+
+def test_control_the_key_of_an_older_version_is_none_elsewhere(base: Path) -> None:
+    assert "no such key; known: d_sae" in problem(base, "variants.relu.sae.dead_after_tokens=5").replace(
+        "architecture, ", ""
+    )
+
+
+def test_what_a_whole_source_says_is_told(base: Path) -> None:
+    said = problem(base, "corpus.sources.0={kind: jsonl, paths: [a], chat: true, tokens: true}")
+    assert said.endswith(
+        "corpus.sources.0: chat: true and tokens: true exclude each other; set the one that the column holds"
+    )
 
 
 def test_every_problem_is_told_at_once_with_file_and_line(base: Path) -> None:

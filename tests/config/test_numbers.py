@@ -11,13 +11,12 @@ import torch
 from strata_sae.pipeline.config import RunConfig, load
 from strata_sae.pipeline.config.errors_text import lines_of
 from strata_sae.pipeline.config.loading import dump
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import LARGEST_INT, ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
-from strata_sae.pipeline.numbers import LARGEST_INT
 from strata_sae.pipeline.schedules import Schedule
 from strata_sae.pipeline.trainer.train import train
 from support.schema_leaves import Leaf, leaves
-from support.small_presets import ROOT, SITES, small
+from support.small_presets import FILES, SITES, loaded, small
 from support.small_run import D_MODEL
 from support.small_store import build_store
 
@@ -37,7 +36,7 @@ NOT_TRAINED_ON = ("corpus", "store", "model")
 def presets(tmp_path_factory: pytest.TempPathFactory) -> list[RunConfig]:
     path = tmp_path_factory.mktemp("numbers") / "store"
     build_store(path, 1000, SITES, chunk_bytes=64 * D_MODEL * 4, shard_bytes=2**24)
-    return [small(load(file), path) for file in sorted(ROOT.glob("configs/*.yaml"))]
+    return [small(loaded(file), path) for file in FILES]
 
 
 def config_with(leaf: Leaf, value: Any, presets: list[RunConfig]) -> dict[str, Any]:

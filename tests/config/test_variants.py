@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from strata_sae.pipeline.config import RunConfig, dump, load
-from strata_sae.pipeline.config.lookup import build
 from strata_sae.pipeline.config.training import UpdateSettings
-from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.errors import ConfigError
 from support.small_run import TOPK, run_data
 
 CHANGES: dict[str, Any] = {
@@ -107,8 +106,21 @@ def test_controls_the_last_numbers_that_fit() -> None:
         assert variant.training.threshold_start_step == training["threshold_start_step"]
 
 
-@pytest.mark.parametrize("value", ["x" * 5000, {"architecture": "x" * 5000}])
-def test_a_long_value_is_cut_in_its_error(value):
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - its length is looked at
-        build(value, "architecture", ARCHITECTURES)
-    assert len(str(refused.value)) < 500
+@pytest.mark.parametrize("value", ["x" * 5000, "{architecture: " + "x" * 5000 + "}", "[" + "1, " * 2000 + "1]"])
+@pytest.mark.parametrize("key", ["variants.topk.sae", "variants.topk.objective.l1", "seed.x", "store.sites.0"])
+def test_a_long_value_is_cut_in_its_error(tmp_path: Path, key: str, value: str) -> None:
+    (tmp_path / "a.yaml").write_text(dump(config()), encoding="utf-8")
+    overrides = [f"seed={value}", f"{key}=1"] if key == "seed.x" else [f"{key}={value}"]
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path / "a.yaml", overrides)
+    assert max(map(len, str(refused.value).splitlines())) < 500
+
+
+def test_a_long_value_in_a_sweep_is_cut_in_its_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(dump(config()), encoding="utf-8")
+    long, name = "x/" * 2500, "x" * 5000
+    for grid in (f"[{long}]", f"[{name}]", f"[{name}, {name}]"):
+        override = f"variants.topk.sweep={{sae.k: {grid}}}"
+        with pytest.raises(ConfigError) as refused:
+            load(tmp_path / "a.yaml", [override])
+        assert max(map(len, str(refused.value).splitlines())) < 500

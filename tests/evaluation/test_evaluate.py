@@ -199,7 +199,7 @@ def test_solo_scores_equal_scores_in_company(make_run):
 def test_a_diverged_sae_is_not_scored(make_run):
     config, store = make_run()
     sae = {"architecture": "relu", "d_sae": 2 * D_MODEL}
-    write_trained(Path("runs/run"), "hot", store.id, sae, identity_weights(), status="diverged")
+    write_trained(Path("runs/run"), "hot", store.id, sae, identity_weights(), diverged=True)
     evaluate(config)
     assert not (folder("hot") / "metrics.json").exists()
     assert (folder("identity") / "metrics.json").exists()

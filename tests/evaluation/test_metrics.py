@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.evaluation.metrics import METRICS
-from strata_sae.pipeline.evaluation.scored import ScoredRows, decoder_max_cosine
+from strata_sae.pipeline.evaluation.metrics import METRICS, ScoredRows
+from strata_sae.pipeline.evaluation.scores import BINS_PER_DECADE, DECADES, decoder_max_cosine, density_histogram
 from strata_sae.pipeline.kernels.codes import DenseCodes
 
 N_ROWS, D_MODEL, D_SAE = 300, 8, 40
@@ -53,8 +53,8 @@ def brute_force(x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor)
     sse = mean([dot(e, e) for e in errors])
     variance = mean([dot(x, x) for x in x_rows]) - dot(centre, centre)
     pairs = list(zip(x_rows, xhat_rows, strict=True))
-    fired = [sum(row[e] != 0.0 for row in values_BE.tolist()) for e in range(values_BE.shape[1])]
-    alive = sorted(count for count in fired if count)
+    active_rows = [sum(row[e] != 0.0 for row in values_BE.tolist()) for e in range(values_BE.shape[1])]
+    alive = sorted(count for count in active_rows if count)
     half = len(alive) // 2
     decoder = W_dec.double().tolist()
     cosines = sorted(
@@ -62,14 +62,14 @@ def brute_force(x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor)
         for i, a in enumerate(decoder)
     )
     return {
-        "l0": sum(fired) / n,
+        "l0": sum(active_rows) / n,
         "r2_pooled": 1 - sse / variance,
         "sse": sse,
         "mse_per_dim": sse / d,
         "cosine_similarity": mean([dot(x, h) / math.sqrt(dot(x, x) * dot(h, h)) for x, h in pairs]),
         "norm_ratio": mean([math.sqrt(dot(h, h) / dot(x, x)) for x, h in pairs]),
         "relative_reconstruction_bias": mean([dot(h, h) for _, h in pairs]) / mean([dot(x, h) for x, h in pairs]),
-        "dead_latents": fired.count(0),
+        "dead_latents": active_rows.count(0),
         "alive_latents": len(alive),
         "density_median": (alive[half] + alive[-1 - half]) / 2 / n,
         "decoder_max_cosine_mean": mean(cosines),
@@ -187,3 +187,15 @@ def test_decoder_max_cosine_equals_the_full_matrix_for_every_tile(rows, tile_row
 def test_decoder_max_cosine_of_orthogonal_and_zero_rows():
     assert decoder_max_cosine(torch.eye(5)).tolist() == [0.0] * 5
     assert decoder_max_cosine(torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_density_histogram_counts_every_alive_latent_once():
+    active_rows_E = torch.tensor([0, 1, 10, 10, 99, 100, 1000])
+    histogram = density_histogram(active_rows_E, 1000)
+    edges, counts = histogram.log10_edges, histogram.counts
+    assert len(edges) == len(counts) + 1 == BINS_PER_DECADE * DECADES + 1
+    assert sum(counts) == 6
+    assert counts[edges.index(-3.0)] == 1
+    assert counts[edges.index(-2.0)] == 2
+    assert counts[-1] == 1  # active on every row
+    assert density_histogram(torch.tensor([1]), 10**9).counts[0] == 1

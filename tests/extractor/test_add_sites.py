@@ -45,7 +45,7 @@ def test_a_sibling_is_what_one_extraction_would_have_made(base: RunConfig, tmp_p
     parent = ActivationStore.open(base.store_path())
     assert (sibling.plan.order_id, sibling.plan.files) == (parent.plan.id, parent.plan.files)
     assert sibling.plan.lineage is not None
-    assert (sibling.plan.lineage["kind"], sibling.plan.lineage["store_id"]) == ("sibling", parent.id)
+    assert (sibling.plan.lineage.kind, sibling.plan.lineage.store_id) == ("sibling", parent.id)
     assert sibling.plan.provenance["model"]["hooks"].keys() == {NEW}
     again = add_sites(base.store_path(), [NEW], tmp_path / "more", model=base.model, show_progress=False)
     assert again.id == sibling.id

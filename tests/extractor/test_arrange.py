@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.spool import Spool, arrange, sequence_hash
-from strata_sae.stores.format.permutation import permutation
+from strata_sae.stores.reading.masks import permutation
 
 GOLDEN = [3, 1, 7, 6, 0, 4, 5, 2]
 FIELDS = {"token_id": np.int32, "document": np.int64, "position": np.int32, "flags": np.uint8}

@@ -16,7 +16,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.sizes import activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
 from strata_sae.stores.writing.units import UnitWriter
 from support.extraction import extraction_config
 

@@ -11,7 +11,7 @@ import strata_sae.pipeline.extractor.filling as stage
 import strata_sae.pipeline.extractor.plan as plan_step
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.corpus import CorpusSettings
-from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.config.run import differences
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.pipeline.language_model import load

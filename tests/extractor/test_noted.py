@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from strata_sae.pipeline.config.corpus import SOURCES
-from strata_sae.pipeline.config.recorded import differences
+from strata_sae.pipeline.config.run import differences
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import READERS
 from strata_sae.pipeline.extractor.extract import describe_plan

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strata_sae.pipeline.config.recorded import differences, impersonal, recorded
+from strata_sae.pipeline.config.run import differences, impersonal, recorded
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.stores import ActivationStore, read_plan

@@ -16,11 +16,10 @@ import support.cheap_workers as cheap_workers
 from strata_sae.pipeline.engines import Local
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import extract, fill
-from strata_sae.pipeline.model_settings import ModelSettings
-from strata_sae.stores import ActivationStore, Plan, StoreError
-from strata_sae.stores.files.canonical import file_sha256
-from strata_sae.stores.format.arrays import TIMINGS
-from strata_sae.stores.front.verifying import verify
+from strata_sae.pipeline.settings import ModelSettings
+from strata_sae.stores import ActivationStore, Plan, StoreError, verify
+from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores.format.plan import TIMINGS
 from support.extraction import extraction_config
 from support.small_store import plan_store
 from support.waiting import wait_until

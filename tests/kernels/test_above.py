@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu
+from strata_sae.pipeline.kernels.machine import cpu
 from strata_sae.pipeline.kernels.selection import true_places
 
 
@@ -15,7 +15,7 @@ def normal(*shape: int, steps: float, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def assert_are_all_above(tile: Tensor, bias: Tensor, threshold: float, found: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Each pair once, in any order."""
+    """Each entry once, in any order."""
     values_P, rows_P, columns_P = found
     values = tile + bias
     places_P, order_P = (rows_P * tile.shape[1] + columns_P).sort()
@@ -26,23 +26,23 @@ def assert_are_all_above(tile: Tensor, bias: Tensor, threshold: float, found: tu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (64, 7), (65, 61), (150, 64), (129, 403), (66, 1027)])
 @pytest.mark.parametrize("threshold", [-torch.inf, -100.0, 0.0, 1.5, 3.0, 100.0, torch.inf])
-def test_pairs_above_are_those_strictly_above(shape, threshold, dtype):
+def test_entries_above_are_those_strictly_above(shape, threshold, dtype):
     tile, bias = normal(*shape, steps=4, dtype=dtype), normal(1, shape[1], steps=2, dtype=dtype)[0]
     tile[0, 0], tile[-1, -1] = torch.inf, -torch.inf
-    assert_are_all_above(tile, bias, threshold, cpu.pairs_above(tile, bias, threshold))
+    assert_are_all_above(tile, bias, threshold, cpu.entries_above(tile, bias, threshold))
 
 
 @pytest.mark.parametrize("column", [0, 3, 64, 511, 600, 1102])
 def test_nan_is_above_nothing_and_hides_nothing(column):
     tile, bias = normal(70, 1103, steps=4), torch.zeros(1103)
     tile[::2, column], bias[200] = torch.nan, torch.nan
-    assert_are_all_above(tile, bias, -1.0, cpu.pairs_above(tile, bias, -1.0))
+    assert_are_all_above(tile, bias, -1.0, cpu.entries_above(tile, bias, -1.0))
 
 
 @pytest.mark.parametrize("change", ["missing", "twice", "wrong value"])
-def test_a_wrong_pair_would_be_seen(change):
+def test_a_wrong_entry_would_be_seen(change):
     tile, bias = normal(70, 40, steps=4), torch.zeros(40)
-    values_P, rows_P, columns_P = cpu.pairs_above(tile, bias, 2.0)
+    values_P, rows_P, columns_P = cpu.entries_above(tile, bias, 2.0)
     if change == "wrong value":
         values_P[5] = torch.nextafter(values_P[5], torch.tensor(torch.inf))
     else:

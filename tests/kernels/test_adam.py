@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu, reference
-from strata_sae.pipeline.kernels.adam import AdamStep
+from strata_sae.pipeline.kernels.machine import cpu, reference
+from strata_sae.pipeline.kernels.machine.reference import AdamStep
 
 E, M = 300, 18
 

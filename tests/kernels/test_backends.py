@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import backends, cpu, cuda, reference
-from strata_sae.pipeline.kernels.backends import BACKENDS, backend_of, using
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
-from strata_sae.pipeline.kernels.tiles import Tiles
+from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
+from strata_sae.pipeline.kernels.machine.backend import BACKENDS, backend_of, using
 
 B, E, M = 13, 40, 18
 
@@ -54,9 +53,9 @@ def test_sums_and_dots_equal_the_reference(backend, dtype, n_on):
 def test_sums_of_whole_numbers_are_exact_and_may_be_written_into_a_given_matrix(backend, dtype):
     """Over stretches of every length up to 9, which no order of summing rounds; what was in the matrix is gone."""
     offsets = torch.arange(10).repeat(30).cumsum(0)
-    n_pairs, n_stretches = int(offsets[-1]), offsets.numel() - 1
-    indices_P = torch.randint(E, (n_pairs,), generator=torch.Generator().manual_seed(5))
-    table, weights_P = (random(*shape, seed=6, dtype=dtype).mul(9).round() for shape in ((E, M), (n_pairs,)))
+    n_entries, n_stretches = int(offsets[-1]), offsets.numel() - 1
+    indices_P = torch.randint(E, (n_entries,), generator=torch.Generator().manual_seed(5))
+    table, weights_P = (random(*shape, seed=6, dtype=dtype).mul(9).round() for shape in ((E, M), (n_entries,)))
     sums = (indices_P, table, offsets, weights_P)
     expected, out = reference.weighted_sums(*sums), table.new_full((n_stretches, M), torch.nan)
     assert torch.equal(backend.weighted_sums(*sums), expected)
@@ -66,7 +65,7 @@ def test_sums_of_whole_numbers_are_exact_and_may_be_written_into_a_given_matrix(
 
 
 @pytest.mark.parametrize("n_on", [0, 90])
-def test_pairs_are_sorted_by_index_and_equal_ones_stay_in_order(backend, n_on):
+def test_entries_are_sorted_by_index_and_equal_ones_stay_in_order(backend, n_on):
     c = codes(torch.float64, n_on)
     for indices_P, rows_P in ((c.indices_P, c.rows_P), (c.indices_P.flip(0), c.rows_P.flip(0))):
         found = backend.sort_by_index(indices_P, rows_P, E)
@@ -81,9 +80,9 @@ def test_pairs_are_sorted_by_index_and_equal_ones_stay_in_order(backend, n_on):
 @pytest.mark.parametrize("k", [1, 4, 40])
 def test_row_topk_equals_the_reference(backend, k):
     x_BM, W_EM, b_E = random(B, M, seed=2), random(E, M, seed=3), random(E, seed=4)
-    cut, pre_BE = Tiles(x_BM, W_EM, b_E, x_BM.new_empty(5, E)), torch.addmm(b_E, x_BM, W_EM.T)
+    product, pre_BE = (x_BM, W_EM, b_E, x_BM.new_empty(5, E)), torch.addmm(b_E, x_BM, W_EM.T)
     expected = reference.row_topk(pre_BE, k)
-    for found in (backend.row_topk(pre_BE, k), backend.row_topk_of_product(cut, k)):
+    for found in (backend.row_topk(pre_BE, k), backend.row_topk_of_product(*product, k)):
         assert torch.equal(found[1].sort(dim=1).values, expected[1].sort(dim=1).values)
         torch.testing.assert_close(found[0], pre_BE.gather(1, found[1]))
 
@@ -94,9 +93,9 @@ def test_largest_values_and_those_above_equal_the_reference(backend, dtype):
     for k in (1, 9, B * E):
         assert backend.kth_largest(tile.flatten(), k) == reference.kth_largest(tile.flatten(), k)
     for threshold in (-torch.inf, 0.0, 3.0, 100.0):
-        values_P, rows_P, columns_P = backend.pairs_above(tile, bias, threshold)
+        values_P, rows_P, columns_P = backend.entries_above(tile, bias, threshold)
         order_P = (rows_P * E + columns_P).argsort()
-        expected = reference.pairs_above(tile, bias, threshold)
+        expected = reference.entries_above(tile, bias, threshold)
         for one, other in zip((values_P, rows_P, columns_P), expected, strict=True):
             assert torch.equal(one[order_P], other)
 
@@ -116,9 +115,9 @@ def test_codes_run_on_the_backend_of_their_device_or_on_the_one_that_is_asked_fo
     with using("reference"):
         assert backend_of(W_EM) is BACKENDS["reference"]
         torch.testing.assert_close(c.decode(W_EM), usual)
-    assert not backends._forced
+    assert backend_of(W_EM) is BACKENDS["cpu"]
 
 
 def test_reading_the_kernels_does_not_import_triton():
-    code = "import sys, strata_sae.pipeline.kernels.cuda; sys.exit('triton' in sys.modules)"
+    code = "import sys, strata_sae.pipeline.kernels.machine.cuda; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

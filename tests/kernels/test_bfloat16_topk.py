@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cuda
-from strata_sae.pipeline.kernels.backends import using
 from strata_sae.pipeline.kernels.bfloat16_topk import Bfloat16Encoder, round_rows
-from strata_sae.pipeline.kernels.reference import row_topk
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.kernels.machine import cuda
+from strata_sae.pipeline.kernels.machine.backend import using
+from strata_sae.pipeline.kernels.machine.reference import row_topk
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.saes.topk import TopK
 
 B, E, M, K = 60, 700, 70, 6

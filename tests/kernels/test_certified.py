@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cuda
-from strata_sae.pipeline.kernels.backends import BACKENDS, Backend
 from strata_sae.pipeline.kernels.bfloat16_topk import ROUNDED_UP
-from strata_sae.pipeline.kernels.reference import row_topk
+from strata_sae.pipeline.kernels.machine import cuda
+from strata_sae.pipeline.kernels.machine.backend import BACKENDS, Backend
+from strata_sae.pipeline.kernels.machine.reference import row_topk
 
 
 @pytest.fixture(params=["cpu", "reference", "cuda"])

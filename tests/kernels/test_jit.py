@@ -10,8 +10,8 @@ from pathlib import Path
 import numba
 import pytest
 
-from strata_sae.pipeline.kernels.compiled import cache, jit
-from strata_sae.pipeline.kernels.compiled.cache import CheckedCache, Entries
+from strata_sae.pipeline.kernels.machine.compiled import loops
+from strata_sae.pipeline.kernels.machine.compiled.loops import CheckedCache, Entries
 from support.small_run import store_for_training
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +34,9 @@ def entry(place: Path) -> Path:
 
 @pytest.fixture
 def no_memory():
-    cache.folder.cache_clear()
+    loops.folder.cache_clear()
     yield
-    cache.folder.cache_clear()
+    loops.folder.cache_clear()
 
 
 def test_a_loop_is_compiled_once_for_all_processes(tmp_path):
@@ -116,23 +116,23 @@ def test_the_folder_is_private(tmp_path, monkeypatch, no_memory, variable):
     monkeypatch.setenv(variable, str(tmp_path / "c"))
     before = os.umask(0)
     try:
-        place = cache.folder("1")
+        place = loops.folder("1")
     finally:
         os.umask(before)
     assert place is not None
     assert place.is_relative_to(tmp_path / "c")
     assert place.stat().st_mode & 0o777 == 0o700
-    assert cache.folder("2") != place
+    assert loops.folder("2") != place
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
 def test_a_folder_that_others_may_write_is_not_used(tmp_path, monkeypatch, no_memory, caplog, mode):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    place = cache.folder("1")
+    place = loops.folder("1")
     assert place is not None
     place.chmod(mode)
-    cache.folder.cache_clear()
-    assert cache.folder("1") is None
+    loops.folder.cache_clear()
+    assert loops.folder("1") is None
     assert f"{place} may be written by others; chmod 700 it" in caplog.text
 
 
@@ -140,13 +140,13 @@ def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch, no_memory, 
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     owner = tmp_path.stat().st_uid
     if owner == 0:
-        place = cache.folder("1")
+        place = loops.folder("1")
         assert place is not None
         os.chown(place, 12345, -1)
-        cache.folder.cache_clear()
+        loops.folder.cache_clear()
     else:
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    assert cache.folder("1") is None
+    assert loops.folder("1") is None
     assert "belongs to another user" in caplog.text
 
 
@@ -154,7 +154,7 @@ def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch, no_memory, 
 def test_without_a_folder_to_keep_them_in_loops_still_compile(tmp_path, monkeypatch, no_memory, caplog, nowhere):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" if nowhere == "a file" else "~nobody-of-that-name/x"))
-    assert jit.compiled(doubled)(21) == 42
+    assert loops.compiled(doubled)(21) == 42
     assert len(caplog.records) == 1, "told once, not for each loop"
 
 
@@ -202,6 +202,6 @@ def test_no_loop_is_kept_inside_a_store(tmp_path, monkeypatch, no_memory, caplog
     store = store_for_training(tmp_path / "store", 500)
     before = sorted(store.rglob("*"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(store / "inside"))
-    assert cache.folder("1") is None
+    assert loops.folder("1") is None
     assert "NUMBA_CACHE_DIR" in caplog.text
     assert sorted(store.rglob("*")) == before

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu, tiles
-from strata_sae.pipeline.kernels.tiles import Tiles
+from strata_sae.pipeline.kernels.machine import cpu, reference
 
 SIZES = [(1, 1), (7, 7), (11, 1), (100, 99), (803, 5), (1024, 64), (1541, 1), (1100, 130), (2051, 40)]
 """Latents and k: with and without whole blocks of columns, and columns left over."""
@@ -25,24 +24,25 @@ def rounded(n_rows: int, n_latents: int, steps: float, dtype: torch.dtype = torc
     return (normal(n_rows, n_latents, dtype=dtype) * steps).round() / steps
 
 
-class Given(Tiles):
-    """Pre-activations that are there already; a tile is overwritten once the next is asked for."""
-
-    def __init__(self, pre_BE: Tensor, width: int, rows: int = 10):
-        self.pre_BE, self.width, self.rows = pre_BE, width, rows
-
-    def row_blocks(self) -> tuple[Tensor, ...]:
-        return self.pre_BE.split(self.rows)
-
-    def latent_tiles(self, x0_BM: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        for first in range(0, x0_BM.shape[1], self.width):
-            tile = x0_BM[:, first : first + self.width].clone(memory_format=torch.contiguous_format)
-            yield first, tile, tile.new_zeros(tile.shape[1])
-            tile.fill_(torch.nan)
+def given(pre_BE: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
+    """Tiles of pre-activations that are there already; one is overwritten once the next is asked for."""
+    for first in range(0, pre_BE.shape[1], width):
+        tile = pre_BE[:, first : first + width].clone(memory_format=torch.contiguous_format)
+        yield first, tile
+        tile.fill_(torch.nan)
 
 
 def topk(pre_BE: Tensor, k: int, width: int | None = None) -> tuple[Tensor, Tensor]:
-    return cpu.row_topk(pre_BE, k) if width is None else cpu.row_topk_of_product(Given(pre_BE, width), k)
+    """Width: of tiles; ten rows at a time then."""
+    if width is None:
+        return cpu.row_topk(pre_BE, k)
+    parts = []
+    for block_BE in pre_BE.split(10):
+        found = cpu.RowTopK(block_BE.shape[0], k, like=block_BE)
+        for first, tile in given(block_BE, width):
+            found.take(tile, tile.new_zeros(tile.shape[1]), first)
+        parts.append(found.result())
+    return torch.cat([values for values, _ in parts]), torch.cat([latents for _, latents in parts])
 
 
 def assert_as_by_sorting(pre_BE: Tensor, k: int, found: tuple[Tensor, Tensor]) -> None:
@@ -116,12 +116,14 @@ def test_a_row_depends_on_itself_alone(width):
 @pytest.mark.parametrize(("latents_at_once", "k"), [(70, 5), (50, 1), (50, 90), (600, 12), (1301, 12)])
 def test_a_product_in_tiles(latents_at_once, k, dtype, monkeypatch):
     """Of whole numbers, so that no order of summing rounds, and of which many are equal."""
-    monkeypatch.setattr(tiles, "LATENTS_AT_ONCE", latents_at_once)
+    monkeypatch.setattr(reference, "LATENTS_AT_ONCE", latents_at_once)
     x_BM, W_EM, b_E = (normal(*shape, seed=1, dtype=dtype).mul(2).round() for shape in ((30, 6), (1301, 6), (1, 1301)))
-    cut = Tiles(x_BM, W_EM, b_E[0], x_BM.new_empty(1, 1301))
-    assert len(cut.row_blocks()) > 1
-    assert len(list(cut.latent_tiles(cut.row_blocks()[0]))) == -(-1301 // latents_at_once)
-    assert_as_by_sorting(x_BM @ W_EM.T + b_E, k, cpu.row_topk_of_product(cut, k))
+    b_E, buffer = b_E[0], x_BM.new_empty(1, 1301)
+    blocks = reference.row_blocks(x_BM, buffer)
+    assert len(blocks) > 1
+    tiles = list(reference.latent_tiles(blocks[0], x_BM, W_EM, b_E, buffer))
+    assert len(tiles) == -(-1301 // latents_at_once)
+    assert_as_by_sorting(x_BM @ W_EM.T + b_E, k, cpu.row_topk_of_product(x_BM, W_EM, b_E, buffer, k))
 
 
 def test_too_high_a_bound_would_be_seen(monkeypatch):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu, cuda, reference
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
+from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
 from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
 
 B, E, M = 17, 30, 70
@@ -24,7 +24,7 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 def codes() -> SparseCodes:
-    """Rows of many lengths, one of them empty, and a latent that is never on."""
+    """Rows of many lengths, one of them empty, and a latent that is never active."""
     shares_B = torch.linspace(0.1, 0.7, B)[:, None]
     on_BE = torch.rand(B, E, generator=torch.Generator().manual_seed(0)) < shares_B
     on_BE[3], on_BE[:, 7] = False, False
@@ -32,7 +32,8 @@ def codes() -> SparseCodes:
 
 
 def together(ops: ModuleType, c: SparseCodes, least_E: Tensor, first: int = 0, stop: int = E) -> RowPairs:
-    return ops.pairs_together(c, partner_offsets(c), least_E, first, stop)
+    entries = (c.indices_P, c.rows_P, c.offsets, c.by_latent)
+    return RowPairs(c, *ops.pairs_together(*entries, partner_offsets(c), least_E, first, stop))
 
 
 def dense(c: SparseCodes, pairs: RowPairs, values: Tensor) -> Tensor:
@@ -72,8 +73,8 @@ def test_dots_and_sums_equal_dense_products(backend, least, n_threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(n_threads)
-        dots = backend.pair_dots(W_EM, c, pairs)
-        backend.add_pair_sums(W_EM, c, pairs, weights, found_EM)
+        dots = backend.pair_dots(W_EM, c.indices_P, pairs.offsets, pairs.partners)
+        backend.add_pair_sums(W_EM, c.indices_P, c.offsets, pairs.offsets, pairs.partners, weights, found_EM)
     finally:
         torch.set_num_threads(before)
     is_pair_EE = dense(c, pairs, torch.ones_like(weights))

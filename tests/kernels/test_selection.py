@@ -21,10 +21,10 @@ def pre_activations(n_rows: int = 9, n_latents: int = 20, tied: bool = False) ->
     return (pre_BE * 2).round() / 2 if tied else pre_BE
 
 
-def batch_topk_by_sorting(pre_BE: Tensor, n_pairs: int) -> Tensor:
-    """Stable sort of everything, then the first n_pairs: of equal values the first in row order."""
+def batch_topk_by_sorting(pre_BE: Tensor, n_entries: int) -> Tensor:
+    """Stable sort of everything, then the first n_entries: of equal values the first in row order."""
     flat = pre_BE.relu().flatten()
-    chosen = flat.sort(descending=True, stable=True).indices[:n_pairs]
+    chosen = flat.sort(descending=True, stable=True).indices[:n_entries]
     return torch.zeros_like(flat).index_copy(0, chosen, flat[chosen]).view_as(pre_BE)
 
 
@@ -41,16 +41,16 @@ def test_row_topk_equals_sorting_each_row(k, layout):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("n_pairs", [1, 9, 40, 85, 180])
+@pytest.mark.parametrize("n_entries", [1, 9, 40, 85, 180])
 @pytest.mark.parametrize("guess", [-1.0, 0.0, 0.5, 1.0, 100.0])
-def test_batch_topk_equals_sorting_everything_whatever_the_guess(n_pairs, tied, guess, layout):
+def test_batch_topk_equals_sorting_everything_whatever_the_guess(n_entries, tied, guess, layout):
     pre_BE = pre_activations(tied=tied)
-    codes, cut = batch_topk(pre_BE, n_pairs, DENSITY[layout], guess)
+    codes, cut = batch_topk(pre_BE, n_entries, DENSITY[layout], guess)
     assert isinstance(codes, layout)
-    expected_BE = batch_topk_by_sorting(pre_BE, n_pairs)
+    expected_BE = batch_topk_by_sorting(pre_BE, n_entries)
     assert torch.equal(codes.to_dense(), expected_BE)
-    assert codes.n_active() == min(n_pairs, int((pre_BE > 0).sum()))
-    if codes.n_active() == n_pairs and cut:
+    assert codes.n_active() == min(n_entries, int((pre_BE > 0).sum()))
+    if codes.n_active() == n_entries and cut:
         assert cut == float(expected_BE[expected_BE > 0].min())
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels import cpu
-from strata_sae.pipeline.kernels.adam import AdamStep
-from strata_sae.pipeline.kernels.compiled import threads
-from strata_sae.pipeline.kernels.compiled.threads import over_rows
+from strata_sae.pipeline.kernels.machine import cpu
+from strata_sae.pipeline.kernels.machine.compiled import loops
+from strata_sae.pipeline.kernels.machine.compiled.loops import over_rows
+from strata_sae.pipeline.kernels.machine.reference import AdamStep
 
 fork = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 """Python warns of what is tested here."""
@@ -54,7 +54,7 @@ def test_every_row_is_taken_once_and_results_come_in_order(n_rows, rows_at_once)
 
 @pytest.mark.usefixtures("n_threads")
 def test_a_stretch_left_out_would_be_seen(monkeypatch):
-    monkeypatch.setattr(threads, "deque", lambda stretches: deque(list(stretches)[:-1]))
+    monkeypatch.setattr(loops, "deque", lambda stretches: deque(list(stretches)[:-1]))
     with pytest.raises(AssertionError):
         assert_covers(65, 7)
 
@@ -105,7 +105,7 @@ def results_of_all(seed: int = 0) -> list[Tensor]:
         cpu.weighted_sums(indices_P, W_EM, offsets, weights_P),
         cpu.sampled_dots(x_BM, W_EM, rows_P, indices_P, offsets),
         *cpu.row_topk(pre_BE, k),
-        *cpu.pairs_above(pre_BE, b_E, 1.0),
+        *cpu.entries_above(pre_BE, b_E, 1.0),
         *cpu.certified_topk((x_BM @ W_EM.T + b_E).bfloat16(), slack_B, x_BM, W_EM, b_E, k, 8 * k),
         *cpu.row_products(gradient, W),
         W, mean, square,
@@ -153,10 +153,10 @@ def test_a_forked_child_starts_threads_of_its_own(set_threads, n):
     set_threads(n)
     pre_BE = torch.randn(333, 40, generator=torch.Generator().manual_seed(0))
     expected = list(cpu.row_topk(pre_BE, 3))
-    assert n - 1 in threads._pools
+    assert n - 1 in loops._pools
 
     def work() -> bool:
-        return not threads._pools and same_bits(list(cpu.row_topk(pre_BE, 3)), expected) and n - 1 in threads._pools
+        return not loops._pools and same_bits(list(cpu.row_topk(pre_BE, 3)), expected) and n - 1 in loops._pools
 
     assert exit_code_of_child(work) == 0
     assert exit_code_of_child(lambda: not work()) == 1
@@ -167,10 +167,10 @@ def test_a_forked_child_starts_threads_of_its_own(set_threads, n):
 def test_with_its_parents_threads_a_child_would_wait_for_ever(set_threads):
     set_threads(2)
     assert_covers(65, 7)
-    pools = threads._pools.copy()
+    pools = loops._pools.copy()
 
     def work() -> bool:
-        threads._pools.update(pools)
+        loops._pools.update(pools)
         assert_covers(65, 7)
         return True
 

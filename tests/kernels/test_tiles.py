@@ -8,8 +8,7 @@ from strata_sae.pipeline.kernels import tiles
 from strata_sae.pipeline.kernels.selection import batch_topk
 from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
 from strata_sae.pipeline.objective import Objective
-from strata_sae.pipeline.saes.base import SAE
-from strata_sae.pipeline.saes.encoding import TiledEncoding, Workspace
+from strata_sae.pipeline.saes.base import SAE, TiledEncoding, Workspace
 from support.dense_saes import SAE_KNOBS
 from support.gradient_parity import make_sae, settings_of
 
@@ -60,16 +59,16 @@ def make_tiles(x_BM: Tensor, W_EM: Tensor) -> Tiles:
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.9, 1.0, 1.5, 100.0])
-@pytest.mark.parametrize("n_pairs", [1, 30, 200])
-def test_no_guess_changes_which_pairs_of_the_batch_are_largest(n_pairs, margin, monkeypatch):
+@pytest.mark.parametrize("n_entries", [1, 30, 200])
+def test_no_guess_changes_which_pairs_of_the_batch_are_largest(n_entries, margin, monkeypatch):
     monkeypatch.setattr(tiles, "GUESS_MARGIN", margin)
     x_BM, W_EM = rows(), torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x_BM[:7] *= 10  # the first tile, from which the guess comes, is another than the rest
-    expected, _ = batch_topk(x_BM @ W_EM.T, n_pairs, DENSITY)
-    found = batch_topk_of_tiles(make_tiles(x_BM, W_EM), n_pairs, DENSITY)
+    expected, _ = batch_topk(x_BM @ W_EM.T, n_entries, DENSITY)
+    found = batch_topk_of_tiles(make_tiles(x_BM, W_EM), n_entries, DENSITY)
     assert found is not None
     torch.testing.assert_close(found.to_dense(), expected.to_dense())
-    assert found.n_active() == n_pairs
+    assert found.n_active() == n_entries
 
 
 def test_fewer_positive_than_asked_for_are_all_there():

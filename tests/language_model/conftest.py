@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from support.tiny_models import save_tiny_model
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from strata_sae.pipeline.language_model import Capture, load
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
 from strata_sae.pipeline.language_model.transformers_library import quiet
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 N_LAYERS = 3
 SettingsOf = Callable[..., ModelSettings]

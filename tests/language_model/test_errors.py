@@ -10,7 +10,7 @@ import torch
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import describe, load, load_tokenizer
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.0.hook_resid_post"

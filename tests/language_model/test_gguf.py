@@ -10,7 +10,7 @@ import pytest
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import folder as gguf
 from strata_sae.pipeline.language_model import load_tokenizer
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 
 def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

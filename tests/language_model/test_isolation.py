@@ -12,7 +12,7 @@ from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolatio
 from strata_sae.pipeline.language_model.capture import isolates
 from strata_sae.pipeline.language_model.sites import FAMILIES
 from strata_sae.pipeline.language_model.transformers_library import quiet
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SITES = ["blocks.0.hook_attn_out", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
 LENGTHS = [[7, 1, 12, 5, 9], [20, 14]]  # longer than a sliding window of 4, shorter than it, and of one token

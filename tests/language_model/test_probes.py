@@ -15,7 +15,7 @@ from strata_sae.pipeline.language_model import FAMILIES, PROBES, Capture, assump
 from strata_sae.pipeline.language_model.probe import allowed_difference, probe
 from strata_sae.pipeline.language_model.sites import Site
 from strata_sae.pipeline.language_model.transformers_library import quiet
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.1.hook_resid_post"

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from strata_sae.pipeline.language_model import GivenBack, given_back_line, load_tokenizer, token_bytes
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SCRIPTS = {
     "Latin": "The naïve café's œuvre: straße, Ångström.",

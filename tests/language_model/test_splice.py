@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import Splice, WholeModel, check_sites, load
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 KINDS = ["hook_resid_pre", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import describe, load
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 SITE = "blocks.1.hook_resid_post"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from strata_sae.pipeline.language_model import load_tokenizer, token_texts
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 

@@ -14,7 +14,7 @@ from strata_sae.pipeline.language_model import loading as description
 from strata_sae.pipeline.runs import chain
 from strata_sae.stores.front import listing
 from strata_sae.stores.reading.array import StoredArray
-from strata_sae.stores.remote.patience import Trying
+from strata_sae.stores.remote.transports import Retries
 from support.mutation_families import FAMILIES, ROWS, SHARES, Verdict
 from support.mutation_world import World, make_world
 
@@ -64,7 +64,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "models": lambda patch: patch.setattr(description, "weights_identity", lambda *_, **__: {}),
     "stores": lambda patch: patch.setattr(StoredArray, "_check_place", lambda *_: None),
     "runs": lambda patch: patch.setattr(chain, "_check", lambda *_: None),
-    "answers": lambda patch: patch.setattr(Trying, "failed", _bug),
+    "answers": lambda patch: patch.setattr(Retries, "failed", _bug),
     "environment": lambda patch: patch.setattr(listing, "table", lambda _: f"{os.environ.get('LANG')}"),
 }
 """A hole for each family, of the kind that it is there to find."""

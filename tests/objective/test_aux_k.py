@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.objective import StepResult
-from strata_sae.pipeline.objective.aux_forms import FORMS
+from strata_sae.pipeline.objective.aux_k import FORMS
 from support.dense_aux_forms import AUX_FORMS
 from support.gradient_parity import (
     D_MODEL,
@@ -29,9 +29,9 @@ def path(request, monkeypatch):
     return request.param
 
 
-def aux_step(form: str, n_dead: int = 12, **knobs) -> StepResult:
+def aux_step(form: str, n_dead: int = 12, **options) -> StepResult:
     sae = make_sae("topk")
-    settings = settings_of(["reconstruction", "aux_k"], aux_k={"form": form, "weight": 1.0, **knobs})
+    settings = settings_of(["reconstruction", "aux_k"], aux_k={"form": form, "weight": 1.0, **options})
     return step(settings, sae, make_rows(), dead_latents(sae, make_rows(), n_dead))
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
-from strata_sae.pipeline.objective import competition
-from strata_sae.pipeline.objective.competition import (
+from strata_sae.pipeline.objective import pairs as pairs_of_latents
+from strata_sae.pipeline.objective.pairs import (
     NORMALISATIONS,
     SHAPES,
     active_sorted,
@@ -18,7 +18,7 @@ B, E = 20, 15
 
 
 def planted_codes() -> SparseCodes:
-    """Random masks, with values of 0 among the pairs, a latent never on and two always on."""
+    """Random masks, with values of 0 among the entries, a latent that is never active and two that always are."""
     generator = torch.Generator().manual_seed(0)
     on_BE = torch.rand(B, E, generator=generator) < 0.3
     on_BE[:, 3], on_BE[:, 7], on_BE[:, 8] = False, True, True
@@ -64,7 +64,7 @@ def test_sorting_keeps_values_and_rows_and_says_where_they_came_from():
 
 @pytest.mark.parametrize("pairs_per_chunk", [1, 7, 50, 10**6])
 def test_co_active_pairs_equal_the_loop_in_any_chunks(pairs_per_chunk, monkeypatch):
-    monkeypatch.setattr(competition, "PAIRS_PER_CHUNK", pairs_per_chunk)
+    monkeypatch.setattr(pairs_of_latents, "OCCURRENCES_PER_CHUNK", pairs_per_chunk)
     codes = active_sorted(planted_codes())[0]
     found, order = {}, []
     for pairs, where in co_active(codes):
@@ -87,7 +87,7 @@ def test_co_active_pairs_equal_the_loop_in_any_chunks(pairs_per_chunk, monkeypat
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("pairs_per_chunk", [7, 10**6])
 def test_competition_equals_the_loop(normalisation, shape, threshold, pairs_per_chunk, monkeypatch):
-    monkeypatch.setattr(competition, "PAIRS_PER_CHUNK", pairs_per_chunk)
+    monkeypatch.setattr(pairs_of_latents, "OCCURRENCES_PER_CHUNK", pairs_per_chunk)
     codes = planted_codes()
     density = float((codes.to_dense() != 0).double().mean())
     expected_EE = torch.zeros(E, E, dtype=torch.float64)
@@ -110,7 +110,7 @@ def test_competition_equals_the_loop(normalisation, shape, threshold, pairs_per_
 def test_lift_is_one_by_chance_and_ends_at_ten():
     ones = torch.ones(2, dtype=torch.float64)
     few = torch.tensor([50.0, 1.0], dtype=torch.float64)
-    pairs = competition.CoActive(ones, few * 2, few, 100, 0.02)
+    pairs = pairs_of_latents.CoActive(ones, few * 2, few, 100, 0.02)
     assert [n.tolist() for n in NORMALISATIONS["lift"](pairs)] == [[1.0, 10.0]] * 2
 
 

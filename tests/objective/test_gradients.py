@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from strata_sae.pipeline.objective import TERMS, Objective
-from strata_sae.pipeline.objective import competition as competition_module
+from strata_sae.pipeline.objective import pairs as pairs_of_latents
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.schedules import Schedule
 from support.dense_saes import ENCODERS, LAYOUTS, SAE_KNOBS
 from support.dense_terms import FITS, LOSSES, SAE_CHANGES, TERM_KNOBS
@@ -79,12 +79,12 @@ OPTIONS = [
     ("two_child_topk", {"signed": True, "pre_bias": False, "decoder": "free"}, {"two_child_cosine": {}}),
     ("two_child_topk", {"k": 16, "signed": True}, {"two_child_cosine": {}}),
 ]
-"""Knobs of an architecture that change its gradients, with terms (and changes of their knobs; None: without it)."""
+"""Options of an architecture that change its gradients, with terms (and their options; None: without it)."""
 
 
-@pytest.mark.parametrize(("architecture", "knobs", "terms"), OPTIONS)
-def test_gradients_equal_autograd_under_every_option(architecture, knobs, terms, path):
-    sae = make_sae(architecture, **knobs)
+@pytest.mark.parametrize(("architecture", "options", "terms"), OPTIONS)
+def test_gradients_equal_autograd_under_every_option(architecture, options, terms, path):
+    sae = make_sae(architecture, **options)
     settings = settings_of(["reconstruction"])
     for name, changes in terms.items():
         chosen = {key: value for key, value in {**TERM_KNOBS[name], **changes}.items() if value is not None}
@@ -139,7 +139,7 @@ def test_aux_k_of_a_perfect_reconstruction_is_zero():
 @pytest.mark.parametrize("normalisation", ["min", "batch", "jaccard", "conditional"])
 @pytest.mark.parametrize("pairs_per_chunk", [1, 2**23])
 def test_orthogonality_equals_the_loop_over_all_pairs(normalisation, shape, pairs_per_chunk, monkeypatch):
-    monkeypatch.setattr(competition_module, "PAIRS_PER_CHUNK", pairs_per_chunk)
+    monkeypatch.setattr(pairs_of_latents, "OCCURRENCES_PER_CHUNK", pairs_per_chunk)
     changes = {"normalisation": normalisation, "shape": shape, "threshold": 0.1}
     for architecture in ("topk", "batch_topk"):
         assert_equal_to_reference(

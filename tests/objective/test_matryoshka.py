@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from strata_sae.pipeline.objective import TERMS, check_terms
-from strata_sae.pipeline.objective.prefix_reconstruction import prefix_ends
+from strata_sae.pipeline.objective.partial_reconstruction import prefix_ends
 from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
@@ -36,8 +36,8 @@ def path(request, monkeypatch):
     return request.param
 
 
-def term(name: str, **knobs) -> dict[str, TermSettings]:
-    return {name: TERMS[name].Settings(**knobs)}
+def term(name: str, **options) -> dict[str, TermSettings]:
+    return {name: TERMS[name].Settings(**options)}
 
 
 def plain_error(sae: SAE, n: int) -> float:
@@ -50,7 +50,7 @@ def plain_error(sae: SAE, n: int) -> float:
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         {"levels": "sum"},
         {"compat": "dictionary_learning"},
@@ -61,8 +61,8 @@ def plain_error(sae: SAE, n: int) -> float:
     ],
 )
 @pytest.mark.parametrize("architecture", ["relu", "gated", "jump_relu", "batch_topk"])
-def test_every_convention_equals_autograd(architecture, knobs, path):
-    settings = settings_of(["prefix_reconstruction"], prefix_reconstruction={"weight": 0.7, **knobs})
+def test_every_convention_equals_autograd(architecture, options, path):
+    settings = settings_of(["prefix_reconstruction"], prefix_reconstruction={"weight": 0.7, **options})
     assert_equal_to_reference(make_sae(architecture), settings)
 
 
@@ -121,16 +121,16 @@ def test_ends_and_fractions_say_the_same():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"ends": [4, 64]}, "either as fractions or as ends"),
         ({"fractions": None}, "either as fractions or as ends"),
         ({"compat": "dictionary_learning", "levels": "sum"}, "averages over the prefixes, got levels 'sum'"),
     ],
 )
-def test_contradicting_prefixes_are_refused(knobs, message):
+def test_contradicting_prefixes_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["prefix_reconstruction"].Settings(**knobs)
+        TERMS["prefix_reconstruction"].Settings(**options)
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ def test_one_chunk_is_the_penalty_over_all_pairs():
 
 
 def test_a_resumed_run_draws_the_chunks_that_the_whole_run_draws():
-    sae, knobs = make_sae("topk"), {"every_steps": 2, "chunk_size": 16}
-    settings = settings_of(["reconstruction", "ort_sae"], ort_sae=knobs)
+    sae, options = make_sae("topk"), {"every_steps": 2, "chunk_size": 16}
+    settings = settings_of(["reconstruction", "ort_sae"], ort_sae=options)
 
     def losses(interrupted: bool, keeps_state: bool = True) -> list[float]:
         running, found = Objective(settings, sae), []

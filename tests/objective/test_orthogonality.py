@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.backends import using
+from strata_sae.pipeline.kernels.machine.backend import using
 from strata_sae.pipeline.objective import TERMS, Objective, check_terms
 from strata_sae.pipeline.objective.term import Step
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
@@ -41,7 +41,7 @@ FORMS = {
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_equals_autograd(form, backend):
-    for architecture, knobs in (
+    for architecture, options in (
         ("topk", {}),
         ("batch_topk", {}),
         ("topk", {"k": 12}),
@@ -49,22 +49,22 @@ def test_every_form_equals_autograd(form, backend):
     ):
         settings = settings_of(["reconstruction", "orthogonality"], orthogonality=FORMS[form])
         with using(backend):
-            assert_equal_to_reference(parity_sae(architecture, **knobs), settings)
+            assert_equal_to_reference(parity_sae(architecture, **options), settings)
 
 
 def test_the_forms_differ_from_each_other():
     sae = parity_sae("topk")
     plain = settings_of(["reconstruction", "orthogonality"])
     expected = step(plain, sae, parity_rows()).gradients
-    for form, knobs in FORMS.items():
+    for form, options in FORMS.items():
         found = step(
-            settings_of(["reconstruction", "orthogonality"], orthogonality=knobs), sae, parity_rows()
+            settings_of(["reconstruction", "orthogonality"], orthogonality=options), sae, parity_rows()
         ).gradients
         assert largest_difference(found, expected) > 1e-6, form
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"temperature": 0.1}, "temperature does nothing with shape 'linear'"),
         ({"shape": "proportional", "threshold": 0.2}, "threshold does nothing with shape 'proportional'"),
@@ -76,9 +76,9 @@ def test_the_forms_differ_from_each_other():
         ({"on": "encoder"}, "on"),
     ],
 )
-def test_knobs_that_cannot_be_are_refused(knobs, message):
+def test_settings_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["orthogonality"].Settings(weight=0.1, **knobs)
+        TERMS["orthogonality"].Settings(weight=0.1, **options)
 
 
 def test_a_config_that_was_written_out_in_full_is_read_again():
@@ -106,28 +106,28 @@ def rows() -> Tensor:
     return torch.randn(64, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def objective(sae: SAE, **knobs) -> Objective:
+def objective(sae: SAE, **options) -> Objective:
     settings = {"reconstruction": TERMS["reconstruction"].Settings()}
-    settings["orthogonality"] = TERMS["orthogonality"].Settings(**{"weight": 0.1, **knobs})
+    settings["orthogonality"] = TERMS["orthogonality"].Settings(**{"weight": 0.1, **options})
     return Objective(settings, sae)
 
 
 def test_momentum_follows_its_recurrence_and_survives_a_checkpoint():
     sae = make_sae()
-    knobs = {"threshold": Schedule(start=0.4, end=0.1), "threshold_momentum": 0.75}
-    running, expected, seen = objective(sae, **knobs), None, []
+    options = {"threshold": Schedule(start=0.4, end=0.1), "threshold_momentum": 0.75}
+    running, expected, seen = objective(sae, **options), None, []
     for t in range(6):
         fraction_done = t / 6
         wanted = 0.4 - 0.3 * fraction_done
         expected = wanted if expected is None else 0.75 * expected + 0.25 * wanted
         if t == 3:
-            state, running = running.state(), objective(sae, **knobs)
+            state, running = running.state(), objective(sae, **options)
             assert state["orthogonality.threshold"].dtype == torch.float64
             running.load_state(state)
         monitors = running.forward_backward(rows(), None, fraction_done).monitors
         seen.append(monitors["orthogonality/threshold"])
         assert seen[-1] == pytest.approx(expected, rel=1e-15)
-    forgetful = objective(sae, **knobs).forward_backward(rows(), None, 5 / 6)
+    forgetful = objective(sae, **options).forward_backward(rows(), None, 5 / 6)
     assert forgetful.monitors["orthogonality/threshold"] != pytest.approx(expected, rel=1e-3)
 
 
@@ -229,8 +229,8 @@ def test_on_activations_the_gradient_moves_only_the_encoder():
     assert not torch.equal(plain.gradients["W_enc"], pushed.gradients["W_enc"])
 
 
-@pytest.mark.parametrize("knobs", [{}, {"on": "activations"}])
-def test_equal_inputs_give_equal_bits_with_any_number_of_threads(knobs):
+@pytest.mark.parametrize("options", [{}, {"on": "activations"}])
+def test_equal_inputs_give_equal_bits_with_any_number_of_threads(options):
     settings = ARCHITECTURES["topk"].Settings(d_sae=400, k=30)
     weights = initial_weights(settings, 72, torch.Generator().manual_seed(0))
     sae, n_threads = ARCHITECTURES["topk"](settings, 72, weights), torch.get_num_threads()
@@ -240,8 +240,8 @@ def test_equal_inputs_give_equal_bits_with_any_number_of_threads(knobs):
         for n in (1, 1, 2, 3):
             torch.set_num_threads(n)
             step = Step(sae, x_BM, encoding, x_BM, None, 0.0)
-            loss = objective(sae, **knobs).terms["orthogonality"].add(step)
-            gradient = step.values_gradient if knobs else step.direct[0][1]
+            loss = objective(sae, **options).terms["orthogonality"].add(step)
+            gradient = step.values_gradient if options else step.direct[0][1]
             found.append((loss, gradient, *(torch.as_tensor(value) for value in step.monitors.values())))
     finally:
         torch.set_num_threads(n_threads)

@@ -5,17 +5,17 @@ import torch
 from pydantic import ValidationError
 
 from strata_sae.pipeline.objective import TERMS, Objective, check_terms
-from strata_sae.pipeline.objective.prefix_reconstruction import prefix_ends
+from strata_sae.pipeline.objective.partial_reconstruction import prefix_ends
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
-from strata_sae.pipeline.saes.base import k_at
+from strata_sae.pipeline.saes.topk import k_at
 from strata_sae.pipeline.schedules import SCHEDULES, Schedule, value_at
 
 TOPK = ARCHITECTURES["topk"].Settings(d_sae=64, k=4)
 RELU = ARCHITECTURES["relu"].Settings(d_sae=64)
 
 
-def terms(**knobs):
-    return {name: TERMS[name].Settings(**values) for name, values in knobs.items()}
+def terms(**options):
+    return {name: TERMS[name].Settings(**values) for name, values in options.items()}
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -46,7 +46,7 @@ def test_default_prefixes():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sae_settings", "message"),
+    ("options", "sae_settings", "message"),
     [
         (
             {"reconstruction": {}, "l1": {"weight": 0.1}},
@@ -60,13 +60,13 @@ def test_default_prefixes():
         ({"reconstruction": {}, "prefix_reconstruction": {}}, TOPK, "got reconstruction, prefix_reconstruction"),
     ],
 )
-def test_terms_that_do_not_fit_are_refused(knobs, sae_settings, message):
+def test_terms_that_do_not_fit_are_refused(options, sae_settings, message):
     weights = initial_weights(sae_settings, 8, torch.Generator())
     sae = ARCHITECTURES[sae_settings.architecture](sae_settings, 8, weights)
     with pytest.raises(ValueError, match=message):
-        check_terms(terms(**knobs), sae_settings)
+        check_terms(terms(**options), sae_settings)
     with pytest.raises(ValueError, match=message):
-        Objective(terms(**knobs), sae)
+        Objective(terms(**options), sae)
 
 
 def test_an_unknown_term_is_refused():
@@ -75,7 +75,7 @@ def test_an_unknown_term_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("term", "knobs"),
+    ("term", "options"),
     [
         ("l1", {}),
         ("l1", {"weight": "0.1"}),
@@ -85,9 +85,9 @@ def test_an_unknown_term_is_refused():
         ("aux_k", {"k": 3}),
     ],
 )
-def test_wrong_knobs_are_refused(term, knobs):
+def test_wrong_settings_are_refused(term, options):
     with pytest.raises(ValidationError):
-        TERMS[term].Settings(**knobs)
+        TERMS[term].Settings(**options)
 
 
 CLOSED_FORMS = {
@@ -169,16 +169,16 @@ def test_a_planted_dictionary_is_recovered(architecture):
     """12 directions in 16 dimensions, 2 on at a time: each must get a decoder row with cosine above 0.95."""
     generator = torch.Generator().manual_seed(0)
     truth_EM = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q[:12]
-    knobs, sparsity = PLANTED[architecture]
+    options, sparsity = PLANTED[architecture]
     sae_class = ARCHITECTURES[architecture]
-    settings = sae_class.Settings(d_sae=24, **knobs)
+    settings = sae_class.Settings(d_sae=24, **options)
     sae = sae_class(settings, 16, initial_weights(settings, 16, generator))
     objective = Objective(terms(reconstruction={}, **sparsity), sae)
     optimizer = torch.optim.Adam([p.requires_grad_(False) for p in sae.parameters().values()], lr=0.01)
     for _ in range(800):
         on_BE = torch.rand(256, 12, generator=generator) < 2 / 12
         x_BM = (on_BE * (1 + torch.rand(256, 12, generator=generator))) @ truth_EM
-        result = objective.forward_backward(x_BM, ~sae.encode(x_BM).codes.fired())
+        result = objective.forward_backward(x_BM, ~sae.encode(x_BM).codes.active_E())
         for name, parameter in sae.parameters().items():
             parameter.grad = result.gradients[name]
         optimizer.step()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import DenseCodes
 from strata_sae.pipeline.objective import TERMS, Objective, check_terms
-from strata_sae.pipeline.objective.lp import lp, weighted_lp_p
-from strata_sae.pipeline.objective.p_anneal import update_steps
+from strata_sae.pipeline.objective.adaptive_lp import update_steps
+from strata_sae.pipeline.objective.sparsity import lp, weighted_lp_p
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.schedules import Schedule
@@ -30,8 +30,8 @@ from support.gradient_parity import (
 RELU = ARCHITECTURES["relu"].Settings(d_sae=64)
 
 
-def objective(sae: SAE, term: str, **knobs) -> Objective:
-    return Objective({"reconstruction": TERMS["reconstruction"].Settings(), term: TERMS[term].Settings(**knobs)}, sae)
+def objective(sae: SAE, term: str, **options) -> Objective:
+    return Objective({"reconstruction": TERMS["reconstruction"].Settings(), term: TERMS[term].Settings(**options)}, sae)
 
 
 def batch(number: int) -> Tensor:
@@ -164,16 +164,16 @@ def lambdas_of_the_source(shares_E: list[Tensor], warmup_steps: int, clip: tuple
 
 
 @pytest.mark.parametrize(
-    ("knobs", "clip"),
+    ("options", "clip"),
     [
         ({"clip": "off"}, None),
         ({"clip": "relative", "clip_min": 0.9, "clip_max": 1.02}, (0.9 * WEIGHT, 1.02 * WEIGHT)),
         ({"clip": "absolute", "clip_min": 0.29, "clip_max": 0.31}, (0.29, 0.31)),
     ],
 )
-def test_frequency_weights_follow_the_sources_recurrence(knobs, clip):
+def test_frequency_weights_follow_the_sources_recurrence(options, clip):
     sae = make_sae("relu")
-    running = objective(sae, "frequency_weighted_lp", weight=WEIGHT, p=0.5, warmup_steps=4, **knobs)
+    running = objective(sae, "frequency_weighted_lp", weight=WEIGHT, p=0.5, warmup_steps=4, **options)
     codes = [sae.encode(batch(t)).codes.to_dense() for t in range(8)]
     lambdas = lambdas_of_the_source([(values_BE > 0).double().mean(0) for values_BE in codes], 4, clip)
     for t, (values_BE, lambda_E) in enumerate(zip(codes, lambdas, strict=True)):
@@ -249,8 +249,8 @@ class Source:
 )
 def test_annealing_follows_its_source_step_by_step(form, begin, finish, compat):
     sae = make_sae("relu")
-    knobs = {"form": form, "begin": begin, "finish": finish, "compat": compat, "n_updates": 5, "epsilon": 0.0}
-    running = objective(sae, "p_anneal", weight=0.2, **knobs)
+    options = {"form": form, "begin": begin, "finish": finish, "compat": compat, "n_updates": 5, "epsilon": 0.0}
+    running = objective(sae, "p_anneal", weight=0.2, **options)
     source = Source(form, 1.0, 0.2, round(begin * N_STEPS), round(finish * N_STEPS), 5, 0.2)
     ps = []
     for t in range(N_STEPS):
@@ -277,15 +277,15 @@ def test_the_penalty_does_not_jump_when_p_does():
     ("n_steps", "begin", "finish", "n"), [(244_140, 10_000 / 244_140, 1.0, 10), (97, 0.1, 0.77, 7)]
 )
 def test_updates_come_where_the_source_has_them(n_steps, begin, finish, n):
-    knobs = TERMS["p_anneal"].Settings(
+    options = TERMS["p_anneal"].Settings(
         weight=1.0, begin=begin, finish=finish, n_updates=n, compat="dictionary_learning"
     )
     first, last = round(begin * n_steps), round(finish * n_steps)
-    assert update_steps(knobs, n_steps) == [int(first + (last - first) * j / (n - 1) + 1e-9) for j in range(n)]
+    assert update_steps(options, n_steps) == [int(first + (last - first) * j / (n - 1) + 1e-9) for j in range(n)]
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"p_end": 0.0}, "greater than 0"),
         ({"finish": 1.0}, "finish must be below 1, got 1.0: p_end would never be used"),
@@ -293,22 +293,22 @@ def test_updates_come_where_the_source_has_them(n_steps, begin, finish, n):
         ({"n_updates": 1}, "greater than or equal to 2"),
     ],
 )
-def test_annealings_that_cannot_end_well_are_refused(knobs, message):
+def test_annealings_that_cannot_end_well_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["p_anneal"].Settings(weight=0.1, **knobs)
+        TERMS["p_anneal"].Settings(weight=0.1, **options)
 
 
 # -- state -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("term", "knobs"),
+    ("term", "options"),
     [("p_anneal", {"n_updates": 5, "begin": 0.1}), ("frequency_weighted_lp", {"warmup_steps": 4, "p": 0.5})],
 )
 @pytest.mark.parametrize("stop", [1, 8, 13, 30])
-def test_a_resumed_run_has_the_same_bits(term, knobs, stop):
+def test_a_resumed_run_has_the_same_bits(term, options, stop):
     sae = make_sae("relu")
-    running, resumed, forgetful = (objective(sae, term, weight=0.2, **knobs) for _ in range(3))
+    running, resumed, forgetful = (objective(sae, term, weight=0.2, **options) for _ in range(3))
     for t in range(stop):
         running.forward_backward(batch(t), None, t / N_STEPS)
     resumed.load_state({name: value.clone() for name, value in running.state().items()})
@@ -324,7 +324,7 @@ def test_a_resumed_run_has_the_same_bits(term, knobs, stop):
 def test_a_batch_without_a_code_above_zero_costs_nothing_and_moves_nothing(term):
     sae = make_sae("relu", decoder="free")
     sae.b_enc.fill_(-100.0)
-    knobs = {"epsilon": 0.0} if "epsilon" in TERMS[term].Settings.model_fields else {}
-    result = objective(sae, term, weight=0.2, **knobs).forward_backward(make_rows(), None, PROGRESS)
+    options = {"epsilon": 0.0} if "epsilon" in TERMS[term].Settings.model_fields else {}
+    result = objective(sae, term, weight=0.2, **options).forward_backward(make_rows(), None, PROGRESS)
     assert float(result.losses[term]) == 0.0
     assert all(not gradient.any() for name, gradient in result.gradients.items() if name != "b_dec")

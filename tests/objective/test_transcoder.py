@@ -14,10 +14,10 @@ from support.gradient_parity import BATCH, D_MODEL, D_SAE, PROGRESS, TOLERANCE, 
 D_IN = 7
 
 
-def make_transcoder(architecture: str, **knobs) -> SAE:
+def make_transcoder(architecture: str, **options) -> SAE:
     generator = torch.Generator().manual_seed(1)
     merged = {"d_sae": D_SAE, "pre_bias": False, "initial": {"encoder": "independent"}}
-    settings = ARCHITECTURES[architecture].Settings.model_validate({**merged, **SAE_KNOBS[architecture], **knobs})
+    settings = ARCHITECTURES[architecture].Settings.model_validate({**merged, **SAE_KNOBS[architecture], **options})
     weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator, D_IN).items()}
     sae = ARCHITECTURES[architecture](settings, D_MODEL, weights, D_IN)
     for name, parameter in sae.parameters().items():
@@ -34,7 +34,9 @@ def rows(seed: int, width: int) -> torch.Tensor:
 def reference(sae: SAE, settings, x_BM, target_BM, dead_E):
     p = {name: w.clone().requires_grad_() for name, w in sae.parameters().items()}
     at = At(target_BM, ENCODERS[sae.settings.architecture](x_BM, p, sae.settings), dead_E, p, PROGRESS)
-    losses = {name: value_at(knobs.weight, PROGRESS) * LOSSES[name](at, knobs) for name, knobs in settings.items()}
+    losses = {
+        name: value_at(options.weight, PROGRESS) * LOSSES[name](at, options) for name, options in settings.items()
+    }
     gradients = torch.autograd.grad(sum(losses.values()), list(p.values()), allow_unused=True)
     return losses, {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(p.items(), gradients, strict=True)}
 
@@ -72,7 +74,7 @@ def test_the_penalty_per_site_is_the_sum_of_the_sites_norms():
         parts = p["W_dec"].split(sae.blocks, dim=1) if per_site else [p["W_dec"]]
         penalty = (codes_BE * sum(part.norm(dim=1) for part in parts)).sum(1).mean()
         error = (codes_BE @ p["W_dec"] + p["b_dec"] - target_BM).square().sum(1).mean()
-        weights = [value_at(knobs.weight, PROGRESS) for knobs in settings.values()]
+        weights = [value_at(options.weight, PROGRESS) for options in settings.values()]
         loss = weights[0] * error + weights[1] * penalty
         gradients = dict(zip(p, torch.autograd.grad(loss, list(p.values())), strict=True))
         torch.testing.assert_close(result.loss, loss.detach(), rtol=TOLERANCE, atol=0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.report.page import write_report
 from support.made_up_run import HOSTILE, SITES, TOKENS, VARIANTS, write_run
 
 pytestmark = pytest.mark.browser

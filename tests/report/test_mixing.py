@@ -1,11 +1,12 @@
 """What the page says of the batches: mixing from the curves, speed from the loader's log."""
 
-import json
 from pathlib import Path
 
 from strata_sae.pipeline.report.facts import UNKNOWN
-from strata_sae.pipeline.report.write import write_report
-from strata_sae.pipeline.runs.records import LoaderLine
+from strata_sae.pipeline.report.page import write_report
+from strata_sae.pipeline.runs.record_files import line_of, read_lines
+from strata_sae.pipeline.runs.records import CurveLine, LoaderLine
+from support.made_up_records import write_lines
 from support.made_up_run import SITES
 from support.page_parser import Page
 from support.sealing import seal
@@ -15,12 +16,17 @@ FIRST, SECOND = SITES
 
 def add_mixing(run: Path, site: str, documents_ratio: float, variance_ratio: float) -> None:
     for folder in run.glob(f"variants/*@{site}"):
-        lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text(encoding="utf-8").splitlines()]
-        for place, line in enumerate(lines):
-            first = 0.5 if place == 0 else 1.0
-            line |= {"mixing/documents": 900 * documents_ratio, "mixing/documents_ratio": documents_ratio * first}
-            line |= {"mixing/positions": 511, "mixing/positions_ratio": 1.0, "mixing/variance_ratio": variance_ratio}
-        (folder / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        lines = read_lines(folder / "curves.jsonl", CurveLine)
+        mixing = {
+            "mixing/documents": 900 * documents_ratio,
+            "mixing/documents_ratio": documents_ratio,
+            "mixing/positions": 511,
+            "mixing/positions_ratio": 1.0,
+            "mixing/variance_ratio": variance_ratio,
+        }
+        first = mixing | {"mixing/documents_ratio": documents_ratio * 0.5}
+        mixed = [line.with_further(mixing if place else first) for place, line in enumerate(lines)]
+        write_lines(folder / "curves.jsonl", mixed)
         seal(folder)
 
 
@@ -31,6 +37,8 @@ def add_log(run: Path, site: str, seed: int = 0, wait_seconds: float = 0.25) -> 
         seed=seed,
         epoch_rows=10**6,
         window_blocks=64,
+        perfect_documents=900.0,
+        perfect_positions=511.0,
         predicted_variance_ratio=1.17,
         fill_seconds=2.0,
         thread_seconds=4.0,
@@ -41,8 +49,8 @@ def add_log(run: Path, site: str, seed: int = 0, wait_seconds: float = 0.25) -> 
         seconds=20.0,
         steps=10,
     )
-    with open(run / "loader" / f"{site}.jsonl", "a", encoding="utf-8") as file:
-        file.write(line.model_dump_json() + "\n")
+    with open(run / "loader" / f"{site}.jsonl", "ab") as file:
+        file.write(line_of(line))
 
 
 def text_of(run: Path) -> str:

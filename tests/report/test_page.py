@@ -8,14 +8,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.report.facts import variant_facts
+from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.results import show
-from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.report.run_data import Run, Trained
+from support.made_up_records import sae_record
 from support.made_up_run import METRICS, SITES, VARIANTS, write_run
 from support.page_parser import Page
 from support.sealing import edit
@@ -46,26 +48,22 @@ def test_unequal_l0_has_no_winner(run_folder):
     assert "with 3" not in text.split("Results")[0]
 
 
-def test_a_variant_is_described_by_what_tells_it_from_the_others():
-    def sae(variant, **settings):
-        settings = {
-            "architecture": "topk",
-            "d_sae": 64,
-            "k": 4,
-            "pre_bias": True,
-            "initial": {"b_dec": "zero"},
-            **settings,
-        }
-        return SimpleNamespace(variant=variant, config={"sae": settings, "objective": {"reconstruction": {}}})
+def described(**saes: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the page says of variants with these settings of their SAEs."""
+    usual = {"architecture": "topk", "d_sae": 64, "k": 4, "pre_bias": True, "initial": {"b_dec": "zero"}}
+    trained = [
+        Trained(name, "site", sae_record(name, "site", usual | settings, d_out=4), None, None, None, [])
+        for name, settings in saes.items()
+    ]
+    return variant_facts(Run("run", {"variants": dict.fromkeys(saes)}, None, None, trained))
 
-    saes = [sae("plain"), sae("other", pre_bias=False, k={"start": 8, "end": 4.0})]
-    facts = variant_facts(SimpleNamespace(variants=["plain", "other"], trained=saes))
-    assert facts == [
+
+def test_a_variant_is_described_by_what_tells_it_from_the_others():
+    assert described(plain={}, other={"pre_bias": False, "k": {"start": 8, "end": 4.0}}) == [
         ("plain", "topk · 64 latents · k 4, pre_bias True · reconstruction"),
         ("other", "topk · 64 latents · k 8 → 4, pre_bias False · reconstruction"),
     ]
-    alone = variant_facts(SimpleNamespace(variants=["plain"], trained=[sae("plain", initial={"b_dec": "mean"})]))
-    assert alone == [("plain", "topk · 64 latents · k 4 · reconstruction")]
+    assert described(plain={"initial": {"b_dec": "mean"}}) == [("plain", "topk · 64 latents · k 4 · reconstruction")]
 
 
 def test_a_site_that_a_few_rows_decide_has_a_warning(run_folder):
@@ -248,7 +246,7 @@ for name in {BLOCKED!r}:
 from pathlib import Path
 from strata_sae.pipeline.report.facts import variant_facts
 from strata_sae.pipeline.report.results import show
-from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.report.page import write_report
 write_report(Path({str(run_folder)!r}))
 """
     repository = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from strata_sae.pipeline.runs import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.chain import UNHASHED
 from strata_sae.pipeline.trainer.train import train
 from support.scored_run import Made
-from support.sealing import edit, load, seal, unhash
+from support.sealing import age, edit, load, seal, unhash
 
 TOPK, BATCH = scored_run.SAES[:2]
 OF_RUN = {
@@ -177,6 +177,8 @@ def test_control_with_the_hashes_made_anew_the_bytes_are_used(made: Made, run: P
 
 
 def test_a_run_of_an_earlier_version_opens_and_says_what_was_not_checked(made: Made, run: Path, caplog):
+    for path in run.glob("variants/*"):
+        age(path)
     for path in run.glob("variants/*/metrics.json"):
         edit(path, lambda record: record.pop("sha256") and None)
     for path in run.rglob("*.json"):
@@ -199,3 +201,17 @@ def test_a_run_of_an_earlier_version_opens_and_says_what_was_not_checked(made: M
     assert "scoring topk, batch, relu" in caplog.text or "scoring batch, relu, topk" in caplog.text
     assert load(folder.metrics)["metrics"]["r2_pooled"]["value"] == value
     assert "topk@blocks.1.hook_resid_post: scored already" in caplog.text
+
+
+def test_what_version_1_hashed_is_finished_and_scored_for_todays_config(made: Made, run: Path, caplog):
+    for path in run.glob("variants/*"):
+        age(path)
+    before = {path: path.read_bytes() for path in run.glob("variants/*/*")}
+    with caplog.at_level("INFO"):
+        train_again(made)
+        evaluate(made.config)
+    assert caplog.text.count("scored already") == 3
+    assert {path: path.read_bytes() for path in run.glob("variants/*/*")} == before
+    assert read_run(run).missing == []
+    metrics = load(RunFolder(run).variant(TOPK).metrics)
+    assert "fired" in metrics["definitions"]["dead_latents"], "control: they are in the words of version 1"

@@ -12,8 +12,8 @@ import pytest
 import support.scored_run as scored_run
 from strata_sae.pipeline.report.facts import UNKNOWN
 from strata_sae.pipeline.report.leaves import ADDED_UP
+from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.run_data import read_run
-from strata_sae.pipeline.report.write import write_report
 from strata_sae.pipeline.runs import write_yaml
 from strata_sae.pipeline.strict_yaml import parse, unparse
 from support.made_up_run import write_run

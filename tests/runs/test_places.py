@@ -10,14 +10,12 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("stores/**/*.py"), *ROOT.glob("pipeline/**/*.py"), ROOT / "run_pipeline.py"])
 
 STATE = {
-    "pipeline/kernels/backends.py: _forced.append": "`using` in tests: which implementation runs, put back at its end",
-    "pipeline/kernels/backends.py: _forced.pop": "the same",
     "pipeline/kernels/break_even.py: @cache measured_break_even": "what --dry-run prints, measured once for a shape",
-    "pipeline/kernels/cuda.py: @cache _has_triton": "what is installed",
-    "pipeline/kernels/compiled/threads.py: _pools[n_threads] =": "idle threads; no result depends on them",
-    "pipeline/kernels/compiled/cache.py: @cache folder": "where compiled loops are kept, looked at once",
+    "pipeline/kernels/machine/cuda.py: @cache _has_triton": "what is installed",
+    "pipeline/kernels/machine/compiled/loops.py: _pools[n_threads] =": "idle threads; no result depends on them",
+    "pipeline/kernels/machine/compiled/loops.py: @cache folder": "where compiled loops are kept, looked at once",
     "stores/format/encodings.py: @cache _literals": "a compressor of fixed settings",
-    "pipeline/report/page.py: @cache _template": "compiled from a file of the package",
+    "pipeline/pages/page.py: @cache template": "compiled from a file of the package",
 }
 """Where -> why it changes no result."""
 PARSERS = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from strata_sae.pipeline.config import load
-from strata_sae.pipeline.report.masked import masked
-from strata_sae.pipeline.report.write import write_report
+from strata_sae.pipeline.pages.text import masked
+from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.runs import RunFolder, read_yaml, write_yaml
 from strata_sae.pipeline.strict_yaml import parse, unparse
 from support.scored_run import Made

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.schedules import Schedule
 from strata_sae.pipeline.trainer.finish import in_raw_units
 from support.dense_saes import ENCODERS

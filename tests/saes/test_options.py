@@ -67,10 +67,10 @@ def test_a_target_of_more_than_all_latents_is_refused(kind):
         check_terms(terms, settings)
 
 
-@pytest.mark.parametrize("knobs", [{"kind": "penalty", "target": 3.0}, {"kind": "target", "scale": 2.0}])
-def test_a_knob_that_plays_no_part_is_refused(knobs):
+@pytest.mark.parametrize("options", [{"kind": "penalty", "target": 3.0}, {"kind": "target", "scale": 2.0}])
+def test_a_knob_that_plays_no_part_is_refused(options):
     with pytest.raises(ValidationError, match="plays no part"):
-        TERMS["l0"].Settings(**knobs)
+        TERMS["l0"].Settings(**options)
 
 
 def test_compat_with_ste_to_input_is_refused():

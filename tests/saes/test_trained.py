@@ -32,10 +32,10 @@ VARIANTS = {
 def config(store: Path) -> RunConfig:
     variants = {
         name: {
-            "sae": {"architecture": name, "d_sae": 48, **knobs},
+            "sae": {"architecture": name, "d_sae": 48, **options},
             "objective": {"reconstruction": {}, **terms},
         }
-        for name, (knobs, terms) in VARIANTS.items()
+        for name, (options, terms) in VARIANTS.items()
     }
     return RunConfig.model_validate(run_data(store, variants, n_steps=20))
 
@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_all_architectures_are_trained_here():
-    assert {knobs.get("architecture", name) for name, (knobs, _) in VARIANTS.items()} == ARCHITECTURES.keys()
+    assert {options.get("architecture", name) for name, (options, _) in VARIANTS.items()} == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -64,8 +64,8 @@ def test_the_dictionary_that_made_the_rows_finds_them_again(perturbation):
 
 def test_the_running_ratio_equals_the_loops_and_survives_a_checkpoint():
     sae = make_sae("two_child_topk", signed=True)
-    knobs = {"reconstruction": {}, "two_child_cosine": {"weight": 0.0}}
-    settings = {name: TERMS[name].Settings(**values) for name, values in knobs.items()}
+    options = {"reconstruction": {}, "two_child_cosine": {"weight": 0.0}}
+    settings = {name: TERMS[name].Settings(**values) for name, values in options.items()}
     objective, resumed = Objective(settings, sae), Objective(settings, sae)
     expected_E = torch.ones(sae.d_sae, dtype=torch.float64)
     for number in range(3):

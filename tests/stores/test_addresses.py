@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore
-from strata_sae.stores.files import stamps
 from strata_sae.stores.reading import staged
+from strata_sae.stores.reading import staged as stamps
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store, stored_rows
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
-from strata_sae.stores.serving.batches import permutation
+from strata_sae.stores.format.records import Lineage
+from strata_sae.stores.reading.masks import permutation
 from strata_sae.stores.serving.mixing import predicted_variance_ratio
 from support.closing import blocks_begun_after_close
 from support.small_store import DOCUMENT_ROWS, build_store, stored_rows, token_map
@@ -157,7 +158,7 @@ def test_the_order_is_that_of_every_machine() -> None:
 
 def test_golden_batches(tmp_path: Path) -> None:
     """Of a store of version 2 that serves the rows of one of version 1: the order is that of the first's plan."""
-    lineage = {"kind": "slice", "store_id": "", "plan_id": "", "order_id": GOLDEN_PLAN, "rows": [0, N_ROWS]}
+    lineage = Lineage("slice", "", "", GOLDEN_PLAN, (0, N_ROWS))
     store = ActivationStore.open(build_store(tmp_path / "store", N_ROWS, SITES, lineage=lineage))
     batches = serve(store, [0, 1, 40], batch_size=8, window_rows=256, seed=1)
     assert [numbers.tolist() for numbers in batches] == GOLDEN_BATCHES

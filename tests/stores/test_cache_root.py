@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from strata_sae.stores import StoreError
-from strata_sae.stores.format.cache_root import cache_root
+from strata_sae.stores.format.folders import cache_root
 
 
 def test_the_folder_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

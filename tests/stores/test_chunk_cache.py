@@ -18,11 +18,10 @@ import pytest
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.contents import read_contents
 from strata_sae.stores.front.opening import Opened, opened_sites
 from strata_sae.stores.reading import chunk_cache
-from strata_sae.stores.reading.cached_rows import CachedRows
-from strata_sae.stores.reading.chunk_cache import ChunkCache, chunk_key
+from strata_sae.stores.reading.checking import read_contents
+from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache, chunk_key
 from strata_sae.stores.reading.site_rows import SiteRows
 from strata_sae.stores.writing.finishing import finish
 from support.small_store import build_store, fill_unit, plan_store, stored_rows
@@ -321,7 +320,7 @@ def test_cached_rows_are_the_rows(
                 assert plain_scales is None
             else:
                 np.testing.assert_array_equal(scales, plain_scales)
-            cached.hold(chunk, 4)
+            cached.touch(chunk, 4)
         assert counting.decoded_chunks == expected_decodes
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
-from strata_sae.stores.files.canonical import file_sha256
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
+from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import commit_path, read_commit
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan

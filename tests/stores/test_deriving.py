@@ -11,7 +11,8 @@ import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.format.arrays import TOKEN_FIELDS
+from strata_sae.stores.format.plan import TOKEN_FIELDS
+from strata_sae.stores.format.records import Lineage
 from strata_sae.stores.front.aligned import aligned
 from support.killed_deriving import Counting, contents, killed_at
 
@@ -36,13 +37,7 @@ def test_a_slice_of_rows_holds_them_and_their_tokens(source: ActivationStore, tm
     found = slice_store(source, tmp_path / "slice", rows=(start, stop), sites=[OTHER])
     assert verify(found.path, deep=True) == []
     assert found.plan.sites == {OTHER: SITES[OTHER]}
-    assert found.plan.lineage == {
-        "kind": "slice",
-        "store_id": source.id,
-        "plan_id": source.plan.id,
-        "order_id": "",
-        "rows": [start, stop],
-    }
+    assert found.plan.lineage == Lineage("slice", source.id, source.plan.id, "", (start, stop))
     n_rows = stop - start
     np.testing.assert_array_equal(found.rows(OTHER, 0, n_rows), source.rows(OTHER, start, stop))
     np.testing.assert_array_equal(found.norms(OTHER, 0, n_rows), source.norms(OTHER, start, stop))

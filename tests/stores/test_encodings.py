@@ -10,12 +10,20 @@ from hypothesis import strategies as st
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.files import identity
+from strata_sae.stores.files import places as identity
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.encodings import merge_planes, split_planes, to_float32, to_stored
-from strata_sae.stores.format.quantisation import Columns, calibrate, dequantise, quantise
-from strata_sae.stores.reading.columns import committed_columns
-from strata_sae.stores.writing.calibration import commit_columns
+from strata_sae.stores.format.encodings import (
+    Columns,
+    calibrate,
+    dequantise,
+    merge_planes,
+    quantise,
+    split_planes,
+    to_float32,
+    to_stored,
+)
+from strata_sae.stores.reading.site_rows import committed_columns
+from strata_sae.stores.writing.units import commit_columns
 from support.small_store import build_store, fill_unit, plan_store, stored_rows
 
 SITE = "blocks.1.hook_resid_post"

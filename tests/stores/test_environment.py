@@ -37,14 +37,14 @@ DIRECT = {
     ("pipeline/commands/app.py", "all of it"): "handed to why_not_here, which reads the numbers of threads",
     ("pipeline/language_model/tensors.py", "name"): "a switch of transformers, set for the length of one call",
     ("pipeline/paths.py", "DATA_ROOT"): "a path, read by as_path",
-    ("pipeline/kernels/compiled/cache.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",
+    ("pipeline/kernels/machine/compiled/loops.py", "NUMBA_CACHE_DIR"): "Numba's own; kernels know no stores",
 }
 """Places that need not go through the reader, and why."""
 NAMES_READ = {
-    "stores/format/cache_root.py": {"STRATA_CACHE", "XDG_CACHE_HOME"},
+    "stores/format/folders.py": {"STRATA_CACHE", "XDG_CACHE_HOME"},
     "stores/front/opening.py": {"CACHE_BYTES"},
     "stores/remote/hub.py": {"HF_ENDPOINT"},
-    "stores/remote/s3.py": {"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "_ENDPOINTS"},
+    "stores/remote/buckets.py": {"AWS_PROFILE", "AWS_ACCESS_KEY_ID", "_ENDPOINTS"},
 }
 
 

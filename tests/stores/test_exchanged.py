@@ -14,11 +14,11 @@ import pytest
 import support.small_store as small_store
 import support.version_1 as version_1
 from strata_sae.stores import ActivationStore, Batches, StoreError, read_plan, verify
-from strata_sae.stores.format.arrays import MANIFEST, PLAN
 from strata_sae.stores.format.commits import commit_name, keys
-from strata_sae.stores.format.shard_records import ChunkRecords, FileRecords, NormRecords
+from strata_sae.stores.format.plan import MANIFEST, PLAN
 from strata_sae.stores.reading import array as stored
-from strata_sae.stores.reading import norm_check
+from strata_sae.stores.reading import site_rows as norm_check
+from strata_sae.stores.reading.array import ChunkRecords, FileHashes, NormRecords
 from strata_sae.stores.writing.planning import create_store
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store
@@ -141,7 +141,7 @@ def test_control_without_the_check_the_bytes_of_other_places_are_used(
     honest = used(store)
     monkeypatch.setattr(stored.StoredArray, "_check_place", lambda *_: None)
     monkeypatch.setattr(norm_check.NormCheckedRows, "_check", lambda *_: None)
-    for records in (ChunkRecords, FileRecords, NormRecords):
+    for records in (ChunkRecords, FileHashes, NormRecords):
         monkeypatch.setattr(records, "shard_matches", lambda *_: True)
     taken = []
     for what in exchanges(store):

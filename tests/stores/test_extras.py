@@ -11,8 +11,8 @@ from strata_sae.stores import ActivationStore, StoreError, read_plan, verify
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.format import commits
-from strata_sae.stores.format.arrays import TOKEN_BYTES
 from strata_sae.stores.format.commits import commit_folders, commit_name, committed_units
+from strata_sae.stores.format.plan import TOKEN_BYTES
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.remote import pull, push
 from strata_sae.stores.writing.planning import create_store

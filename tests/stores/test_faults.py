@@ -15,11 +15,11 @@ import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import TIMINGS
-from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.format.plan import TIMINGS
+from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front import verifying
 from strata_sae.stores.reading import array as stored
-from strata_sae.stores.writing.timings import write_timing
+from strata_sae.stores.writing.finishing import write_timing
 from support.small_store import build_store, stored_rows
 
 N_FLIPS = int(os.environ.get("STRATA_BIT_FLIPS", "500"))

@@ -16,8 +16,8 @@ import zarr
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import ArraySpec
-from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.format.plan_file import read_plan
+from strata_sae.stores.format.shards import ArraySpec
 from strata_sae.stores.writing.finishing import finish
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import build_store, plan_store, stored_rows, token_map

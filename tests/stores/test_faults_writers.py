@@ -19,10 +19,11 @@ import zarr
 
 import strata_sae.stores as stores
 from strata_sae.stores import ActivationStore, Batches, StoreError, verify
-from strata_sae.stores.files.canonical import file_sha256
 from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import commit_path
-from strata_sae.stores.format.plan import Plan, read_plan
+from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.writing.finishing import finish, next_unit, recover
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import build_store, fill_unit, plan_store, stored_rows, token_map

@@ -10,10 +10,10 @@ import zarr
 
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.files.canonical import canonical_json
-from strata_sae.stores.format.arrays import ARRAYS, TOKEN_FIELDS
 from strata_sae.stores.format.encodings import CODECS, COMPRESSORS, to_float32
-from strata_sae.stores.format.plan import parse_plan, read_plan
-from strata_sae.stores.format.sizes import activation_bytes, shard_bytes
+from strata_sae.stores.format.plan import ARRAYS, TOKEN_FIELDS, activation_bytes
+from strata_sae.stores.format.plan_file import parse_plan, read_plan
+from strata_sae.stores.format.shards import shard_bytes
 from support.plain_zarr import plain_rows
 from support.small_store import build_store, plan_store, stored_rows, token_map
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.lease import Lease, leased, remove_dead
+from strata_sae.stores.files.locks import Lease, leased, remove_dead
 from strata_sae.stores.writing.finishing import next_unit
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import plan_store, token_map

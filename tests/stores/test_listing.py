@@ -10,7 +10,7 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import ARRAYS, COMMITS, PLAN
+from strata_sae.stores.format.plan import ARRAYS, COMMITS, PLAN
 from strata_sae.stores.front.listing import describe, list_stores, table
 from support.small_store import fill_unit, plan_store, stored_rows
 
@@ -86,6 +86,6 @@ def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
 
 def test_a_store_is_described_in_words(root: Path) -> None:
     store = ActivationStore.open(root / "part")
-    text = describe(store.summary() | {"lineage": store.plan.lineage})
+    text = describe(store.summary())
     for expected in (store.id, "300 of 9 documents", "float32, compressor zstd", SITE, "slice of"):
         assert expected in text

@@ -10,7 +10,7 @@ import pytest
 from strata_sae.stores import ActivationStore, verify
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.files import identity
+from strata_sae.stores.files import places as identity
 from strata_sae.stores.remote import pull, push
 from support.small_store import build_store
 

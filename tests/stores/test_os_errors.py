@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.errors import explain
 from strata_sae.stores.files import places
 from strata_sae.stores.files.canonical import read_canonical
-from strata_sae.stores.files.os_errors import explain
-from strata_sae.stores.reading.staged import Expected, StagedPlace
-from strata_sae.stores.remote import Patience
+from strata_sae.stores.format.records import FileRecord
+from strata_sae.stores.reading.staged import StagedPlace
+from strata_sae.stores.remote import RetryPolicy
 from strata_sae.stores.remote.transports import open_source
 from support.small_store import build_store
 
@@ -85,14 +86,14 @@ def looked_at(store: Path, patch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def folder(store: Path, patch: pytest.MonkeyPatch, number: int) -> None:
-    source = open_source(store, Patience())
+    source = open_source(store, RetryPolicy())
     patch.setattr(os, "open", refuse(number))
     source.get_range("MANIFEST.json", 0, 10)
 
 
 def staged(store: Path, patch: pytest.MonkeyPatch, number: int) -> None:
     base = places.LocalPlace(store, mapped=False)
-    place = StagedPlace(base, store.with_name("near"), {"plan.json": Expected(1, "0" * 64)})
+    place = StagedPlace(base, store.with_name("near"), {"plan.json": FileRecord("plan.json", 1, "0" * 64)})
     patch.setattr(os, "open", refuse(number))
     place.open("plan.json")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.front.outliers import outliers
+from strata_sae.stores.front.store import outliers
 
 SITE = "blocks.1.hook_resid_post"
 

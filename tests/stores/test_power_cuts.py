@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import file_sha256
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.arrays import MANIFEST, PLAN, TIMINGS
-from strata_sae.stores.format.plan import read_plan
+from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores.format.plan import MANIFEST, PLAN, TIMINGS
+from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.verifying import verify
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
-from strata_sae.stores.writing.timings import write_timing
+from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
 from support.power_cuts import Disk, RecordingFileSystem
 from support.small_store import fill_unit, plan_store, stored_rows
 

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
-from strata_sae.stores.format.contents import read_contents
+from strata_sae.stores.files.canonical import canonical_json
+from strata_sae.stores.files.hashing import file_sha256, sha256
 from strata_sae.stores.front.opening import Opened
-from strata_sae.stores.remote import Patience, open_head, pull
+from strata_sae.stores.reading.checking import read_contents
+from strata_sae.stores.remote import RetryPolicy, open_head, pull
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store
 
 SITES = {"blocks.1.hook_resid_post": 64, "blocks.2.hook_resid_post": 64, "blocks.3.hook_mlp_out": 64}
 SITE = "blocks.1.hook_resid_post"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
-HASTY = Patience(stall_seconds=600, attempts=3, pause_seconds=0.005, grace_seconds=600)
+HASTY = RetryPolicy(stall_seconds=600, attempts=3, pause_seconds=0.005, grace_seconds=600)
 STUBBORN = replace(HASTY, stall_seconds=0.2, attempts=10_000)
 """For a server that stalls and then does not; one on a busy machine may look as if it did."""
 
@@ -46,7 +47,7 @@ def server(honest: Path) -> Iterator[LyingServer]:
 
 def opened(url: str | Path, cache: Path) -> ActivationStore:
     """A store read from where it lies."""
-    head = open_head(url, cache, patience=HASTY)
+    head = open_head(url, cache, policy=HASTY)
     return ActivationStore(
         Opened(head.folder, head.plan, read_contents(head.folder, head.plan), head.place, cache=None)
     )
@@ -102,8 +103,8 @@ def test_a_head_is_fetched_once_and_checked_again(server: LyingServer, tmp_path:
 
 @pytest.mark.parametrize("lie", ["503", "broken", "stall", "429"])
 def test_passing_failures_of_a_range_are_outlived(server: LyingServer, honest: Path, tmp_path: Path, lie: str) -> None:
-    patience = STUBBORN if lie == "stall" else HASTY
-    file = open_head(server.url, tmp_path, patience=patience).place.open(SHARD)
+    policy = STUBBORN if lie == "stall" else HASTY
+    file = open_head(server.url, tmp_path, policy=policy).place.open(SHARD)
     server.lie(SHARD, lie, lie)
     assert file.read(1000, 5000).tobytes() == (honest / SHARD).read_bytes()[1000:6000]
     assert not server.lies[SHARD]
@@ -114,7 +115,7 @@ LASTING = {"404": "not there", "503": "503", "no ranges": "in parts", "another r
 
 @pytest.mark.parametrize("lie", LASTING)
 def test_wrong_ranges_are_errors_never_wrong_bytes(server: LyingServer, tmp_path: Path, lie: str) -> None:
-    file = open_head(server.url, tmp_path, patience=HASTY).place.open(SHARD)
+    file = open_head(server.url, tmp_path, policy=HASTY).place.open(SHARD)
     server.lie(SHARD, *[lie] * 9)
     with pytest.raises(StoreError, match=LASTING[lie]):
         file.read(1000, 5000)
@@ -130,7 +131,7 @@ SAYINGS = {
 
 @pytest.mark.parametrize("said", SAYINGS)
 def test_an_object_of_another_identity_is_refused(server: LyingServer, honest: Path, tmp_path: Path, said: str) -> None:
-    file = open_head(server.url, tmp_path, patience=HASTY).place.open(SHARD)
+    file = open_head(server.url, tmp_path, policy=HASTY).place.open(SHARD)
     server.headers[SHARD], later = SAYINGS[said]
     for offset in (0, 5000, 1000):
         data = file.read(offset, 1000)
@@ -143,7 +144,7 @@ def test_an_object_of_another_identity_is_refused(server: LyingServer, honest: P
 
 
 def test_a_server_that_says_nothing_of_an_object_is_believed(server: LyingServer, honest: Path, tmp_path: Path) -> None:
-    file = open_head(server.url, tmp_path, patience=HASTY).place.open(SHARD)
+    file = open_head(server.url, tmp_path, policy=HASTY).place.open(SHARD)
     for headers in ({"ETag": "", "Last-Modified": ""}, {"ETag": 'W/"a"'}, {"ETag": '"a"'}):
         server.headers[SHARD] = headers
         assert file.read(7, 100).tobytes() == (honest / SHARD).read_bytes()[7:107]
@@ -158,7 +159,7 @@ def test_a_flipped_byte_in_a_range_is_found_by_the_chunk(server: LyingServer, tm
 
 
 def test_reading_outside_a_file_is_refused(server: LyingServer, tmp_path: Path) -> None:
-    place = open_head(server.url, tmp_path, patience=HASTY).place
+    place = open_head(server.url, tmp_path, policy=HASTY).place
     file = place.open(SHARD)
     requests = server.requests.copy()
     for offset, size in ((-1, 2), (0, file.n_bytes + 1), (file.n_bytes, 1), (5, -1)):
@@ -278,9 +279,9 @@ BOUNDED = """
 import sys
 from pathlib import Path
 from strata_sae.stores import StoreError
-from strata_sae.stores.remote import Patience, pull
+from strata_sae.stores.remote import RetryPolicy, pull
 try:
-    pull(sys.argv[1], Path(sys.argv[2]), patience=Patience(attempts=2, pause_seconds=0.01))
+    pull(sys.argv[1], Path(sys.argv[2]), policy=RetryPolicy(attempts=2, pause_seconds=0.01))
 except StoreError as error:
     print(error)
 # ru_maxrss would not do: a child starts with the peak of the process that forked it.

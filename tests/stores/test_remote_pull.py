@@ -17,7 +17,7 @@ import pytest
 
 from strata_sae.stores import ActivationStore, StoreError, verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.remote import Patience, pull
+from strata_sae.stores.remote import RetryPolicy, pull
 from strata_sae.stores.remote.fetching import Fetcher
 from strata_sae.stores.remote.http import HttpSource
 from support.lying_server import LyingServer, serving
@@ -27,7 +27,7 @@ from support.waiting import wait_until
 SITE = "blocks.1.hook_resid_post"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
 COMMIT = "commits/000/000000.json"
-HASTY = Patience(stall_seconds=600, attempts=4, pause_seconds=0.005, grace_seconds=600)
+HASTY = RetryPolicy(stall_seconds=600, attempts=4, pause_seconds=0.005, grace_seconds=600)
 STALLED = replace(HASTY, stall_seconds=0.2)
 """Only for a server that stalls: one on a busy machine may be as slow."""
 STUBBORN = replace(STALLED, attempts=10_000)
@@ -60,7 +60,7 @@ def files_of(store: Path) -> dict[str, str]:
 
 def test_a_pulled_store_is_the_very_store(server: LyingServer, honest: Path, tmp_path: Path) -> None:
     out, moved, announced = tmp_path / "out", [], []
-    store_id = pull(server.url, out, patience=HASTY, announce=announced.append, advance=moved.append)
+    store_id = pull(server.url, out, policy=HASTY, announce=announced.append, advance=moved.append)
     assert store_id == ActivationStore.open(honest).id == ActivationStore.open(out).id
     assert verify(out, deep=True) == []
     assert files_of(out) == files_of(honest)
@@ -68,7 +68,7 @@ def test_a_pulled_store_is_the_very_store(server: LyingServer, honest: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not any(path.stat().st_mode & 0o222 for path in out.rglob("*") if path.is_file())
     requests = server.requests.copy()
-    assert pull(server.url, out, patience=HASTY) == store_id  # again: only the MANIFEST is looked at
+    assert pull(server.url, out, policy=HASTY) == store_id  # again: only the MANIFEST is looked at
     assert (server.requests - requests) == {"MANIFEST.json": 1}
 
 
@@ -79,7 +79,7 @@ def test_a_store_comes_from_a_folder_and_from_a_server_without_ranges(
     assert pull(honest, tmp_path / "by path") == store_id
     assert pull(honest.as_uri(), tmp_path / "by url") == store_id
     server.ranges = False
-    assert pull(server.url, tmp_path / "without ranges", patience=HASTY) == store_id
+    assert pull(server.url, tmp_path / "without ranges", policy=HASTY) == store_id
 
 
 LIES = ["flipped byte", "shorter", "longer", "broken", "stall", "503", "429"]
@@ -90,7 +90,7 @@ LIES = ["flipped byte", "shorter", "longer", "broken", "stall", "503", "429"]
 def test_passing_lies_are_outlived(server: LyingServer, honest: Path, tmp_path: Path, path: str, lie: str) -> None:
     server.lie(path, lie, lie)
     moved: list[int] = []
-    pull(server.url, tmp_path / "out", patience=STUBBORN if lie == "stall" else HASTY, advance=moved.append)
+    pull(server.url, tmp_path / "out", policy=STUBBORN if lie == "stall" else HASTY, advance=moved.append)
     assert files_of(tmp_path / "out") == files_of(honest)
     assert sum(moved) == sum(entry["bytes"] for entry in recorded(honest).values())
     assert not server.lies[path]
@@ -107,7 +107,7 @@ def recorded(store: Path) -> dict[str, dict[str, int]]:
 def test_lasting_lies_name_the_file_and_leave_no_store(server: LyingServer, tmp_path: Path, lie: str) -> None:
     server.lie(SHARD, *[lie] * 99)
     with pytest.raises(StoreError, match=r"values/c/0/0: expected .* got .*4 times") as caught:
-        pull(server.url, tmp_path / "out", patience=HASTY)
+        pull(server.url, tmp_path / "out", policy=HASTY)
     assert server.requests[SHARD] == 4
     assert not (tmp_path / "out").exists()
     quarantine = tmp_path / ".out.pulling/quarantine"
@@ -115,7 +115,7 @@ def test_lasting_lies_name_the_file_and_leave_no_store(server: LyingServer, tmp_
     assert len(list(quarantine.iterdir())) == 4
     server.lies.clear()
     requests = server.requests.copy()
-    pull(server.url, tmp_path / "out", patience=HASTY)
+    pull(server.url, tmp_path / "out", policy=HASTY)
     assert server.requests[SHARD] - requests[SHARD] == 1
     assert server.requests[COMMIT] == requests[COMMIT], "what was verified is not fetched again"
     assert not quarantine.exists()
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_had_is_an_error_never_zeros(
     server.ranges = lie != "stall"  # with ranges, each attempt would come a little further
     server.lie(SHARD, *[lie] * 99)
     with pytest.raises(StoreError, match=words):
-        pull(server.url, tmp_path / "out", patience=STALLED if lie == "stall" else HASTY)
+        pull(server.url, tmp_path / "out", policy=STALLED if lie == "stall" else HASTY)
     assert not (tmp_path / "out").exists()
 
 
@@ -143,13 +143,13 @@ def test_passing_lies_of_an_object_store_are_outlived(
     server.root = honest.parent.parent
     path = f"{honest.parent.name}/honest/{SHARD}"
     server.lie(path, lie, lie)
-    patience = STUBBORN if lie == "stall" else HASTY
-    pull(f"s3://{honest.parent.name}/honest", tmp_path / "out", patience=patience)
+    policy = STUBBORN if lie == "stall" else HASTY
+    pull(f"s3://{honest.parent.name}/honest", tmp_path / "out", policy=policy)
     assert files_of(tmp_path / "out") == files_of(honest)
     assert not server.lies[path]
     server.lie(path, *["404"] * 9)
     with pytest.raises(StoreError, match="not there"):
-        pull(f"s3://{honest.parent.name}/honest", tmp_path / "other", patience=HASTY)
+        pull(f"s3://{honest.parent.name}/honest", tmp_path / "other", policy=HASTY)
 
 
 class FullDisk(FileSystem):
@@ -200,8 +200,8 @@ def test_more_than_the_disk_holds_is_not_begun(
     server: LyingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(StoreError, match="only 1,000 are free"):
-        pull(server.url, tmp_path / "out", patience=HASTY)
+    with pytest.raises(StoreError, match="its disk has 1,000 free"):
+        pull(server.url, tmp_path / "out", policy=HASTY)
     assert SHARD not in server.requests
 
 
@@ -215,7 +215,9 @@ def test_control_a_client_that_does_not_check_accepts_the_lies(server: LyingServ
 
 def test_a_drop_by_drop_server_is_given_up(server: LyingServer) -> None:
     server.bytes_per_second = 65536
-    slow = Patience(stall_seconds=600, attempts=2, pause_seconds=0.01, grace_seconds=0.1, slowest_bytes_per_second=1e9)
+    slow = RetryPolicy(
+        stall_seconds=600, attempts=2, pause_seconds=0.01, grace_seconds=0.1, slowest_bytes_per_second=1e9
+    )
     (server.root.parent / "big").mkdir()
     (server.root.parent / "big" / "file").write_bytes(bytes(2**19))
     server.root = server.root.parent / "big"
@@ -225,16 +227,16 @@ def test_a_drop_by_drop_server_is_given_up(server: LyingServer) -> None:
 
 def test_a_broken_connection_is_taken_up_where_it_broke(server: LyingServer, honest: Path, tmp_path: Path) -> None:
     server.lie(SHARD, "broken", "broken", "broken")
-    pull(server.url, tmp_path / "out", patience=HASTY)
+    pull(server.url, tmp_path / "out", policy=HASTY)
     assert server.sent[SHARD] == (honest / SHARD).stat().st_size, "no byte was sent twice"
 
 
 def test_the_expected_id_is_compared(server: LyingServer, honest: Path, tmp_path: Path) -> None:
     store_id = ActivationStore.open(honest).id
-    assert pull(server.url, tmp_path / "out", expected_id=store_id, patience=HASTY) == store_id
+    assert pull(server.url, tmp_path / "out", expected_id=store_id, policy=HASTY) == store_id
     for wrong in ("0" * 64, "main", ""):
         with pytest.raises(StoreError, match="expected"):
-            pull(server.url, tmp_path / "other", expected_id=wrong, patience=HASTY)
+            pull(server.url, tmp_path / "other", expected_id=wrong, policy=HASTY)
     assert not (tmp_path / "other").exists()
 
 
@@ -242,20 +244,20 @@ def test_what_is_in_the_way_stays(server: LyingServer, make_store: Callable[...,
     other = make_store("other", n_rows=200)
     before = files_of(other)
     with pytest.raises(StoreError, match="another store"):
-        pull(server.url, other, patience=HASTY)
+        pull(server.url, other, policy=HASTY)
     assert files_of(other) == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine").write_text("x")
     with pytest.raises(StoreError, match="no empty folder"):
-        pull(server.url, tmp_path / "full", patience=HASTY)
+        pull(server.url, tmp_path / "full", policy=HASTY)
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(StoreError):
-        pull(server.url, tmp_path / "link", patience=HASTY)
+        pull(server.url, tmp_path / "link", policy=HASTY)
     (tmp_path / ".new.pulling").symlink_to(tmp_path / "full")
     with pytest.raises(StoreError, match="link"):
-        pull(server.url, tmp_path / "new", patience=HASTY)
+        pull(server.url, tmp_path / "new", policy=HASTY)
     (tmp_path / "empty").mkdir()
-    pull(server.url, tmp_path / "empty", patience=HASTY)
+    pull(server.url, tmp_path / "empty", policy=HASTY)
 
 
 def test_leavings_of_another_store_do_not_mix_in(
@@ -263,7 +265,7 @@ def test_leavings_of_another_store_do_not_mix_in(
 ) -> None:
     server.lie(SHARD, *["404"] * 9)
     with pytest.raises(StoreError):
-        pull(server.url, tmp_path / "out", patience=HASTY)
+        pull(server.url, tmp_path / "out", policy=HASTY)
     other = make_store("other", n_rows=200, sites={"blocks.2.hook_mlp_out": 8})
     pull(other, tmp_path / "out")
     assert files_of(tmp_path / "out") == files_of(other)
@@ -279,8 +281,8 @@ def test_an_unfinished_store_is_not_pulled(make_store: Callable[..., Path], tmp_
 PULL = """
 import sys
 from pathlib import Path
-from strata_sae.stores.remote import Patience, pull
-print(pull(sys.argv[1], Path(sys.argv[2]), patience=Patience(pause_seconds=0.01)))
+from strata_sae.stores.remote import RetryPolicy, pull
+print(pull(sys.argv[1], Path(sys.argv[2]), policy=RetryPolicy(pause_seconds=0.01)))
 """
 
 
@@ -325,9 +327,9 @@ def test_two_pulls_into_one_folder_do_not_meet(server: LyingServer, tmp_path: Pa
     try:
         wait_until(lambda: server.requests["plan.json"], child)  # asked for by who has the folder
         with pytest.raises(StoreError, match="another process"):
-            pull(server.url, tmp_path / "out", patience=HASTY)
+            pull(server.url, tmp_path / "out", policy=HASTY)
     finally:
         child.kill()
         child.wait()
-    pull(server.url, tmp_path / "out", patience=HASTY)
+    pull(server.url, tmp_path / "out", policy=HASTY)
     shutil.rmtree(tmp_path / "out")

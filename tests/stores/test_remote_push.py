@@ -14,11 +14,11 @@ import huggingface_hub.constants
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.remote import Patience, open_head, pull, push
+from strata_sae.stores.remote import RetryPolicy, open_head, pull, push
 from strata_sae.stores.remote import push as push_
-from strata_sae.stores.remote.card import dataset_card
-from strata_sae.stores.remote.transports import TRANSPORTS, Target, open_source, open_target
-from strata_sae.stores.remote.unchanged import Unchanged
+from strata_sae.stores.remote.fetching import Fetcher
+from strata_sae.stores.remote.push import dataset_card
+from strata_sae.stores.remote.transports import TRANSPORTS, Target, Unchanged, is_url, open_source, open_target
 from support.fake_hub import TOKEN, FakeHub
 from support.lying_server import serving
 from support.small_store import build_store
@@ -27,7 +27,7 @@ from support.waiting import wait_until
 SITE = "blocks.1.hook_resid_post"
 COMMIT = "commits/000/000000.json"
 SHARD = f"activations.zarr/sites/{SITE}/values/c/0/0"
-HASTY = Patience(stall_seconds=600, attempts=3, pause_seconds=0.01, grace_seconds=600)
+HASTY = RetryPolicy(stall_seconds=600, attempts=3, pause_seconds=0.01, grace_seconds=600)
 # huggingface_hub's own: how it hands httpx the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 PLACES = ["folder", "s3", "hub"]
@@ -127,8 +127,8 @@ class Watched:
 def watch(monkeypatch: pytest.MonkeyPatch, die_after: int = -1) -> list[Watched]:
     made: list[Watched] = []
 
-    def opened(url: str, patience: Patience) -> Watched:
-        made.append(Watched(open_target(url, patience), die_after))
+    def opened(url: str, policy: RetryPolicy) -> Watched:
+        made.append(Watched(open_target(url, policy), die_after))
         return made[-1]
 
     monkeypatch.setattr(sys.modules["strata_sae.stores.remote.push"], "open_target", opened)
@@ -140,18 +140,18 @@ def test_what_is_pushed_is_pulled_and_read(
     place: str, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, moved, announced = watch(monkeypatch), [], []
-    store_id = push(honest, place, patience=HASTY, announce=announced.append, advance=moved.append)
+    store_id = push(honest, place, policy=HASTY, announce=announced.append, advance=moved.append)
     assert store_id == ActivationStore.open(honest).id
     assert made[0].sent[0] == "plan.json"
     assert made[0].sent[-1] == "MANIFEST.json"
     assert [sum(moved)] == announced
-    assert pull(place, tmp_path / "out", expected_id=store_id, patience=HASTY) == store_id
+    assert pull(place, tmp_path / "out", expected_id=store_id, policy=HASTY) == store_id
     assert verify(tmp_path / "out", deep=True) == []
-    head = open_head(place, tmp_path / "cache", patience=HASTY)
+    head = open_head(place, tmp_path / "cache", policy=HASTY)
     data = (honest / SHARD).read_bytes()
     assert head.place.open(SHARD).read(100, 1000).tobytes() == data[100:1100]
     assert head.place.open(SHARD).read(0, len(data)).tobytes() == data
-    assert push(honest, place, patience=HASTY) == store_id
+    assert push(honest, place, policy=HASTY) == store_id
     assert made[1].sent == [], "what is there is not sent again, and nothing is written into a finished store"
 
 
@@ -161,31 +161,31 @@ def test_a_push_goes_on_where_it_died(
 ) -> None:
     made = watch(monkeypatch, die_after=20)
     with pytest.raises(KeyboardInterrupt):
-        push(honest, place, patience=HASTY)
+        push(honest, place, policy=HASTY)
     with pytest.raises(StoreError, match="no finished store"):
-        pull(place, tmp_path / "out", patience=HASTY)
+        pull(place, tmp_path / "out", policy=HASTY)
     made = watch(monkeypatch)
-    push(honest, place, patience=HASTY)
+    push(honest, place, policy=HASTY)
     n_files = sum(path.is_file() for path in honest.rglob("*"))
     assert len(made[0].sent) == n_files - 20
-    pull(place, tmp_path / "out", patience=HASTY)
+    pull(place, tmp_path / "out", policy=HASTY)
 
 
 @every_place
 def test_a_place_that_holds_something_else_is_refused(
     place: str, honest: Path, make_store: Callable[..., Path], tmp_path: Path
 ) -> None:
-    push(honest, place, patience=HASTY)
+    push(honest, place, policy=HASTY)
     for other in (make_store("other", n_rows=200), twin(honest, tmp_path / "twin")):
         with pytest.raises(StoreError, match="another store"):
-            push(other, place, patience=HASTY)
-    pull(place, tmp_path / "out", expected_id=ActivationStore.open(honest).id, patience=HASTY)
+            push(other, place, policy=HASTY)
+    pull(place, tmp_path / "out", expected_id=ActivationStore.open(honest).id, policy=HASTY)
     target = open_target(place + "-mine", HASTY)
     target.entries()
     target.send([("diary.txt", honest / "plan.json")], lambda n_bytes: None)
     target.close()
     with pytest.raises(StoreError, match=r"other files \(diary.txt\)"):
-        push(honest, place + "-mine", patience=HASTY)
+        push(honest, place + "-mine", policy=HASTY)
 
 
 def twin(honest: Path, path: Path) -> Path:
@@ -241,9 +241,9 @@ def test_the_first_manifest_stays(place: str) -> None:
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_a_bucket_that_is_not_there_is_named(place: str, honest: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such bucket"):
-        push(honest, "s3://nobody/here", patience=HASTY)
+        push(honest, "s3://nobody/here", policy=HASTY)
     with pytest.raises(StoreError, match="no finished store"):
-        pull("s3://nobody/here", tmp_path / "out", patience=HASTY)
+        pull("s3://nobody/here", tmp_path / "out", policy=HASTY)
 
 
 def test_a_profile_without_boto3_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +252,50 @@ def test_a_profile_without_boto3_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "boto3.session", None)
     with pytest.raises(StoreError, match="export-credentials --profile work"):
         open_source("s3://bucket/x", HASTY)
+
+
+AZURE = {"AZURE_STORAGE_ACCOUNT_NAME": "account"}
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "kind", "prefix"),
+    [
+        ("s3://bucket/some/pre%20fix", {}, "S3Store", "some/pre%20fix"),
+        ("gs://bucket/some/pre%20fix", {}, "GCSStore", "some/pre%20fix"),
+        ("az://container/some/prefix", AZURE, "AzureStore", "some/prefix"),
+    ],
+)
+def test_a_bucket_of_any_cloud(
+    url: str, environment: dict[str, str], kind: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_url(url)
+    target = open_target(url, HASTY)
+    assert (type(target._store).__name__, target._store.prefix) == (kind, prefix)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "words"),
+    [
+        ("gs://bucket/x", {}, "set GOOGLE_APPLICATION_CREDENTIALS"),
+        ("az://container/x", AZURE, "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+        ("az://container/x", {}, "Account must be specified; set AZURE_STORAGE_ACCOUNT_NAME"),
+    ],
+)
+def test_who_has_no_key_is_told_which_variables_hold_it(
+    url: str, environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def no_token(*_: Any, **__: Any) -> None:
+        raise obstore.exceptions.GenericError("Generic error: Error performing token request: no route to host")
+
+    obstore = pytest.importorskip("obstore")
+    monkeypatch.setattr(obstore, "get", no_token)
+    with pytest.raises(StoreError, match=words):
+        Fetcher(open_source(url, HASTY), HASTY).get("MANIFEST.json")
 
 
 def replace_shard(place: str, tmp_path: Path, honest: Path) -> bytes:
@@ -267,7 +311,7 @@ def replace_shard(place: str, tmp_path: Path, honest: Path) -> bytes:
 
 
 WHEN_REPLACED = {"file": "refused", "s3": "refused", "hf": "served: an address names a commit"}
-WHEN_REPLACED |= {"http": "refused: test_remote_place.py", "https": "as http"}
+WHEN_REPLACED |= {"http": "refused: test_remote_place.py", "https": "as http", "gs": "as s3", "az": "as s3"}
 
 
 def test_what_each_transport_does_with_a_replaced_object_is_known() -> None:
@@ -276,8 +320,8 @@ def test_what_each_transport_does_with_a_replaced_object_is_known() -> None:
 
 @every_place
 def test_an_object_replaced_while_it_is_read_is_never_mixed_in(place: str, honest: Path, tmp_path: Path) -> None:
-    push(honest, place, patience=HASTY)
-    file = open_head(place, tmp_path / "cache", patience=HASTY).place.open(SHARD)
+    push(honest, place, policy=HASTY)
+    file = open_head(place, tmp_path / "cache", policy=HASTY).place.open(SHARD)
     assert file.read(0, 100).tobytes() == (honest / SHARD).read_bytes()[:100]
     old = replace_shard(place, tmp_path, honest)
     if place.startswith("hf://"):
@@ -285,7 +329,7 @@ def test_an_object_replaced_while_it_is_read_is_never_mixed_in(place: str, hones
     else:
         with pytest.raises(StoreError, match=rf"{SHARD}: was replaced while it is read \(.* before, .* now\)"):
             file.read(100, 900)
-    again = open_head(place, tmp_path / "cache", patience=HASTY).place.open(SHARD)
+    again = open_head(place, tmp_path / "cache", policy=HASTY).place.open(SHARD)
     assert again.read(0, 100).tobytes() != old[:100], "opened anew: what is there now, for the hashes to refuse"
 
 
@@ -294,8 +338,8 @@ def test_control_without_the_comparison_the_new_bytes_come(
     place: str, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Unchanged, "check", lambda self, path, identity, where: None)
-    push(honest, place, patience=HASTY)
-    file = open_head(place, tmp_path / "cache", patience=HASTY).place.open(SHARD)
+    push(honest, place, policy=HASTY)
+    file = open_head(place, tmp_path / "cache", policy=HASTY).place.open(SHARD)
     file.read(0, 100)
     old = replace_shard(place, tmp_path, honest)
     assert file.read(100, 900).tobytes() == bytes(255 - byte for byte in old[100:1000])
@@ -304,7 +348,7 @@ def test_control_without_the_comparison_the_new_bytes_come(
 def test_hub_commits_card_and_privacy(hub: FakeHub, honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     monkeypatch.setattr(sys.modules["strata_sae.stores.remote.push"], "_BATCH_FILES", 7)
-    store_id = push(honest, "hf://datasets/me/acts", patience=HASTY)
+    store_id = push(honest, "hf://datasets/me/acts", policy=HASTY)
     assert hub.private == {"me/acts": True}
     assert max(len(paths) for _, paths in hub.messages) == 7
     assert hub.messages[-1] == ("Add MANIFEST.json", ["MANIFEST.json"])
@@ -312,7 +356,7 @@ def test_hub_commits_card_and_privacy(hub: FakeHub, honest: Path, monkeypatch: p
     for part in (store_id, 'base_model: ["org/small"]', 'license: "mit"', "float32", "1,000", SITE):
         assert part in card
     hub.commits["me/acts"].append(hub.commits["me/acts"][-1] | {"README.md": b"my own words"})
-    push(honest, "hf://datasets/me/acts", patience=HASTY)
+    push(honest, "hf://datasets/me/acts", policy=HASTY)
     assert hub.commits["me/acts"][-1]["README.md"] == b"my own words"
 
 
@@ -320,7 +364,7 @@ def test_a_hub_that_drops_files_gets_no_manifest(hub: FakeHub, honest: Path, mon
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     hub.forget = {SHARD}
     with pytest.raises(StoreError, match="did not keep"):
-        push(honest, "hf://datasets/me/acts", patience=HASTY)
+        push(honest, "hf://datasets/me/acts", policy=HASTY)
     assert "MANIFEST.json" not in hub.commits["me/acts"][-1]
 
 
@@ -343,7 +387,7 @@ def test_a_hub_that_answers_nonsense_is_one_line(
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     monkeypatch.setattr("support.fake_hub._Handler._api", lambda self, path, body: (ANSWERS[answer],))
     with pytest.raises(StoreError) as caught:
-        pull("hf://datasets/me/acts", tmp_path / "out", patience=HASTY)
+        pull("hf://datasets/me/acts", tmp_path / "out", policy=HASTY)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -351,16 +395,16 @@ def test_a_hub_that_answers_nonsense_is_one_line(
 def test_hub_errors_say_what_to_do(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with pytest.raises(StoreError, match="no such repository"):
-        pull("hf://datasets/me/nothing", tmp_path / "out", patience=HASTY)
+        pull("hf://datasets/me/nothing", tmp_path / "out", policy=HASTY)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="no finished store"):
-        pull("hf://datasets/me/nothing", tmp_path / "out", patience=HASTY)
+        pull("hf://datasets/me/nothing", tmp_path / "out", policy=HASTY)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(StoreError, match="HF_HUB_OFFLINE"):
-        pull("hf://datasets/me/acts", tmp_path / "out", patience=HASTY)
+        pull("hf://datasets/me/acts", tmp_path / "out", policy=HASTY)
     for url in ("hf://me/acts", "hf://datasets/acts", "hf://models/me/acts"):
         with pytest.raises(StoreError, match="hf://datasets/<user>"):
-            pull(url, tmp_path / "out", patience=HASTY)
+            pull(url, tmp_path / "out", policy=HASTY)
 
 
 def test_a_card_cannot_be_broken_out_of(honest: Path) -> None:
@@ -379,6 +423,7 @@ def test_a_card_cannot_be_broken_out_of(honest: Path) -> None:
         ("https://me:secret@host/x", "user names and passwords"),
         ("https://host/x?token=secret", "no '\\?'"),
         ("s3:///x", "no bucket"),
+        ("gs:///x", "no bucket; write gs://bucket/prefix"),
         ("ftp://host/x", "unknown"),
         ("file://host/x", "another machine"),
     ],

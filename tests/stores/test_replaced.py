@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.files import identity, places
+from strata_sae.stores.files import places
+from strata_sae.stores.files import places as identity
 from strata_sae.stores.reading import checking
 from support.small_store import build_store, stored_rows
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
-from strata_sae.stores.files.canonical import sha256
+from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.serving import shared_windows
 from strata_sae.stores.serving.shared_windows import SharedWindows
 from support.closing import blocks_begun_after_close

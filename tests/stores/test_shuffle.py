@@ -12,7 +12,7 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError, verify
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.format.arrays import TOKEN_FIELDS
+from strata_sae.stores.format.plan import TOKEN_FIELDS
 from support.killed_deriving import Counting, contents, killed_at
 
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.mlp.hook_post": 4}
@@ -58,7 +58,7 @@ def test_every_row_is_there_once_and_leads_to_its_token(source: ActivationStore,
         assert set(rows_N[first:last].tolist()) == set(range(first, last)), "a row left its split"
     assert found.plan.order_id == found.plan.id
     assert found.plan.lineage is not None
-    assert found.plan.lineage["kind"] == "shuffle"
+    assert found.plan.lineage.kind == "shuffle"
 
 
 def test_neighbours_are_those_of_a_perfect_shuffle(source: ActivationStore, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_memory_holds_a_bucket_whatever_is_held_while_reading(
     source: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents(shuffled(source, tmp_path / "a").path)
-    monkeypatch.setattr("strata_sae.stores.deriving.buckets._HELD_BYTES", 1)
+    monkeypatch.setattr("strata_sae.stores.deriving.shuffle._HELD_BYTES", 1)
     largest = []
     fromfile = np.fromfile
     monkeypatch.setattr(np, "fromfile", lambda *args: largest.append(len(fromfile(*args))) or fromfile(*args))

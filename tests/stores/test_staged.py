@@ -16,9 +16,10 @@ import pytest
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import FileBytes, LocalPlace
-from strata_sae.stores.format.contents import read_contents
-from strata_sae.stores.reading.sites import site_rows
-from strata_sae.stores.reading.staged import Expected, StagedPlace, files_to_stage
+from strata_sae.stores.format.records import FileRecord
+from strata_sae.stores.reading.checking import read_contents
+from strata_sae.stores.reading.site_rows import site_rows
+from strata_sae.stores.reading.staged import StagedPlace, files_to_stage
 from support.small_store import build_store, stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ class Counting:
         return file
 
 
-def wanted(store: ActivationStore, rows: tuple[int, int] = (0, N_ROWS)) -> dict[str, Expected]:
+def wanted(store: ActivationStore, rows: tuple[int, int] = (0, N_ROWS)) -> dict[str, FileRecord]:
     return files_to_stage(store.path, store.plan, [SITE], rows)
 
 
@@ -154,7 +155,7 @@ def test_no_room_is_an_error_with_the_bytes_needed(
 
     monkeypatch.setattr("shutil.disk_usage", almost_full)
     total = sum(expected.n_bytes for expected in wanted(store).values())
-    with pytest.raises(StoreError, match=f"needs {total} bytes and 100 are free"):
+    with pytest.raises(StoreError, match=f"needs {total:,} more bytes and its disk has 100 free"):
         list(StagedPlace(base, tmp_path / "near", wanted(store)).stage(wanted(store)))
     assert copies(tmp_path / "near") == []
 

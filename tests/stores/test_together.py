@@ -9,6 +9,7 @@ import pytest
 from strata_sae.stores import ActivationStore, Batches, StoreError
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
+from strata_sae.stores.format.records import Lineage
 from strata_sae.stores.front.aligned import Together
 
 SITES = {"a": 8, "b": 4}
@@ -59,9 +60,9 @@ def test_stores_of_other_rows_are_refused(
 def test_a_forged_order_is_refused_by_the_token_map(
     whole: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strata_sae.stores.deriving.shuffle.lineage", lambda kind, source, rows, _: {
-        "kind": kind, "store_id": source.id, "plan_id": source.plan.id, "order_id": source.plan.id, "rows": list(rows)
-    })  # fmt: skip
+    monkeypatch.setattr("strata_sae.stores.deriving.shuffle.lineage", lambda kind, source, rows, _: Lineage(
+        kind, source.id, source.plan.id, source.plan.id, rows
+    ))  # fmt: skip
     other = shuffle_store(whole, tmp_path / "x", seed=0)
     assert other.plan.order_id == whole.plan.id
     assert not np.array_equal(other.rows("a", 0, 900), whole.rows("a", 0, 900))

@@ -8,9 +8,9 @@ import pytest
 
 import support.small_store as small_store
 from strata_sae.stores import ActivationStore, Batches, Filters
-from strata_sae.stores.files.canonical import file_sha256
-from strata_sae.stores.format.arrays import TIMINGS
+from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.encodings import CODECS
+from strata_sae.stores.format.plan import TIMINGS
 from strata_sae.stores.format.statistics import Moments
 from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.serving.windows import WindowFiller

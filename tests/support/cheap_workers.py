@@ -8,7 +8,7 @@ from pathlib import Path
 
 from strata_sae.pipeline.engines import Local
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.model_settings import ModelSettings
+from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import StoreError, read_plan
 from strata_sae.stores.files.filesystem import FileSystem
 from support.small_store import fill_unit, stored_rows

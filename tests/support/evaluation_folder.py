@@ -7,7 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.runs import RunFolder, fingerprint, sha256_of, write_record
+from strata_sae.pipeline.runs import RunFolder, write_record
+from support.made_up_records import curve_line, ending, sae_record, write_lines
 
 SITE = "blocks.1.hook_resid_post"
 D_MODEL = 16
@@ -33,17 +34,15 @@ def random_weights(d_sae: int, seed: int, threshold: float | None = None) -> dic
 
 
 def write_trained(
-    run: Path, name: str, store_id: str, sae: dict[str, Any], weights: dict[str, Tensor], status: str = "finished"
+    run: Path, name: str, store_id: str, sae: dict[str, Any], weights: dict[str, Tensor], *, diverged: bool = False
 ) -> None:
     """What the trainer leaves of one SAE, as far as scores need it."""
     folder = RunFolder(run).variant(f"{name}@{SITE}")
-    record = {"variant": name, "site": SITE, "sae": sae, "store_id": store_id, "d_model": D_MODEL}
-    record["fingerprint"] = fingerprint(record)
+    record = sae_record(name, SITE, sae, d_out=D_MODEL, store_id=store_id)
     write_record(folder.config, record)
     safetensors.torch.save_file(weights, folder.weights)
-    folder.curves.write_text('{"step": 1}\n', encoding="utf-8")
-    hashes = {"weights": sha256_of(folder.weights), "curves": sha256_of(folder.curves)}
-    write_record(folder.training, {"fingerprint": record["fingerprint"], "status": status, "sha256": hashes})
+    write_lines(folder.curves, [curve_line(1)])
+    write_record(folder.training, ending(folder, record, n_steps=1, diverged_at_step=1 if diverged else None))
 
 
 def config_data(store: Path, evaluation: dict[str, Any], filters: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.files.canonical import canonical_json
+from strata_sae.stores.files.hashing import file_sha256, sha256
 
 SITE = "blocks.1.hook_resid_post"
 ARRAY = f"activations.zarr/sites/{SITE}/values"

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from strata_sae.stores.files.canonical import canonical_json, file_sha256, sha256
+from strata_sae.stores.files.canonical import canonical_json
+from strata_sae.stores.files.hashing import file_sha256, sha256
 from support.hostile_edits import ARRAY, COMMIT, SHARD, SITE, TOKENS, Case, Edit, rewrite, rewrite_plan
 
 # ---- zarr's metadata, as plain zarr would believe it

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from strata_sae.stores.files.canonical import file_sha256
 from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.hashing import file_sha256
 
 FORK = multiprocessing.get_context("fork")
 STEPS = ("make_folder", "create", "write", "sync", "sync_folder", "link", "rename", "unlink", "remove_folder")

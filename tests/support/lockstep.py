@@ -9,7 +9,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.variants import Variant
-from strata_sae.pipeline.saes.encoding import Workspace
+from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.trainee import Trainee
 

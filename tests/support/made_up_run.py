@@ -1,17 +1,28 @@
-"""A finished run folder with made-up but plausible numbers: of the code under test, only the hashing helps.
+"""A finished run folder with made-up but plausible numbers, in the records that stages write and read."""
 
-Its records have the keys of a real run's: `test_made_up_records_have_the_keys_of_real_ones` compares them.
-"""
-
-import json
 import math
 import random
 import re
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.runs import write_record, write_yaml
-from support.sealing import seal
+from strata_sae.pipeline.evaluation.metrics import METRICS as REGISTERED
+from strata_sae.pipeline.evaluation.scores import definition
+from strata_sae.pipeline.runs import RunFolder, VariantFolder, sha256_of, write_record, write_yaml
+from strata_sae.pipeline.runs.evaluation_records import (
+    EvaluationPart,
+    Example,
+    Examples,
+    FilterPart,
+    Histogram,
+    Latent,
+    Measured,
+    MeasuredHashes,
+    Metrics,
+    StoreSummary,
+)
+from strata_sae.pipeline.runs.records import CurveLine, Environment, SAERecord
+from support.made_up_records import curve_line, ending, sae_record, write_lines
 
 SITES = {"blocks.9.hook_resid_post": 576, "blocks.20.hook_resid_post": 576}
 D_SAE = 4096
@@ -27,20 +38,7 @@ VARIANTS: dict[str, dict[str, float]] = {
     "topk-hot": {"l0": 32.0, "r2": 0.0, "dead": 0, "cosine": 0.0},
 }
 ARCHITECTURES = {"relu-l1": "relu", "batch-topk": "batch_topk", "matryoshka": "batch_topk"}
-METRICS = {
-    "l0": ("latents per row", "Mean number of nonzero codes of a row."),
-    "r2_pooled": ("fraction of variance", "1 - E||e||^2 / (E||x||^2 - ||E x||^2), pooled over all rows."),
-    "sse": ("squared model units per row", "E ||e||^2: squared error summed over the model width, averaged over rows."),
-    "mse_per_dim": ("squared model units", "E ||e||^2 / d_model."),
-    "cosine_similarity": ("cosine", "E [<x, xhat> / (||x|| ||xhat||)]; a row whose reconstruction is 0 counts as 0."),
-    "norm_ratio": ("ratio", "E [||xhat|| / ||x||]."),
-    "relative_reconstruction_bias": ("ratio", "E||xhat||^2 / E<x, xhat>."),
-    "dead_latents": ("latents", "Latents that fired on none of the scored rows."),
-    "alive_latents": ("latents", "Latents that fired on at least one of the scored rows."),
-    "density_median": ("fraction of rows", "Median over the alive latents of the share of rows on which it fires."),
-    "decoder_max_cosine_mean": ("cosine", "Mean over latents of the largest cosine to another decoder row."),
-    "decoder_max_cosine_p95": ("cosine", "95th percentile over latents of the same."),
-}
+METRICS = {name: (metric.unit, definition(metric)) for name, metric in REGISTERED.items()}
 TEXT = """The with statement is used to wrap the execution of a block with methods defined by a context manager. This
 allows common try...except...finally usage patterns to be encapsulated for convenient reuse. If the key is not found,
 default is returned if given, otherwise KeyError is raised. Return a string which is the concatenation of the strings
@@ -78,7 +76,7 @@ HOSTILE = [
 ]
 
 
-def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: float) -> list[dict[str, Any]]:
+def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: float) -> list[CurveLine]:
     lines = []
     for step in range(25, N_STEPS + 1, 25):
         if name == "topk-hot" and step > 1250 * slower:
@@ -89,27 +87,26 @@ def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: f
         if name == "topk-hot":
             r2 = 0.6 - 0.5 * gap - math.exp((step - 1250 * slower) / 60)
         warm = 3.0 * math.exp(-9 * done) * numbers["l0"] if name == "relu-l1" else 0.0
-        line = {
-            "step": step,
-            "tokens": step * 2048,
-            "learning_rate": 3e-4 * min(1, step / 1000) * min(1, (1 - done) / 0.2),
-            "loss": 1 - r2 + 0.02,
-            "loss/reconstruction": 1 - r2,
-            "gradient_norm": 0.4,
-            "threshold": 0.0 if step < 50 else None,
-            "batch_r2": r2,
-            "l0": numbers["l0"] + warm + noise.gauss(0, 0.2 if "relu" in name or "batch" in name else 0),
-            "dead_latents": int(numbers["dead"] * min(1, 1.6 * done**0.7) + 30 * (1 - done) * done),
-        }
+        further: dict[str, float] = {"loss/reconstruction": 1 - r2}
         if step == 25 or step % 300 == 0:
-            line["decoder_max_cosine_mean"] = 0.18 + (numbers["cosine"] - 0.18) * (1 - math.exp(-4 * done))
+            further["decoder_max_cosine_mean"] = 0.18 + (numbers["cosine"] - 0.18) * (1 - math.exp(-4 * done))
         if "orthogonal" in name:
-            line["orthogonality/competing_pairs"] = int(1400 * (1 - math.exp(-6 * done)) * (1 - 0.5 * done))
+            further["orthogonality/competing_pairs"] = int(1400 * (1 - math.exp(-6 * done)) * (1 - 0.5 * done))
+        line = curve_line(
+            step,
+            learning_rate=3e-4 * min(1, step / 1000) * min(1, (1 - done) / 0.2),
+            loss=1 - r2 + 0.02,
+            threshold=0.0 if step < 50 else None,
+            batch_r2=r2,
+            l0=numbers["l0"] + warm + noise.gauss(0, 0.2 if "relu" in name or "batch" in name else 0),
+            dead_latents=int(numbers["dead"] * min(1, 1.6 * done**0.7) + 30 * (1 - done) * done),
+            **further,
+        )
         lines.append(line)
     return lines
 
 
-def example_latents(noise: random.Random, n_latents: int, tokens: list[str]) -> list[dict[str, Any]]:
+def example_latents(noise: random.Random, n_latents: int, tokens: list[str]) -> list[Latent]:
     latents = []
     for rank in range(n_latents):
         examples = []
@@ -123,22 +120,23 @@ def example_latents(noise: random.Random, n_latents: int, tokens: list[str]) -> 
             values[n_before] = value
             if place == 4:
                 values[0] = None
-            examples.append(
-                {
-                    "row": noise.randrange(900_000, 1_000_000),
-                    "document": noise.randrange(4000, 4400),
-                    "position": noise.randrange(20, 500),
-                    "value": value,
-                    "index": n_before,
-                    "tokens": context,
-                    "values": values,
-                }
+            found = Example(
+                row=noise.randrange(900_000, 1_000_000),
+                document=noise.randrange(4000, 4400),
+                position=noise.randrange(20, 500),
+                value=value,
+                index=n_before,
+                tokens=context,
+                values=values,
             )
-        latents.append({"latent": noise.randrange(D_SAE), "density": 0.05 * 0.4**rank, "examples": examples})
+            examples.append(found)
+        latents.append(Latent(latent=noise.randrange(D_SAE), density=0.05 * 0.4**rank, examples=examples))
     return latents
 
 
-def write_variant(folder: Path, site: str, name: str, noise: random.Random, tokens: list[str], slower: float) -> None:
+def write_variant(
+    folder: VariantFolder, site: str, name: str, noise: random.Random, tokens: list[str], slower: float
+) -> None:
     numbers = VARIANTS[name] | {"r2": VARIANTS[name]["r2"] - (0.06 if "20" in site else 0.0)}
     sae: dict[str, Any] = {"architecture": ARCHITECTURES.get(name, "topk"), "d_sae": D_SAE}
     sae |= {} if name == "relu-l1" else {"k": 32}
@@ -146,31 +144,22 @@ def write_variant(folder: Path, site: str, name: str, noise: random.Random, toke
     objective |= {"l1": {"term": "l1", "weight": 0.04}} if name == "relu-l1" else {"aux_k": {"weight": 0.03125}}
     if "orthogonal" in name:
         objective["orthogonality"] = {"weight": {"shape": "power", "start": 0.1, "end": 0.0, "exponent": 2.0}}
-    config = {"variant": name, "site": site, "sae": sae, "objective": objective, "seed": 0, "resampling": None}
-    config |= {"training": {"batch_size": 2048, "n_steps": N_STEPS, "break_even_density": 0.15}}
-    config |= {"store_id": STORE_ID, "plan_id": PLAN_ID, "d_model": 576, "input_scale": 0.04}
-    write_record(folder / "config.json", config)
+    config = sae_record(name, site, sae, d_out=576, objective=objective, n_steps=N_STEPS)
+    write_record(folder.config, config)
     lines = curves(name, numbers, noise, slower)
-    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
-    (folder / "curves.jsonl").write_text(text, encoding="utf-8")
-    (folder / "weights.safetensors").write_bytes(noise.randbytes(64))
+    write_lines(folder.curves, lines)
+    folder.weights.write_bytes(noise.randbytes(64))
     diverged = name == "topk-hot"
-    training = {
-        "status": "diverged" if diverged else "finished",
-        "n_steps": lines[-1]["step"],
-        "tokens": lines[-1]["tokens"],
-        "diverged_at_step": int(1262 * slower) if diverged else None,
-        "reason": "loss is nan" if diverged else None,
-        "threshold": {"calibrated": None if diverged else 0.31, "running_mean": 0.29},
-        "sha256": {"state": None if diverged else f"{noise.getrandbits(256):064x}"},
-    }
-    write_record(folder / "training.json", training)
+    last = int(1262 * slower) if diverged else None
+    state = None if diverged else f"{noise.getrandbits(256):064x}"
+    write_record(folder.training, ending(folder, config, n_steps=lines[-1].step, diverged_at_step=last, state=state))
     if not diverged:
-        write_scores(folder, numbers, noise, tokens)
-    seal(folder)
+        write_scores(folder, config, numbers, noise, tokens)
 
 
-def write_scores(folder: Path, numbers: dict[str, float], noise: random.Random, tokens: list[str]) -> None:
+def write_scores(
+    folder: VariantFolder, config: SAERecord, numbers: dict[str, float], noise: random.Random, tokens: list[str]
+) -> None:
     variance = 812.0
     values = {
         "l0": numbers["l0"],
@@ -189,38 +178,50 @@ def write_scores(folder: Path, numbers: dict[str, float], noise: random.Random, 
     counts = [0] * 40
     for _ in range(D_SAE - int(numbers["dead"])):
         counts[min(39, max(0, int(40 * (noise.gauss(-2.5, 0.55) + 5) / 5)))] += 1
-    entries = {key: {"value": values[key], "unit": unit, "definition": text} for key, (unit, text) in METRICS.items()}
     fingerprint = f"{noise.getrandbits(256):064x}"
-    metrics = {
-        "metrics": entries,
-        "definitions": {key: text for key, (_, text) in METRICS.items()},
-        "evaluation": {"max_rows": None, "example_latents": 6, "examples_per_latent": 6, "context_tokens": 12},
-        "split": "heldout",
-        "n_rows": 103_212,
-        "n_documents": 441,
-        "top_percent_square_share": 0.05,
-        "fingerprint": fingerprint,
-        "store_id": STORE_ID,
-    }
-    metrics["filters"] = {"drop_bos": True, "drop_special": True, "drop_template": False, "max_norm_multiple": None}
-    metrics["density_histogram"] = {"log10_edges": [-5 + 0.125 * i for i in range(41)], "counts": counts}
-    write_record(folder / "metrics.json", metrics)
-    (folder / "features.safetensors").write_bytes(noise.randbytes(64))
-    latents, choice = example_latents(noise, 6, tokens), "Spread over density."
-    write_record(
-        folder / "examples.json", {"latents": latents, "choice": choice, "store_id": STORE_ID, "split": "heldout"}
+    folder.features.write_bytes(noise.randbytes(64))
+    latents = example_latents(noise, 6, tokens)
+    examples = Examples(
+        fingerprint=fingerprint, store_id=STORE_ID, split="heldout", choice="Spread over density.", latents=latents
     )
+    write_record(folder.examples, examples)
+    metrics = Metrics(
+        metrics={
+            name: Measured(value=values[name], unit=unit, definition=text) for name, (unit, text) in METRICS.items()
+        },
+        definitions={name: text for name, (_, text) in METRICS.items()},
+        evaluation=EvaluationPart(max_rows=None, example_latents=6, examples_per_latent=6, context_tokens=12),
+        filters=FilterPart(drop_bos=True, drop_special=True, drop_template=False, max_norm_multiple=None),
+        split="heldout",
+        n_rows=103_212,
+        n_documents=441,
+        top_percent_square_share=0.05,
+        density_histogram=Histogram(log10_edges=[-5 + 0.125 * i for i in range(41)], counts=counts),
+        fingerprint=fingerprint,
+        store_id=STORE_ID,
+        sae=config.fingerprint,
+        weights_sha256=sha256_of(folder.weights),
+        sha256=MeasuredHashes(features=sha256_of(folder.features), examples=sha256_of(folder.examples)),
+    )
+    write_record(folder.metrics, metrics)
 
 
 def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = SITES) -> Path:
-    noise = random.Random(7)
+    noise, run = random.Random(7), RunFolder(folder)
     lines = ["name: demo", "seed: 0", "model:", "  path: demo", "training:", "  n_steps: 6000", "  batch_size: 2048"]
     lines += ["store:", "  sites:", *(f"  - {site}" for site in sites)]
     lines += ["variants:", *(f"  {name}: {{sae: {{architecture: {name.split('-')[0]}}}}}" for name in VARIANTS)]
-    write_yaml(folder / "config.yaml", "\n".join(lines) + "\n")
+    write_yaml(run.config, "\n".join(lines) + "\n")
     packages = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "zarr": "3.1.6", "numcodecs": "0.16.6", "safetensors": "0.8.0"}
-    machine = {"python": "3.11.2", "platform": "Linux x86_64", "cpu_count": 2, "torch_threads": 2, "device": "cpu"}
-    write_record(folder / "environment.json", {"packages": packages | {"strata-sae": "0.1.0"}, **machine})
+    environment = Environment(
+        packages=packages | {"strata-sae": "0.1.0"},
+        python="3.11.2",
+        platform="Linux x86_64",
+        cpu_count=2,
+        torch_threads=2,
+        device="cpu",
+    )
+    write_record(run.environment, environment)
     source = {"kind": "python_docs", "weight": 1.0, "documents": 4429, "tokens": N_ROWS, "documents_repeated": 0}
     store = {
         "store_id": STORE_ID,
@@ -230,6 +231,7 @@ def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = 
         "corpus": {"sources": [source]},
         "config": {"seed": 0, "corpus": {"mode": "packed", "context_length": 512}},
         "sites": {site: {"d_model": width, "bytes_per_token": 2.0 * width + 4.0} for site, width in sites.items()},
+        "siblings": {},
         "encoding": "bfloat16",
         "compressor": "none",
         "n_rows": N_ROWS,
@@ -243,10 +245,8 @@ def write_run(folder: Path, tokens: list[str] = TOKENS, sites: dict[str, int] = 
         "statistics": {site: {"all": {"count": N_ROWS, "mean_square_norm": 812.0}} for site in sites},
         "timing": {"rows": N_ROWS, "seconds": 473.6, "rows_per_second": 2214.0},
     }
-    write_record(folder / "store.json", store)
+    write_record(run.store, StoreSummary.model_validate(store))
     for index, site in enumerate(sites):
         for name in VARIANTS:
-            path = folder / "variants" / f"{name}@{site}"
-            path.mkdir(parents=True, exist_ok=True)
-            write_variant(path, site, name, noise, tokens, 1 + 0.3 * index)
+            write_variant(run.variant(f"{name}@{site}"), site, name, noise, tokens, 1 + 0.3 * index)
     return folder

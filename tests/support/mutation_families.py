@@ -22,13 +22,14 @@ import yaml
 from strata_sae.pipeline.config.loading import dump, load
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.strict_yaml import parse
-from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.remote import Patience, pull
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.front.store import ActivationStore
+from strata_sae.stores.remote import RetryPolicy, pull
 from support.mutating_server import MutatingServer
 from support.mutation_world import World, remove, strata
 from support.mutations import HOSTILE_VALUES, mutated_bytes, mutated_tree
 
-HASTY = Patience(stall_seconds=60, attempts=2, pause_seconds=0.001, grace_seconds=300)
+HASTY = RetryPolicy(stall_seconds=60, attempts=2, pause_seconds=0.001, grace_seconds=300)
 MUTATED = Path("mutated.yaml")
 
 
@@ -333,7 +334,7 @@ def answers(world: World, rng: random.Random) -> Verdict:
     out = Path("pulled")
     with server.running():
         try:
-            pull(f"{server.url}/data/base", out, patience=HASTY)
+            pull(f"{server.url}/data/base", out, policy=HASTY)
         except StoreError as error:
             return refused(
                 None

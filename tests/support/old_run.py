@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from strata_sae.pipeline.runs.migration import REWORDED
+
 DATA = Path(__file__).parents[1] / "data"
 CONFIG = "today.yaml"
 RUN, STORE = Path("runs/old"), Path("store")
@@ -57,6 +59,8 @@ def different(old: dict[str, Any], new: dict[str, Any], *, exact: bool) -> list[
 
 
 def _same(old: Any, new: Any, exact: bool) -> bool:
+    if isinstance(old, str):  # a definition may be in other words by now
+        return bool(new == REWORDED[1]["definitions"].get(old, old))
     if exact or not (isinstance(old, float) and isinstance(new, float)):
         return type(old) is type(new) and bool(old == new)
     return abs(old - new) <= ELSEWHERE * max(abs(old), 1e-3)

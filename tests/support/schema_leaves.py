@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from strata_sae.pipeline.config.run import RunConfig
-from strata_sae.pipeline.config.schema import options
 from strata_sae.pipeline.objective import TERMS
 from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
@@ -41,6 +41,15 @@ def leaves(*wanted: type) -> list[Leaf]:
     """The places where one of the wanted types may stand, each once."""
     some = (leaf for leaf in _of(RunConfig, ()) if set(leaf.types) & set(wanted))
     return list({(leaf.path, leaf.settings, leaf.architecture): leaf for leaf in some}.values())
+
+
+def options(annotation: Any) -> list[Any]:
+    """The members of a union, without `Annotated`; one member for any other annotation."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) not in (Union, UnionType):
+        return [annotation]
+    return [inner for option in get_args(annotation) for inner in options(option)]
 
 
 def _of(settings: type[BaseModel], prefix: Path) -> Iterator[Leaf]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.runs import fingerprint, write_record
+from strata_sae.pipeline.runs import fingerprint, json_text
+from strata_sae.pipeline.runs.migration import ADDED_KEYS, RENAMED_KEYS, REWORDED, SECTIONS
 
 
 def load(path: Path) -> Any:
@@ -17,15 +18,51 @@ def load(path: Path) -> Any:
     return record
 
 
+def write(path: Path, record: dict[str, Any]) -> None:
+    """A record as data, with its own hash: what no model would let pass, too."""
+    path.write_text(json_text(record | {"self_sha256": fingerprint(record)}), encoding="utf-8")
+
+
 def edit(path: Path, change: dict[str, Any] | Callable[[Any], Any]) -> None:
     """Change a record, and make its own hash anew."""
     record = load(path)
-    write_record(path, record | change if isinstance(change, dict) else change(record) or record)
+    write(path, record | change if isinstance(change, dict) else change(record) or record)
 
 
 def unhash(path: Path) -> None:
     """Leave a record as versions before the hash wrote it."""
     path.write_text(json.dumps(load(path)), encoding="utf-8")
+
+
+def age(folder: Path) -> None:
+    """Leave the records of an SAE as version 1 wrote them: its keys and no number, hashed by its rules."""
+    for kind in ("config.json", "training.json", "metrics.json", "examples.json"):
+        if (path := folder / kind).exists():
+            record = load(path)
+            del record["version"]
+            _age(record, kind)
+            if kind == "metrics.json":
+                texts = {new: old for old, new in REWORDED[1]["definitions"].items()}
+                record["definitions"] = {name: texts.get(text, text) for name, text in record["definitions"].items()}
+            write(path, record)
+    lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        del line["version"]
+        _age(line, "curves.jsonl")
+    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+    (folder / "curves.jsonl").write_text(text, encoding="utf-8")
+    seal(folder)
+
+
+def _age(record: dict[str, Any], kind: str) -> None:
+    for where, section in SECTIONS.get(kind, {"": kind}).items():
+        names, added = RENAMED_KEYS[1].get(section, {}), ADDED_KEYS[1].get(section, {})
+        group = record[where] if where and names else record
+        for old, new in names.items():
+            group[old] = group.pop(new)
+        for key, absent in added.items():
+            if group[key] == absent:
+                del group[key]
 
 
 def sha256(path: Path) -> str:
@@ -36,13 +73,13 @@ def seal(folder: Path) -> None:
     """Make every hash of an SAE's folder anew from what now lies there, in the order in which they were written."""
     config = load(folder / "config.json")
     config["fingerprint"] = fingerprint({key: value for key, value in config.items() if key != "fingerprint"})
-    write_record(folder / "config.json", config)
+    write(folder / "config.json", config)
     training = load(folder / "training.json") | {"fingerprint": config["fingerprint"]}
     training["sha256"] |= {
         "weights": sha256(folder / "weights.safetensors"),
         "curves": sha256(folder / "curves.jsonl"),
     }
-    write_record(folder / "training.json", training)
+    write(folder / "training.json", training)
     if (folder / "metrics.json").exists():
         metrics = load(folder / "metrics.json")
         metrics |= {"sae": config["fingerprint"], "weights_sha256": training["sha256"]["weights"]}
@@ -51,4 +88,4 @@ def seal(folder: Path) -> None:
             "features": sha256(folder / "features.safetensors"),
             "examples": sha256(folder / "examples.json"),
         }
-        write_record(folder / "metrics.json", metrics)
+        write(folder / "metrics.json", metrics)

@@ -12,8 +12,9 @@ from typing import Any
 
 from strata_sae.pipeline.config import load
 from strata_sae.pipeline.runs import read_record, write_record
-from strata_sae.pipeline.runs.records import Shape
+from strata_sae.pipeline.runs.records import SAERecord
 from strata_sae.stores import ActivationStore, Batches, StoreError, verify
+from support.made_up_records import sae_record
 from support.small_store import build_store
 
 WORDS = {0: "é", 1: "ıİ", 2: "日本", 3: "😀", 4: "\u202e", 5: "ß"}
@@ -26,7 +27,8 @@ def live(folder: Path, config_file: Path) -> dict[str, Any]:
         served = hashlib.sha256(b"".join(batches.batch(step)[0].tobytes() for step in range(10))).hexdigest()
     (folder / "config.yaml").write_bytes(config_file.read_bytes() + "# é ıİ 日本\n".encode())
     config = load(folder / "config.yaml", [])
-    write_record(folder / "record.json", {"é": 0.1, "I": "ß"})
+    record = sae_record("é", "ß", {"architecture": "ıİ", "d_sae": 4, "I": 0.1}, d_out=2)
+    write_record(folder / "record.json", record)
     (path / "plan.json").chmod(0o644)
     (path / "plan.json").write_bytes(b"\xff")
     try:
@@ -39,7 +41,7 @@ def live(folder: Path, config_file: Path) -> dict[str, Any]:
         "summary": store.summary()["corpus"],
         "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         "record": [
-            [*read_record(folder / "record.json", Shape)],
+            read_record(folder / "record.json", SAERecord).record == record,
             hashlib.sha256((folder / "record.json").read_bytes()).hexdigest(),
         ],
         "message": message,

@@ -1,15 +1,21 @@
-"""The variants of every file in configs/, made small."""
+"""The variants of every file in configs/, and how they are made small."""
 
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config import RunConfig, load
 from support.small_run import D_MODEL, SITE
 
 ROOT = Path(__file__).parents[2]
+FILES = sorted(ROOT.glob("configs/**/*.yaml"))
 LARGEST = 192
 SITES = {SITE: D_MODEL, "blocks.2.hook_mlp_out": D_MODEL // 2}
 N_STEPS = 3
+
+
+def loaded(path: Path) -> RunConfig:
+    """A file of configs/: a whole one as it is, one of configs/variants/ added to smoke.yaml, as it is trained."""
+    return load(ROOT / "configs/smoke.yaml", [], [path]) if path.parent.name == "variants" else load(path)
 
 
 def smaller_sae(sae: dict[str, Any]) -> dict[str, Any]:

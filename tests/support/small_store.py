@@ -9,11 +9,10 @@ from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.reading.columns import committed_columns, is_calibrated
-from strata_sae.stores.writing.calibration import commit_calibration, sample_spans
+from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
 from strata_sae.stores.writing.finishing import finish, next_unit
 from strata_sae.stores.writing.planning import create_store, layout
-from strata_sae.stores.writing.units import UnitWriter
+from strata_sae.stores.writing.units import UnitWriter, commit_calibration, sample_spans
 
 DOCUMENT_ROWS = 37
 N_WORDS = 50
@@ -66,7 +65,7 @@ def plan_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = No
         rows_per_unit=sizes.rows_per_unit,
         config=options.pop("config", {}),
         provenance=options.pop("provenance", {}),
-        calibration={"rows": sample_spans((0, heldout), 16)} if encoding == "int8" else None,
+        calibration=sample_spans((0, heldout), 16) if encoding == "int8" else None,
         **options,
     )
 
@@ -75,7 +74,7 @@ def fill_unit(files: FileSystem, path: Path, plan: Plan, unit: int, rows: dict[s
     """Fill and commit one unit from whole-store arrays, in uneven pieces. Returns whether this attempt won."""
     start, stop = plan.unit_rows(unit)
     if not is_calibrated(path, plan):
-        spans = plan.calibration["rows"]
+        spans = plan.calibration
         sample = {site: [to_float32(rows_NM[a:b]) for a, b in spans] for site, rows_NM in rows.items()}
         commit_calibration(files, path, plan, {site: np.concatenate(parts) for site, parts in sample.items()})
     flags_N = token_map(plan.n_rows)["flags"][start:stop]

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs.records import SAERecord
 from strata_sae.pipeline.trainer.checkpoint import Checkpoint, newest, save
 from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
+from support.made_up_records import sae_record
 from support.sealing import edit
 
-RECORD = {"store_id": "s", "training": {"n_steps": 9}, "fingerprint": "f"}
+RECORD = sae_record("topk", "site", {"architecture": "topk", "d_sae": 4}, d_out=2, store_id="s", n_steps=9)
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -28,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints"
 
 
-def load(folder: Path, record: dict = RECORD) -> Checkpoint | None:
+def load(folder: Path, record: SAERecord = RECORD) -> Checkpoint | None:
     return newest(folder, record, folder.parent / "curves.jsonl")
 
 
@@ -106,7 +108,7 @@ def test_a_checkpoint_of_an_earlier_version_does_not_check_its_curves(folder: Pa
     curves = folder.parent / "curves.jsonl"
     curves.write_bytes(b'{"loss": 0.3}')
     save(folder, replace(checkpoint(2000), curves=prefix_of(curves, 13)), RECORD)
-    edit(folder / "step_00002000" / "state.json", lambda state: state.pop("curves_sha256") and None)
+    edit(folder / "step_00002000" / "state.json", lambda state: state.update(curves_sha256=None))
     curves.write_bytes(b'{"loss": 0.9}')
     with caplog.at_level(logging.INFO):
         assert load(folder).step == 2000
@@ -149,13 +151,12 @@ def test_kill_between_files_and_rename_leaves_the_older_one(folder: Path, monkey
     ("change", "named"),
     [
         ({"store_id": "t"}, 'store_id: was "s", is "t"'),
-        ({"training": {"n_steps": 10}}, "training.n_steps: was 9, is 10"),
-        ({"fingerprint": "g"}, "edited by hand"),
+        ({"training": RECORD.training.model_copy(update={"n_steps": 10})}, "training.n_steps: was 9, is 10"),
     ],
 )
 def test_another_config_or_store_is_refused_by_name(folder: Path, change: dict, named: str):
     with pytest.raises(CheckpointError, match=named):
-        load(folder, {**RECORD, **change})
+        load(folder, RECORD.model_copy(update=change))
 
 
 def test_a_foreign_name_is_ignored(folder: Path):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.trainer.curves import (
     Curves,
     batch_r2,
@@ -12,22 +13,24 @@ from strata_sae.pipeline.trainer.curves import (
     is_logged,
     prefix_of,
 )
+from support.made_up_records import curve_line
 
 
 def test_reopening_cuts_what_lies_behind_the_offset(tmp_path: Path):
     path = tmp_path / "curves.jsonl"
     curves = Curves(path, 0)
-    curves.write({"step": 1, "loss": 0.5})
+    lines = [curve_line(1), curve_line(2, loss=float("nan")), curve_line(3)]
+    curves.write(lines[0])
     offset = curves.sync().n_bytes
-    curves.write({"step": 2, "loss": float("nan")})
+    curves.write(lines[1])
     curves.close()
     curves.close()
-    assert [json.loads(line) for line in path.read_text().splitlines()][1] == {"step": 2, "loss": None}
+    assert json.loads(path.read_text().splitlines()[1])["loss"] is None
     again = Curves(path, offset)
-    again.write({"step": 3})
+    again.write(lines[2])
     again.close()
     assert again.sha256() == prefix_of(path, 10**6).sha256
-    assert path.read_text() == '{"loss": 0.5, "step": 1}\n{"step": 3}\n'
+    assert path.read_bytes() == line_of(lines[0]) + line_of(lines[2])
 
 
 def test_first_and_last_step_are_logged():

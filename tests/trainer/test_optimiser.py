@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.config.training import TrainingSettings
-from strata_sae.pipeline.kernels.backends import using
+from strata_sae.pipeline.kernels.machine.backend import using
 from strata_sae.pipeline.trainer.optimiser import Adam, clip_coefficient, gradient_norm, radial_part
 
 SHAPES = {"W_dec": (40, 8), "W_enc": (40, 8), "b_enc": (40,)}

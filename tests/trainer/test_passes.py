@@ -111,7 +111,7 @@ def test_the_table_tells_of_every_variant(make_config, caplog):
         train(make_config({**ALL, "wild": wild}), show_progress=False)
     said = [record.message for record in caplog.records]
     heading = next(number for number, line in enumerate(said) if line.startswith("variant "))
-    assert said[heading].split() == ["variant", "site", "steps", "loss", "r2", "l0", "dead", "tokens/s"]
+    assert said[heading].split() == ["variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s"]
     rows = {line.split()[0]: line.split() for line in said[heading + 1 :]}
     assert list(rows) == [*ALL, "wild"]
     last = json.loads(folder_of("topk").curves.read_text().splitlines()[-1])

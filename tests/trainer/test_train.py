@@ -30,7 +30,7 @@ def test_training_learns_and_says_so(make_config):
         lines = curves(name)
         assert [line["step"] for line in lines] == [1, *range(5, 61, 5)]
         assert lines[-1]["batch_r2"] > lines[0]["batch_r2"]
-        assert lines[-1]["tokens"] == 3840
+        assert lines[-1]["rows"] == 3840
         assert "decoder_max_cosine_mean" in lines[-1]
         assert not any("time" in key or "second" in key for key in lines[0])
     assert max(line["dead_latents"] for line in curves("topk")) > 0  # so that AuxK has taken part

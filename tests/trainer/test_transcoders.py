@@ -11,9 +11,9 @@ import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.results import result_tables
 from strata_sae.pipeline.report.run_data import read_run
-from strata_sae.pipeline.report.write import write_report
 from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.runs.trained import load
 from strata_sae.pipeline.trainer import session
@@ -101,7 +101,7 @@ def test_what_is_planted_is_found_and_a_control_is_not(make):
     page = write_report(Path("runs/related-True")).read_text(encoding="utf-8")
     assert FOLDERS["transcoder"] in page
     tables = result_tables(read_run(Path("runs/related-True")))
-    labels = {site: [column["label"] for column in table["columns"]] for site, table in tables.items()}
+    labels = {site: [column.label for column in table.columns] for site, table in tables.items()}
     assert labels[FOLDERS["crosscoder"]][-2:] == [f"R², {WRITTEN}", f"R², {READ}"]
     assert labels[FOLDERS["transcoder"]] == labels[FOLDERS["crosscoder"]][:-2]
     assert "Two sparse coders were then trained from the store alone, without the model; all 2 finished." in page

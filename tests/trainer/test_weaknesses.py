@@ -103,7 +103,7 @@ def test_what_is_read_back_is_what_was_trained(make_config, store, monkeypatch):
 
     def keeping(trainee, folder, record, calibrated, curves_sha256):
         finish(trainee, folder, record, calibrated, curves_sha256)
-        sae, scale = trainee.sae, record["input_scale"]
+        sae, scale = trainee.sae, record.input_scale
         if calibrated is not None:
             sae.threshold = torch.tensor(calibrated, dtype=torch.float64)
         trained[folder.variant] = *contributions(sae, x_BM * scale, scale), scale

@@ -10,7 +10,7 @@ from strata_sae.pipeline.extractor.documents import files
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, from_row
 from strata_sae.pipeline.extractor.documents.files import Piece, decoded, pieces, printable, text_chunks, too_long
 from strata_sae.pipeline.extractor.documents.finding import matching, refuse_table
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores import StoreError
 from strata_sae.stores.files.canonical import parse_json
 
 

@@ -1,0 +1,1 @@
+"""Pages of HTML: templates, style, and text made safe to show."""

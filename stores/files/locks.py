@@ -1,0 +1,176 @@
+"""Locks that the kernel drops when their owner dies, and working folders that are held by one.
+
+Nothing depends on these folders for correctness: whoever wins the exclusive commit record has filled the unit.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from strata_sae.stores.files.filesystem import FileSystem, remove_tree
+
+_LOCK = ".lock"
+_HELD_BY_ANOTHER = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+def take(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file or folder, or turn the lock that it has into the other kind.
+
+    Returns: whether it is locked now; False if another holds it, and `wait` is false.
+
+    Raises: OSError where the file system has no locks.
+    """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            return False
+        raise
+    return True
+
+
+def release(descriptor: int) -> None:
+    """Unlock an open file, which stays open."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def hold(path: Path, *, shared: bool = False, wait: bool = True, needed: bool = True) -> Iterator[int]:
+    """Lock a folder, or a lock file, which is made if it is not there, and stays: to remove it would let two in.
+
+    Yields: the descriptor that the lock belongs to. Two locks of one process exclude each other, too.
+
+    Args:
+        needed: false: where the file system has no locks, go on without one.
+    Raises: BlockingIOError if another holds it, and `wait` is false; OSError where it cannot be opened or locked.
+
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            taken = take(descriptor, shared=shared, wait=wait)
+        except OSError:
+            if needed:
+                raise
+            taken = True
+        if not taken:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class Lease:
+    """A folder to work in, held by a lock that the kernel drops when its owner dies."""
+
+    def __init__(self, files: FileSystem, folder: Path) -> None:
+        self._files, self.folder = files, folder
+        self._lock = folder.with_name(folder.name + _LOCK)
+        self._descriptor = _create_locked(self._lock)
+        try:
+            files.make_folder(folder)
+        except BaseException:
+            self.release()
+            raise
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.release()
+
+    def abandon(self) -> None:
+        """Leave the folder to whoever recovers it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def release(self) -> None:
+        """Remove the folder with whatever is left in it, and the lock; safe to call twice."""
+        if self._descriptor < 0:
+            return
+        try:
+            remove_tree(self._files, self.folder)
+            self._lock.unlink(missing_ok=True)
+        finally:  # where that failed, the kernel drops the lock, and the next worker removes the rest
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def planning_prefix(store: Path) -> str:
+    """How the folders beside a store begin in which its plan is made."""
+    return f".{store.name}.planning-"
+
+
+def leased(parent: Path, prefix: str) -> set[str]:
+    """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
+    names = set()
+    for lock in _locks(parent, prefix):
+        with _if_dead(lock) as dead:
+            if not dead:
+                names.add(lock.name.removesuffix(_LOCK))
+    return names
+
+
+def abandoned(parent: Path, prefix: str) -> list[Path]:
+    """The folders under `parent` that begin with `prefix` and whose owner died."""
+    # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
+    names = {path.name.removesuffix(_LOCK) for path in _entries(parent, prefix)}
+    return [parent / name for name in sorted(names - leased(parent, prefix))]
+
+
+def remove_dead(files: FileSystem, parent: Path, prefix: str) -> None:
+    """Remove the folders under `parent` that begin with `prefix` and whose owner died; living owners keep theirs."""
+    remove_abandoned(files, abandoned(parent, prefix))
+
+
+def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
+    """Remove those of the folders whose owner died."""
+    for folder in folders:
+        lock = folder.with_name(folder.name + _LOCK)
+        with _if_dead(lock) as dead:
+            if dead:
+                remove_tree(files, folder)
+                lock.unlink(missing_ok=True)
+
+
+def _entries(parent: Path, prefix: str) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.name.startswith(prefix)) if parent.is_dir() else []
+
+
+def _locks(parent: Path, prefix: str) -> Iterator[Path]:
+    return (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK))
+
+
+def _create_locked(lock: Path) -> int:
+    """Descriptor of a new lock file that we hold, whatever others made of it before we held it."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with suppress(OSError):  # a file system without locks: then nobody can take it from us either
+            take(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # another worker found it unlocked and removed it
+
+
+@contextmanager
+def _if_dead(lock: Path) -> Iterator[bool]:
+    """Whether the owner of a lock is gone; if so nobody else can take the lock inside the block."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        dead = False
+        with suppress(OSError):  # a file system without locks: one cannot tell, so the owner counts as living
+            dead = take(descriptor, wait=False)
+        yield dead
+    finally:
+        os.close(descriptor)
