@@ -128,10 +128,11 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
     assert results(work) == results(stages[after])
 
 
-# Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `durable.write_bytes` is what
+# Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `runs.write_bytes` is what
 # the others are to use; each of them holds a file open, or is written by a library.
 WRITERS = {
-    ("runs/durable.py", "write_bytes"): "train",
+    ("runs/folders.py", "write_bytes"): "train",
+    ("language_model/converted_copy.py", "write_record"): "extract",
     ("trainer/checkpoint.py", "_write"): "train",
     ("trainer/curves.py", "__init__"): "train",
     ("trainer/loader_log.py", "_append"): "train",
@@ -155,4 +156,13 @@ def writes(node: ast.AST) -> bool:
     if name == "open":
         modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         return any(set(mode) & set("wax+") and len(mode) <= 3 for mode in modes)
-    return name in ("save_file", "write_text", "tofile", "copyfile", "copy2", "copytree", "NamedTemporaryFile")
+    return name in (
+        "write_new",
+        "save_file",
+        "write_text",
+        "tofile",
+        "copyfile",
+        "copy2",
+        "copytree",
+        "NamedTemporaryFile",
+    )

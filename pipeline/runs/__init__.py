@@ -1,17 +1,18 @@
-"""Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
+"""Run folders: where results lie, what their files hold, and how they are written."""
 
-from strata_sae.pipeline.runs.durable import (
+from strata_sae.pipeline.runs.folders import (
+    RunFolder,
+    VariantFolder,
     make_folder,
     naming,
+    only_writer,
     publish_folder,
     remove_folder,
     remove_staged,
-    sha256_of,
     staging_path,
     sync,
     write_bytes,
 )
-from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder, only_writer
 from strata_sae.pipeline.runs.record_files import (
     changed_keys,
     fingerprint,
@@ -22,6 +23,7 @@ from strata_sae.pipeline.runs.record_files import (
     write_yaml,
 )
 from strata_sae.pipeline.runs.records import environment
+from strata_sae.stores.files.hashing import file_sha256 as sha256_of
 
 __all__ = [
     "RunFolder",
