@@ -20,9 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import TOY, sized
-from strata_sae.stores import ActivationStore
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.format.encodings import to_float32
+from strata_sae.stores.front.store import ActivationStore
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -120,10 +120,10 @@ def extracted(folder: Path) -> Path:
     """A store of a few tokens of the demo's text."""
     from extract import config
 
-    from strata_sae.pipeline.extractor.workers import extract_with_workers
+    from strata_sae.pipeline.extractor.extract import extract
 
     settings = config(folder / "extracted", "bfloat16")
-    extract_with_workers(settings, 1, show_progress=False)
+    extract(settings, show_progress=False)
     return settings.store_path()
 
 

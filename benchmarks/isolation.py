@@ -16,7 +16,7 @@ from extract import SITES
 
 from benchmarks.toy import sized
 from strata_sae.pipeline.language_model import load
-from strata_sae.pipeline.language_model.isolation import restarted_positions
+from strata_sae.pipeline.language_model.inputs import restarted_positions
 from strata_sae.pipeline.settings import ModelSettings
 
 N_SEQUENCES, CONTEXT, N_ROUNDS = sized((16, 256, 5), (2, 64, 1))

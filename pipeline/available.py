@@ -1,4 +1,4 @@
-"""How much memory there is, by what each system offers."""
+"""How much memory there is, as far as each system says."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 UNKNOWN_SHARE = 0.5
-"""Of the physical memory, taken as free where the system does not say what is (macOS): the rest is the user's."""
+"""Of the physical memory, assumed free where the system does not say how much is (macOS)."""
 
 
 UNKNOWN_BYTES = 8 * 2**30
-"""Physical memory where the system does not say even that; training.memory_bytes says it better."""
+"""Physical memory, assumed where the system does not say how much there is; training.memory_bytes overrides it."""
 
 
 def free_bytes(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 20.0
+SECONDS_BETWEEN_LINES = 20.0  # a log of an hour then has 180 lines
 
 
 class Progress:
@@ -30,11 +30,11 @@ class Progress:
         self._began = self._told = time.monotonic()
 
     def expect(self, total: int) -> None:
-        """How many there are, where that is known only now."""
+        """Set the total, where it becomes known only later."""
         self._total = self._bar.total = total
 
     def advance(self, n: int) -> None:
-        """`n` more are done."""
+        """Count `n` more as done."""
         self.done += n
         self._bar.update(n)
         now = time.monotonic()
@@ -43,7 +43,7 @@ class Progress:
             self._line(now)
 
     def note(self, text: str) -> None:
-        """What to show beside the count from now on."""
+        """Show `text` beside the count from now on."""
         self._note = text
         self._bar.set_postfix_str(text, refresh=False)
 

@@ -12,7 +12,7 @@ def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> No
     """What extract would do: tokens, bytes, free space."""
     forget_hashes(rehash)
     settings = config_of(config, overrides)
-    from strata_sae.pipeline.extractor.plan import describe_plan
+    from strata_sae.pipeline.extractor.extract import describe_plan
 
     typer.echo(describe_plan(settings, show_progress=stages.shows_progress()))
     from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms

@@ -27,12 +27,13 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     if "://" in (config.store.path or ""):
         log.info("%s: a store that is read where it lies; nothing to extract", config.store.path)
         return
-    from strata_sae.pipeline.extractor.workers import extract_with_workers
+    from strata_sae.pipeline.engines import Local
+    from strata_sae.pipeline.extractor.extract import extract
     from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
     from strata_sae.pipeline.runs import naming
 
     with naming(config.store_path()):
-        extract_with_workers(config, n_workers, show_progress=shows_progress())
+        extract(config, Local(n_workers), show_progress=shows_progress())
     if line := stored_outlier_norms(config):
         log.warning("%s", line)
 

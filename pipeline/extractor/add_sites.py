@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.extract import fill_and_finish
-from strata_sae.pipeline.extractor.reuse import model_changes
+from strata_sae.pipeline.extractor.filling import fill_and_finish
+from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model import Description, describe
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores import ActivationStore, Plan, StoreError
 from strata_sae.stores.deriving.slice import lineage, planned, token_map_of
 from strata_sae.stores.files.canonical import Json, as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.plan import MANIFEST, Plan
+from strata_sae.stores.format.plan import MANIFEST
 from strata_sae.stores.front.aligned import aligned
 from strata_sae.stores.writing.planning import PlanFields
 
@@ -25,9 +23,9 @@ def add_sites(
     """Extract `sites` for the rows of a finished store into a store of their own at `out`, which names the first.
 
     Args:
-        model: where the model is now; null: where the store's config says, which works for hub ids and relative paths.
-    Raises: ConfigError if the model is not the one the store was made with; StoreError if the store's rows are not
-        whole texts any more, or `out` holds something else.
+        model: where the model is now; None: where the store's config says, which works for hub ids and relative paths.
+    Raises: ConfigError if the model is not the one the store was made with; StoreError if the store's rows are no
+        longer whole texts, or `out` holds something else.
 
     """
     base = ActivationStore.open(store)
@@ -36,9 +34,9 @@ def add_sites(
             f"{store}: a {base.plan.lineage.kind} without the whole texts its rows come from; "
             f"add sites to the store it was made from ({base.plan.lineage.store_id[:12]})"
         )
-    settings = model or _settings_of(base)
+    settings = model or recorded_settings(base.path, base.plan, {})
     description = describe(settings, sites)
-    if changed := model_changes(as_object(base.plan.provenance["model"]), description.provenance):
+    if changed := model_changes(base.plan, description.provenance):
         raise ConfigError(
             f"{store}: the model or its software is not what this store was made with: {'; '.join(changed)}. "
             f"Go back to what it was; rows of two models do not belong together"
@@ -49,13 +47,6 @@ def add_sites(
     if not (out / MANIFEST).is_file():
         fill_and_finish(settings, out, plan, show_progress=show_progress)
     return ActivationStore.open(out)
-
-
-def _settings_of(base: ActivationStore) -> ModelSettings:
-    try:
-        return ModelSettings.model_validate(base.plan.config["model"])
-    except (KeyError, ValidationError) as error:
-        raise ConfigError(f"{base.path}: its config does not say which model it was made with ({error})") from None
 
 
 def _fields(base: ActivationStore, description: Description) -> PlanFields:
@@ -76,7 +67,7 @@ def _fields(base: ActivationStore, description: Description) -> PlanFields:
 
 
 def _check_tokens(base: ActivationStore, plan: Plan, out: Path) -> None:
-    """Equal bytes, not only equal tokens: whoever opens the two together compares hashes."""
+    """Check that the token files are equal to the byte: opening both stores together compares their hashes."""
     if reason := aligned(base.plan, plan):
         raise StoreError(
             f"{out}: was planned from the tokens of {base.path}, but {reason}; "

@@ -1,22 +1,127 @@
-"""Chats as text: the tokenizer's template, applied to all that a row says."""
+"""Chats as text, by the tokenizer's template, and which tokens of that text are the messages' own."""
 
 import json
-from typing import Any, NamedTuple
+import re
+from typing import NamedTuple
+
+import numpy as np
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import BadRow, Document
-from strata_sae.pipeline.extractor.documents.document import half_of_a_pair
-from strata_sae.pipeline.extractor.spans import Own, Skeleton, Span, located, marked, skeleton
+from strata_sae.pipeline.extractor.documents.document import Cell, half_of_a_pair
 from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
-from strata_sae.stores.errors import StoreError
+from strata_sae.pipeline.language_model import Tokenizer
+from strata_sae.stores import StoreError
 from strata_sae.stores.files.canonical import parse_json
 
-# What transformers documents as said by a message. A template that does not know such a field would lose it; whatever
-# else a message carries (a time, an id, a weight) is counted.
+Span = tuple[int, int]
+Messages = list[dict[str, Cell]]
+
+# Short words of a fixed form, which templates compare, measure or count: with a mark in their place a template would
+# write other text around it.
+_NEVER_MARKED = {"role", "type", "name", "id", "tool_call_id"}
+_MARK = re.compile("\ue000([0-9]+)\ue001")
+
+
+class Own(NamedTuple):
+    """A string that a message says."""
+
+    text: str
+    message: int
+    is_content: bool
+    """Of `content`, which a template may not drop; reasoning of earlier turns it may."""
+
+
+class Skeleton(NamedTuple):
+    """What a template writes around the messages' strings."""
+
+    texts: list[str]
+    """One more than numbers."""
+    numbers: list[int]
+    """Which string stands after each text but the last."""
+
+
+def marked(messages: Messages) -> tuple[Messages, list[Own]]:
+    """The messages with marks in place of their strings, and these: contents, reasoning, arguments of tool calls.
+
+    Marks show what is template: a search for the strings alone would take the role header of a message whose text is
+    just "user" for its content. An empty string stays as it is, since templates ask whether there is content.
+    """
+    own: list[Own] = []
+
+    def mark(value: Cell, message: int, key: str, is_content: bool) -> Cell:
+        if isinstance(value, dict):
+            return {name: mark(item, message, name, is_content) for name, item in value.items()}
+        if isinstance(value, list):
+            return [mark(item, message, key, is_content) for item in value]
+        if not isinstance(value, str) or not value or key in _NEVER_MARKED:
+            return value
+        own.append(Own(value, message, is_content))
+        return f"\ue000{len(own) - 1}\ue001"
+
+    copies = [
+        {key: mark(item, number, key, key == "content") for key, item in message.items()}
+        for number, message in enumerate(messages)
+    ]
+    return copies, own
+
+
+def skeleton(rendered: str) -> Skeleton:
+    """The skeleton in what the template made of marked messages."""
+    parts = _MARK.split(rendered)
+    return Skeleton(parts[::2], [int(number) for number in parts[1::2]])
+
+
+def located(rendered: str, around: Skeleton, own: list[Own]) -> tuple[list[Span], int | None]:
+    """The spans of the messages' strings, in order; and the message whose content was dropped or rewritten, if any."""
+    spans: list[Span] = []
+    cursor = 0
+    for before, number, after in zip(around.texts, around.numbers, around.texts[1:], strict=False):
+        start = cursor + len(before) if rendered.startswith(before, cursor) else cursor
+        span = _locate(rendered, own[number], start, after)
+        if span is not None:
+            spans.append(span)
+            cursor = span[1]
+        elif own[number].is_content:
+            return spans, own[number].message
+    lost = set(range(len(own))) - set(around.numbers)
+    return spans, min((own[number].message for number in lost if own[number].is_content), default=None)
+
+
+def _locate(rendered: str, own: Own, start: int, after: str) -> Span | None:
+    """Where the string lies: at `start` and followed by `after`, or else the first place from `start` on."""
+    text = own.text
+    quoted = json.dumps(text, ensure_ascii=False)[1:-1]  # as the arguments of tool calls are written
+    # Templates often trim.
+    candidates = dict.fromkeys((text, text.strip(), text.lstrip(), text.rstrip(), quoted))
+    for candidate in candidates:
+        if rendered.startswith(candidate + after, start):
+            return start, start + len(candidate)
+    for candidate in candidates:
+        found = rendered.find(candidate, start)
+        # A string that may be absent is searched only if it is long: the template itself may hold the same short one.
+        if found >= 0 and (own.is_content or len(candidate) > 16):
+            return found, found + len(candidate)
+    return None
+
+
+def is_template(offsets: list[Span], spans: list[Span], n_characters: int) -> np.ndarray:
+    """Which tokens lie outside every span: bool, one a token. `offsets` are the characters of each token."""
+    content_before = np.zeros(n_characters + 1, dtype=np.int64)
+    for start, stop in spans:
+        content_before[start + 1 : stop + 1] = 1
+    np.cumsum(content_before, out=content_before)
+    bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    stops = bounds[:, 1]
+    # A tokenizer may leave a space out of a token's offsets; the space still belongs to the token.
+    starts = np.minimum(bounds[:, 0], np.concatenate([[0], stops[:-1]]))
+    return content_before[stops] == content_before[starts]
+
+
+# Fields that transformers documents as the text of a message. A template that does not read one would lose it, so such
+# a row is refused; other fields (a time, an id, a weight) are only counted.
 _SPEAKING = {"tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"}
 _N_SKELETONS = 1024  # kept; chats of one form share one
-
-Messages = list[dict[str, Any]]
 
 
 class Rendered(NamedTuple):
@@ -36,7 +141,7 @@ class ChatTemplate:
     Raises: ConfigError where the tokenizer has no template, or cannot say which characters a token covers.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         if not tokenizer.chat_template:
             raise ConfigError(
                 "corpus.sources: chat: the model's tokenizer has no chat template; "
@@ -61,7 +166,7 @@ class ChatTemplate:
         messages = document.messages or []
         template, beside = self._chosen(document)
         rendered = _applied(template, messages, beside, document)
-        if (half := half_of_a_pair(rendered)) is not None:  # of what stands beside the messages
+        if (half := half_of_a_pair(rendered)) is not None:  # from a column beside the messages
             raise BadRow(document.place, f"half of a surrogate pair at character {half} of the chat is not text")
         _check_parts(messages, rendered, document)
         unread = self._unread_fields(template, messages, beside, rendered, document)
@@ -77,8 +182,8 @@ class ChatTemplate:
         columns = sorted((document.beside or {}).keys() - beside.keys() - {SETTINGS})
         return Rendered(rendered, spans, own, (*unread, *(f"column {name!r}" for name in columns)))
 
-    def _chosen(self, document: Document) -> tuple[Template, dict[str, Any]]:
-        """The template for a row, and what stands beside its messages that it reads."""
+    def _chosen(self, document: Document) -> tuple[Template, dict[str, Cell]]:
+        """The template for a row, and the columns beside the messages that it reads."""
         columns = document.beside or {}
         given = {name: _parsed(columns[name], name, document) for name in sorted(BESIDE & columns.keys())}
         settings = _parsed(columns.get(SETTINGS, {}), SETTINGS, document)
@@ -90,12 +195,12 @@ class ChatTemplate:
         for name in settings.keys() - template.variables:
             raise _unread(f"column {SETTINGS!r}: {name!r}", document)
         own = {name: value for name, value in columns.items() if name in template.variables}
-        beside = {**own, **given, **settings}
+        beside: dict[str, Cell] = {**own, **given, **settings}
         for name, value in beside.items():
             _check_plain(value, f"column {name!r}", document)
         return template, beside
 
-    def _template(self, tools: Any) -> Template:
+    def _template(self, tools: Cell) -> Template:
         with_tools = tools is not None
         if with_tools not in self._templates:
             try:
@@ -106,9 +211,9 @@ class ChatTemplate:
         return self._templates[with_tools]
 
     def _unread_fields(
-        self, template: Template, messages: Messages, beside: dict[str, Any], rendered: str, document: Document
+        self, template: Template, messages: Messages, beside: dict[str, Cell], rendered: str, document: Document
     ) -> list[str]:
-        """The messages' fields that change nothing. Raises: BadRow for one that says something, and is lost."""
+        """The messages' fields that the template does not read. Raises: BadRow where such a field holds text."""
         unread = []
         for field in dict.fromkeys(key for message in messages for key in message if key not in ("role", "content")):
             number = next(number for number, message in enumerate(messages) if field in message)
@@ -126,7 +231,7 @@ class ChatTemplate:
                 unread.append(f"message field {field!r}")
         return unread
 
-    def _skeleton(self, template: Template, copies: Messages, beside: dict[str, Any], document: Document) -> Skeleton:
+    def _skeleton(self, template: Template, copies: Messages, beside: dict[str, Cell], document: Document) -> Skeleton:
         key = json.dumps([id(template), copies, beside], default=str)
         if key not in self._skeletons:
             if len(self._skeletons) >= _N_SKELETONS:
@@ -135,7 +240,7 @@ class ChatTemplate:
         return self._skeletons[key]
 
 
-def _applied(template: Template, messages: Messages, beside: dict[str, Any], document: Document) -> str:
+def _applied(template: Template, messages: Messages, beside: dict[str, Cell], document: Document) -> str:
     try:
         return template.apply(messages, beside)
     except Exception as error:  # a template may raise anything: it is a program of the model's authors
@@ -149,8 +254,8 @@ def _applied(template: Template, messages: Messages, beside: dict[str, Any], doc
 def _unread(what: str, document: Document) -> BadRow:
     return BadRow(
         document.place,
-        f"{what}: the tokenizer's chat template does not read it, so what it says would be lost; use a model whose "
-        f"template does, or take it out of the data",
+        f"{what}: the tokenizer's chat template does not read it, so its content would be lost; use a model "
+        f"whose template reads it, or remove it from the data",
     )
 
 
@@ -165,8 +270,8 @@ def _check_parts(messages: Messages, rendered: str, document: Document) -> None:
             )
 
 
-def _check_plain(value: Any, what: str, document: Document) -> None:
-    """Raises: BadRow for what JSON has no word for: transformers hands a template the name of its type instead."""
+def _check_plain(value: Cell, what: str, document: Document) -> None:
+    """Raises: BadRow for a value that JSON cannot hold: transformers gives a template the name of its type instead."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             _check_plain(item, what, document)
@@ -174,8 +279,8 @@ def _check_plain(value: Any, what: str, document: Document) -> None:
         raise BadRow(document.place, f"{what}: holds a {type(value).__name__}; store it as text")
 
 
-def _parsed(value: Any, column: str, document: Document) -> Any:
-    """A column that many tables hold as JSON text: a table has one type a column, and tools have many."""
+def _parsed(value: Cell, column: str, document: Document) -> Cell:
+    """A column, parsed where it is JSON text, as in many tables: a column has one type, and tools have many."""
     if not isinstance(value, str):
         return value
     try:

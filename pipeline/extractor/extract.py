@@ -1,91 +1,154 @@
 """Stage 1: read the language model once, and leave a finished activation store."""
 
 import logging
-import shutil
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.filling import UnitFiller
-from strata_sae.pipeline.extractor.plan import planned
-from strata_sae.pipeline.extractor.reuse import reusable
-from strata_sae.pipeline.language_model import check_isolation, load
+from strata_sae.pipeline.config.run import differences
+from strata_sae.pipeline.engines import Engine, Local
+from strata_sae.pipeline.extractor.filling import fill_and_finish
+from strata_sae.pipeline.extractor.plan import described, planned
+from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared, recorded_model
+from strata_sae.pipeline.input_files import shown
+from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.reading.which_store import find_siblings, find_store
+from strata_sae.pipeline.runs import changed_keys
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore
+from strata_sae.stores import ActivationStore, Plan, StoreError, read_plan
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import remove_dead
-from strata_sae.stores.format.plan import MANIFEST, STAGING, Plan, unit_bytes
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.format.commits import committed_units
+from strata_sae.stores.format.plan import MANIFEST, STAGING
 
 log = logging.getLogger(__name__)
 
+_ONE_PROCESS = Local(n_workers=1)
 
-def extract(config: RunConfig, *, show_progress: bool = True) -> None:
+
+def extract(config: RunConfig, engine: Engine = _ONE_PROCESS, *, show_progress: bool = True) -> None:
     """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
 
-    Where a finished store beside it already holds what the config asks for, that one is used and nothing is done.
-    Any number of processes may run this on one store; what each commits, all see.
+    If a finished store beside it already holds what the config asks for, nothing is done: that store is used.
+    Any number of processes, on any number of machines, may run this on one store; each sees what the others committed.
     Raises: ConfigError, or StoreError if the store is damaged or the disk is too small.
     """
-    plan = to_fill(config, show_progress=show_progress)
-    if plan is not None:
-        fill_and_finish(config.model, config.store_path(), plan, show_progress=show_progress)
-
-
-def to_fill(config: RunConfig, *, show_progress: bool) -> Plan | None:
-    """The plan of the run's store, made if there is none; None where a finished store holds what the run asks for."""
     reuse = reusable(config)
     for line in reuse.lines:
         log.info("%s", line)
     if reuse.stores:
-        return None
+        return
     path = config.store_path()
     plan = planned(config, show_progress=show_progress)
-    if not (path / MANIFEST).is_file():
-        return plan
+    if (path / MANIFEST).is_file():
+        _leave_finished(path, plan)
+    else:
+        fill(config.model, path, plan, engine, show_progress=show_progress)
+
+
+def describe_plan(config: RunConfig, *, show_progress: bool) -> str:
+    """What `extract` would make and what it would cost, in words; writes nothing that stays."""
+    reuse = reusable(config)
+    if reuse.stores:
+        return "\n".join(reuse.lines)
+    return "\n".join([*reuse.lines, *described(config, show_progress=show_progress)])
+
+
+def _leave_finished(path: Path, plan: Plan) -> None:
     store_id = ActivationStore.open(path).id
-    with suppress(OSError):  # outside the store's content, and a read-only store may keep it
+    with suppress(OSError):  # no part of the store's content, and a read-only store may keep it
         remove_dead(FileSystem(), path / STAGING, "")
     log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
-    return None
 
 
-def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_progress: bool) -> None:
-    """Run the model over the units that are missing, and finish the store."""
-    files = FileSystem()
-    missing = recover(files, path, plan)
-    if len(missing) < plan.n_units:
-        log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
-    if missing:
-        _check_space(path, plan, missing)
-        _fill(settings, files, path, plan, len(missing), show_progress)
-    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
+def fill(settings: ModelSettings, path: Path, plan: Plan, engine: Engine, *, show_progress: bool) -> None:
+    """Have every worker of the engine fill units until none is missing, and finish the store.
 
+    The store itself is the queue of units: when a worker dies, another one fills its unit.
+    Raises: StoreError if the store is not finished when all workers have ended, with their reasons.
+    """
+    one_process = engine.n_workers == 1
+    work = partial(fill_share, settings, path, show_progress and one_process)
+    done = committed_units(path, plan)
+    shown_here = show_progress and not one_process
+    with Progress("extract", plan.n_rows, "token", start=_rows(plan, done), shown=shown_here) as bar:
 
-def _fill(
-    settings: ModelSettings, files: FileSystem, path: Path, plan: Plan, n_missing: int, show_progress: bool
-) -> None:
-    rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
-    capture = load(settings, list(plan.sites))
-    if as_object(plan.config["corpus"]).get("isolate_documents", False):
-        check_isolation(capture)
-    with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=show_progress) as bar:
-        filler = UnitFiller(files, path, plan, capture, bar.advance)
-        taken: set[int] = set()
-        while (unit := next_unit(path, plan, taken)) is not None:
-            filler.fill(unit)
-            taken.add(unit)
-        filler.close()
+        def watch() -> None:
+            nonlocal done
+            now = committed_units(path, plan)
+            bar.advance(_rows(plan, now - done))
+            done = now
 
-
-def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:
-    needed = sum(unit_bytes(plan, unit) for unit in missing)
-    free = shutil.disk_usage(path).free
-    if needed > free:
-        raise ConfigError(
-            f"store.path: {path} needs {needed:,} more bytes and its disk has {free:,} free; "
-            f"make room, then run the same command again: what is there is kept"
+        reasons = engine.map(work, range(1, engine.n_workers + 1), watch)
+    if not (path / MANIFEST).is_file():
+        missing = plan.n_units - len(committed_units(path, plan))
+        raise StoreError(
+            f"{path}: all workers have ended, and {missing} of {plan.n_units} units are missing: "
+            f"{'; '.join(reasons)}. Remove the cause and run the same command again: what is there is kept"
         )
+    if not one_process:
+        log.info("%s: finished, %s rows", path, f"{plan.n_rows:,}")
+
+
+def fill_share(settings: ModelSettings, path: Path, show_progress: bool, number: int) -> None:
+    """What worker `number` does: fill units until none is missing."""
+    fill_and_finish(settings, path, read_plan(path), show_progress=show_progress)
+
+
+def _rows(plan: Plan, units: set[int]) -> int:
+    return sum(stop - start for start, stop in map(plan.unit_rows, units))
+
+
+class Reuse(NamedTuple):
+    """The stores that a run reads instead of extracting; none if it has to extract."""
+
+    stores: list[Path]
+    lines: list[str]
+    """What a log says of this."""
+
+
+def reusable(config: RunConfig) -> Reuse:
+    """What a run need not extract.
+
+    Another run's store is used only if text and model are now what it was made from; inputs that were deleted since
+    are not compared, and a line says so. It is the store that training would find (`find_store`), or none.
+    Raises: ConfigError where the run's own store was made from other inputs.
+    """
+    own, found = config.store_path(), find_store(config)
+    if found == own:
+        siblings = find_siblings(config, own) if _lacks_sites_only(own, config) else []
+        if not siblings:
+            return Reuse([], [])
+        lines = check_inputs(own, read_plan(own), config)
+        return Reuse([own, *siblings], [f"{_names(siblings)}: holds the sites that {own} lacks", *lines])
+    plan = read_plan(found)
+    now = compare_inputs(plan, config)
+    if changed := [*now.differences, *_software_changes(plan)]:
+        return Reuse(
+            [], [f"{found}: was made from this config, but from other inputs: {shown(tuple(changed))}; not used"]
+        )
+    used = f"{found}: finished, and holds all that this run asks for; used as it is, nothing is extracted"
+    return Reuse([found], [used, *not_compared(found, now)])
+
+
+def _software_changes(plan: Plan) -> list[str]:
+    """Versions that differ from those that computed the rows; they can change the last bits."""
+    recorded = recorded_model(plan).get("software")
+    return [] if recorded is None else changed_keys(recorded, software(), "software")
+
+
+def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
+    if not (own / MANIFEST).is_file():
+        return False
+    plan = read_plan(own)
+    sites = as_object(plan.config.get("store", {})).get("sites")
+    return not differences(plan.config, config.extraction(sites=sites))
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in paths)

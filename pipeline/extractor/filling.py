@@ -1,6 +1,8 @@
-"""Filling one unit: forward batches in, rows in plan order out, written by a thread while the next batch runs."""
+"""The model is run over the units that are missing; a thread writes their rows while the next batch runs."""
 
+import logging
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,20 +13,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
-from strata_sae.pipeline.extractor.sequences import Span, batches, groups
-from strata_sae.pipeline.language_model import Capture
-from strata_sae.stores.files.canonical import as_int, as_object
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model import Capture, check_isolation, load
+from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
+from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.settings import ModelSettings
+from strata_sae.stores import Plan
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.plan import Plan
+from strata_sae.stores.format.plan import unit_bytes
 from strata_sae.stores.reading.array import StoredArray, shard_records
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import write_timing
+from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
+log = logging.getLogger(__name__)
+
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float32, "int8": torch.float32}
-"""What rows are handed to the writer in; float16 and int8 are made there, from numbers that cannot have overflowed."""
+"""What the writer gets rows as, by encoding. It makes float16 and int8 itself: in float32 no number has overflowed."""
+
+
+def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_progress: bool) -> None:
+    """Run the model over the units that are missing, and finish the store."""
+    files = FileSystem()
+    missing = recover(files, path, plan)
+    if len(missing) < plan.n_units:
+        log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
+    if missing:
+        _check_space(path, plan, missing)
+        _fill(settings, files, path, plan, len(missing), show_progress)
+    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
+
+
+def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:
+    needed = sum(unit_bytes(plan, unit) for unit in missing)
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise ConfigError(
+            f"store.path: {path} needs {needed:,} more bytes and its disk has {free:,} free; "
+            f"make room, then run the same command again: what is there is kept"
+        )
+
+
+def _fill(
+    settings: ModelSettings, files: FileSystem, path: Path, plan: Plan, n_missing: int, show_progress: bool
+) -> None:
+    rows_missing = min(n_missing * plan.rows_per_unit, plan.n_rows)
+    capture = load(settings, list(plan.sites))
+    if Recorded.of(plan).corpus.isolate_documents:
+        check_isolation(capture)
+    with Progress("extract", plan.n_rows, "token", start=plan.n_rows - rows_missing, shown=show_progress) as bar:
+        filler = UnitFiller(files, path, plan, capture, bar.advance)
+        taken: set[int] = set()
+        while (unit := next_unit(path, plan, taken)) is not None:
+            filler.fill(unit)
+            taken.add(unit)
+        filler.close()
 
 
 class UnitFiller:
@@ -41,11 +85,11 @@ class UnitFiller:
             field: StoredArray(place, spec, shard_records(plan.version, spec, plan.files))
             for field, spec in plan.token_specs.items()
         }
-        self._batch_tokens = as_int(as_object(plan.config["model"])["batch_tokens"])
+        self._batch_tokens = Recorded.of(plan).model.batch_tokens
         if not is_calibrated(store, plan):
             commit_calibration(files, store, plan, self._calibration_rows())
         self._columns = committed_columns(store, plan)
-        # Two groups wait at most, so a slow disk slows the model down instead of filling the memory.
+        # At most two groups wait, so that with a slow disk the model waits and memory does not fill up.
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="strata-writer", daemon=True)

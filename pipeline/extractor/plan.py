@@ -1,39 +1,39 @@
 """The plan step: text is tokenised and every row of the store is fixed, before any weight of the model is read."""
 
 import logging
+import platform
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.run import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.arrange import Arrangement, arrange
-from strata_sae.pipeline.extractor.described import Planned, describe_draft
-from strata_sae.pipeline.extractor.inputs import check_inputs
-from strata_sae.pipeline.extractor.limits import check_draft, check_settings
-from strata_sae.pipeline.extractor.reuse import model_changes, reusable
-from strata_sae.pipeline.extractor.runner import runner
-from strata_sae.pipeline.extractor.spool import spool_documents
+from strata_sae.pipeline.extractor.costs import Planned, check_draft, check_settings, describe_draft
+from strata_sae.pipeline.extractor.provenance import check_inputs, model_changes
+from strata_sae.pipeline.extractor.spool import Arrangement, arrange, spool_documents
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model import (
     FAMILIES,
     Description,
+    Tokenizer,
     assumptions,
     describe,
     load_tokenizer,
     token_bytes,
 )
 from strata_sae.pipeline.tensors import choose_device
-from strata_sae.stores.files.canonical import as_object
+from strata_sae.stores import Plan, read_plan
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead
-from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK, Plan
-from strata_sae.stores.format.plan_file import read_plan
-from strata_sae.stores.writing.planning import Layout, create_store, layout
+from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
+from strata_sae.stores.writing.planning import Layout, PlanFields, create_store, layout
 from strata_sae.stores.writing.units import sample_spans
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Draft:
     description: Description
     arrangement: Arrangement
     sizes: Layout
-    tokenizer: Any
+    tokenizer: Tokenizer
 
 
 def planned(config: RunConfig, *, show_progress: bool) -> Plan:
@@ -69,57 +69,40 @@ def planned(config: RunConfig, *, show_progress: bool) -> Plan:
         return _write(path, config, draft)
 
 
-def describe_plan(config: RunConfig, *, show_progress: bool) -> str:
-    """What the store would hold and cost, in words; writes nothing that stays."""
-    reuse = reusable(config)
-    if reuse.stores:
-        return "\n".join(reuse.lines)
+def described(config: RunConfig, *, show_progress: bool) -> list[str]:
+    """The lines that `planned` would log; writes nothing that stays. Raises: as `planned`."""
     path = config.store_path()
     if (path / PLAN).is_file():
         plan, lines = _existing(path, config)
-        found = f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
-        return "\n".join([found, *lines])
+        return [f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}", *lines]
     with _drafted(config, show_progress=show_progress) as draft:
-        return "\n".join([*reuse.lines, _described(config, draft)])
+        return _described(config, draft).splitlines()
 
 
-class _drafted:
-    """A draft, and the folder its tokens lie in for as long as it is needed."""
-
-    def __init__(self, config: RunConfig, *, show_progress: bool) -> None:
-        self._config, self._show_progress = config, show_progress
-
-    def __enter__(self) -> Draft:
-        config = self._config
-        choose_device(config.model.device, "model.device")
-        description = describe(config.model, config.store.sites)
-        _check_context(config, description)
-        _check_isolation(config, description)
-        store = config.store
-        sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
-        check_settings(Plan(files={}, **_stand_in(config, description, sizes)))
-        tokenizer = load_tokenizer(config.model)
-        path = config.store_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name}.tokens-"
-        remove_dead(FileSystem(), path.parent, prefix)
-        self._lease = Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12]))
-        try:
-            spool = spool_documents(config.corpus, tokenizer, self._lease.folder, self._show_progress)
-            arrangement = arrange(spool, config.corpus, config.seed)
-        except BaseException:
-            self._lease.release()
-            raise
-        return Draft(description, arrangement, sizes, tokenizer)
-
-    def __exit__(self, *exception: object) -> None:
-        self._lease.release()
+@contextmanager
+def _drafted(config: RunConfig, *, show_progress: bool) -> Iterator[Draft]:
+    """A draft; the folder that its tokens lie in is removed when the block ends."""
+    choose_device(config.model.device, "model.device")
+    description = describe(config.model, config.store.sites)
+    _check_context(config, description)
+    _check_isolation(config, description)
+    store = config.store
+    sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
+    check_settings(Plan(files={}, **_fields(config, description, sizes)))
+    tokenizer = load_tokenizer(config.model)
+    path = config.store_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.tokens-"
+    remove_dead(FileSystem(), path.parent, prefix)
+    with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
+        spool = spool_documents(config.corpus, tokenizer, folder, show_progress)
+        yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
 
 
 def _described(config: RunConfig, draft: Draft) -> str:
     """The draft in words. Raises: ConfigError, after logging them, where no such store can be filled here."""
-    plan = Plan(files={}, **_fields(config, draft))
-    text = describe_draft(Planned(config, plan, draft.arrangement))
+    plan = Plan(files={}, **_fields(config, draft.description, draft.sizes, draft.arrangement))
+    text = describe_draft(Planned(config, str(draft.description.provenance["model"]), plan, draft.arrangement))
     try:
         check_draft(config.store_path(), plan, draft.arrangement, draft.description)
     except ConfigError:
@@ -147,7 +130,7 @@ def _check_isolation(config: RunConfig, description: Description) -> None:
 
 
 def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
-    """The plan that lies there, and what could not be compared with what it was made from, a line."""
+    """The plan at `path`, and a line where its inputs could not be compared with what they are now."""
     plan = read_plan(path)
     if changed := differences(plan.config, config.extraction()):
         raise ConfigError(
@@ -163,7 +146,7 @@ def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
 def _check_model(config: RunConfig, path: Path, plan: Plan) -> None:
     """A store is filled by one model: the same files, the same versions."""
     now = describe(config.model, config.store.sites).provenance
-    if changed := model_changes(as_object(plan.provenance["model"]), now):
+    if changed := model_changes(plan, now):
         raise ConfigError(
             f"{path}: the model or its software is not what this store was planned with: {shown(tuple(changed))}. "
             f"Go back to what it was, or delete the folder and extract again"
@@ -179,39 +162,38 @@ def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
         path,
         arrangement.blocks(TOKEN_ROWS_PER_CHUNK),
         token_bytes(draft.tokenizer, sorted(used)),
-        **_fields(config, draft),
+        **_fields(config, draft.description, draft.sizes, arrangement),
     )
 
 
-def _fields(config: RunConfig, draft: Draft) -> dict[str, Any]:
-    arrangement = draft.arrangement
-    return _stand_in(config, draft.description, draft.sizes) | {
-        "n_rows": arrangement.n_rows,
-        "n_documents": len(arrangement.order),
-        "splits": arrangement.splits,
-        "calibration": _calibration(config, arrangement),
-        "provenance": {
-            "model": draft.description.provenance,
-            "probes": assumptions(config.model.dtype, isolated=config.corpus.isolate_documents),
-            "corpus": arrangement.spool.provenance,
-            "runner": runner(),
-        },
-    }
+class _Fields(PlanFields):
+    """All fields of a plan but `files`."""
+
+    n_rows: int
+    n_documents: int
 
 
-def _stand_in(config: RunConfig, description: Description, sizes: Layout) -> dict[str, Any]:
-    """The fields of a plan as far as they are known without the text; of one unit of rows."""
+def _fields(
+    config: RunConfig, description: Description, sizes: Layout, arrangement: Arrangement | None = None
+) -> _Fields:
+    """The fields of a plan; where there is no arrangement yet, those of a plan with one unit of rows."""
+    one_unit = {"train": (0, sizes.rows_per_unit)}
+    provenance: dict[str, Json] = {"model": description.provenance}
+    if arrangement is not None:
+        probes = assumptions(config.model.dtype, isolated=config.corpus.isolate_documents)
+        provenance |= {"probes": {**probes}, "corpus": arrangement.spool.provenance, "runner": runner()}
     return {
-        "n_rows": sizes.rows_per_unit,
-        "n_documents": 1,
-        "splits": {"train": (0, sizes.rows_per_unit)},
+        "n_rows": arrangement.n_rows if arrangement else sizes.rows_per_unit,
+        "n_documents": len(arrangement.order) if arrangement else 1,
+        "splits": arrangement.splits if arrangement else one_unit,
         "sites": description.widths,
         "encoding": config.store.encoding,
         "compressor": config.store.compressor,
         "rows_per_chunk": sizes.rows_per_chunk,
         "rows_per_unit": sizes.rows_per_unit,
         "config": recorded(config.extraction()),
-        "provenance": {"model": description.provenance},
+        "provenance": provenance,
+        "calibration": _calibration(config, arrangement) if arrangement else None,
     }
 
 
@@ -220,3 +202,19 @@ def _calibration(config: RunConfig, arrangement: Arrangement) -> list[tuple[int,
     if config.store.encoding != "int8":
         return None
     return sample_spans(arrangement.splits["train"], config.corpus.context_length)
+
+
+PACKAGES = ("strata-sae", "numpy", "numcodecs", "zstandard", "google-crc32c")
+"""What writes the bytes of a store. The model's own software is in `provenance.model.software`."""
+
+
+def runner() -> dict[str, Json]:
+    """Versions of what a store is written by: {python, packages: {name: version, or null if it is not installed}}."""
+    return {"python": platform.python_version(), "packages": {name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

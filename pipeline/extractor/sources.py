@@ -1,16 +1,24 @@
-"""Drawing documents from weighted sources, deterministically."""
+"""Documents drawn from weighted sources, always the same ones, and what a plan records of each source."""
 
+import os
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from strata_sae.pipeline.config.corpus import CorpusSettings
+from strata_sae.pipeline.config.corpus import CorpusSettings, HubDataset, PythonDocs, Source
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import BadRow, describe, read_documents
-from strata_sae.pipeline.extractor.noted import Noted
-from strata_sae.pipeline.extractor.read_files import ReadFiles
+from strata_sae.pipeline.extractor.documents.files import printable
+from strata_sae.pipeline.extractor.documents.finding import local_files, matching
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
+from strata_sae.pipeline.input_files import FileState
+from strata_sae.pipeline.paths import as_path
+from strata_sae.stores.files.canonical import Json
+
+N_LISTED = 20
+"""Bad rows, and special tokens in the text, that a plan lists; it counts them all."""
 
 
 class Stream:
@@ -68,7 +76,7 @@ class Stream:
         self._restart()
 
     def draw(self, document: TokenisedDocument, n_tokens: int, next_index: int) -> int:
-        """Count a document of which `n_tokens` are taken; its index is `next_index` unless it has one already."""
+        """Count a document of which `n_tokens` are taken. Returns: the index it has, or `next_index`."""
         self.tokens += n_tokens
         self.documents += 1
         if document.origin is not None:
@@ -80,20 +88,23 @@ class Stream:
             self._indices[self._place] = next_index
         return self._indices[self._place]
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Json]:
         """What was read, and how much of it. Raises: ConfigError for a file that changed meanwhile."""
         unique = sum(index >= 0 for index in self._indices)
-        counts = {"documents": unique, "documents_repeated": self.documents - unique, "tokens": self.tokens}
         files, not_read = self._files.parted(self._origins)
         self._files.check_unchanged(files)
-        record = {
+        record: dict[str, Json] = {
             **describe(self.source, files),
-            **counts,
+            "documents": unique,
+            "documents_repeated": self.documents - unique,
+            "tokens": self.tokens,
             "documents_too_short": self.skipped,
             **self._noted.provenance(),
         }
         self._files.check_unchanged(files)
-        return record if not_read is None else record | {"files_not_read": not_read}
+        if not_read is not None:
+            record["files_not_read"] = not_read
+        return record
 
 
 def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[TokenisedDocument, int, int]]:
@@ -105,14 +116,14 @@ def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[Token
     Raises: ConfigError where a source ends too early.
     """
     _check_repeat(corpus)
-    live = list(streams)
+    left = list(streams)
     total = next_index = 0
-    while live and total != corpus.n_tokens:
-        stream = min(live, key=lambda stream: stream.tokens / stream.source.weight)
+    while left and total != corpus.n_tokens:
+        stream = min(left, key=lambda stream: stream.tokens / stream.source.weight)
         document = stream.next()
         if document is None:
             if corpus.n_tokens is None:
-                live.remove(stream)
+                left.remove(stream)
             elif corpus.repeat:
                 stream.rewind()
             else:
@@ -162,3 +173,100 @@ def _exhausted(n_tokens: int, ended: Stream, streams: list[Stream]) -> ConfigErr
         f"corpus.n_tokens asks for {n_tokens:,} tokens, {found}; {advice}, set n_tokens to null (everything once), "
         f"add sources, or set corpus.repeat: true"
     )
+
+
+def files_of(source: Source) -> list[Path]:
+    """The files that a source would be read from now, in their order; empty for one that is not read from files."""
+    if isinstance(source, HubDataset):
+        return local_files(as_path(source.path, "corpus.sources: path"))
+    found: set[Path] = set()
+    for pattern in [] if isinstance(source, PythonDocs) else source.paths:
+        with suppress(ConfigError):  # no such file now
+            found |= set(matching([pattern]))
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+class ReadFiles:
+    """The files of a source as they were when reading began."""
+
+    def __init__(self, source: Source, label: str) -> None:
+        self._label = label
+        self._states = {path: _state(path) for path in files_of(source)}
+        self._all = source.kind == "dataset"  # `datasets` reads a folder's files in an order of its own
+
+    def all_read(self) -> None:
+        """Note that the source came to its end."""
+        self._all = True
+
+    def parted(self, origins: Iterable[Path | str]) -> tuple[list[Path | str], list[Json] | None]:
+        """(the files up to the last one with a document in the store, the names of those after it).
+
+        A source that is not read from files: its origins, and None.
+        """
+        if not self._states:
+            return list(origins), None
+        paths = list(self._states)
+        place = {path: number for number, path in enumerate(paths)}
+        if unknown := [path for path in origins if path not in place]:
+            raise self._changed(unknown[0])
+        read = len(paths) if self._all else max((place[Path(path)] + 1 for path in origins), default=0)
+        return list(paths[:read]), [printable(path.name) for path in paths[read:]]
+
+    def check_unchanged(self, paths: Iterable[Path | str]) -> None:
+        """Raises: ConfigError for a file whose size, time of change or inode is not what it was."""
+        for path in paths:
+            if Path(path) in self._states and _state(Path(path)) != self._states[Path(path)]:
+                raise self._changed(path)
+
+    def _changed(self, path: Path | str) -> ConfigError:
+        return ConfigError(
+            f"{self._label}: {path} changed while it was read; when it is complete, run the same command again"
+        )
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = FileState.of(os.stat(path))
+    except OSError:  # the file is gone, or the reader will say why it cannot be read
+        return None
+    return found.n_bytes, found.mtime_ns, found.inode  # not ctime: a hard link or a new mode is no new content
+
+
+class Noted:
+    """What a reader of the plan should know of a source's rows, counted over its first pass."""
+
+    def __init__(self) -> None:
+        self.n_bad_rows = 0
+        self.bad_rows: list[BadRow] = []
+        """The first N_LISTED."""
+        self._n_spelled = 0
+        self._spelled: dict[str, None] = {}
+        self._unread: Counter[str] = Counter()
+
+    def bad_row(self, bad: BadRow) -> None:
+        """Count a row that was left out."""
+        self.n_bad_rows += 1
+        if len(self.bad_rows) < N_LISTED:
+            self.bad_rows.append(bad)
+
+    def document(self, document: TokenisedDocument) -> None:
+        """Count what the plan says of a document that is stored."""
+        self._unread.update(document.unread)
+        if document.spelled is not None:
+            self._n_spelled += 1
+            if len(self._spelled) < N_LISTED:
+                self._spelled[document.spelled] = None
+
+    def provenance(self) -> dict[str, Json]:
+        """The counts that are not zero."""
+        record: dict[str, Json] = {}
+        if self.n_bad_rows:
+            first: list[Json] = [
+                {"file": bad.place.file, "row": bad.place.row, "why": bad.why} for bad in self.bad_rows
+            ]
+            record["bad_rows"] = {"count": self.n_bad_rows, "first": first}
+        if self._n_spelled:
+            record["special_tokens_spelled"] = {"documents": self._n_spelled, "tokens": [*self._spelled]}
+        if self._unread:
+            record["not_read_by_template"] = {**dict(sorted(self._unread.items()))}
+        return record

@@ -1,18 +1,23 @@
-"""The corpus as two flat files of tokens, in the order in which documents were drawn."""
+"""The corpus as two flat files of tokens, and the order in which a store holds its documents."""
 
 import hashlib
 from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
+from strata_sae.pipeline.language_model import Tokenizer, given_back_line
 from strata_sae.pipeline.progress import Progress
+from strata_sae.stores.files.canonical import Json
+from strata_sae.stores.reading.masks import permutation
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Spool:
     """int64 [D]: running index of the document over the corpus; one drawn again keeps its first."""
     skipped_documents: int
     """Documents of fewer than two tokens, left out."""
-    provenance: dict[str, Any]
+    provenance: dict[str, Json]
     """What was read, by source."""
     sequence: np.ndarray
     """S16 [D]: hash of the tokens that the model would see of the document; of one cut to fit `n_tokens`, before that.
@@ -38,7 +43,7 @@ class Spool:
     """Documents that were cut to fit `n_tokens`: hash of what was kept."""
 
 
-def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_progress: bool) -> Spool:
+def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, show_progress: bool) -> Spool:
     """Tokenise the corpus into `folder/token_id.int32` and `folder/flags.uint8`, a batch in memory at a time.
 
     Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
@@ -76,7 +81,7 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_p
         skipped_documents=skipped,
         provenance={
             "sources": [stream.provenance() for stream in streams],
-            "text_given_back": document_tokenizer.given_back.record(),
+            "text_given_back": {**document_tokenizer.given_back.record()},
         },
         sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
@@ -86,3 +91,163 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Any, folder: Path, show_p
 def sequence_hash(tokens: bytes) -> bytes:
     """16 bytes that stand for a sequence of token ids (little-endian int32)."""
     return hashlib.blake2b(tokens, digest_size=16).digest()
+
+
+class _BadRow(BaseModel):
+    file: str
+    row: int
+    why: str
+
+
+class _BadRows(BaseModel):
+    count: int
+    first: list[_BadRow]
+
+
+class _Spelled(BaseModel):
+    documents: int
+    tokens: list[str]
+
+
+class _Source(BaseModel):
+    """What the provenance of a source says beside its counts."""
+
+    kind: str
+    bad_rows: _BadRows | None = None
+    special_tokens_spelled: _Spelled | None = None
+    not_read_by_template: dict[str, int] = {}
+
+    def lines(self, *, chat: bool) -> Iterator[str]:
+        if bad := self.bad_rows:
+            first = bad.first[0]
+            yield f"bad rows left out: {bad.count:,}; the first is {first.file}, row {first.row}: {first.why}"
+        if spelled := self.special_tokens_spelled:
+            what = f"documents that contain the text of special tokens, such as {spelled.tokens[0]!r}: "
+            what += f"{spelled.documents:,}"
+            if chat:
+                yield f"{what}; it becomes those tokens, as the template's own text does"
+            else:
+                advice = "set `separator` if it stands between documents, or " if self.kind == "text" else ""
+                yield f"{what}; it is stored as ordinary text: {advice}remove it if it is no text"
+        if unread := self.not_read_by_template:
+            each = ", ".join(f"{name} ({count:,} documents)" for name, count in unread.items())
+            yield f"not read by the chat template, so not stored: {each}"
+
+
+class _Provenance(BaseModel):
+    sources: list[_Source]
+    text_given_back: dict[str, int]
+
+
+def corpus_lines(provenance: Mapping[str, Json], corpus: CorpusSettings) -> Iterator[str]:
+    """What the provenance of a corpus says beside its counts: a line each, naming the source."""
+    record = _Provenance.model_validate(provenance)
+    for number, (found, source) in enumerate(zip(record.sources, corpus.sources, strict=True)):
+        for line in found.lines(chat=getattr(source, "chat", False)):
+            yield f"corpus.sources[{number}] ({found.kind}): {line}"
+    if given_back := given_back_line(record.text_given_back):
+        yield given_back
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The documents of a spool in plan order; a row is a token."""
+
+    spool: Spool
+    order: np.ndarray
+    """int64 [D]: place in the spool of the document that comes d-th; held-out documents are last."""
+    splits: dict[str, tuple[int, int]]
+    """Rows of `train` and of `heldout`: first, and one past the last."""
+    copies: int
+    """Documents with the tokens of one that was drawn before, whether it was drawn again or read at another place."""
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First row of each document in plan order, and the number of rows: int64 [D+1]."""
+        return _starts(self.spool, self.order)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all."""
+        return int(self.starts[-1])
+
+    def blocks(self, rows_per_block: int) -> Iterator[dict[str, np.ndarray]]:
+        """The token map in plan order, `rows_per_block` rows at a time, fewer in the last.
+
+        Each block: token_id int32, document int64, position int32 (place in the document), flags uint8.
+        """
+        for start in range(0, self.n_rows, rows_per_block):
+            yield self.rows(start, min(start + rows_per_block, self.n_rows))
+
+    def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """The token map of rows start..stop-1, of which there is one or more."""
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, stop, side="left"))
+        bounds = np.clip(self.starts[first : last + 1], start, stop)
+        place = np.repeat(np.arange(first, last), np.diff(bounds))  # of each row's document, in plan order
+        position = np.arange(start, stop) - self.starts[place]
+        spooled = self.spool.starts[self.order[place]] + position
+        return {
+            "token_id": self.spool.token_id[spooled].astype(np.int32, copy=False),
+            "document": self.spool.document[self.order[place]],
+            "position": position.astype(np.int32),
+            "flags": self.spool.flags[spooled],
+        }
+
+
+def arrange(spool: Spool, corpus: CorpusSettings, seed: int) -> Arrangement:
+    """Hold documents out, and order the rest. All documents of the same tokens are on one side.
+
+    Raises: ConfigError where `heldout_fraction` leaves no document to train on.
+    """
+    original = spool.document[first_of_its_tokens(spool)]
+    originals = np.unique(original)
+    held_out = np.isin(original, _held_out(np.unique(spool.document), originals, corpus.heldout_fraction, seed))
+    n_documents = len(original)
+    order = permutation(["document order", seed], n_documents) if corpus.shuffle_documents else np.arange(n_documents)
+    order = np.concatenate([order[~held_out[order]], order[held_out[order]]])
+    n_training = n_documents - int(held_out.sum())
+    starts = _starts(spool, order)
+    boundary, n_rows = int(starts[n_training]), int(starts[-1])
+    splits = {"train": (0, boundary), "heldout": (boundary, n_rows)}
+    return Arrangement(spool, order, splits, n_documents - len(originals))
+
+
+def first_of_its_tokens(spool: Spool) -> np.ndarray:
+    """For each document, the place in the spool of the first document with the same tokens: int64 [D].
+
+    A document that was cut to fit `n_tokens` is a copy of documents with its tokens before the cut and of documents
+    with its tokens after it, and so all of these are copies of each other.
+    """
+    _, first, number = np.unique(spool.sequence, return_index=True, return_inverse=True)
+    original = first[number.reshape(-1)]
+    same_as_cut: dict[bytes, int] = {}
+    for place, kept in spool.cut.items():
+        twins = np.flatnonzero(spool.sequence == kept)[:1].tolist()
+        for twin in [*twins, same_as_cut.setdefault(kept, place)]:
+            one, other = sorted((int(original[place]), int(original[twin])))
+            original[original == other] = one
+    return original
+
+
+def _held_out(documents: np.ndarray, originals: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A seeded choice of round(fraction * originals), at least one where the fraction is not 0.
+
+    All documents are permuted and copies are then left out, so that one copy more changes little of the choice.
+    """
+    if fraction == 0.0:
+        return originals[:0]
+    n_heldout = max(1, round(fraction * len(originals)))
+    if n_heldout >= len(originals):
+        raise ConfigError(
+            f"corpus.heldout_fraction: {fraction} of {len(originals)} document(s), copies counted once, leaves none to "
+            f"train on; use more documents (`separator` cuts a text file), a lower fraction, or 0 (then nothing is "
+            f"held out for evaluation)"
+        )
+    permuted = documents[permutation(["held-out documents", seed], len(documents))]
+    return permuted[np.isin(permuted, originals)][:n_heldout]
+
+
+def _starts(spool: Spool, order: np.ndarray) -> np.ndarray:
+    lengths = np.diff(spool.starts)[order]
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])

@@ -1,4 +1,4 @@
-"""Random rows of a finished store, compared with what the model gives today: what no checksum can see."""
+"""Random rows of a finished store, compared with what the model gives now: this finds what no checksum can."""
 
 import logging
 from collections.abc import Iterator
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.forward import Inputs, unit_spans
-from strata_sae.pipeline.extractor.reuse import model_changes
-from strata_sae.pipeline.extractor.sequences import Span, batches, groups
-from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, describe, load
+from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
+from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, check_sites, describe, load
+from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.files.canonical import Json, as_int, as_object
+from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.format.encodings import dequantise, quantise, to_float32, to_stored
 from strata_sae.stores.reading.masks import permutation, random_words
 
 log = logging.getLogger(__name__)
 
+# A row that is off by 4e-2 of its length, the most that is allowed, has a cosine of at least 0.9992.
 SMALLEST_COSINE = 0.999
 MAX_ROWS = 10_000
-"""Each costs a forward pass over its sequence; a fault of one row in 1,000 escapes so many once in 22,000 times."""
+"""Each costs a forward pass over its sequence. With so many, a fault in one row of 1,000 is missed once in 22,000."""
 _MANY_ROWS = 64
+"""Of one unit."""
 _ENCODING_TOLERANCE = {**SAME_ROW, "int8": 4e-2}
 
 
 @dataclass(frozen=True)
 class SiteCheck:
-    """How the chosen rows of a site compare with the model's; `Difference` is stored minus computed anew."""
+    """How the chosen rows of a site compare with the model's; a difference is stored minus computed again."""
 
     site: str
     n_rows: int
@@ -67,16 +67,17 @@ def spot_check(
     device: str | None = None,
     exact: bool = False,
 ) -> list[str]:
-    """Run the model again over the sequences that random rows lie in. Returns: what was found, a line a site.
+    """Run the model again over the sequences that random rows lie in, and write at every site (`check_sites`).
 
     Args:
         n_rows: rows to choose, `MAX_ROWS` at most; of a smaller store, all.
         seed: of the choice.
         model_path: where the model is now; None: where the store's config says, for hub ids and relative paths.
-        device: where to run it; None: where the extraction ran.
+        device: where to run it, the whole model, head included; None: where the extraction ran.
         exact: run the whole batches of the extraction: slower, and on the same kind of machine equal to the last bit.
+    Returns: what was found, a line a site.
     Raises: StoreError naming site, row and cosine where a stored row is not the model's; ConfigError where the model
-        cannot be had, or more rows are asked for than `MAX_ROWS`.
+        cannot be loaded or does not compute with a site, or more rows are asked for than `MAX_ROWS`.
 
     """
     _check_rows(n_rows)
@@ -85,8 +86,9 @@ def spot_check(
     notes = _changes(store, settings)
     for note in notes:
         log.warning("%s", note)
-    capture = load(settings, list(store.plan.sites))
-    if as_object(store.plan.config["corpus"]).get("isolate_documents", False):
+    capture = load(settings, list(store.plan.sites), whole=True)
+    check_sites(capture)
+    if Recorded.of(store.plan).corpus.isolate_documents:
         check_isolation(capture)
     rows = _chosen(store.plan.n_rows, n_rows, seed)
     checks = [_compared(store, site, rows, fresh_NM) for site, fresh_NM in _fresh(store, capture, rows, exact).items()]
@@ -101,7 +103,7 @@ def spot_check(
                     f"{store.path}: {len(failed)} of {len(checks)} sites hold rows that are not the model's:",
                     *lines,
                     *notes,
-                    "another layer, a shifted row or another model does that; do not use these sites",
+                    "another layer, shifted rows or another model are the usual causes; do not use these sites",
                 ]
             )
         )
@@ -125,22 +127,17 @@ def _settings(store: ActivationStore, changes: dict[str, str | None]) -> ModelSe
             f"{store.path}: a {plan.lineage.kind} without the whole texts its rows come from; "
             f"spot-check the store it was made from ({plan.lineage.store_id[:12]})"
         )
-    try:
-        known = {name: value for name, value in changes.items() if value is not None}
-        return ModelSettings.model_validate(as_object(plan.config["model"]) | known)
-    except ValidationError as error:
-        raise StoreError(f"{store.path}: its config does not say which model it was made with ({error})") from None
+    return recorded_settings(store.path, plan, changes)
 
 
 def _changes(store: ActivationStore, settings: ModelSettings) -> list[str]:
-    recorded = as_object(store.plan.provenance.get("model", {}))
     if "#" in settings.path and not Path(settings.path).exists():
         raise ConfigError(
             f"{store.path}: its plan names the model {settings.path}, which is the name and a hash of the path it had; "
             f"say where it is now: --model PATH"
         )
     now = describe(settings, list(store.plan.sites)).provenance
-    return [f"the model is not the recorded one: {change}" for change in model_changes(recorded, now)]
+    return [f"the model is not the recorded one: {change}" for change in model_changes(store.plan, now)]
 
 
 def _chosen(n_total: int, n_rows: int, seed: int) -> list[int]:
@@ -153,7 +150,7 @@ def _chosen(n_total: int, n_rows: int, seed: int) -> list[int]:
 
 
 def _fresh(store: ActivationStore, capture: Capture, rows: list[int], exact: bool) -> dict[str, np.ndarray]:
-    """The chosen rows by site, [n, M] float32, computed anew."""
+    """The chosen rows by site, [n, M] float32, computed again."""
     fresh = {site: np.empty((len(rows), d_model), np.float32) for site, d_model in store.plan.sites.items()}
     place = {row: index for index, row in enumerate(rows)}
     for batch in _batches(store, rows, exact):
@@ -170,11 +167,11 @@ def _fresh(store: ActivationStore, capture: Capture, rows: list[int], exact: boo
 def _batches(store: ActivationStore, rows: list[int], exact: bool) -> Iterator[list[Span]]:
     """What to run: the sequences of the rows one by one, or the batches that the extraction ran them in."""
     plan = store.plan
-    batch_tokens = as_int(as_object(plan.config["model"])["batch_tokens"])
+    batch_tokens = Recorded.of(plan).model.batch_tokens
     for unit in sorted({row // plan.rows_per_unit for row in rows}):
         bounds = plan.unit_rows(unit)
         here = [row for row in rows if bounds[0] <= row < bounds[1]]
-        # Looked up row by row, spans cost a read each; of many rows, the whole unit's cost less.
+        # A span costs one read; for many rows, reading all spans of the unit at once is cheaper.
         whole = exact or len(here) > _MANY_ROWS
         spans = unit_spans(plan, store.token_map, bounds) if whole else _spans_at(store, here)
         formed = (batch for group in groups(spans, batch_tokens) for batch in batches(group, batch_tokens))
@@ -196,12 +193,12 @@ def _compared(store: ActivationStore, site: str, rows: list[int], fresh_NM: np.n
     else:
         expected_NM = to_float32(to_stored(fresh_NM, plan.encoding, site, 0))
     difference_NM = stored_NM.astype(np.float64) - expected_NM
-    stored_N, expected_N = (np.linalg.norm(some.astype(np.float64), axis=1) for some in (stored_NM, expected_NM))
+    stored_N, expected_N = (np.linalg.norm(rows_NM.astype(np.float64), axis=1) for rows_NM in (stored_NM, expected_NM))
     tiny = np.finfo(np.float32).tiny
     relative_N = np.linalg.norm(difference_NM, axis=1) / np.maximum(expected_N, tiny)
     dots_N = np.einsum("nm,nm->n", stored_NM, expected_NM, dtype=np.float64)
     cosine_N = np.where(relative_N == 0, 1.0, dots_N / np.maximum(stored_N * expected_N, tiny))
-    dtype = str(as_object(plan.config["model"])["dtype"])
+    dtype = Recorded.of(plan).model.dtype
     return SiteCheck(
         site=site,
         n_rows=len(rows),

@@ -1,23 +1,28 @@
-"""A chat template: its text, what it reads, and how it is applied."""
+"""A chat template: what it reads, and how it is applied within a limit on its steps."""
 
 import datetime
 import re
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
 
 import jinja2
 from jinja2 import meta, nodes
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.steps import limited
+from strata_sae.pipeline.extractor.documents.document import Cell
+from strata_sae.pipeline.language_model import Tokenizer
 
-# A template that prints the day would make a store that differs from day to day. The date is Llama 3.1's default.
+# A template that prints today's date would make a store that differs from day to day. This is Llama 3.1's default.
 TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 
 # transformers hands a template the first of these that a message has under the other names too.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 BESIDE = {"tools", "documents"}
 SETTINGS = "chat_template_kwargs"
-# Set by us, by transformers or by the template's language: no column of such a name is handed on.
+# Set here, by transformers or by the template's language: columns of these names are not given to a template.
 _NOT_COLUMNS = {
     *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
     *(
@@ -41,14 +46,14 @@ class Template:
     Raises: ConfigError for one that computes powers.
     """
 
-    def __init__(self, tokenizer: Any, text: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
         _check_powers(text)
         self._tokenizer = tokenizer
         self._text = _undated(text)
         self._words = set(re.findall(r"\w+", text))
         read = _variables(text) if _is_parsed(text) else self._words & BESIDE
         self.variables = read - _NOT_COLUMNS - set(tokenizer.special_tokens_map)
-        """What it reads from outside, by names that are the data's."""
+        """Names that it reads and that only the data can give: columns of a row."""
         self.beside = read & BESIDE
         """Which of `tools` and `documents` it reads."""
 
@@ -57,15 +62,13 @@ class Template:
         same = _REASONING[:2] if field in _REASONING else ()
         return not self._words.isdisjoint({field, *same})
 
-    def apply(self, messages: list[dict[str, Any]], beside: dict[str, Any]) -> str:
+    def apply(self, messages: list[dict[str, Cell]], beside: dict[str, Cell]) -> str:
         """The conversation as text. Raises: whatever a template raises, and TooLong for one that does not end."""
         with limited():
-            return str(
-                self._tokenizer.apply_chat_template(messages, chat_template=self._text, tokenize=False, **beside)
-            )
+            return self._tokenizer.apply_chat_template(messages, chat_template=self._text, tokenize=False, **beside)
 
 
-def _parsed(template: str) -> Any:
+def _parsed(template: str) -> nodes.Template:
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     return environment.parse(_GENERATION.sub("", template))
 
@@ -80,11 +83,11 @@ def _is_parsed(template: str) -> bool:
 
 
 def _check_powers(template: str) -> None:
-    """9**9**9 is one step and takes years; jinja2 takes it before the first row is seen."""
+    """Refuse powers: 9**9**9 is one step that takes years, and jinja2 computes it when it compiles the template."""
     if _is_parsed(template) and _parsed(template).find(nodes.Pow):
         raise ConfigError(
-            "corpus.sources: chat: the tokenizer's chat template computes a power (**), as no chat needs; look at it "
-            "before you use it, and take that out"
+            "corpus.sources: chat: the tokenizer's chat template computes a power (**), which no chat needs; look at "
+            "it before you use it, and remove the power"
         )
 
 
@@ -96,6 +99,56 @@ def _undated(template: str) -> str:
     """The template with a `strftime_now` that always gives TODAY."""
     if "strftime_now" not in template:
         return template
-    # A macro of the template's own language: transformers hands templates plain data only, never functions.
+    # A macro in the template itself: transformers gives templates plain data only, never functions.
     fields = "".join(f"|replace('%{code}','{TODAY.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
     return "{% macro strftime_now(format) %}{{ format" + fields + " }}{% endmacro +%}" + template
+
+
+# A message takes about 35 steps of an ordinary template, so this allows 280,000 messages and takes a few seconds.
+MAX_STEPS = 10_000_000
+# Four times the longest document: text that a macro returns is counted again where its caller prints it.
+MAX_CHARACTERS = 256 << 20
+# What jinja2 calls the source of compiled templates.
+_TEMPLATE = "<template>"
+
+
+class TooLong(Exception):
+    """A template that was stopped."""
+
+
+class TraceFunction(Protocol):
+    """What `sys.settrace` takes."""
+
+    def __call__(self, frame: FrameType, event: str, argument: Cell) -> "TraceFunction | None":
+        """Called at every line, call and return; gives the function for the frame's next events."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Count the lines of templates, what they print, and the calls of Python functions, in this thread.
+
+    The memory that one step takes has no limit here.
+    Raises: TooLong within the block, past MAX_STEPS or MAX_CHARACTERS.
+    """
+    n_steps = n_characters = 0
+
+    def step(frame: FrameType, event: str, argument: Cell) -> TraceFunction | None:
+        nonlocal n_steps, n_characters
+        n_steps += 1
+        if n_steps > MAX_STEPS:
+            raise TooLong(f"more than {MAX_STEPS:,} steps: it does not end, or its loops are far too long")
+        # Lines are counted in templates, calls everywhere: a loop of a filter calls, or runs in C.
+        if frame.f_code.co_filename != _TEMPLATE:
+            return None
+        if event == "return" and isinstance(argument, str):  # a generator's yield is a return, too
+            n_characters += len(argument)
+            if n_characters > MAX_CHARACTERS:
+                raise TooLong(f"it prints more than {MAX_CHARACTERS:,} characters")
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

@@ -1,25 +1,25 @@
-"""Documents as token ids and flags."""
+"""Documents as token ids and flags: a text, a chat or a list of ids becomes the rows of one document."""
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered
+from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered, is_template
 from strata_sae.pipeline.extractor.documents import BadRow, Document
-from strata_sae.pipeline.extractor.spans import is_template
-from strata_sae.pipeline.language_model import GivenBack
+from strata_sae.pipeline.language_model import GivenBack, Tokenizer
+from strata_sae.pipeline.language_model.transformers_library import Encoded
 
 BOS = 1
 SPECIAL = 2
 TEMPLATE = 4
 
+# What the tokenizer gets at once: enough documents for its threads, and bounded memory where they are long.
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 1 << 20
 
@@ -39,29 +39,29 @@ class TokenisedDocument:
 
 
 class DocumentTokenizer:
-    """Turns documents into token ids, the same whatever they are batched with."""
+    """Turns documents into token ids; how they are batched changes nothing."""
 
-    def __init__(self, tokenizer: Any, corpus: CorpusSettings) -> None:
+    def __init__(self, tokenizer: Tokenizer, corpus: CorpusSettings) -> None:
         self._tokenizer = tokenizer
         self.given_back = GivenBack(tokenizer)
         self._template: ChatTemplate | None = None
         self._skip_bad = corpus.bad_rows == "skip"
         self._limit = corpus.context_length if corpus.mode == "sequential" else None
-        self._bos: int | None = tokenizer.bos_token_id
+        self._bos = tokenizer.bos_token_id
         before = self._bos if corpus.prepend_bos else None
         after = tokenizer.eos_token_id if corpus.append_eos else None
         self._before = np.array([] if before is None else [before], dtype=np.int32)
         self._after = np.array([] if after is None else [after], dtype=np.int32)
         added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # An empty name ("pad_token": "") is of no token, and has no id.
+        # A special token with an empty name ("pad_token": "") has no id.
         named = {token_id for token_id in tokenizer.all_special_ids if token_id is not None}
         self._special = np.array(sorted({*named, *added}), dtype=np.int32)
-        # The longest first: where one begins another, the whole one is meant.
+        # The longest first, so that the search finds a token whole and not another one that it begins with.
         texts = sorted({*tokenizer.all_special_tokens, *added.values()} - {""}, key=lambda text: (-len(text), text))
         self._special_text = re.compile("|".join(map(re.escape, texts)) or "(?!)")
 
     def tokenise(self, rows: Iterable[Document | BadRow]) -> Iterator[TokenisedDocument | BadRow]:
-        """Each document in turn, and each row that is none in its place.
+        """Each document in turn, and each bad row in its place.
 
         Raises: BadRow for a document that the chat template or the vocabulary refuses, unless such rows are left out.
         """
@@ -93,7 +93,7 @@ class DocumentTokenizer:
     def _chats(self, documents: list[Document]) -> Iterator[TokenisedDocument | BadRow]:
         rendered = [self._rendered(document) for document in documents]
         texts = [chat.text for chat in rendered if isinstance(chat, Rendered)]
-        encoded = self._encoded(texts, split_special_tokens=False, return_offsets_mapping=True)
+        encoded = self._encoded(texts, split_special_tokens=False, with_offsets=True)
         tokens = zip(encoded.get("input_ids", []), encoded.get("offset_mapping", []), strict=True)
         for document, chat in zip(documents, rendered, strict=True):
             if isinstance(chat, BadRow):
@@ -114,7 +114,7 @@ class DocumentTokenizer:
             return bad
 
     def _ids(self, document: Document) -> TokenisedDocument | BadRow:
-        """Token ids as they are: whoever made them decided about BOS and EOS."""
+        """Token ids as they are: BOS and EOS are added to texts only."""
         token_ids = document.token_ids or []
         for place, token_id in enumerate(token_ids):
             if token_id not in self._vocabulary:
@@ -127,32 +127,43 @@ class DocumentTokenizer:
     def _vocabulary(self) -> frozenset[int]:
         return frozenset(self._tokenizer.get_vocab().values())
 
-    def _encoded(self, texts: list[str], **options: Any) -> Any:
-        """Token ids by text; the template alone, or the config, decides about BOS and EOS."""
+    def _encoded(self, texts: list[str], *, split_special_tokens: bool, with_offsets: bool = False) -> Encoded:
+        """Token ids by text, without BOS and EOS: these come from the config, or from the chat template."""
         if not texts:
             return {}
-        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False, **options}
-        return self._tokenizer(texts, **options)
+        return self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=split_special_tokens,
+            return_offsets_mapping=with_offsets,
+            return_attention_mask=False,
+            verbose=False,
+        )
 
     def _spelled(self, text: str) -> str | None:
         found = self._special_text.search(text)
         return found.group() if found else None
 
     def _document(
-        self, document: Document, token_id: np.ndarray, template: np.ndarray | int, **notes: Any
+        self,
+        document: Document,
+        token_id: np.ndarray,
+        template: np.ndarray | int,
+        spelled: str | None = None,
+        unread: tuple[str, ...] = (),
     ) -> TokenisedDocument:
         flags = np.isin(token_id, self._special).astype(np.uint8) * np.uint8(SPECIAL) | np.uint8(template)
         # Where one token serves as BOS and as end of turn (GPT-2, SmolLM2), only the first of a document is its BOS.
         if len(token_id) and token_id[0] == self._bos:
             flags[0] = flags[0] & TEMPLATE | BOS
         limit = self._limit
-        return TokenisedDocument(document.where, document.origin, token_id[:limit], flags[:limit], **notes)
+        return TokenisedDocument(document.where, document.origin, token_id[:limit], flags[:limit], spelled, unread)
 
 
 def without_short(
     documents: Iterator[TokenisedDocument | BadRow], skip: bool
 ) -> Iterator[TokenisedDocument | BadRow | None]:
-    """The documents of two tokens or more; None in place of a shorter one; what is no document as it is.
+    """The documents of two tokens or more; None in place of a shorter one; bad rows as they are.
 
     Raises: ConfigError for a shorter one unless `skip`.
     """

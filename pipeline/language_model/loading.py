@@ -1,62 +1,92 @@
-"""The tokenizer and the model, from any source, with one kind of error."""
+"""A model from any source: what a plan records of it, whether that still holds, its tokenizer, and the model itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, overload
 
 import torch
+from pydantic import BaseModel, JsonValue
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model.capture import Capture
-from strata_sae.pipeline.language_model.folder import model_folder
-from strata_sae.pipeline.language_model.identity import weight_files
-from strata_sae.pipeline.language_model.json_files import check_config
-from strata_sae.pipeline.language_model.probes import probe
-from strata_sae.pipeline.language_model.quiet import first_line, quiet
+from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file
+from strata_sae.pipeline.language_model.capture import Capture, isolates
+from strata_sae.pipeline.language_model.folder import demo_gguf, model_folder
+from strata_sae.pipeline.language_model.identity import (
+    check_config,
+    code_files,
+    software,
+    tokenizer_files,
+    tokenizer_identity,
+    weight_files,
+    weights_identity,
+)
+from strata_sae.pipeline.language_model.probe import probe
+from strata_sae.pipeline.language_model.splice import WholeModel
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
-from strata_sae.pipeline.language_model.tensors import Report, check_report, check_tied
+from strata_sae.pipeline.language_model.tensors import Report, check_headers, check_report, check_tied
+from strata_sae.pipeline.language_model.transformers_library import (
+    CausalModel,
+    ModelConfig,
+    Tokenizer,
+    first_line,
+    quiet,
+)
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.tensors import choose_device
+from strata_sae.stores.files.canonical import Json
 
 
-def load_tokenizer(settings: ModelSettings) -> Any:
-    """The model's own tokenizer (a transformers PreTrainedTokenizerBase).
+def load_tokenizer(settings: ModelSettings) -> Tokenizer:
+    """The model's own tokenizer.
 
     Raises: ConfigError.
     """
     return tokenizer_from(model_folder(settings).path, settings)
 
 
-def load(settings: ModelSettings, sites: Sequence[str]) -> Capture:
+@overload
+def load(settings: ModelSettings, sites: Sequence[str]) -> Capture: ...
+@overload
+def load(settings: ModelSettings, sites: Sequence[str], *, whole: Literal[True]) -> WholeModel: ...
+
+
+def load(settings: ModelSettings, sites: Sequence[str], *, whole: bool = False) -> Capture:
     """The model with everything above the deepest of `sites` freed, in eval mode, on the device of the settings.
 
-    Raises: ConfigError, also where the model is not what every row rests on (see `PROBES`).
+    Args:
+        settings: which model, in which number format, and where it runs.
+        sites: names of the sites that are read or written.
+        whole: keep all layers and the head, for logits.
+    Raises: ConfigError, also where the model fails a probe (see `PROBES`).
+
     """
     device = choose_device(settings.device, "model.device")
     folder = model_folder(settings).path
     config = config_from(folder, settings)
     with quiet():
-        found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
-    # Read on the CPU and cut there, so that a device never holds more than the layers that run.
+        found = survey(config, sites, trust_remote_code=settings.trust_remote_code, whole=whole)
+    # Read and cut on the CPU, so that the device never holds more than the layers that run.
     model, report = _weights_from(folder, settings, config)
     forget_padding(model)
-    cut_above(model, found)
+    if not whole:
+        cut_above(model, found)
     check_report(folder, model, report, found)
     check_tied(folder, model, found)
     try:
-        # Parameters keep asking for gradients, which `inference_mode` denies them: without that PyTorch takes another
-        # convolution on a CPU, and the rows of Jamba are not those of the model as everybody loads it (by 1.5e-7).
+        # `requires_grad` stays on although `inference_mode` ignores it: without it PyTorch chooses another convolution
+        # on a CPU, and Jamba's rows differ by 1.5e-7 from those of the model as transformers loads it.
         model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"model.device: cannot move the model to {device}: {first_line(error)}") from error
-    capture = Capture(model, found.sites)
+    capture = (WholeModel if whole else Capture)(model, found.sites)
     probe(capture)
     return capture
 
 
-def config_from(folder: Path, settings: ModelSettings) -> Any:
-    """The transformers config of the model in `folder`, with the dtype of the settings."""
+def config_from(folder: Path, settings: ModelSettings) -> ModelConfig:
+    """The config of the model in `folder`, with the dtype of the settings."""
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
@@ -65,33 +95,35 @@ def config_from(folder: Path, settings: ModelSettings) -> Any:
         )
     check_config(folder / "config.json")
     with _explained(folder, "config.json"), quiet():
-        return AutoConfig.from_pretrained(
+        config: ModelConfig = AutoConfig.from_pretrained(
             folder,
             trust_remote_code=settings.trust_remote_code,
             local_files_only=True,
             dtype=getattr(torch, settings.dtype),
         )
+    return config
 
 
-def tokenizer_from(folder: Path, settings: ModelSettings) -> Any:
+def tokenizer_from(folder: Path, settings: ModelSettings) -> Tokenizer:
     """The tokenizer whose files are in `folder`."""
     from transformers import AutoTokenizer
 
     with _explained(folder, "the tokenizer's files"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
-    if not isinstance(tokenizer.model_max_length, int | float):  # every text's length is held against it
+    if not isinstance(tokenizer.model_max_length, int | float):  # transformers compares every text's length with it
         raise ConfigError(
             f"model.path: {folder}/tokenizer_config.json: model_max_length is no number; correct it, or remove it"
         )
     return tokenizer
 
 
-def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[Any, Report]:
+def _weights_from(folder: Path, settings: ModelSettings, config: ModelConfig) -> tuple[CausalModel, Report]:
     from transformers import AutoModelForCausalLM
 
     weight_files(folder)
+    model: CausalModel
     with _explained(folder, "the weights"), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -100,7 +132,7 @@ def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[A
             trust_remote_code=settings.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told by `check_report`, with names, where they are needed
+            ignore_mismatched_sizes=True,  # `check_report` refuses those that are needed, by name
         )
     return model, Report.of(info)
 
@@ -109,12 +141,125 @@ def _weights_from(folder: Path, settings: ModelSettings, config: Any) -> tuple[A
 def _explained(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (
-        BaseException
-    ) as error:  # transformers, tokenizers and safetensors share no base class for what bad files cause
+    except BaseException as error:  # transformers, tokenizers, safetensors: no common class for what bad files cause
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of tokenizers, in Rust
             raise
         raise ConfigError(
             f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
             f"are the files complete, and is the architecture one that the installed transformers knows?"
         ) from error
+
+
+@dataclass(frozen=True)
+class Description:
+    """The width of every site, and which model this is."""
+
+    widths: dict[str, int]
+    provenance: dict[str, Json]
+    """Goes into plan.json and is hashed: no paths, user names, tokens, times."""
+    max_positions: int | None
+    """Longest sequence the model was made for (tokens); null where its config does not say."""
+    n_embeddings: int | None
+    """Token ids that the model knows, from 0 on; null where its config does not say."""
+    isolates: bool
+    """Whether documents packed into one sequence can be kept from seeing each other."""
+
+
+def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
+    """Widths, from the config alone, and provenance, from the files' bytes (a hub model is downloaded).
+
+    Raises: ConfigError if the model cannot be found, has no such site, or its weights are not those of its config.
+    """
+    source = model_folder(settings)
+    config = config_from(source.path, settings)
+    with quiet():
+        found = survey(config, sites, trust_remote_code=settings.trust_remote_code)
+    check_headers(source.path, settings, config, found)
+    provenance: dict[str, Json] = {
+        "model": source.name,
+        "revision": source.revision,
+        "gguf_sha256": source.gguf_sha256,
+        "architecture": found.architecture,
+        "dtype": settings.dtype,
+        "attention": found.attention,
+        "trust_remote_code": settings.trust_remote_code,
+        "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
+        "tokenizer": tokenizer_identity(source.path, tokenizer_from(source.path, settings)),
+        "software": software(),
+        **weights_identity(source.path, with_code=settings.trust_remote_code),
+    }
+    return Description(
+        widths={name: found.widths[name] for name in sites},
+        provenance=provenance,
+        max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        n_embeddings=getattr(config.get_text_config(), "vocab_size", None),
+        isolates=isolates(config.model_type, found.attention),
+    )
+
+
+def compare_model(settings: ModelSettings, recorded: Mapping[str, Json]) -> Comparison:
+    """Weights, config and tokenizer as they are now beside what `describe` recorded of them.
+
+    A file that is no longer there is not compared: its rows are still those of the file that was read.
+    Raises: pydantic's ValidationError where `recorded` is no such record.
+    """
+    try:
+        return Comparison.of(_parts(settings, recorded)).under("model.path")
+    except ConfigError as error:
+        return Comparison(unknown=(str(error),))
+
+
+class _RecordedFile(BaseModel):
+    gguf_sha256: str
+
+
+class _RecordedFolder(BaseModel):
+    weight_files_sha256: dict[str, str]
+    config_sha256: str
+    code_files_sha256: dict[str, str] | None = None
+    tokenizer: dict[str, JsonValue]
+
+
+class _RecordedCommit(BaseModel):
+    revision: str | None
+
+
+def _parts(settings: ModelSettings, recorded: Mapping[str, Json]) -> Iterator[Comparison]:
+    folder = Path(settings.path).expanduser()
+    if settings.path == "demo" or folder.suffix == ".gguf":
+        file = demo_gguf() if settings.path == "demo" else folder
+        yield compare_file(file.name, _RecordedFile.model_validate(recorded).gguf_sha256, file)
+    elif folder.is_dir():
+        yield from _folder(folder, settings, _RecordedFolder.model_validate(recorded))
+    elif (commit := _RecordedCommit.model_validate(recorded).revision) is None:
+        yield Comparison(unknown=(f"there is no folder {folder.name}",))
+    else:
+        yield compare_commit("model", settings.path, settings.revision, commit)
+
+
+def _folder(folder: Path, settings: ModelSettings, recorded: _RecordedFolder) -> Iterator[Comparison]:
+    weights = {path.name: path for path in weight_files(folder)} if _has_weights(folder) else {}
+    yield from _files(folder, recorded.weight_files_sha256, weights)
+    yield compare_file("config.json", recorded.config_sha256, folder / "config.json")
+    if recorded.code_files_sha256 is not None:
+        yield from _files(folder, recorded.code_files_sha256, {path.name: path for path in code_files(folder)})
+    now = {path.name: path for path in tokenizer_files(folder)}
+    hashes = recorded.tokenizer.get("tokenizer_files_sha256")
+    if isinstance(hashes, dict):
+        yield from _files(folder, {name: str(sha256) for name, sha256 in hashes.items()}, now)
+    elif now:  # plans of older versions record no hashes of the tokenizer's files
+        found = tokenizer_identity(folder, tokenizer_from(folder, settings))
+        changed = (key for key, value in recorded.tokenizer.items() if found[key] != value)
+        yield Comparison(tuple(f"tokenizer.{key}: was {recorded.tokenizer[key]}, is {found[key]}" for key in changed))
+
+
+def _files(folder: Path, recorded: dict[str, str], now: dict[str, Path]) -> Iterator[Comparison]:
+    for name in sorted(recorded.keys() | now.keys()):
+        yield compare_file(name, recorded.get(name), now.get(name, folder / name))
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except ConfigError:  # there are none, or not all: each recorded file is compared by its name
+        return False

@@ -1,4 +1,4 @@
-"""Site names: from `blocks.{i}.hook_resid_post` and its kin to a module of a Hugging Face model, and a side of it."""
+"""Site names: from `blocks.{i}.hook_resid_post` and the like to a module of a Hugging Face model, and a side of it."""
 
 import difflib
 import re

@@ -1,22 +1,26 @@
-"""Whether the weights are those of the architecture: tensors left over, missing, of another shape, tied and yet two."""
+"""Checks that weights fit the architecture: no tensor is left over, missing, of another shape, tied but different."""
 
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model.headers import tensors_of
 from strata_sae.pipeline.language_model.identity import weight_files
-from strata_sae.pipeline.language_model.quiet import first_line, quiet
-from strata_sae.pipeline.language_model.survey import Survey, cut_above
-from strata_sae.pipeline.language_model.weightless import weightless
+from strata_sae.pipeline.language_model.survey import Survey, cut_above, weightless
+from strata_sae.pipeline.language_model.transformers_library import (
+    CausalModel,
+    LoadingInfo,
+    ModelConfig,
+    first_line,
+    quiet,
+)
 from strata_sae.pipeline.settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -35,7 +39,7 @@ _OTHER_PARTS = re.compile(
 
 @dataclass(frozen=True)
 class Report:
-    """What loading said about the tensors, by their names in the model."""
+    """What loading reported about the tensors, by their names in the model."""
 
     missing: frozenset[str]
     unexpected: frozenset[str]
@@ -44,8 +48,8 @@ class Report:
     errors: tuple[str, ...]
 
     @classmethod
-    def of(cls, info: Mapping[str, Any]) -> "Report":
-        """From the `output_loading_info` of transformers."""
+    def of(cls, info: LoadingInfo) -> "Report":
+        """From what transformers reports."""
         return cls(
             missing=frozenset(info["missing_keys"]),
             unexpected=frozenset(info["unexpected_keys"]),
@@ -56,7 +60,7 @@ class Report:
         )
 
 
-def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Survey) -> None:
+def check_headers(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey) -> None:
     """Compare what the weight files hold with what the sites need, without reading a number.
 
     Raises: ConfigError naming the tensors that do not fit.
@@ -69,7 +73,7 @@ def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Sur
             # Whether tied tensors are equal needs their numbers; `load` compares those.
             untied = {name: tensor for name, tensor in tensors.items() if name not in found.tied}
             state = {name: torch.empty_like(tensor, device="cpu") for name, tensor in untied.items()}
-            model, info = found.model_class.from_pretrained(  # type: ignore[attr-defined]
+            model, info = found.model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -77,7 +81,7 @@ def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Sur
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except Exception as error:  # the loader's own code; `load` runs it again on numbers and says what it finds there
+    except Exception as error:  # `load` runs the loader again, with numbers, and reports what it finds
         log.warning(
             "model.path: the names of the weights' tensors cannot be compared with config.json before the weights are "
             "read (%s: %s); it will be done then",
@@ -89,11 +93,11 @@ def check_headers(folder: Path, settings: ModelSettings, config: Any, found: Sur
     check_report(folder, model, Report.of(info), found)
 
 
-def check_report(folder: Path, model: Any, report: Report, found: Survey) -> None:
-    """Judge a loading report; `model` is what is left after `cut_above`.
+def check_report(folder: Path, model: CausalModel, report: Report, found: Survey) -> None:
+    """Check a loading report; `model` is what `cut_above` left.
 
-    Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, tensors that the model
-    lacks and would make up, tensors left over in modules that run.
+    Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, missing tensors (they would
+        be random numbers), tensors left over in modules that run.
     """
     if report.errors:
         raise ConfigError(f"model.path: {folder}: loading the weights reported: {'; '.join(report.errors)[:400]}")
@@ -118,7 +122,7 @@ def check_report(folder: Path, model: Any, report: Report, found: Survey) -> Non
         )
 
 
-def check_tied(folder: Path, model: Any, found: Survey) -> None:
+def check_tied(folder: Path, model: CausalModel, found: Survey) -> None:
     """Raises: ConfigError if a tensor that runs is declared to be a copy of another, and the file holds another one."""
     still_tied = getattr(model, "all_tied_weights_keys", None) or {}
     needed = model.state_dict().keys()
@@ -132,7 +136,7 @@ def check_tied(folder: Path, model: Any, found: Survey) -> None:
 
 
 def _in_what_runs(name: str, found: Survey) -> bool:
-    """Whether a tensor that the model has no place for belongs to a module that runs, so that its rows lack it."""
+    """Whether a tensor that the model did not take belongs to a module that runs: rows are computed without it."""
     if _CONSTANTS.search(name):
         return False
     parts = name.split(".")
@@ -151,7 +155,7 @@ def _some(names: list[str]) -> str:
 
 @contextmanager
 def _in_one_thread() -> Iterator[None]:
-    """The switch of transformers for loading without threads, in which tensors without content lose their mode."""
+    """Make transformers load in this thread: `weightless` holds for one thread only."""
     name = "HF_DEACTIVATE_ASYNC_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -161,3 +165,58 @@ def _in_one_thread() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+# As safetensors spells them.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def tensors_of(files: list[Path]) -> dict[str, Tensor] | None:
+    """{name: tensor on the meta device} of all weight files; None where they are pickles, which have no header.
+
+    Raises: ConfigError if a file cannot be read as weights, or holds numbers of a kind that is not known.
+    """
+    if any(path.suffix != ".safetensors" for path in files):
+        return None
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            tensors |= _safetensors(path)
+        except ConfigError:
+            raise
+        except Exception as error:  # what safetensors raises shares no base class
+            raise ConfigError(
+                f"model.path: {path}: cannot read the weights: {type(error).__name__}: {first_line(error)}; "
+                f"is the file complete?"
+            ) from error
+    return tensors
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    tensors = {}
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118, a safe_open is no dict
+            header = file.get_slice(name)
+            dtype = _DTYPES.get(header.get_dtype())
+            if dtype is None:
+                raise ConfigError(
+                    f"model.path: {path}: the tensor {name} is of the type {header.get_dtype()}, which is not known "
+                    f"here; known are {', '.join(_DTYPES)}"
+                )
+            tensors[name] = torch.empty(header.get_shape(), dtype=dtype, device="meta")
+    return tensors

@@ -1,16 +1,16 @@
-"""Tokens as the bytes of text that they stand for, and whether those bytes give a text back."""
+"""Tokens as the bytes of text that they stand for, and whether these bytes, joined, are the text again."""
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores.format.vocabulary import Token
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _COUNTED_DOCUMENTS = 1000
 
 
-def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
+def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, str]:
     """{token id: text}, for display: " the" and not "Ġthe"; special tokens by their name.
 
     A token that holds part of a character has U+FFFD in its place; an id the tokenizer does not know is `<id>`.
@@ -18,7 +18,7 @@ def token_texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     return {token_id: token.text for token_id, token in token_bytes(tokenizer, ids).items()}
 
 
-def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
+def token_bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, Token]:
     """{token id: its bytes}; special tokens, and ids the tokenizer does not know, by a name.
 
     The joined bytes of a text's tokens are the text, where the tokenizer loses nothing (see `GivenBack`).
@@ -32,7 +32,7 @@ def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
     def token(token_id: int, piece: str | bytes | None) -> Token:
         if piece is None:
             return Token(f"<{token_id}>".encode(), special=True)
-        if isinstance(piece, bytes):  # tokenizers of tiktoken's kind
+        if isinstance(piece, bytes):  # from tokenizers like tiktoken
             return Token(piece, special=token_id in special)
         if token_id in special or token_id in added:
             # Added tokens are spelled as text even where all others spell bytes as characters.
@@ -43,9 +43,9 @@ def token_bytes(tokenizer: Any, ids: Iterable[int]) -> dict[int, Token]:
 
 
 class GivenBack:
-    """Of how many documents the joined bytes of the tokens are the text; the first 1,000 documents are counted."""
+    """Counts documents whose tokens' bytes, joined, are the text again; of a corpus, the first 1,000 documents."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._tokens: dict[int, Token] = {}
         self._n_documents = self._n_exact = self._n_but_for_space = 0
@@ -62,7 +62,7 @@ class GivenBack:
         self._n_but_for_space += found == b" " + expected
 
     def record(self) -> dict[str, int]:
-        """{documents, exact, but_for_a_space_before}: counts; in the last, what is given back has a space before it."""
+        """{documents, exact, but_for_a_space_before}: counts; the last: texts that come back after a space."""
         return {
             "documents": self._n_documents,
             "exact": self._n_exact,
@@ -71,7 +71,7 @@ class GivenBack:
 
 
 def given_back_line(record: dict[str, int]) -> str | None:
-    """What a plan says of a tokenizer that does not give every text back; None where it does."""
+    """The line of a plan about a tokenizer that loses text; None where it loses none."""
     documents, exact, spaced = (record[key] for key in ("documents", "exact", "but_for_a_space_before"))
     if exact == documents:
         return None
@@ -83,7 +83,7 @@ def given_back_line(record: dict[str, int]) -> str | None:
     return line
 
 
-def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
+def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes]:
     """How this tokenizer spells bytes in a token; its own decoder says which of four ways it is."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = repr(getattr(backend, "decoder", None))
@@ -94,7 +94,7 @@ def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
         return lambda piece: b"".join(bytes_of.get(char, char.encode()) for char in piece)
     if "WordPiece" in decoder:
         return lambda piece: (piece[2:] if piece.startswith("##") else f" {piece}").encode()
-    if "BPEDecoder" in decoder:  # of GPT-1's kind, which marks where a word ends
+    if "BPEDecoder" in decoder:  # like GPT-1's, which marks the ends of words
         return lambda piece: re.sub("</w>$", " ", piece).encode()
     return _of_sentencepiece
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.filling as stage
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.extractor.add_sites import add_sites
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.reuse import reusable
+from strata_sae.pipeline.extractor.extract import extract, reusable
 from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore, StoreError, verify

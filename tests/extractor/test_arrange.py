@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.arrange import arrange
-from strata_sae.pipeline.extractor.spool import Spool, sequence_hash
+from strata_sae.pipeline.extractor.spool import Spool, arrange, sequence_hash
 from strata_sae.stores.reading.masks import permutation
 
 GOLDEN = [3, 1, 7, 6, 0, 4, 5, 2]

@@ -12,8 +12,8 @@ import pytest
 
 from strata_sae.pipeline.config.corpus import SOURCES
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.noted import N_LISTED, lines
-from support.corpora import ROW_KINDS, drain, write_rows
+from strata_sae.pipeline.extractor.sources import N_LISTED
+from support.corpora import ROW_KINDS, drain, lines, write_rows
 
 GOOD = b'{"text": "good"}'
 
@@ -155,7 +155,7 @@ def test_a_bad_row_is_an_error_or_is_left_out_and_listed(tmp_path, tokenizer, ca
     expected = place.get(source["kind"], f":{row['row']}:" if row["file"].endswith(".jsonl") else f"[{row['row']}]")
     assert expected in str(caught.value)
     assert row["row"] == (0 if expected == "b.txt" else 2 if row["file"].endswith(".jsonl") else 1)
-    [line] = lines({"sources": [provenance]}, {"sources": [source]})
+    [line] = lines(provenance, source)
     assert f"bad rows left out: 1; the first is {row['file']}, row {row['row']}: " in line
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.noted import lines
-from support.corpora import ROW_KINDS, drain, write_rows
+from support.corpora import ROW_KINDS, drain, lines, write_rows
 
 # Reads all that transformers hands to a template, as the templates of Qwen3, Llama 3.1 and Command R do among them.
 READS_ALL = (
@@ -106,7 +105,7 @@ def test_a_field_that_the_template_does_not_read_is_refused_or_told_by_name(tmp_
     assert len(texts) == 2
     [(what, count)] = provenance["not_read_by_template"].items()
     assert (name.get(field, field) in what, count) == (True, 1)
-    [line] = lines({"sources": [provenance]}, {"sources": [{"chat": True}]})
+    [line] = lines(provenance, {"kind": "jsonl", "paths": ["-"], "column": "messages", "chat": True})
     assert f"not read by the chat template, so not stored: {what} (1 documents)" in line
 
 

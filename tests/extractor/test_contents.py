@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from strata_sae.pipeline.config.corpus import SOURCES, Source
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import read_documents
-from strata_sae.pipeline.extractor.documents.contents import COMPRESSIONS, MARKS
+from strata_sae.pipeline.extractor.documents.files import COMPRESSIONS, MARKS
 from support.corpora import drain, write_rows
 
 COMPRESS = {

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import strata_sae.pipeline.extractor.arrange as module
+import strata_sae.pipeline.extractor.spool as module
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.arrange import Arrangement, arrange
-from strata_sae.pipeline.extractor.plan import describe_plan
-from strata_sae.pipeline.extractor.spool import Spool, spool_documents
+from strata_sae.pipeline.extractor.extract import describe_plan
+from strata_sae.pipeline.extractor.spool import Arrangement, Spool, arrange, spool_documents
 from support.extraction import extraction_config
 
 SEEDS = range(12)

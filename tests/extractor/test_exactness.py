@@ -10,7 +10,7 @@ import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.sequences import Span, batches, groups, packed_spans
+from strata_sae.pipeline.language_model.inputs import Span, batches, groups, packed_spans
 from strata_sae.stores import ActivationStore
 from support.extraction import extraction_config
 from support.tiny_models import CONFIGS
@@ -28,7 +28,7 @@ def hooked_forward(config: RunConfig, hooks: dict[str, str], token_ids_BS: torch
     """Outputs of plain hooks on the whole, untouched model; `hooks`: site -> "output of PATH" or "input of PATH"."""
     from transformers import AutoModelForCausalLM
 
-    from strata_sae.pipeline.language_model.quiet import quiet
+    from strata_sae.pipeline.language_model.transformers_library import quiet
 
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=getattr(torch, config.model.dtype))

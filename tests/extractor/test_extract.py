@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.filling as stage
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.plan import activation_bytes, token_map_bytes

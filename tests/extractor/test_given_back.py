@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.pipeline.language_model import PROBES, assumptions
 from strata_sae.stores import ActivationStore
 from support.extraction import extraction_config

@@ -16,18 +16,17 @@ import pyarrow.parquet
 import pytest
 
 import strata_sae.pipeline.extractor as package
-import strata_sae.pipeline.extractor.inputs as inputs
+import strata_sae.pipeline.extractor.provenance as inputs
 import strata_sae.pipeline.extractor.sources as sources
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.corpus import CorpusSettings, Source
+from strata_sae.pipeline.engines import Local
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.extractor.documents import READERS
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.inputs import COMPARE, compare_corpus
-from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
+from strata_sae.pipeline.extractor.provenance import COMPARE, compare_corpus
 from strata_sae.pipeline.extractor.spool import spool_documents
-from strata_sae.pipeline.extractor.workers import extract_with_workers
 from strata_sae.pipeline.input_files import Comparison
 from strata_sae.pipeline.language_model import compare_model, describe
 from strata_sae.pipeline.report.page import write_report
@@ -356,7 +355,7 @@ def finished(config: RunConfig) -> None:
 
 
 def by_workers(config: RunConfig) -> None:
-    extract_with_workers(config, 2, show_progress=False)
+    extract(config, Local(2), show_progress=False)
 
 
 def described(config: RunConfig) -> None:
@@ -371,9 +370,7 @@ def half_filled(config: RunConfig) -> None:
 PLACES = [finished, by_workers, described, half_filled]
 READ_A_STORE = {
     "plan.py": {"_existing"},
-    "reuse.py": {"reusable", "_lacks_sites_only"},
-    "extract.py": {"to_fill"},
-    "workers.py": {"_run", "_work"},  # after to_fill, or in a process of one that was
+    "extract.py": {"extract", "reusable", "_lacks_sites_only", "fill", "fill_share"},  # the last two follow `planned`
     "add_sites.py": {"add_sites"},  # the text is the store's; the model: test_another_model_is_refused
 }
 """Functions of the extractor that look whether a store is there, by file."""

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.filling as stage
 import strata_sae.pipeline.extractor.plan as plan_step
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.config.run import differences
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.plan import describe_plan
-from strata_sae.pipeline.extractor.sequences import packed_spans
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.pipeline.language_model import load
+from strata_sae.pipeline.language_model.inputs import packed_spans
 from strata_sae.stores import ActivationStore
 from support.extraction import extraction_config
 
@@ -80,7 +79,7 @@ def test_a_model_that_cannot_isolate_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = extraction_config(tmp_path, corpus={"isolate_documents": True, "n_tokens": 900})
-    monkeypatch.setattr("strata_sae.pipeline.language_model.description.isolates", lambda *_: False)
+    monkeypatch.setattr("strata_sae.pipeline.language_model.loading.isolates", lambda *_: False)
     monkeypatch.setattr(plan_step, "spool_documents", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(ConfigError, match=r"corpus\.isolate_documents: true is not supported by LlamaForCausalLM"):
         extract(config, show_progress=False)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
+from strata_sae.stores import verify
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import TIMINGS
-from strata_sae.stores.front.verifying import verify
 from support.extraction import extraction_config
 
 N_KILLS = int(os.environ.get("STRATA_EXTRACTOR_KILLS", "20"))

@@ -96,7 +96,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("endless", ENDLESS)
 def test_a_template_that_does_not_end_is_stopped_by_its_steps(tmp_path, monkeypatch, tokenizer, endless):
-    monkeypatch.setattr("strata_sae.pipeline.extractor.steps.MAX_STEPS", 20_000)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.template.MAX_STEPS", 20_000)
     source = write_rows(tmp_path, "jsonl", [{"messages": CHAT}]) | {"column": "messages", "chat": True}
     ordinary = tokenizer.chat_template
     tokenizer.chat_template = ENDLESS[endless] + ordinary
@@ -108,7 +108,7 @@ def test_a_template_that_does_not_end_is_stopped_by_its_steps(tmp_path, monkeypa
 
 
 def test_a_template_that_prints_without_end_is_stopped_by_its_characters(tmp_path, monkeypatch, tokenizer):
-    monkeypatch.setattr("strata_sae.pipeline.extractor.steps.MAX_CHARACTERS", 5000)
+    monkeypatch.setattr("strata_sae.pipeline.extractor.template.MAX_CHARACTERS", 5000)
     source = write_rows(tmp_path, "jsonl", [{"messages": CHAT}]) | {"column": "messages", "chat": True}
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% for a in range(99) %}{{ 'x' * 60 }}{% endfor %}"

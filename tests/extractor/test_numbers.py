@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.stores import StoreError, verify
 from support.extraction import extraction_config
 from support.schema_leaves import Leaf, leaves

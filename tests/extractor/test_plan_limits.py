@@ -12,21 +12,17 @@ import yaml
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
-import strata_sae.pipeline.extractor.limits as limits
+import strata_sae.pipeline.extractor.costs as limits
 import strata_sae.stores.files.canonical as canonical
-import strata_sae.stores.format.plan as plan_module
+import strata_sae.stores.format.plan_file as plan_module
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config.training import window_rows
-from strata_sae.pipeline.extractor.described import LINES
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.limits import disk_bytes, filling_bytes, n_data_files, n_files
-from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.costs import LINES, disk_bytes, filling_bytes, n_data_files, n_files
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.pipeline.trainer import feed
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores import ActivationStore
+from strata_sae.stores import ActivationStore, Plan, read_plan
 from strata_sae.stores.format.encodings import CODECS, COMPRESSORS
-from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.format.plan_file import read_plan
 from support.extraction import extraction_config
 
 Patch = pytest.MonkeyPatch

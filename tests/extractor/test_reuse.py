@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-import strata_sae.pipeline.extractor.extract as stage
-import strata_sae.pipeline.extractor.reuse as reuse
+import strata_sae.pipeline.extractor.extract as reuse
+import strata_sae.pipeline.extractor.filling as stage
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.plan import describe_plan
+from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.reading.which_store import find_store, open_store
 from strata_sae.pipeline.trainer.train import train

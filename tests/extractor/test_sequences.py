@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strata_sae.pipeline.extractor.sequences import Span, batches, document_spans, groups, packed_spans
+from strata_sae.pipeline.language_model.inputs import Span, batches, document_spans, groups, packed_spans
 
 
 @given(st.integers(1, 500), st.integers(0, 200), st.integers(2, 64), st.integers(1, 120))

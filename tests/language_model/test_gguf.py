@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import gguf, load_tokenizer
+from strata_sae.pipeline.language_model import folder as gguf
+from strata_sae.pipeline.language_model import load_tokenizer
 from strata_sae.pipeline.settings import ModelSettings
 
 

@@ -48,7 +48,7 @@ def test_more_layers_or_experts_than_any_model_has(folder: Path, key: str, value
 
 
 def test_modules_are_bounded_whatever_the_key_is_called(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strata_sae.pipeline.language_model.weightless.MAX_MODULES", 20)
+    monkeypatch.setattr("strata_sae.pipeline.language_model.survey.MAX_MODULES", 20)
     assert "a model of more than 20 modules" in refused(folder, describe, SITE)
 
 

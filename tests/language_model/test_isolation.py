@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import strata_sae.pipeline.language_model.isolation as isolation
+import strata_sae.pipeline.language_model.capture as capture_module
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import Capture, check_isolation, load, restarted_positions
-from strata_sae.pipeline.language_model.isolation import SAME_ROW, isolates
-from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, load, restarted_positions
+from strata_sae.pipeline.language_model.capture import isolates
 from strata_sae.pipeline.language_model.sites import FAMILIES
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings
 
 SITES = ["blocks.0.hook_attn_out", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
@@ -49,7 +49,7 @@ def test_packed_documents_are_run_as_if_alone(
     capture = load(settings_of(model_type, dtype=dtype), SITES)
     if model_type != "gemma2":  # which has eager attention only
         with quiet():
-            capture._model.set_attn_implementation(attention)
+            capture.model.set_attn_implementation(attention)
     isolated, joined = largest_errors(capture, isolated=True), largest_errors(capture, isolated=False)
     for site in SITES:
         assert isolated[site] <= (1e-5 if dtype == "float32" else SAME_ROW[dtype]), site
@@ -75,7 +75,7 @@ def test_a_model_that_joins_documents_anyway_is_refused(
 
 def test_opt_needs_its_mask(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     capture = load(settings_of("opt"), SITES)
-    monkeypatch.setattr(isolation, "_MASK_IGNORES_POSITIONS", ())
+    monkeypatch.setattr(capture_module, "_MASK_IGNORES_POSITIONS", ())
     with pytest.raises(ConfigError, match="lets packed documents see each other"):
         check_isolation(capture)
 

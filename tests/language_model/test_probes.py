@@ -12,9 +12,9 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import FAMILIES, PROBES, Capture, assumptions, check_isolation, load
-from strata_sae.pipeline.language_model.probes import allowed_difference, probe
-from strata_sae.pipeline.language_model.quiet import quiet
+from strata_sae.pipeline.language_model.probe import allowed_difference, probe
 from strata_sae.pipeline.language_model.sites import Site
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
@@ -93,7 +93,7 @@ def test_a_model_that_breaks_an_assumption_is_refused_by_its_name(name: str, set
     with pytest.raises(ConfigError) as caught:
         check_isolation(capture) if name == "isolation" else probe(capture)
     message = str(caught.value)
-    assert PROBES[name].assumes in message
+    assert PROBES[name].failure in message
     assert message.startswith(f"{PROBES[name].key}: ")
     assert SITE in message
     assert "\n" not in message
@@ -118,7 +118,7 @@ def test_loading_probes_the_model(settings_of: SettingsOf, tmp_path: Path) -> No
     settings = ModelSettings(path=str(folder), device="cpu")
     with pytest.raises(ConfigError, match=r"model\.dtype: this model's weights or rows hold infinities or NaN"):
         load(settings.model_copy(update={"dtype": "float16"}), [SITE])
-    assert load(settings, [SITE]).n_parameters > 0  # the control: float32 holds these numbers
+    load(settings, [SITE])  # the control: float32 holds these numbers
 
 
 @pytest.mark.parametrize(("is_decoder", "refused"), [(False, True), (True, False)])

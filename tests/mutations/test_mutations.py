@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from strata_sae.pipeline.config import loading
-from strata_sae.pipeline.extractor.noted import Noted
-from strata_sae.pipeline.language_model import description
+from strata_sae.pipeline.extractor.sources import Noted
+from strata_sae.pipeline.language_model import loading as description
 from strata_sae.pipeline.runs import chain
 from strata_sae.stores.front import listing
 from strata_sae.stores.reading.array import StoredArray

@@ -6,6 +6,7 @@ from typing import Any
 
 from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings
 from strata_sae.pipeline.extractor.sources import Stream
+from strata_sae.pipeline.extractor.spool import corpus_lines
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
 
 ROW_KINDS = sorted(kind for kind, settings in SOURCES.items() if "column" in settings.model_fields)
@@ -38,3 +39,10 @@ def drain(source: dict[str, Any], tokenizer: Any, **corpus: Any) -> tuple[list[T
         stream.draw(document, len(document.token_id), len(documents))
         documents.append(document)
     return documents, stream.provenance()
+
+
+def lines(provenance: dict[str, Any], source: dict[str, Any]) -> list[str]:
+    """What `plan` says of a source beside its counts."""
+    settings = CorpusSettings.model_validate({"sources": [source], "n_tokens": None})
+    given_back = {"documents": 0, "exact": 0, "but_for_a_space_before": 0}
+    return list(corpus_lines({"sources": [provenance], "text_given_back": given_back}, settings))

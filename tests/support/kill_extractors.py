@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import transformers  # noqa: F401  forked workers inherit the import
 
-import strata_sae.pipeline.extractor.extract as stage
+import strata_sae.pipeline.extractor.filling as filling
 import strata_sae.stores.writing.units as units
 import support.careless as careless
+from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.stores.files.filesystem import FileSystem
 from support.extraction import extraction_config
 
@@ -83,7 +84,7 @@ def fork_worker(folder: Path, store: Path, dies_at: int | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         random.seed(os.getpid())
         Life.steps, Life.dies_at = 0, dies_at
-        stage.extract(extraction_config(folder, store={"path": str(store)}), show_progress=False)
+        extract(extraction_config(folder, store={"path": str(store)}), show_progress=False)
         (folder / "steps").write_text(str(Life.steps), encoding="utf-8")
         code = 0
     except BaseException:
@@ -122,11 +123,11 @@ def main() -> None:
     folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     random.seed(7)
-    stage.FileSystem = MortalFileSystem  # type: ignore[misc]
+    filling.FileSystem = MortalFileSystem  # type: ignore[misc]
     # The undisturbed run, here too: equal bytes are promised for an equal thread count.
     os.waitpid(fork_worker(folder, folder / "reference"), 0)
     longest_life_steps = int((folder / "steps").read_text(encoding="utf-8")) // 2
-    stage.next_unit = any_missing_unit  # type: ignore[assignment]
+    filling.next_unit = any_missing_unit  # type: ignore[assignment]
     if sys.argv[3:] == ["careless"]:
         units.UnitWriter.commit = careless.commit_carelessly  # type: ignore[method-assign]
         careless.between_files = Life.step

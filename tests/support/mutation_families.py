@@ -22,7 +22,8 @@ import yaml
 from strata_sae.pipeline.config.loading import dump, load
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.strict_yaml import parse
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.remote import RetryPolicy, pull
 from support.mutating_server import MutatingServer
 from support.mutation_world import World, remove, strata
@@ -163,9 +164,7 @@ def _corpus_verdict(world: World, rows: Rows, data: bytes, trees: Any, skip: boo
     }
     MUTATED.write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "strata_sae.pipeline.extractor.extract.fill_and_finish", lambda *_, **__: None
-        )  # the plan says it all
+        patch.setattr("strata_sae.pipeline.extractor.extract.fill", lambda *_, **__: None)  # the plan says it all
         done = strata("extract", str(MUTATED))
     if done.code != 0 or done.trace:
         return refused(done.problem(Path(rows.path).name, "corpus."), case)

@@ -81,7 +81,7 @@ def save_tiny_model(folder: Path, model_type: str) -> Path:
     """A float32 model of random weights, and a tokenizer, in `folder`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from strata_sae.pipeline.language_model.quiet import quiet
+    from strata_sae.pipeline.language_model.transformers_library import quiet
 
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

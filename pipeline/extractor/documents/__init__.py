@@ -1,17 +1,17 @@
-"""Where text comes from: one file a kind of source."""
+"""Where text comes from: each kind of source has one file, and one line in `READERS`."""
 
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from strata_sae.pipeline.config.corpus import HubDataset, Source
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import hub, jsonl, parquet, python_docs, text
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place
 from strata_sae.pipeline.extractor.documents.files import file_record
+from strata_sae.stores.files.canonical import Json
 
-READERS: dict[str, Callable[[Any], Iterator[Document | BadRow]]] = {
+READERS: dict[str, Callable[..., Iterator[Document | BadRow]]] = {
     "python_docs": python_docs.read,
     "text": text.read,
     "jsonl": jsonl.read,
@@ -19,11 +19,13 @@ READERS: dict[str, Callable[[Any], Iterator[Document | BadRow]]] = {
     "dataset": hub.read,
 }
 
+"""Kind of source -> the documents of such settings."""
+
 __all__ = ["READERS", "BadRow", "Document", "Place", "describe", "read_documents"]
 
 
 def read_documents(source: Source, bad_rows: str = "error") -> Iterator[Document | BadRow]:
-    """The documents of a source, lazily, always in the same order; rows that are none too, for `bad_rows: skip`.
+    """The documents of a source, one at a time, always in the same order; with `bad_rows: skip`, bad rows among them.
 
     Raises: ConfigError, naming the file and the line or row, for what cannot be read; and for an empty source. A
         damaged file is no bad row.
@@ -38,9 +40,9 @@ def read_documents(source: Source, bad_rows: str = "error") -> Iterator[Document
         raise ConfigError(f"corpus.sources: the {source.kind} source holds no document: {source.model_dump_json()}")
 
 
-def describe(source: Source, origins: list[Path | str]) -> dict[str, Any]:
+def describe(source: Source, origins: list[Path | str]) -> dict[str, Json]:
     """Provenance of a source whose documents came from these origins: no times, no folders of this machine."""
-    record: dict[str, Any] = {"kind": source.kind, "weight": source.weight}
+    record: dict[str, Json] = {"kind": source.kind, "weight": source.weight}
     if source.kind == "python_docs":
         return {**record, "python": platform.python_version()}
     if isinstance(source, HubDataset):

@@ -1,31 +1,33 @@
-"""Reading the bytes of files whatever their compression, cut where a separator stands."""
+"""The bytes of files, whatever their compression: cut at separators, and known by how they begin."""
 
 import bz2
 import gzip
 import importlib
+import io
 import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from types import ModuleType
+from typing import BinaryIO, NamedTuple
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.contents import HEAD_BYTES, compression, refusal
 from strata_sae.pipeline.extractor.documents.document import BadRow, Place
 from strata_sae.pipeline.input_files import file_sha256
+from strata_sae.stores.files.canonical import Json
 
 READ_BYTES = 1 << 20
 # A block of 128 KiB takes four bytes of zstd at least: so much compressed data is 8 MiB at most.
 ZSTD_READ_BYTES = 1 << 8
-# The longest document, uncompressed: 16 million tokens of English, and a tokenizer takes some fifty times its bytes in
-# memory. What a compressed file of a few MB holds may be longer than any memory.
+# The longest document, uncompressed: 16 million tokens of English. A tokenizer takes about fifty times its bytes in
+# memory, and a compressed file of a few MB may hold more than any memory.
 MAX_DOCUMENT_BYTES = 64 << 20
 
 
 class Piece(NamedTuple):
-    """What lies between two separators of a file."""
+    """The part of a file between two separators."""
 
     data: bytes | None
     """None: longer than MAX_DOCUMENT_BYTES, and not kept."""
@@ -57,6 +59,13 @@ def pieces(path: Path, separator: bytes | None) -> Iterator[Piece]:
         searched = max(0, len(held) - overlap)
     whole = not dropped and len(held) <= MAX_DOCUMENT_BYTES
     yield Piece(bytes(held) if whole else None, offset)
+
+
+_DECOMPRESSED: dict[str, Callable[[BinaryIO], io.BufferedIOBase]] = {
+    "gzip": lambda file: gzip.GzipFile(fileobj=file),
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
 
 
 def text_chunks(path: Path) -> Iterator[bytes]:
@@ -93,8 +102,7 @@ def chunks(path: Path) -> Iterator[bytes]:
             if kind == "zstd":
                 yield from _zstandard(path, file)
                 return
-            openers: dict[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-            stream = openers[kind](file) if kind else file
+            stream = _DECOMPRESSED[kind](file) if kind else file
             yield from iter(lambda: stream.read(READ_BYTES), b"")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ConfigError(f"{printable(path)}: cannot be read ({error}); is the file complete and readable?") from error
@@ -151,22 +159,84 @@ def head_of(path: Path) -> bytes:
 
 
 def printable(path: Path | str) -> str:
-    """A path for a record or an error: bytes of its name that are no UTF-8 stand in hex, after a backslash.
-
-    So does what ends a line or moves a terminal's cursor.
-    """
+    """A path for a record or an error: bytes of its name that are not UTF-8, and control characters, are escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found.group())[1:-1], text)
 
 
-def file_record(path: Path) -> dict[str, Any]:
+def file_record(path: Path) -> dict[str, Json]:
     """Base name, size and sha256 of a file, as it lies on disk."""
     return {"name": printable(path.name), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def needed(module: str, path: Path | str) -> Any:
+def needed(module: str, path: Path | str) -> ModuleType:
     """An optional dependency. Raises: ConfigError saying how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"{printable(path)}: reading it needs {module}: pip install 'strata-sae[extract]'") from error
+
+
+class Foreign(NamedTuple):
+    """A kind of file that is not text."""
+
+    name: str
+    advice: str
+
+
+HEAD_BYTES = 512
+_UNPACK = "unpack it first"
+_TABLE = "set `kind: parquet`"
+_ARROW = "use `kind: dataset`, with `path` the folder that it lies in"
+_CONVERT = "convert it to UTF-8, for example with `iconv -f {} -t UTF-8`"
+_EXPORT = "export it as parquet or JSON lines"
+
+# Of two marks that begin with the same bytes the longer one comes first.
+MARKS: tuple[tuple[bytes, Foreign], ...] = (
+    (b"PAR1", Foreign("a parquet file", _TABLE)),
+    (b"ARROW1", Foreign("an Arrow file", _ARROW)),
+    (b"\xff\xff\xff\xff", Foreign("an Arrow stream", _ARROW)),
+    (b"\xff\xfe\x00\x00", Foreign("text in UTF-32", _CONVERT.format("UTF-32"))),
+    (b"\x00\x00\xfe\xff", Foreign("text in UTF-32", _CONVERT.format("UTF-32"))),
+    (b"\xff\xfe", Foreign("text in UTF-16", _CONVERT.format("UTF-16"))),
+    (b"\xfe\xff", Foreign("text in UTF-16", _CONVERT.format("UTF-16"))),
+    (b"PK\x03\x04", Foreign("a zip archive", _UNPACK)),
+    (b"7z\xbc\xaf\x27\x1c", Foreign("a 7z archive", _UNPACK)),
+    (b"Rar!\x1a\x07", Foreign("a rar archive", _UNPACK)),
+    (b"\x04\x22\x4d\x18", Foreign("compressed with lz4", _UNPACK)),
+    (b"%PDF-", Foreign("a PDF", "extract its text first")),
+    (b"SQLite format 3\x00", Foreign("a SQLite database", _EXPORT)),
+    (b"\x89HDF\r\n", Foreign("an HDF5 file", _EXPORT)),
+    (b"Obj\x01", Foreign("an Avro file", _EXPORT)),
+    (b"ORC\n", Foreign("an ORC file", _EXPORT)),
+    (
+        b"version https://git-lfs.github.com/spec/v1",
+        Foreign("a Git LFS pointer, which stands for the file", "fetch the file itself: `git lfs pull`"),
+    ),
+)
+_TAR = Foreign("a tar archive", _UNPACK)
+_WIDE = Foreign("half NUL bytes, as text in UTF-16 without a mark is", _CONVERT.format("UTF-16LE"))
+
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
+"""The first bytes of compressed files that are read as what they hold. Zstd's skippable frames are not among them."""
+
+
+def foreign(head: bytes) -> Foreign | None:
+    """The kind of a file that begins with `head`; None if it may be UTF-8 text."""
+    for mark, what in MARKS:
+        if head.startswith(mark):
+            return what
+    if head[257:262] == b"ustar":
+        return _TAR
+    return _WIDE if len(head) >= 4 and 5 * head.count(0) >= 2 * len(head) else None
+
+
+def compression(head: bytes) -> str | None:
+    """The compression of a file that begins with `head`; None if it has none."""
+    return next((name for mark, name in COMPRESSIONS.items() if head.startswith(mark)), None)
+
+
+def refusal(head: bytes) -> str | None:
+    """Why a file that begins with `head` is refused as text; None if it may be text."""
+    what = foreign(head)
+    return f"is {what.name}; {what.advice}" if what else None

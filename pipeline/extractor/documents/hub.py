@@ -1,27 +1,51 @@
 """Datasets of the Hugging Face hub, and local folders in their form: one row is one document."""
 
+import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 from strata_sae.pipeline.config.corpus import HubDataset
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.contents import foreign
-from strata_sae.pipeline.extractor.documents.dataset_folder import (
-    check_all_read,
-    is_saved_dataset,
-    plainly_named,
-    saved_split,
-    suffixes,
+from strata_sae.pipeline.extractor.documents.document import (
+    BadRow,
+    Cell,
+    Document,
+    Place,
+    from_row,
+    no_column,
+    one_line,
 )
-from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, one_line
-from strata_sae.pipeline.extractor.documents.files import file_record, head_of, needed, printable
-from strata_sae.pipeline.extractor.documents.finding import elsewhere
-from strata_sae.pipeline.extractor.documents.rows import from_row, no_column
+from strata_sae.pipeline.extractor.documents.files import file_record, foreign, head_of, needed, printable
+from strata_sae.pipeline.extractor.documents.finding import (
+    SAVED_DATASET,
+    SAVED_DATASETS,
+    elsewhere,
+    is_saved_dataset,
+    local_files,
+)
 from strata_sae.pipeline.paths import as_path
+from strata_sae.stores.files.canonical import Json
 
 _KEY = "corpus.sources: path"
+
+
+class Table(Protocol):
+    """A `Dataset` or an `IterableDataset` of `datasets`, which leaves its types open."""
+
+    features: Mapping[str, str] | None
+    split: str | None
+
+    def __iter__(self) -> Iterator[dict[str, Cell]]:
+        """The rows."""
+
+    def select_columns(self, names: list[str]) -> "Table":
+        """The same rows with these columns only."""
 
 
 def read(source: HubDataset) -> Iterator[Document | BadRow]:
@@ -55,39 +79,34 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
         except Exception as error:
             raise _unreadable(f"{where}, row {row_number}", source, error) from error
         place = Place(f"{printable(source.path)}/{source.split}[{row_number}]", f"{name}/{source.split}", row_number)
-        if source.column not in row:  # of any row: all have the same
+        if source.column not in row:  # true of every row: all have the same columns
             raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
         yield from_row(row, source, place, commit)
         row_number += 1
 
 
-def _table(datasets: Any, source: HubDataset, path: str) -> tuple[str | None, Any]:
-    """The commit, of a dataset of the hub, and what gives its rows."""
+def _table(datasets: ModuleType, source: HubDataset, path: str) -> tuple[str | None, Table]:
+    """The commit of a dataset of the hub (None for a folder), and its rows."""
     if is_saved_dataset(Path(path)):
         return None, saved_split(datasets.load_from_disk(path), source)
     builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
     if Path(path).is_dir():
-        check_all_read(builder, Path(path), source)
-    commit = _commit(builder)
-    # The commit that was found, not the branch again: what is recorded is what is read.
+        check_all_read(builder.config.data_files or {}, Path(path), source)
+    commit = _commit(str(builder.base_path))
+    # The commit that was found, not the branch again, so that the recorded commit is the one that is read.
     revision = commit if commit is not None else source.revision
     options = {"split": source.split, "revision": revision, "streaming": source.streaming}
     return commit, datasets.load_dataset(path, source.name, **options)
 
 
-def provenance(source: HubDataset, commits: list[str]) -> dict[str, Any]:
+def provenance(source: HubDataset, commits: list[str]) -> dict[str, Json]:
     """What was asked for, and what it was: the commit of a hub dataset, or the files of a local folder."""
     folder = as_path(source.path, _KEY)
-    record: dict[str, Any] = {"name": source.name, "split": source.split, "revision": source.revision}
+    record: dict[str, Json] = {"name": source.name, "split": source.split, "revision": source.revision}
     if folder.is_dir():
-        files = [file_record(path) for path in local_files(folder)]
+        files: list[Json] = [file_record(path) for path in local_files(folder)]
         return {**record, "path": printable(folder.resolve().name), "files": files}
-    return {**record, "path": source.path, "commits": commits}
-
-
-def local_files(folder: Path) -> list[Path]:
-    """The files of a local folder in the form of a dataset, sorted; none where there is no such folder."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {**record, "path": source.path, "commits": [*commits]}
 
 
 def _folder(source: HubDataset) -> Path:
@@ -109,16 +128,16 @@ def _folder(source: HubDataset) -> Path:
     return path
 
 
-def _only(table: Any, source: HubDataset) -> Any:
-    """The table without the columns that are not read: an image beside the text need not be decoded."""
+def _only(table: Table, source: HubDataset) -> Table:
+    """The table without columns that are not read, so that no image beside the text is decoded."""
     features = getattr(table, "features", None)
     return (
         table.select_columns([source.column]) if features and source.column in features and not source.chat else table
     )
 
 
-def _commit(builder: Any) -> str | None:
-    found = re.search(r"@([0-9a-f]{40})(?:/|$)", str(builder.base_path))
+def _commit(base_path: str) -> str | None:
+    found = re.search(r"@([0-9a-f]{40})(?:/|$)", base_path)
     return found.group(1) if found else None
 
 
@@ -139,3 +158,78 @@ def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError
         f"{where} (name {source.name!r}, split {source.split!r}, revision {source.revision!r}) cannot be read: "
         f"{type(error).__name__}: {one_line(error)}. {advice}"
     )
+
+
+_TABLES = {".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"}
+_PACKED = {".gz", ".bz2", ".xz", ".zst"}
+_DESCRIPTIONS = {SAVED_DATASET, SAVED_DATASETS, "dataset_info.json", "dataset_infos.json"}
+_PLAIN = re.compile(r"[^\[\]*?{}!\n\r\ud800-\udfff]*")
+
+
+def saved_split(saved: Table | dict[str, Table], source: HubDataset) -> Table:
+    """The split of what `save_to_disk` wrote: of a dataset that was saved alone, the dataset."""
+    if source.name is not None:
+        raise ConfigError(
+            f"{_KEY}: {source.path!r}: a folder of `save_to_disk` has no configurations; set `name: null`"
+        )
+    if isinstance(saved, dict):
+        if source.split not in saved:
+            raise ConfigError(
+                f"{_KEY}: {source.path!r} has no split {source.split!r}, but {', '.join(map(repr, saved))}; set `split`"
+            )
+        return saved[source.split]
+    own = str(saved.split) if saved.split is not None else "train"
+    if source.split != own:
+        raise ConfigError(f"{_KEY}: {source.path!r} holds one split, {own!r}, not {source.split!r}; set `split: {own}`")
+    return saved
+
+
+def check_all_read(data_files: Mapping[str, list[str]], folder: Path, source: HubDataset) -> None:
+    """Raises: ConfigError for files that `datasets` would leave out silently: of another kind, or of no split.
+
+    `datasets` reads files of one kind, and only those named after a split if any file or folder is named so.
+    """
+    card = folder / "README.md"
+    if card.is_file() and b"data_files:" in card.read_bytes():  # the card says which files are read
+        return
+    read = {os.path.realpath(file) for files in data_files.values() for file in files}
+    kinds = _TABLES if any({".json", ".jsonl"} & set(Path(file).suffixes) for file in read) else _TABLES - {".json"}
+    left = [path for path in _data_files(folder, kinds) if os.path.realpath(path) not in read]
+    if read and left:
+        splits = ", ".join(repr(str(split)) for split in data_files)
+        raise ConfigError(
+            f"{_KEY}: {source.path!r}: `datasets` would read {len(read):,} of its files (splits {splits}) and leave "
+            f"out {len(left):,}, the first {printable(left[0].relative_to(folder))}: it reads files of one kind, by "
+            f"their names where one is named after a split; put what belongs together into a folder of its own"
+        )
+
+
+@contextmanager
+def plainly_named(folder: Path) -> Iterator[Path]:
+    """The folder; or, within the block, a folder of links to its files under names that `datasets` can read.
+
+    `datasets` reads brackets in a folder's name as a pattern, resolves links, and needs names in UTF-8.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if all(_PLAIN.fullmatch(str(path)) for path in (folder.absolute(), *files)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="strata-") as place:
+        for path in files:
+            link = Path(place) / printable(path.relative_to(folder)).replace("\n", " ")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.absolute())
+        yield Path(place)
+
+
+def suffixes(folder: Path) -> list[str]:
+    """The suffixes of the files under a folder, the most frequent first."""
+    names = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [suffix for suffix, _ in Counter("".join(path.suffixes[-2:]) for path in names).most_common()]
+
+
+def _data_files(folder: Path, kinds: set[str]) -> list[Path]:
+    """The files under a folder whose suffix says that they hold rows, sorted; without hidden files and folders."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _DESCRIPTIONS]
+    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in shown if kinds & {path.suffix, Path(path.stem).suffix if path.suffix in _PACKED else ""}]

@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from strata_sae.pipeline.config.corpus import Parquet
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.contents import compression, foreign
-from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place, one_line
-from strata_sae.pipeline.extractor.documents.files import head_of, needed, printable
+from strata_sae.pipeline.extractor.documents.document import (
+    BadRow,
+    Cell,
+    Document,
+    Place,
+    from_row,
+    no_column,
+    one_line,
+)
+from strata_sae.pipeline.extractor.documents.files import compression, foreign, head_of, needed, printable
 from strata_sae.pipeline.extractor.documents.finding import matching
-from strata_sae.pipeline.extractor.documents.rows import from_row, no_column
 
-BATCH_ROWS = 256
+BATCH_ROWS = 256  # as Python objects in memory at once
 _MAGIC = (b"PAR1", b"PARE")
 
 
@@ -40,8 +46,20 @@ def read(source: Parquet) -> Iterator[Document | BadRow]:
             raise ConfigError(f"{where}: is not a readable parquet file ({one_line(error)}); copy it again") from error
 
 
-def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; a line that says what is wrong in place of one that Python cannot hold."""
+class RecordBatch(Protocol):
+    """A `RecordBatch` of pyarrow, which has no types."""
+
+    num_rows: int
+
+    def to_pylist(self) -> list[dict[str, Cell]]:
+        """The rows."""
+
+    def slice(self, offset: int, length: int) -> "RecordBatch":
+        """Some of the rows."""
+
+
+def _rows(batch: RecordBatch) -> Iterator[dict[str, Cell] | str]:
+    """The rows of a batch; in place of a row with a value that Python cannot hold, a line that says so."""
     try:
         yield from batch.to_pylist()
     except ValueError:

@@ -39,7 +39,7 @@ def _topics() -> Iterator[Document]:
 def module_documentation(name: str, path: Path) -> str:
     """The docstrings of a module, its classes and functions, each under its name, in source order.
 
-    The file is parsed, never imported: importing `this` or `antigravity` does something.
+    The file is parsed, never imported: importing `antigravity` opens a browser.
     """
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     return "\n\n".join(_docstrings(ast.parse(path.read_bytes(), name), module))
@@ -51,7 +51,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
         if docstring:
             yield f"{name}\n\n{docstring}"
     for child in ast.iter_child_nodes(node):
-        # Definitions hide in `if` and `try` blocks too; expressions hold none.
+        # Definitions stand in `if` and `try` blocks, too, and never in expressions.
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _docstrings(child, f"{name}.{child.name}")
         elif isinstance(child, ast.stmt | ast.ExceptHandler):

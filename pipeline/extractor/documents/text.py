@@ -6,19 +6,19 @@ from strata_sae.pipeline.config.corpus import TextFiles
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place
 from strata_sae.pipeline.extractor.documents.files import decoded, pieces, printable, too_long
-from strata_sae.pipeline.extractor.documents.finding import check_is_no_json, check_is_no_table, matching
+from strata_sae.pipeline.extractor.documents.finding import matching, refuse_json_lines, refuse_table
 
 
 def read(source: TextFiles) -> Iterator[Document | BadRow]:
-    """Every file, whole, line ends as they are; or what lies between its separators and is not blank, from 0.
+    """Each file, whole, with its own line ends; with a separator, each part of a file that is not blank.
 
-    Raises: ConfigError at the end for a separator that none of the files holds.
+    Raises: ConfigError at the end for a separator that is in none of the files.
     """
     found = False
     separator = source.separator.encode("utf-8") if source.separator is not None else None
     for path in matching(source.paths):
-        check_is_no_table(path)
-        check_is_no_json(path)
+        refuse_table(path)
+        refuse_json_lines(path)
         for number, (data, offset) in enumerate(pieces(path, separator)):
             where = f"{printable(path)}[{number}]" if separator else printable(path)
             place = Place(where, printable(path.name), number)

@@ -1,43 +1,48 @@
-"""What every row of a store rests on, and the short forward passes that show whether a model keeps to it."""
+"""What every row of a store assumes of a model, and the short forward passes that check it."""
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.capture import Capture
-from strata_sae.pipeline.language_model.isolation import SAME_ROW, restarted_positions
-from strata_sae.pipeline.language_model.quiet import first_line
+from strata_sae.pipeline.language_model.inputs import restarted_positions
+from strata_sae.pipeline.language_model.splice import Splice, WholeModel
+from strata_sae.pipeline.language_model.transformers_library import CausalModel, first_line
+from strata_sae.stores.files.canonical import Json
 
 log = logging.getLogger(__name__)
 
 Measured = dict[str, float]
-"""Site -> |difference| / |row| of two runs that must agree; empty where a probe has nothing to ask of a model."""
+"""Site -> |difference| / |row| of two runs that must agree; empty where a probe does not apply to a model."""
 
 Allowed = dict[str, float]
 """dtype -> largest |difference| / |row| that a probe lets pass."""
 
+SAME_ROW: Allowed = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 4e-2}
+"""Of two runs of one model over the same tokens, batched in different ways."""
 SAME_BITS: Allowed = dict.fromkeys(SAME_ROW, 0.0)
-# Two runs of one shape were equal to the last bit in 43 architectures and three dtypes on a CPU. The room is for
-# kernels that group tokens by what they hold (experts): a row whose every number is off by a unit in its last place
-# (2^-8 of it in bfloat16); random weights of a model that is not causal came to 7e-3 there, trained ones to far more.
+# Two runs of one shape were equal to the last bit in 43 architectures and three dtypes on a CPU. The tolerance is for
+# kernels that group tokens by their content (experts): it lets every number of a row be off by a unit in its last place
+# (2^-8 of it in bfloat16). In a model that is not causal random weights came to 7e-3 there, trained ones to far more.
 SAME_SHAPE: Allowed = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 4e-3}
 
 ISOLATION = "isolation"
-"""Probed where a config asks for it; all else, at every load."""
+"""Checked where a config asks for it; the others are checked at every load."""
+# Short: every load runs 12 such passes. The first half of a text stays where the probes change the second.
 _LENGTH = 12
 _TEXTS = 4
 
 
 class Probe(NamedTuple):
-    """One assumption."""
+    """One assumption, and how it is checked."""
 
-    assumes: str
-    """What must hold, as a sentence's end: "this model ...: <assumes>"."""
+    failure: str
+    """What is wrong where the assumption does not hold."""
     measure: Callable[[Capture], Measured]
     allowed: Allowed = SAME_SHAPE
     advice: str = "choose another model"
@@ -45,7 +50,7 @@ class Probe(NamedTuple):
 
 
 def probe(capture: Capture) -> None:
-    """Run every probe but that of isolation. Raises: ConfigError naming what does not hold, and the site."""
+    """Run every probe except that of isolation. Raises: ConfigError naming what is wrong, and the site."""
     measured = {name: _checked(capture, name) for name in PROBES if name != ISOLATION}
     values = ", ".join(f"{name} {error:.2g}" for name, error in measured.items())
     log.info("probes of the model, |difference| / |row|: %s", values)
@@ -56,6 +61,39 @@ def check_isolation(capture: Capture) -> None:
     _checked(capture, ISOLATION)
 
 
+def check_sites(whole: WholeModel) -> None:
+    """Check that the model computes with the rows of every site, and that it does so after the sites before it.
+
+    Other rows are written at one site after the other: the logits must change, and no row of a site that runs earlier
+    may. Rows that are written back as they were must change no bit.
+    Raises: ConfigError naming the site.
+    """
+    texts_BS = _texts(whole)
+    logits_BSV, rows = whole.run(texts_BS)
+    names = list(whole.sites)
+    for number, site in enumerate(names):
+        with Splice(whole, site, lambda x_BSM: x_BSM):
+            same = whole.run(texts_BS)
+        with Splice(whole, site, _other_rows):
+            changed = whole.run(texts_BS)
+        earlier = {name: rows[name] for name in names[:number]}
+        errors = _differences({"the logits": logits_BSV, **rows}, {"the logits": same.logits_BSV, **same.captured})
+        errors |= {name: max(errors[name], error) for name, error in _differences(earlier, changed.captured).items()}
+        allowed = allowed_difference("repeated", _dtype(whole), whole.device.type)
+        if wrong := [name for name, error in errors.items() if not error <= allowed]:
+            raise ConfigError(f"store.sites: {site}: writing at this site changes {wrong[0]}, which it must not")
+        if torch.equal(changed.logits_BSV, logits_BSV):
+            raise ConfigError(
+                f"store.sites: {site}: the model computes its logits without these rows (other rows here change no "
+                f"logit); name another site"
+            )
+
+
+def _other_rows(x_BSM: Tensor) -> Tensor:
+    """Rows far from `x_BSM`, zeros included; no constant, which a LayerNorm would take out again."""
+    return x_BSM.flip(-1) + torch.linspace(-1, 1, x_BSM.shape[-1], dtype=x_BSM.dtype, device=x_BSM.device)
+
+
 def _checked(capture: Capture, name: str) -> float:
     """The largest of what a probe measures. Raises: ConfigError if it is more than allowed."""
     one = PROBES[name]
@@ -64,7 +102,7 @@ def _checked(capture: Capture, name: str) -> float:
     for site, error in errors.items():
         if not error <= allowed:
             raise ConfigError(
-                f"{one.key}: {one.assumes}: a probe's rows at {site} are off by {error:.2g} of their length "
+                f"{one.key}: {one.failure}: a probe's rows at {site} are off by {error:.2g} of their length "
                 f"({allowed:g} allowed); {one.advice}"
             )
     return max(errors.values(), default=0.0)
@@ -73,7 +111,7 @@ def _checked(capture: Capture, name: str) -> float:
 def allowed_difference(name: str, dtype: str, device: str = "cpu") -> float:
     """Largest |difference| / |row| that a probe lets pass."""
     allowed = PROBES[name].allowed
-    # Elsewhere sums of many threads may be added in any order, which is no fault of the model.
+    # On other devices sums of many threads are added in any order, which is no fault of the model.
     return (SAME_SHAPE if allowed is SAME_BITS and device != "cpu" else allowed)[dtype]
 
 
@@ -87,7 +125,7 @@ def _run(capture: Capture, token_ids_BS: Tensor, position_ids_BS: Tensor | None 
         return capture.forward(token_ids_BS, position_ids_BS)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a model's code or a device stumbles over
+    except Exception as error:  # a model's code and a device may raise anything
         raise ConfigError(
             f"model.path: a forward pass of a few tokens fails: {type(error).__name__}: {first_line(error)}; "
             f"try another model.dtype or model.device"
@@ -113,7 +151,7 @@ def _rows(captured: dict[str, Tensor], texts: slice, positions: slice) -> dict[s
 
 
 def _texts(capture: Capture) -> Tensor:
-    """Token ids [4, 12], spread over the vocabulary, without those that the config gives a meaning of their own."""
+    """Token ids [4, 12], spread over the vocabulary, without those that the config names (padding, BOS, images)."""
     n_ids = _vocabulary(capture.model)
     named = set(_named_ids(capture.model.config.to_dict()))
     ids = [place for place in range(min(n_ids, 4096)) if place not in named] or list(range(n_ids))
@@ -122,11 +160,11 @@ def _texts(capture: Capture) -> Tensor:
     return torch.tensor(ids)[places].reshape(_TEXTS, length)
 
 
-def _vocabulary(model: Any) -> int:
+def _vocabulary(model: CausalModel) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def _named_ids(config: dict[str, Any]) -> Iterator[int]:
+def _named_ids(config: Mapping[str, Json]) -> Iterator[int]:
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _named_ids(value)
@@ -230,4 +268,4 @@ PROBES: dict[str, Probe] = {
         advice="set it to false, or use mode: sequential",
     ),
 }
-"""In the order they run. A text's rows alone are what is stored, so none may depend on what else is in a batch."""
+"""In the order they run. A row is stored as a function of its text, so none may depend on the rest of its batch."""

@@ -1,0 +1,274 @@
+"""What a planned store will cost, in words and against the limits of the format and of this machine."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from strata_sae.pipeline.available import free_bytes
+from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.training import window_rows
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.spool import Arrangement, corpus_lines
+from strata_sae.pipeline.language_model import Description
+from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
+from strata_sae.stores import Plan, StoreError
+from strata_sae.stores.files.canonical import parse_canonical
+from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
+from strata_sae.stores.format.plan_file import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, check_limits
+from strata_sae.stores.format.shards import ArraySpec
+from strata_sae.stores.serving.mixing import documents_per_window, predicted_variance_ratio
+
+MAX_CHUNKS_PER_UNIT = 2**20
+"""Of all arrays of all sites: the indices of a unit's shards are made in memory, 16 bytes a chunk."""
+GROUPS_HELD = 4
+"""Groups of rows in memory at once: one is run, two wait, one is written (`UnitFiller`)."""
+RECORD_BYTES_PER_COLUMN = 128
+"""Upper bound of what a unit's commit record, or a site's statistics, hold of a column: four numbers."""
+ONCE_BYTES = 2**20
+"""Upper bound of the files that a store has once: plan, vocabulary, MANIFEST."""
+BLOCK_BYTES = 4096
+"""A file takes whole blocks of a disk."""
+_BLOCK_TOKENS = 2**22
+
+
+def check_settings(plan: Plan) -> None:
+    """Check the limits that do not depend on the text, for a plan of one unit. Raises: as `check_draft`."""
+    for refusal in (*_format_limits(plan), *_memory_limit(plan)):
+        raise ConfigError(refusal)
+
+
+def check_draft(path: Path, plan: Plan, arrangement: Arrangement, description: Description) -> None:
+    """Raises: ConfigError naming the key, what was found and what is allowed, for the first limit that is exceeded."""
+    for refusal in _refusals(path, plan, arrangement, description):
+        raise ConfigError(refusal)
+    try:
+        check_limits(plan)
+        parse_canonical(plan.data, "plan.json")
+    except (StoreError, ValueError) as error:
+        raise ConfigError(f"corpus, store: such a store cannot be planned ({error}); ask for less") from None
+
+
+def _refusals(path: Path, plan: Plan, arrangement: Arrangement, description: Description) -> Iterator[str]:
+    yield from _format_limits(plan)
+    yield from _vocabulary_limit(arrangement, description)
+    yield from _memory_limit(plan)
+    yield from _disk_limits(path, plan)
+
+
+def _format_limits(plan: Plan) -> Iterator[str]:
+    columns, widest = sum(plan.sites.values()), max(plan.sites.values())
+    if len(plan.sites) > MAX_SITES or columns > MAX_WIDTHS:
+        yield (
+            f"store.sites: {len(plan.sites):,} sites of {columns:,} columns together; a store holds {MAX_SITES:,} "
+            f"and {MAX_WIDTHS:,} at most; split them over several stores"
+        )
+    if widest * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
+        yield (
+            f"store.chunk_bytes: chunks of {plan.rows_per_chunk:,} rows, {widest * 4 * plan.rows_per_chunk:,} bytes as "
+            f"float32 at the widest site; {MAX_CHUNK_BYTES:,} at most: lower it"
+        )
+    if plan.n_units > MAX_UNITS:
+        yield (
+            f"store.shard_bytes: {plan.n_units:,} units of {plan.rows_per_unit:,} rows; a store has {MAX_UNITS:,} at "
+            f"most; raise it"
+        )
+    chunks = sum(spec.chunks_per_shard for specs in plan.site_specs.values() for spec in specs.values())
+    if chunks > MAX_CHUNKS_PER_UNIT:
+        yield (
+            f"store.shard_bytes: a unit of {chunks:,} chunks, all sites together; {MAX_CHUNKS_PER_UNIT:,} at most; "
+            f"lower it, or raise store.chunk_bytes"
+        )
+
+
+def _vocabulary_limit(arrangement: Arrangement, description: Description) -> Iterator[str]:
+    if description.n_embeddings is None:
+        return
+    token_id = arrangement.spool.token_id
+    largest = max(int(np.max(token_id[at : at + _BLOCK_TOKENS])) for at in range(0, len(token_id), _BLOCK_TOKENS))
+    if largest >= description.n_embeddings:
+        yield (
+            f"model.path: the tokenizer gives token {largest:,}, and the model has {description.n_embeddings:,} "
+            f"embeddings, counted from 0; do the tokenizer's files and config.json belong together?"
+        )
+
+
+def _memory_limit(plan: Plan) -> Iterator[str]:
+    needed, free = filling_bytes(plan), free_bytes(torch.device("cpu"))
+    if needed > free:
+        yield (
+            f"model.batch_tokens: filling a unit takes {needed:,} bytes of memory beside the model, and {free:,} are "
+            f"free; lower it (or store.chunk_bytes), or store fewer sites"
+        )
+
+
+def _disk_limits(path: Path, plan: Plan) -> Iterator[str]:
+    needed, free = disk_bytes(plan), shutil.disk_usage(path.parent).free
+    if needed > free:
+        yield (
+            f"store.path: {path} needs {needed:,} bytes and its disk has {free:,} free; "
+            f"lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
+        )
+    found = os.statvfs(path.parent)
+    # A file system without a fixed number of files says 0 of 0.
+    if found.f_files and n_files(plan) > found.f_favail:
+        yield (
+            f"store.shard_bytes: {n_files(plan):,} files, and the disk of {path} has room for {found.f_favail:,} more; "
+            f"raise it, or set store.path to another disk"
+        )
+
+
+def disk_bytes(plan: Plan) -> int:
+    """Upper bound of the bytes that a finished store takes on a disk, compression left out."""
+    records = RECORD_BYTES_PER_COLUMN * sum(plan.sites.values()) * (plan.n_units + 1)
+    return activation_bytes(plan) + token_map_bytes(plan) + records + ONCE_BYTES + BLOCK_BYTES * n_files(plan)
+
+
+def n_data_files(plan: Plan) -> int:
+    """Files that hold rows: the shards of every array of sites, columns and token map."""
+    token_files = sum(spec.n_shards for spec in plan.token_specs.values())
+    return plan.n_units * len(plan.unit_files(0)) + len(plan.calibration_files()) + token_files
+
+
+def n_files(plan: Plan) -> int:
+    """Data files, a commit record and a timing of each unit, and the files that a store has once."""
+    return n_data_files(plan) + 2 * plan.n_units + len(plan.metadata_files()) + len(plan.sites) + 8
+
+
+def filling_bytes(plan: Plan) -> int:
+    """Memory that filling a unit takes at most, beside the model and its forward pass."""
+    recorded = Recorded.of(plan)
+    item_bytes = 2 if plan.encoding == "bfloat16" else 4
+    columns = sum(plan.sites.values())
+    group_rows = max(GROUP_BATCHES * recorded.model.batch_tokens, recorded.corpus.context_length)
+    held = GROUPS_HELD * min(group_rows, plan.n_rows) * columns * item_bytes
+    arrays = [spec for specs in plan.site_specs.values() for spec in specs.values()]
+    chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # each as collected, and as encoded
+    calibration = sum(stop - start for start, stop in plan.calibration or [])
+    return held + chunks + 2 * calibration * columns * 4  # twice: in pieces, and joined
+
+
+def _chunk_bytes(spec: ArraySpec) -> int:
+    return spec.rows_per_chunk * int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize
+
+
+class Planned(NamedTuple):
+    """A plan that is not written yet, and what it was made from."""
+
+    config: RunConfig
+    model_name: str
+    plan: Plan
+    arrangement: Arrangement
+
+
+def describe_draft(planned: Planned) -> str:
+    """What the store will hold and cost, and how well the training window will mix documents."""
+    return "\n".join(f"{title:<11}{line}" for title, lines in LINES.items() for line in lines(planned))
+
+
+def _model(planned: Planned) -> Iterator[str]:
+    yield f"{planned.model_name} ({planned.config.model.dtype})"
+
+
+def _tokens(planned: Planned) -> Iterator[str]:
+    plan, train_rows = planned.plan, planned.arrangement.splits["train"][1]
+    yield (
+        f"{plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
+        f"{plan.n_rows - train_rows:,} held out; {planned.arrangement.spool.skipped_documents} short documents skipped"
+    )
+
+
+def _copies(planned: Planned) -> Iterator[str]:
+    yield (
+        f"{planned.arrangement.copies:,} of {planned.plan.n_documents:,} documents have the tokens of an earlier one; "
+        f"all documents of the same tokens are on one side of the split"
+    )
+
+
+def _sites(planned: Planned) -> Iterator[str]:
+    plan = planned.plan
+    for site, width in plan.sites.items():
+        yield f"{site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
+
+
+def _store(planned: Planned) -> Iterator[str]:
+    plan = planned.plan
+    exact = "bytes" if plan.compressor == "none" else "bytes before compression"
+    yield (
+        f"{activation_bytes(plan):,} {exact}, and a token map of at most {token_map_bytes(plan):,}; "
+        f"{n_data_files(plan):,} data files"
+    )
+
+
+def _sequences(planned: Planned) -> Iterator[str]:
+    corpus = planned.config.corpus
+    if corpus.mode == "sequential":
+        yield f"documents alone, the first {corpus.context_length} tokens of each"
+    else:
+        isolated = ", none of which sees another" if corpus.isolate_documents else " as one text"
+        yield f"{corpus.context_length} tokens of joined documents{isolated}"
+
+
+def _units(planned: Planned) -> Iterator[str]:
+    plan = planned.plan
+    yield f"{plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows"
+
+
+def _memory(planned: Planned) -> Iterator[str]:
+    yield f"{filling_bytes(planned.plan):,} bytes to fill a unit, beside the model"
+
+
+def _corpus(planned: Planned) -> Iterator[str]:
+    yield from corpus_lines(planned.arrangement.spool.provenance, planned.config.corpus)
+
+
+def _mixing(planned: Planned) -> Iterator[str]:
+    """A line for each window that training will serve: how large it is depends on the sites and on the batch size."""
+    plan, training = planned.plan, planned.config.training
+    train_rows = planned.arrangement.splits["train"][1]
+    starts = planned.arrangement.starts[planned.arrangement.starts <= train_rows]
+    served: dict[tuple[int, int], list[str]] = {}
+    for name, sites, batch_size in _batches(planned.config):
+        rows = window_rows(training, sum(plan.bytes_per_row(site) for site in sites), batch_size)
+        served.setdefault((rows, batch_size), []).append(name)
+    for (rows, batch_size), names in served.items():
+        blocks = max(1, rows // plan.rows_per_chunk)
+        documents = documents_per_window(starts, plan.rows_per_chunk, blocks)
+        ratio = predicted_variance_ratio(starts, plan.rows_per_chunk, blocks, batch_size)
+        where = f"{', '.join(dict.fromkeys(names))}, batches of {batch_size:,}: " if len(served) > 1 else ""
+        capped = f" ({training.window_rows:,} asked for, capped by training.window_bytes)"
+        yield (
+            f"{where}a window of {min(blocks * plan.rows_per_chunk, train_rows):,} rows"
+            f"{capped if rows < min(training.window_rows, train_rows) else ''} spans {documents:,.0f} documents; "
+            f"variance of a batch mean {ratio:.2f} x a perfect shuffle's"
+        )
+
+
+def _batches(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """(site or route, the sites that are read together, rows of a batch) of every SAE that the config trains."""
+    for variant in config.variants.values():
+        batch_size = variant.resolved(config.training).batch_size
+        if variant.route is not None:
+            yield variant.route.name, variant.route.sites, batch_size
+        else:
+            for site in config.training.sites or config.store.sites:
+                yield site, (site,), batch_size
+
+
+LINES: dict[str, Callable[[Planned], Iterator[str]]] = {
+    "model": _model,
+    "tokens": _tokens,
+    "copies": _copies,
+    "corpus": _corpus,
+    "site": _sites,
+    "store": _store,
+    "sequences": _sequences,
+    "units": _units,
+    "memory": _memory,
+    "mixing": _mixing,
+}
+"""Title -> the function that gives its lines. A new line of `plan` is a new function here."""

@@ -1,0 +1,116 @@
+"""The whole model, and a hook that writes: what the model computes from other numbers at a site."""
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from strata_sae.pipeline.language_model.capture import (
+    Capture,
+    Passed,
+    first_argument,
+    main_tensor,
+    rows_per_position,
+)
+from strata_sae.pipeline.language_model.sites import Site
+
+
+@runtime_checkable
+class _Fields(Protocol):
+    """A `ModelOutput` of transformers as what it also is: a dict of its fields that are not None."""
+
+    def keys(self) -> Iterable[str]: ...
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None: ...
+
+
+class Pass(NamedTuple):
+    """What one forward pass of a whole model gave."""
+
+    logits_BSV: Tensor
+    captured: dict[str, Tensor]
+    """{site: activations [B, S, M]}."""
+
+
+class WholeModel(Capture):
+    """A model with all of its layers and its head, from `load(..., whole=True)`."""
+
+    def run(self, token_ids_BS: Tensor, position_ids_BS: Tensor | None = None) -> Pass:
+        """One forward pass to the end, with the arguments of `Capture.forward`; without gradients.
+
+        Returns: logits [B, S, V] and every site's activations, in the model's dtype, on its device. At a spliced site
+            these are what the model computed, before the splice wrote.
+
+        """
+        logits_BSV = self._run(token_ids_BS, position_ids_BS)
+        return Pass(logits_BSV, self._taken())
+
+
+class Splice:
+    """While the `with` block runs, forward passes go on from `write(activations)` at a site.
+
+        with Splice(whole, "blocks.1.hook_resid_post", lambda x_BSM: torch.zeros_like(x_BSM)):
+            logits_BSV = whole.run(token_ids_BS).logits_BSV
+
+    `write` gets [B, S, M] in the model's dtype on its device, and returns a tensor of the same shape, dtype and device.
+    It may write into its argument only if it returns that argument. A module that gives a tuple, a list or a
+    `ModelOutput` gives the same again, with the first item replaced and the others as they were; a site on the input
+    side (`hook_resid_pre`, `mlp.hook_post`) is written before its module runs. The hook is removed when the block
+    ends, by an error too. Splices of several sites, or of one site several times, may be nested; at one site they
+    write in the order in which they were entered.
+    """
+
+    def __init__(self, model: Capture, site: str, write: Callable[[Tensor], Tensor]) -> None:
+        """Raises: KeyError for a site that the model was not loaded with."""
+        self._model, self._site, self._write = model, model.sites[site], write
+
+    def __enter__(self) -> None:
+        module = self._model.model.get_submodule(self._site.module_path)
+        if self._site.side == "input":
+            self._handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        else:
+            self._handle = module.register_forward_hook(self._after)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.remove()
+
+    def _before(
+        self, module: nn.Module, args: tuple[Passed, ...], kwargs: dict[str, Passed]
+    ) -> tuple[tuple[Passed, ...], dict[str, Passed]]:
+        name = first_argument(module, args, kwargs)
+        if name is None:
+            return (self._written(args[0] if args else None), *args[1:]), kwargs
+        return args, kwargs | {name: self._written(kwargs[name])}
+
+    def _after(self, module: nn.Module, args: tuple[Passed, ...], output: Passed) -> Passed:
+        return self._written(output)
+
+    def _written(self, value: Passed) -> Passed:
+        found = main_tensor(value, self._site)
+        rows_BSM = rows_per_position(found, self._site, self._model.token_ids_BS)
+        written_BSM = self._write(rows_BSM)
+        _check_alike(written_BSM, rows_BSM, self._site)
+        return _with_main_tensor(value, written_BSM.reshape(found.shape))
+
+
+def _with_main_tensor(value: Passed, tensor: Tensor) -> Passed:
+    """A value of the same kind with another tensor where `main_tensor` finds one."""
+    if isinstance(value, _Fields):
+        value[next(iter(value.keys()))] = tensor
+        return value
+    if isinstance(value, tuple):
+        return tuple.__new__(type(value), (tensor, *value[1:]))  # a named tuple stays one
+    if isinstance(value, list):
+        return [tensor, *value[1:]]
+    return tensor
+
+
+def _check_alike(written: Tensor, read: Tensor, site: Site) -> None:
+    if (written.shape, written.dtype, written.device) != (read.shape, read.dtype, read.device):
+        raise ValueError(
+            f"{site.name}: a splice must give what it got, {read.dtype} of shape {list(read.shape)} on {read.device}; "
+            f"it gave {written.dtype} of shape {list(written.shape)} on {written.device}"
+        )
