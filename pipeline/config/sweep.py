@@ -30,11 +30,9 @@ MAX_NAME = 64
 _VAGUE = ("start", "end")
 """Ends of keys that are no name by themselves: they say nothing of what the schedule is of."""
 
+_VALUES = {"anyOf": [{"type": "array"}, {"type": "object"}]}
 Sweep = Annotated[
-    None,
-    WithJsonSchema(
-        {"anyOf": [{"type": "object", "additionalProperties": {"type": ["array", "object"]}}, {"type": "null"}]}
-    ),
+    None, WithJsonSchema({"anyOf": [{"type": "object", "additionalProperties": _VALUES}, {"type": "null"}]})
 ]
 """What a config says of a sweep: in a file a grid, and nothing once it is written out."""
 Grid = dict[str, dict[str, Yaml]]
