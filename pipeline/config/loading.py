@@ -35,11 +35,8 @@ def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) 
 
 def dump(config: RunConfig) -> str:
     """YAML of every key of a config, defaults included; `load` reads an equal config from it."""
-    data = config.model_dump(mode="json")
-    for variant in data["variants"].values():
-        for term in variant["objective"].values():
-            term.pop("term", None)  # the key above it says so
-    return unparse(data)
+    excluded = {"variants": {"__all__": {"objective": {"__all__": {"term"}}}}}  # a term's key is its name already
+    return unparse(config.model_dump(mode="json", exclude=excluded))
 
 
 def _mapping(path: Path) -> tuple[dict[str, Yaml], dict[KeyPath, str]]:

@@ -5,6 +5,7 @@ import re
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import CoreModeRef, CoreRef, DefsRef, GenerateJsonSchema
+from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.strict_yaml import Yaml
@@ -26,8 +27,7 @@ def json_schema() -> dict[str, Yaml]:
     No key is required in it: a sweep, `--set`, or the file that a file of variants is added to may give what is
     missing. `load` says what is.
     """
-    schema: dict[str, Yaml] = RunConfig.model_json_schema(schema_generator=_ByClass)
-    _require_nothing(schema)
+    schema: dict[str, Yaml] = RunConfig.model_json_schema(schema_generator=_OfAFile)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -37,8 +37,11 @@ def whole_config() -> "Place":
     return Place.model_validate(_inlined(schema, schema["$defs"]))
 
 
-class _ByClass(GenerateJsonSchema):
-    """Calls the settings of TopK `TopKSettings`, in whichever file the class lies."""
+class _OfAFile(GenerateJsonSchema):
+    """Requires no key, and calls the settings of TopK `TopKSettings`, in whichever file the class lies."""
+
+    def field_is_required(self, field: ModelField | DataclassField | TypedDictField, total: bool) -> bool:
+        return False
 
     def get_defs_ref(self, core_mode_ref: CoreModeRef) -> DefsRef:
         reference, mode = core_mode_ref
@@ -113,13 +116,6 @@ class Place(BaseModel):
             return self.properties.get(step)
         rest = [*self.pattern_properties.values(), self.additional_properties]
         return next((place for place in rest if isinstance(place, Place)), None)
-
-
-def _require_nothing(node: Yaml) -> None:
-    if isinstance(node, dict) and isinstance(node.get("required"), list):
-        del node["required"]
-    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _require_nothing(inner)
 
 
 def _inlined(node: Yaml, definitions: Yaml) -> Yaml:

@@ -45,7 +45,11 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
     Raises: ValueError for a grid that is none, equal names, long names or too many variants.
     """
     shared = _mapping("sweep", common)
-    grids = {name: _grid(name, shared | _own(name, data)) for name, data in variants.items() if isinstance(data, dict)}
+    grids = {
+        name: _grid(name, shared | _mapping(f"variants.{name}.sweep", data.get("sweep")))
+        for name, data in variants.items()
+        if isinstance(data, dict)
+    }
     if (n_variants := sum(prod(len(values) for values in grid.values()) for grid in grids.values())) > MAX_VARIANTS:
         raise ValueError(f"sweeps make {n_variants} variants; at most {MAX_VARIANTS}; use fewer values")
     expanded: dict[str, tuple[str, Yaml]] = {}
@@ -67,10 +71,6 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
                 )
             expanded[named] = (name, made)
     return expanded
-
-
-def _own(name: str, data: dict[str, Yaml]) -> dict[str, Yaml]:
-    return _mapping(f"variants.{name}.sweep", data.get("sweep"))
 
 
 def _mapping(where: str, grid: Yaml) -> dict[str, Yaml]:
