@@ -27,7 +27,7 @@ from strata_sae.stores import ActivationStore, Batches, Filters
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.reading.masks import permutation
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter
 
@@ -83,7 +83,7 @@ def make_store(path: Path, n_rows: int, d_model: int, encoding: str) -> tuple[Ac
             plain[first : first + len(rows_RM)] = rows_RM.view(np.uint32) >> 16 if dtype == "<u2" else rows_RM
             writer.append(SITE, np.asarray(plain[first : first + len(rows_RM)]))
         writer.commit()
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     return ActivationStore.open(path), plain
 
 

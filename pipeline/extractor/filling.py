@@ -24,7 +24,7 @@ from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import unit_bytes
 from strata_sae.stores.reading.array import StoredArray, shard_records
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_pro
     if missing:
         _check_space(path, plan, missing)
         _fill(settings, files, path, plan, len(missing), show_progress)
-    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
+    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish_store(files, path, plan)[:12])
 
 
 def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:

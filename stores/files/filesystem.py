@@ -30,7 +30,7 @@ class FileSystem:
         os.fsync(descriptor)
 
     def sync_path(self, path: Path) -> None:
-        """Make the bytes of a file that somebody else wrote survive a power cut."""
+        """Make the bytes of a file that another process wrote survive a power cut."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.fsync(descriptor)
@@ -38,7 +38,7 @@ class FileSystem:
             os.close(descriptor)
 
     def close(self, descriptor: int) -> None:
-        """Let go of a descriptor."""
+        """Close a descriptor."""
         os.close(descriptor)
 
     def sync_folder(self, path: Path) -> None:
@@ -104,9 +104,9 @@ def write_pieces(files: FileSystem, path: Path, pieces: Iterable[bytes | memoryv
 
 
 def publish_exclusive(files: FileSystem, draft: Path, path: Path, data: bytes) -> bool:
-    """Make `path` appear with all of its bytes, durably, unless somebody else made it first. Returns whether we did.
+    """Make `path` appear with all of its bytes, durably, unless it is there. Returns whether this call made it.
 
-    `draft`: a free name in a folder of the same file system that is cleaned up if we die here.
+    `draft`: a free name in a folder of the same file system that the next recovery removes.
     """
     write_new(files, draft, data)
     try:

@@ -74,7 +74,7 @@ def _add(records: ShardRecords, file: FileRecord, statistics: Json, store: Path,
 def check_opened(store: Path, plan: Plan, seen: dict[str, Identity] | None = None) -> Contents:
     """What opening checks: manifest, commit records, statistics, metadata, and the size of every file.
 
-    `seen`: is told which file each name stood for, so that what is opened later can be compared.
+    `seen`: receives the identity of every file, with which files that are opened later are compared.
 
     Raises: StoreError listing what is missing, extra, empty, truncated or not a plain file.
     """
@@ -161,5 +161,5 @@ def _walk(store: Path, folder: str, expected: set[str]) -> Iterator[tuple[str, I
                 yield name, identity_of(entry.stat())
             elif name in expected:
                 yield from _walk(store, name, expected)
-            elif name != STAGING:  # a folder of nobody's: what lies in it, and how deep, does not matter
+            elif name != STAGING:  # a folder that belongs to no store: what lies in it does not matter
                 yield name, identity_of(entry.stat())
