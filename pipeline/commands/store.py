@@ -64,10 +64,10 @@ def info(
 ) -> None:
     """What a store holds."""
     from strata_sae.stores import ActivationStore
-    from strata_sae.stores.front.listing import describe
+    from strata_sae.stores.front.listing import summary_text
 
     summary = ActivationStore.open(store).summary()
-    typer.echo(json.dumps(summary, indent=2) if as_json else describe(summary))
+    typer.echo(json.dumps(summary, indent=2) if as_json else summary_text(summary))
 
 
 @store_app.command()

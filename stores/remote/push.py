@@ -1,4 +1,4 @@
-"""Sending a finished store: its identity first, then its data, the MANIFEST last, so that half a store is never seen."""
+"""Sending a finished store: its identity first, then its data, the MANIFEST last, so that no half store is seen."""
 
 import json
 import re
