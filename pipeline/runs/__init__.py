@@ -1,16 +1,5 @@
 """Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
 
-from strata_sae.pipeline.runs.durable import (
-    make_folder,
-    naming,
-    publish_folder,
-    remove_folder,
-    remove_staged,
-    sha256_of,
-    staging_path,
-    sync,
-    write_bytes,
-)
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder, only_writer
 from strata_sae.pipeline.runs.record_files import (
     changed_keys,
@@ -22,6 +11,17 @@ from strata_sae.pipeline.runs.record_files import (
     write_yaml,
 )
 from strata_sae.pipeline.runs.records import environment
+from strata_sae.stores.files.filesystem import (
+    make_folder,
+    naming,
+    publish_folder,
+    remove_folder,
+    remove_staged,
+    staging_path,
+    sync,
+    write_bytes,
+)
+from strata_sae.stores.files.hashing import file_sha256 as sha256_of
 
 __all__ = [
     "RunFolder",

@@ -7,11 +7,11 @@ Every function raises CheckpointError on the first thing that does not match.
 from pathlib import Path
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs.durable import sha256_of
 from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import Found, read_record
 from strata_sae.pipeline.runs.records import Ending, SAERecord
+from strata_sae.stores.files.hashing import file_sha256 as sha256_of
 
 UNHASHED = "written before records carried a hash: not checked"
 

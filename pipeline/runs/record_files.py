@@ -9,11 +9,11 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import JsonValue, ValidationError
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs.durable import write_bytes
 from strata_sae.pipeline.runs.migration import VERSION, JsonObject, migrated
 from strata_sae.pipeline.runs.records import Record
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_json
+from strata_sae.stores.files.filesystem import write_bytes
 
 R = TypeVar("R", bound=Record)
 

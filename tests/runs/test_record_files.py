@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.runs import (
     RunFolder,
     changed_keys,
-    durable,
     environment,
     fingerprint,
     json_text,
@@ -220,7 +220,7 @@ def test_removal_never_leaves_half_a_folder_under_its_name(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable.shutil, "rmtree", killed)
+        patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_folder(tmp_path / "a")
     assert not (tmp_path / "a").exists()
