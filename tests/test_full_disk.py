@@ -128,7 +128,7 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
     assert results(work) == results(stages[after])
 
 
-# Every place of pipeline/ and of stores.files that writes to a disk, and the stage above that reaches it. The others are
+# Every place of pipeline/ and of stores.files that writes to a disk, and the stage above that reaches it. Others are
 # to use `write_bytes`; each of them holds a file open, or is written by a library.
 WRITERS = {
     ("stores/files/filesystem.py", "write_bytes"): "train",
