@@ -1,14 +1,12 @@
 """Where things lie in a run folder, and the lock that gives it one writer at a time."""
 
-import errno
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.stores.files.locks import hold
 
 
 @dataclass(frozen=True)
@@ -127,15 +125,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     On a file system that knows no locks, none is taken. Raises: CheckpointError if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise CheckpointError(
-                    f"{folder}: another process is writing this run; wait for it, or give this run another name"
-                ) from None
+            held.enter_context(hold(folder, wait=False, needed=False))
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{folder}: another process is writing this run; wait for it, or give this run another name"
+            ) from None
         yield
-    finally:
-        os.close(descriptor)
