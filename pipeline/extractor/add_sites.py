@@ -42,7 +42,9 @@ def add_sites(
             f"Go back to what it was; rows of two models do not belong together"
         )
     n_rows = base.plan.n_rows
-    plan = plan_derived_store(FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows))
+    plan = plan_derived_store(
+        FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows)
+    )
     _check_tokens(base, plan, out)
     if not (out / MANIFEST).is_file():
         fill_and_finish(settings, out, plan, show_progress=show_progress)
