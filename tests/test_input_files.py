@@ -1,6 +1,7 @@
 """Hashes are remembered while a file is as it was, and not one moment longer."""
 
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -26,13 +27,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A number for every file whose bytes were read."""
     counted: list[int] = []
-    digest = module.hashlib.file_digest
+    digest = hashlib.file_digest
 
     def counting(file: object, name: str) -> object:
         counted.append(1)
         return digest(file, name)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module.hashlib, "file_digest", counting)
+    monkeypatch.setattr(hashlib, "file_digest", counting)
     return counted
 
 
