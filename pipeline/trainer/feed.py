@@ -14,8 +14,8 @@ from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.pipeline.trainer.pending import Pending
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.diagnostics import BatchMixing, batch_mixing
-from strata_sae.stores.serving.multi_site import JoinedBatches
+from strata_sae.stores.serving.batches import JoinedBatches
+from strata_sae.stores.serving.mixing import BatchMixing, batch_mixing
 
 
 class Rows(NamedTuple):

@@ -7,9 +7,8 @@ from strata_sae.pipeline.runs import make_folder, naming
 from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.trainer.groups import Group
-from strata_sae.stores.serving.batches import Batches
-from strata_sae.stores.serving.diagnostics import BatchMixing
-from strata_sae.stores.serving.multi_site import JoinedBatches
+from strata_sae.stores.serving.batches import Batches, JoinedBatches
+from strata_sae.stores.serving.mixing import BatchMixing
 
 
 class LoaderLog:

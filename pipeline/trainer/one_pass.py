@@ -20,7 +20,7 @@ from strata_sae.pipeline.trainer.pending import Pending
 from strata_sae.pipeline.trainer.session import Session
 from strata_sae.pipeline.trainer.trainee import Trainee
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.diagnostics import BatchMixing
+from strata_sae.stores.serving.mixing import BatchMixing
 
 
 def train_group(

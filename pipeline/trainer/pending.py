@@ -12,7 +12,7 @@ from strata_sae.pipeline.trainer.scaling import Scaling, scaling
 from strata_sae.pipeline.trainer.session import is_done
 from strata_sae.stores import Filters
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.multi_site import joint_mask
+from strata_sae.stores.serving.batches import joint_mask
 
 log = logging.getLogger(__name__)
 

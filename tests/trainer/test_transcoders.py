@@ -19,7 +19,7 @@ from strata_sae.pipeline.runs.trained import load
 from strata_sae.pipeline.trainer import session
 from strata_sae.pipeline.trainer.train import describe_training, train
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.serving.multi_site import joint_mask
+from strata_sae.stores.serving.batches import joint_mask
 from support.planted_pair import (
     ALL,
     CROSSCODER,
