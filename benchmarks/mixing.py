@@ -25,7 +25,7 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.stores import ActivationStore, Batches, Filters
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.serving.diagnostics import batch_mixing
+from strata_sae.stores.serving.mixing import batch_mixing
 from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store
 from strata_sae.stores.writing.units import UnitWriter

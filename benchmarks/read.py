@@ -96,7 +96,7 @@ def timed(job: Callable[[], None], n_rows: int) -> Timing:
 class Reader:
     """Serves one epoch after another."""
 
-    def __init__(self, path: Path, window_rows: int, filters: Filters | None = None) -> None:
+    def __init__(self, path: Path, window_rows: int, filters: Filters = Filters()) -> None:
         # Readers that share an opened store would share its mapped pages too.
         self._batches = Batches(
             ActivationStore.open(path), SITE, batch_size=BATCH, window_rows=window_rows, filters=filters

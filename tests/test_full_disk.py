@@ -133,8 +133,8 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
 WRITERS = {
     ("stores/files/filesystem.py", "write_bytes"): "train",
     ("trainer/checkpoint.py", "_write"): "train",
-    ("trainer/curves.py", "__init__"): "train",
-    ("trainer/loader_log.py", "_append"): "train",
+    ("trainer/session.py", "__init__"): "train",
+    ("trainer/one_pass.py", "_append"): "train",
     ("extractor/spool.py", "spool_documents"): "extract",
 }
 
