@@ -1,7 +1,6 @@
 """Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from strata_sae.pipeline.tensors import choose_device
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.one_pass import run_pass
 from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes
+from strata_sae.stores.files.filesystem import missing_space
 from strata_sae.stores.front.aligned import Together
 
 log = logging.getLogger(__name__)
@@ -102,13 +102,10 @@ def _check_space(run: RunFolder, passes: list[Pass]) -> None:
     """Raises: CheckpointError if the run folder's disk lacks room for what is not there yet."""
     folders = (job.folder.checkpoints for pass_ in passes for job in pass_.jobs)
     there = sum(path.stat().st_size for folder in folders for path in folder.rglob("*.safetensors"))
-    needed = disk_bytes(passes) - there
-    free = shutil.disk_usage(run.path).free
-    if needed > free:
+    if problem := missing_space(run.path, disk_bytes(passes) - there):
         raise CheckpointError(
-            f"{run.path}: training needs about {needed:,} bytes for checkpoints and weights, and its disk has {free:,} "
-            "free; free some, train fewer variants at once (--only, or a lower training.memory_bytes), or raise "
-            "training.checkpoint_every_steps to n_steps"
+            f"{run.path}: training {problem} for checkpoints and weights; free some, train fewer variants at once "
+            "(--only, or a lower training.memory_bytes), or raise training.checkpoint_every_steps to n_steps"
         )
 
 

@@ -1,6 +1,5 @@
 """Windows in memory that several processes on a machine share: the first one to need a window fills it for all."""
 
-import fcntl
 import shutil
 import threading
 import time
@@ -144,11 +143,11 @@ class SharedWindows:
         free_since: float | None = None
         pause = 0.001
         while not claim.cancelled:
-            if slot.holds == window and slot.lock(fcntl.LOCK_SH):
+            if slot.holds == window and slot.lock(shared=True):
                 if slot.holds == window:
                     return True
                 slot.unlock()
-            if slot.lock(fcntl.LOCK_EX):
+            if slot.lock(shared=False):
                 free_since = free_since or time.monotonic()
                 # Processes that are ahead of this one need a later window, unless the one that filled it died.
                 if slot.holds < window or time.monotonic() - free_since > _ABANDONED_SECONDS:

@@ -1,6 +1,5 @@
 """Files in shared memory, each with room for one window, and the locks that say which process reads or fills them."""
 
-import fcntl
 import mmap
 import os
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.files.locks import release, take
 from strata_sae.stores.serving.windows import WindowBuffer
 
 NOTHING = -1
@@ -41,9 +41,9 @@ class Slot:
         self._descriptor = open_own(path)
         try:
             if os.fstat(self._descriptor).st_size < size:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                take(self._descriptor)
                 _reserve(self._descriptor, size)
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                release(self._descriptor)
             memory = mmap.mmap(self._descriptor, size)
         except BaseException:
             os.close(self._descriptor)
@@ -65,17 +65,13 @@ class Slot:
         """Number of the window whose filling was begun last."""
         return int(self._header[1]) - 1
 
-    def lock(self, how: int) -> bool:
+    def lock(self, *, shared: bool) -> bool:
         """Take a shared or exclusive lock, or change one into the other. Returns: whether that was possible at once."""
-        try:
-            fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        return take(self._descriptor, shared=shared, wait=False)
 
     def unlock(self) -> None:
         """Release the lock, if this object has it."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        release(self._descriptor)
 
     def fill(self, window: int, fill: Callable[[WindowBuffer], None]) -> None:
         """Fill the slot with a window; needs the exclusive lock. Until it is whole, `holds` is `NOTHING`."""
@@ -102,7 +98,7 @@ class SlotUsers:
             _remove_if_unused(present)  # all of its users may have been killed
         while True:
             self._descriptor = open_own(path)
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            take(self._descriptor, shared=True)
             if os.fstat(self._descriptor).st_nlink:
                 return
             os.close(self._descriptor)  # another process removed the file before this one had the lock
@@ -127,13 +123,10 @@ def _remove_if_unused(present: Path) -> None:
     except OSError:  # removed already, or another user's
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:  # else the name belongs to a new file by now
+        if take(descriptor, wait=False) and os.fstat(descriptor).st_nlink:  # else the name belongs to a new file by now
             for slot in slot_paths(present):
                 slot.unlink(missing_ok=True)
             present.unlink()
-    except BlockingIOError:
-        pass
     finally:
         os.close(descriptor)
 
