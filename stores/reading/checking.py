@@ -13,7 +13,7 @@ from strata_sae.stores.format.commits import commits, read_listed, read_manifest
 from strata_sae.stores.format.plan import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS, Plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.format.shards import ArraySpec, largest_shard_bytes, shard_bytes
-from strata_sae.stores.reading.array import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records
+from strata_sae.stores.reading.array import ChunkRecords, NormRecords, ShardRecords, shard_records
 
 _SHOWN = 5
 
@@ -58,7 +58,7 @@ def _unit_records(plan: Plan, specs: dict[str, ArraySpec]) -> dict[str, ShardRec
     """What is to be filled with the records of a site's units, by the array's path."""
     if plan.version > 1:
         return {spec.path: ChunkRecords() for spec in specs.values()}
-    return {spec.path: NormRecords(spec) if name == "norm" else NoRecords() for name, spec in specs.items()}
+    return {spec.path: NormRecords(spec) if name == "norm" else ShardRecords() for name, spec in specs.items()}
 
 
 def _add(records: ShardRecords, file: FileRecord, statistics: Json, store: Path, unit: int) -> None:
