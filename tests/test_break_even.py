@@ -40,13 +40,6 @@ def test_the_number_of_passes_is_where_the_costs_cross(name: str, storage: str, 
     assert passes >= 2  # one pass never pays
 
 
-def test_tokens_cancel_and_bytes_do_not() -> None:
-    model = SCRIPT["MODELS"]["2B"]
-    assert len({Case(*model, tokens, 1, 0.5).passes() for tokens in (1e6, 1e8, 1e10)}) == 1
-    assert Case(*model, 1e9, 1, 0.5, encoding="int8").passes() < Case(*model, 1e9, 1, 0.5).passes()
-    assert Case(*model, 1e9, 1, 0.5, storage="object", egress=True).passes() == inf
-
-
 def test_a_case_by_hand() -> None:
     """8B, one site halfway, 1e9 tokens, bfloat16, own disks for a month."""
     case = Case(8e9, 4096, 1e9, 1, 0.5)

@@ -1,4 +1,4 @@
-"""docs/weaknesses.md cites tests, benchmarks and records that are there, and every row of it some."""
+"""docs/weaknesses.md cites tests, benchmarks and records that are there."""
 
 import re
 from pathlib import Path
@@ -21,13 +21,3 @@ def test_what_the_page_cites_is_there() -> None:
     assert missing(PAGE) == []
     made_up = "`test_that_nobody_wrote` and `benchmarks/of_nothing.py`"
     assert missing(made_up) == ["test_that_nobody_wrote", "benchmarks/of_nothing.py"], "control"
-
-
-def test_every_row_names_what_shows_it() -> None:
-    rows = [line for line in PAGE.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) > 30
-    for row in rows:
-        weakness, here, shown = row.strip("| ").split(" | ")
-        assert re.search(r"\(.*(SAELens|dictionary_learning|fork|activault|saev|Llamascopium)", weakness), weakness
-        assert here
-        assert re.fullmatch(r"(`(test_\w+|benchmarks/\w+\.py|docs/log\.md)`(, )?)+", shown), weakness

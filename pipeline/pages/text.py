@@ -1,6 +1,7 @@
-"""Text of strangers made safe to show: it becomes no markup, no script, no formula, and names nobody's folders."""
+"""Text for pages: numbers as people read them, and text of strangers that becomes no markup, script or formula."""
 
 import json
+import math
 import unicodedata
 from pathlib import PurePath
 from typing import TypeVar
@@ -12,6 +13,10 @@ from strata_sae.pipeline.paths import impersonal
 
 T = TypeVar("T")
 
+UNKNOWN = "\N{EN DASH}"
+"""Stands for a number that is not known."""
+DECIMALS = {"latents": 0, "latents per row": 1, "fraction of variance": 4, "cosine": 3, "ratio": 3}
+"""Unit -> digits after the point that are worth showing; of other units three digits are."""
 _SYMBOLS = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -77,3 +82,27 @@ def _masked_path(path: str) -> str:
     hashed = impersonal(path)
     is_home = str(PurePath(path).parent) in _HOMES or PurePath(path).name.startswith("~")
     return hashed[hashed.rindex("#") :] if is_home and hashed != path else hashed
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin spaces between thousands; a dash for what is not known."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in the largest decimal unit that leaves a number of at least 1."""
+    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= power:
+            return f"{n_bytes / power:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def show(value: float | None, unit: str) -> str:
+    """A number with as many digits as its unit is worth; a dash for what does not exist."""
+    if value is None:
+        return UNKNOWN
+    if unit in DECIMALS:
+        return f"{value:.{DECIMALS[unit]}f}" if DECIMALS[unit] else count(value)
+    return f"{value:#.3g}" if abs(value) < 100 else count(value)

@@ -1,22 +1,39 @@
 """Stage 4: a run folder -> report.html, one self-contained page, and results.csv."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from pydantic import JsonValue
 
-from strata_sae.pipeline.pages.page import file_text, policy, template
+from strata_sae.pipeline.pages import file_text, policy, template
 from strata_sae.pipeline.pages.text import script_json, visible
-from strata_sae.pipeline.report.facts import environment_facts, run_facts, store_facts, uneven_sites, variant_facts
-from strata_sae.pipeline.report.leaves import record_tables
-from strata_sae.pipeline.report.mixing import HEADS, mixing_table
-from strata_sae.pipeline.report.results import curve_definitions, definitions, pretty, result_tables, results_csv
+from strata_sae.pipeline.report.facts import (
+    environment_facts,
+    run_facts,
+    statement,
+    store_facts,
+    uneven_sites,
+    variant_facts,
+)
+from strata_sae.pipeline.report.results import (
+    MIXING_HEADS,
+    curve_definitions,
+    definitions,
+    loader_totals,
+    mixing_table,
+    pretty,
+    result_tables,
+    results_csv,
+)
 from strata_sae.pipeline.report.run_data import Run, Trained, read_run
-from strata_sae.pipeline.report.statement import statement
 from strata_sae.pipeline.runs import RunFolder, write_bytes
 from strata_sae.pipeline.runs.evaluation_records import Histogram
 from strata_sae.pipeline.runs.migration import JsonObject
+from strata_sae.pipeline.runs.records import Record
 
 REPORT = "strata_sae.pipeline.report"
 N_COLOURS = 10
@@ -24,6 +41,9 @@ COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
 CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS)
 MAX_CURVE_POINTS = 400
 """Points of a curve: a figure is about that many pixels wide."""
+ELSEWHERE = ("metrics.density_histogram", "metrics.definitions")
+"""What the page shows as a figure, or once for all SAEs."""
+Cells = list[tuple[str, str]]
 
 
 def write_report(run_folder: Path, title: str | None = None) -> Path:
@@ -50,7 +70,7 @@ def render(run: Run, title: str | None) -> str:
         statement=statement(run),
         run_facts=run_facts(run),
         store_facts=store_facts(run),
-        mixing_heads=HEADS,
+        mixing_heads=MIXING_HEADS,
         mixing_table=mixing_table(run),
         uneven=uneven_sites(run),
         tables=result_tables(run),
@@ -103,3 +123,48 @@ def _series(sae: Trained, key: str) -> JsonObject:
     stride = max(1, -(-len(points) // MAX_CURVE_POINTS))
     kept = points[(len(points) - 1) % stride :: stride]
     return {"step": [step for step, _ in kept], "value": [value for _, value in kept]}
+
+
+def record_tables(run: Run) -> list[tuple[str, Cells]]:
+    """For each record a title and its values, keys in their order."""
+    tables = [("environment.json", _cells("environment", run.environment)), ("store.json", _cells("store", run.store))]
+    for site in run.sites:
+        tables += [(f"loader of {site}", _cells("loader", total)) for total in loader_totals(run.loader.get(site, []))]
+    tables += [(f"{sae.variant}@{sae.site}", _of_sae(sae)) for site in run.sites for sae in run.at(site)]
+    return [(title, cells) for title, cells in tables if cells]
+
+
+def _of_sae(sae: Trained) -> Cells:
+    metrics = _data(sae.metrics)
+    if sae.metrics is not None:
+        metrics["metrics"] = {name: measured.value for name, measured in sae.metrics.metrics.items()}
+    examples = {key: value for key, value in _data(sae.examples).items() if key != "latents"}
+    curves = sae.curves[-1] if sae.curves else None
+    return [
+        *_cells("config", sae.config),
+        *_cells("training", sae.training),
+        *_cells("metrics", metrics),
+        *_cells("curves", curves),
+        *_cells("examples", examples),
+    ]
+
+
+def _data(record: Record | None) -> JsonObject:
+    return {} if record is None else record.model_dump(mode="json")
+
+
+def _cells(prefix: str, record: Record | JsonObject | None) -> Cells:
+    data = record if isinstance(record, dict) else _data(record)
+    return [(key, text) for key, text in _leaves(prefix, data) if not key.startswith(ELSEWHERE)]
+
+
+def _leaves(key: str, value: JsonValue) -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values: text as it is, everything else as JSON; what is null or empty has no value."""
+    if isinstance(value, dict):
+        for name, item in sorted(value.items()):
+            yield from _leaves(f"{key}.{name}", item)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _leaves(f"{key}.{place}", item)
+    elif value is not None:
+        yield key, value if isinstance(value, str) else json.dumps(value)

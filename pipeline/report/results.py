@@ -1,13 +1,13 @@
-"""The results as tables: one per site on the page, and results.csv with every metric."""
+"""The tables: results of each site, results.csv with every metric, and how well the batches were mixed."""
 
 import csv
 import io
 import re
 from typing import NamedTuple
 
-from strata_sae.pipeline.pages.text import csv_cell
-from strata_sae.pipeline.report.facts import UNKNOWN, count
+from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, show
 from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.runs.records import CurveLine, LoaderLine
 
 LABELS = {
     "l0": "L0",
@@ -32,8 +32,12 @@ CURVE_DEFINITIONS = {
     "orthogonality/competing_pairs": "Pairs of latents that are active together often enough, in one training batch, "
     "for the orthogonality term to push them apart.",
 }
-DECIMALS = {"latents": 0, "latents per row": 1, "fraction of variance": 4, "cosine": 3, "ratio": 3}
 ONLY_IN_CSV = ("sse", "alive_latents")
+COUNTED = ("waits", "n_bytes", "steps")
+ADDED_UP = tuple(name for name in LoaderLine.model_fields if name.endswith("seconds") or name in COUNTED)
+"""Keys of the loader's log whose lines are summed; the others are alike in all lines of one batch size and seed."""
+MIXING_HEADS = ("batches of", "documents in one", "positions in one", "variance ratio", "read", "decoding", "waiting")
+SHOWN = "mixing/documents_ratio"
 
 
 class Column(NamedTuple):
@@ -130,15 +134,6 @@ def _row(sae: Trained, columns: list[Column]) -> Row:
     return Row(sae.variant, status, cells)
 
 
-def show(value: float | None, unit: str) -> str:
-    """A number with as many digits as its unit is worth; a dash for what does not exist."""
-    if value is None:
-        return UNKNOWN
-    if unit in DECIMALS:
-        return f"{value:.{DECIMALS[unit]}f}" if DECIMALS[unit] else count(value)
-    return f"{value:#.3g}" if abs(value) < 100 else count(value)
-
-
 def results_csv(run: Run) -> str:
     """One line per SAE, every metric with its unit in the header; no cell can become a formula."""
     units = {name: entry.unit for name, entry in definitions(run).items()}
@@ -153,3 +148,81 @@ def results_csv(run: Run) -> str:
         cells += [sae.metrics.split, sae.metrics.n_rows, sae.metrics.store_id] if sae.metrics else [None] * 3
         writer.writerow([csv_cell(cell) for cell in [*cells, *(sae.value(name) for name in units)]])
     return text.getvalue()
+
+
+def loader_totals(lines: list[LoaderLine]) -> list[LoaderLine]:
+    """The lines of a loader's log, added up for each batch size and seed; of what is no sum, the last."""
+    totals: dict[tuple[int, int], LoaderLine] = {}
+    for line in lines:
+        key = (line.batch_size, line.seed)
+        before = totals.get(key)
+        sums = {name: getattr(before, name) + getattr(line, name) for name in ADDED_UP} if before else {}
+        totals[key] = line.model_copy(update=sums)
+    return list(totals.values())
+
+
+def mixing_table(run: Run) -> list[tuple[str, list[str]]]:
+    """For each site, batch size and seed: (what, one cell for each of MIXING_HEADS)."""
+    table = []
+    for site in run.sites:
+        logs = {(total.batch_size, total.seed): total for total in loader_totals(run.loader.get(site, []))}
+        for key in dict.fromkeys(_key(sae) for sae in run.at(site)):
+            lines = max((_measured(sae) for sae in run.at(site) if _key(sae) == key), key=len)
+            log = logs.get(key) if key else None
+            if lines or log:
+                batches = f"{count(key[0])} rows, seed {count(key[1])}" if key else UNKNOWN
+                table.append((site, [batches, *_mixed(lines, log), *_speed(log)]))
+    return table
+
+
+def _key(sae: Trained) -> tuple[int, int] | None:
+    """Batch size and seed of what an SAE was trained on: those of the lines of its loader's log."""
+    return (sae.config.training.batch_size, sae.config.seed) if sae.config else None
+
+
+def _measured(sae: Trained) -> list[CurveLine]:
+    return [line for line in sae.curves if line.value(SHOWN) is not None]
+
+
+def _mixed(lines: list[CurveLine], log: LoaderLine | None) -> list[str]:
+    predicted = log.predicted_variance_ratio if log else None
+    measured = _mean(lines, "mixing/variance_ratio")
+    return [
+        _of_perfect(lines, "documents"),
+        _of_perfect(lines, "positions"),
+        f"{_ratio(predicted)} predicted, {_ratio(measured)} measured",
+    ]
+
+
+def _of_perfect(lines: list[CurveLine], name: str) -> str:
+    """A count and what it is of a perfect shuffle's: of the first batch, and of all that were logged."""
+    if not lines:
+        return UNKNOWN
+    first, key = lines[0].value(f"mixing/{name}_ratio"), f"mixing/{name}"
+    whole = _mean(lines, f"{key}_ratio")
+    return f"{count(_mean(lines, key))} ({_percent(whole)} of a perfect shuffle; first batch {_percent(first)})"
+
+
+def _speed(log: LoaderLine | None) -> list[str]:
+    """Dashes where this process filled no window: another one did (shared windows), or an earlier version ran."""
+    if log is None:
+        return [UNKNOWN] * 3
+    fill, threads, waited = log.fill_seconds, log.thread_seconds, log.wait_seconds
+    return [
+        f"{count(log.n_bytes / fill / 1e6)} MB/s" if fill > 0 else UNKNOWN,
+        _percent(log.decode_seconds / threads) if threads > 0 else UNKNOWN,
+        f"{waited:.2f} of {log.seconds:.1f} s (stalls: {count(log.waits)})" if waited > 0 else UNKNOWN,
+    ]
+
+
+def _mean(lines: list[CurveLine], name: str) -> float | None:
+    values = [value for line in lines if (value := line.value(name)) is not None]
+    return sum(value / len(values) for value in values) if values else None
+
+
+def _percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{100 * share:.0f} %"
+
+
+def _ratio(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2f}"

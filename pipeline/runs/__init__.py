@@ -1,4 +1,4 @@
-"""Run folders: where results lie, and how they are written so that a kill cannot leave half of one."""
+"""Run folders: where results lie, what their files hold, and how they are written."""
 
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder, only_writer
 from strata_sae.pipeline.runs.record_files import (

@@ -11,7 +11,7 @@ from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import Found, read_record
 from strata_sae.pipeline.runs.records import Ending, SAERecord
-from strata_sae.stores.files.hashing import file_sha256 as sha256_of
+from strata_sae.stores.files.hashing import file_sha256
 
 UNHASHED = "written before records carried a hash: not checked"
 
@@ -84,7 +84,7 @@ def read_examples(folder: VariantFolder, metrics: Metrics) -> Found[Examples]:
 def _check(path: Path, expected: str, named_in: Path, remedy: str) -> None:
     """Compare a file's sha256 with what a record beside it says."""
     try:
-        found = sha256_of(path)
+        found = file_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     if found != expected:

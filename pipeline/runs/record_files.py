@@ -95,7 +95,8 @@ def read_object(data: JsonObject, model: type[R], where: str) -> R:
     if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise CheckpointError(f"{where}: version: is {str(version)[:20]!r}, and this program reads 1 to {VERSION}")
     try:
-        return model.model_validate({**migrated(data, model.kind, version), "version": VERSION})
+        todays = data if version == VERSION else migrated(data, model.kind, version) | {"version": VERSION}
+        return model.model_validate(todays)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "the whole"

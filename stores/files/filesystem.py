@@ -136,10 +136,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     staged = staging_path(path)
     try:
-        with naming(path), open(staged, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with naming(path):
+            write_new(FileSystem(), staged, data)
         os.replace(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -185,14 +183,14 @@ def remove_folder(path: Path) -> None:
     doomed = staging_path(path)
     os.rename(path, doomed)
     sync(path.parent)
-    shutil.rmtree(doomed)
+    remove_tree(FileSystem(), doomed)
 
 
 def remove_staged(folder: Path) -> None:
     """Delete what a killed writer left unpublished directly inside a folder."""
     for leftover in folder.glob(f"{STAGED}*"):
         if leftover.is_dir():
-            shutil.rmtree(leftover)
+            remove_tree(FileSystem(), leftover)
         else:
             leftover.unlink()
 

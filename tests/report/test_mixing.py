@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from strata_sae.pipeline.report.facts import UNKNOWN
+from strata_sae.pipeline.pages.text import UNKNOWN
 from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.runs.record_files import line_of, read_lines
 from strata_sae.pipeline.runs.records import CurveLine, LoaderLine

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.pages.text import show
 from strata_sae.pipeline.report.facts import variant_facts
 from strata_sae.pipeline.report.page import write_report
-from strata_sae.pipeline.report.results import show
 from strata_sae.pipeline.report.run_data import Run, Trained
 from support.made_up_records import sae_record
 from support.made_up_run import METRICS, SITES, VARIANTS, write_run
@@ -245,7 +245,7 @@ for name in {BLOCKED!r}:
     sys.modules[name] = None
 from pathlib import Path
 from strata_sae.pipeline.report.facts import variant_facts
-from strata_sae.pipeline.report.results import show
+from strata_sae.pipeline.pages.text import show
 from strata_sae.pipeline.report.page import write_report
 write_report(Path({str(run_folder)!r}))
 """

@@ -15,7 +15,7 @@ STATE = {
     "pipeline/kernels/machine/compiled/loops.py: _pools[n_threads] =": "idle threads; no result depends on them",
     "pipeline/kernels/machine/compiled/loops.py: @cache folder": "where compiled loops are kept, looked at once",
     "stores/format/shards.py: @cache _literals": "a compressor of fixed settings",
-    "pipeline/pages/page.py: @cache template": "compiled from a file of the package",
+    "pipeline/pages/__init__.py: @cache template": "compiled from a file of the package",
 }
 """Where -> why it changes no result."""
 PARSERS = {

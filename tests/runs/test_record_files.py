@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from strata_sae.pipeline.runs.migration import VERSION
 from strata_sae.pipeline.runs.record_files import line_of, read_lines, read_whole_lines
 from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, SAERecord, State
 from strata_sae.pipeline.strict_yaml import parse
+from strata_sae.stores.files.filesystem import FileSystem
 from support.made_up_records import curve_line, sae_record
 from support.sealing import write
 
@@ -193,8 +193,8 @@ def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 def test_write_flushes_the_file_before_its_name_and_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     steps = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(_kind(descriptor)))
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("rename"), replace(*paths)))
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *paths: (steps.append("rename"), rename(*paths)))
     write_bytes(tmp_path / "file", b"x")
     assert steps == ["file", "rename", "folder"]
 
@@ -216,11 +216,11 @@ def test_removal_never_leaves_half_a_folder_under_its_name(tmp_path: Path, monke
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").touch()
 
-    def killed(path: Path) -> None:
+    def killed(files: FileSystem, path: Path) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr("strata_sae.stores.files.filesystem.remove_tree", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_folder(tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -1,7 +1,6 @@
 """Diagnostics of the loader: counts against brute force, good and bad windows told apart, seconds added up."""
 
 import runpy
-import threading
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from strata_sae.stores import ActivationStore, Batches, Filters
 from strata_sae.stores.serving import mixing as origins
 from strata_sae.stores.serving.mixing import BatchMixing, Tally, batch_mixing, counted, expected_distinct, read_runs
-from strata_sae.stores.serving.windows import LoaderClock, LoaderTotals
 from support.small_store import build_store
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "mixing.py"))
@@ -151,28 +149,17 @@ def test_predicted_and_measured_variance_agree(store: ActivationStore, window_ro
     assert found.measured == pytest.approx(found.predicted, rel=0.1)
 
 
-def test_the_clock_adds_up_what_threads_report() -> None:
-    clock = LoaderClock(threads=2)
-
-    def work() -> None:
-        for _ in range(100):
-            clock.decoded(0.25)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    with clock.filling(1000):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    before = clock.totals()
-    with clock.waiting():
-        threading.Event().wait(0.01)
-    with clock.waiting():
-        pass
-    added = clock.totals().since(before)
-    assert before.n_bytes == 1000
-    assert before.thread_seconds == pytest.approx(2 * before.fill_seconds)
-    assert before.decode_seconds == 4 * 100 * 0.25
-    assert (added.waits, added.n_bytes, added.fill_seconds) == (1, 0, 0.0)
-    assert added.wait_seconds >= 0.01
-    assert LoaderTotals() == LoaderClock().totals()
+def test_the_clock_counts_every_window_that_batches_are_served_from(store: ActivationStore) -> None:
+    with Batches(store, SITE, batch_size=64, window_rows=512, filters=ALL_ROWS, threads=2) as batches:
+        n_steps = batches.n_rows // 64
+        batches.batch(0)
+        before = batches.clock.totals()
+        for step in range(1, n_steps):
+            batches.batch(step)
+        totals = batches.clock.totals()
+    row_bytes = store.plan.bytes_per_row(SITE)
+    assert (n_steps * 64 - 512) * row_bytes <= totals.n_bytes <= 2 * batches.n_rows * row_bytes
+    assert 0 < totals.fill_seconds <= totals.thread_seconds
+    assert 0 < totals.decode_seconds <= totals.thread_seconds
+    assert 0 <= totals.since(before).wait_seconds <= totals.wait_seconds
+    assert totals.waits <= n_steps
