@@ -16,9 +16,9 @@ _.trace  # the last argument that Python gives to __exit__
 _.writeable  # a flag of NumPy's arrays
 _.Folder  # found by its scheme, file://
 _.HubRepository  # found by its scheme, hf://
-_.e_tag  # a key of what obstore says of an object; read by its name
-_.last_modified  # a key of what obstore says of an object; read by its name
-_.Bucket  # found by its scheme, s3://
+_.Bucket  # found by its scheme: s3://, gs://, az://
+_.e_tag  # a field of what obstore says of an object; read by its name
+_.last_modified  # a field of what obstore says of an object; read by its name
 _.running_mean  # a field of a record; checked and read by its name
 _.norm_quantiles  # a field of a record; checked and read by its name
 _.choice  # a field of a record; checked and read by its name

@@ -28,7 +28,7 @@ from strata_sae.pipeline.language_model import load
 from strata_sae.stores import ActivationStore, Plan, verify
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter
 
@@ -138,7 +138,7 @@ def made_up_store(path: Path, n_units: int, rows_per_unit: int, sites: dict[str,
         for site, rows_NM in rows.items():
             writer.append(site, rows_NM)
         writer.commit()
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     return plan
 
 

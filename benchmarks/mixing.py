@@ -25,8 +25,8 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.stores import ActivationStore, Batches, Filters
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.serving.diagnostics import batch_mixing
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.serving.mixing import batch_mixing
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store
 from strata_sae.stores.writing.units import UnitWriter
 
@@ -93,7 +93,7 @@ def signal_store(
         for first in range(start, stop, rows_per_block):
             writer.append(SITE, signals[document_N[first : min(first + rows_per_block, stop)]])
         writer.commit()
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     return ActivationStore.open(path)
 
 

@@ -25,7 +25,7 @@ from benchmarks.toy import sized
 from strata_sae.stores import ActivationStore, Batches
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter
 
@@ -68,7 +68,7 @@ def make_store(path: Path) -> None:
         rows_NM = rng.standard_normal((stop - start, D_MODEL), np.float32)
         writer.append(SITE, (rows_NM.view(np.uint32) >> 16).astype(np.uint16))
         writer.commit()
-    finish(files, path, plan)
+    finish_store(files, path, plan)
 
 
 def window_bytes(n_bytes: int, folder: str) -> int:

@@ -27,7 +27,7 @@ from strata_sae.stores import ActivationStore, Batches, Filters
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.reading.masks import permutation
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter
 
@@ -83,7 +83,7 @@ def make_store(path: Path, n_rows: int, d_model: int, encoding: str) -> tuple[Ac
             plain[first : first + len(rows_RM)] = rows_RM.view(np.uint32) >> 16 if dtype == "<u2" else rows_RM
             writer.append(SITE, np.asarray(plain[first : first + len(rows_RM)]))
         writer.commit()
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     return ActivationStore.open(path), plain
 
 
@@ -96,7 +96,7 @@ def timed(job: Callable[[], None], n_rows: int) -> Timing:
 class Reader:
     """Serves one epoch after another."""
 
-    def __init__(self, path: Path, window_rows: int, filters: Filters | None = None) -> None:
+    def __init__(self, path: Path, window_rows: int, filters: Filters = Filters()) -> None:
         # Readers that share an opened store would share its mapped pages too.
         self._batches = Batches(
             ActivationStore.open(path), SITE, batch_size=BATCH, window_rows=window_rows, filters=filters

@@ -25,7 +25,7 @@ from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.writing.finishing import finish, next_unit
+from strata_sae.stores.writing.finishing import finish_store, next_unit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -65,7 +65,7 @@ def build_store(path: Path) -> Path:
     plan = plan_store(path, N_ROWS, {SITE: D_MODEL}, chunk_bytes=2**21, shard_bytes=2**28)
     while (unit := next_unit(path, plan, set())) is not None:
         fill_unit(FileSystem(), path, plan, unit, {SITE: rows})
-    finish(FileSystem(), path, plan)
+    finish_store(FileSystem(), path, plan)
     return path
 
 

@@ -1,6 +1,5 @@
 """Files that a run reads: their sha256, remembered for as long as a file stays as it was, and how they differ."""
 
-import hashlib
 import os
 import re
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.hashing import descriptor_sha256, sha256
 from strata_sae.stores.format.folders import cache_root
 
 SETTLED_NS = 2_000_000_000
@@ -78,7 +78,7 @@ def file_sha256(path: Path) -> str:
         if before.n_bytes >= SMALL_BYTES and (known := _remembered(resolved, before)):
             return known
         began_ns = time.time_ns()
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = descriptor_sha256(file.fileno())
         after = FileState.of(os.fstat(file.fileno()))
     settled = began_ns - max(before.mtime_ns, before.ctime_ns) > SETTLED_NS
     if before == after and settled and before.n_bytes >= SMALL_BYTES:
@@ -157,13 +157,9 @@ def _remember(path: str, state: FileState, digest: str) -> None:
 
 
 def _entry(folder: Path, path: str) -> Path:
-    return folder / _sha256(os.fsencode(path))
+    return folder / sha256(os.fsencode(path))
 
 
 def _content(path: str, state: FileState, digest: bytes) -> bytes:
     """An entry: the hash of the file, and a hash of all that it holds for. A damaged or exchanged one is no other's."""
-    return digest + b"\n" + _sha256(repr((os.fsencode(path), *state, digest)).encode()).encode() + b"\n"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return digest + b"\n" + sha256(repr((os.fsencode(path), *state, digest)).encode()).encode() + b"\n"

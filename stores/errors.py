@@ -36,7 +36,7 @@ _ADVICE = {
 def explain(error: OSError) -> str:
     """What happened, and what to do where that is known: `Too many open files; ... raise the limit ...`.
 
-    The path is the caller's to name.
+    The caller names the path.
     """
     what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     advice = _ADVICE.get(error.errno or 0)

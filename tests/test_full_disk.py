@@ -128,14 +128,12 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
     assert results(work) == results(stages[after])
 
 
-# Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `runs.write_bytes` is what
-# the others are to use; each of them holds a file open, or is written by a library.
+# Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `write_bytes` of the stores' file
+# system is what the others are to use; each of them holds a file open, or is written by a library.
 WRITERS = {
-    ("runs/folders.py", "write_bytes"): "train",
-    ("language_model/converted_copy.py", "write_record"): "extract",
     ("trainer/checkpoint.py", "_write"): "train",
-    ("trainer/curves.py", "__init__"): "train",
-    ("trainer/loader_log.py", "_append"): "train",
+    ("trainer/session.py", "__init__"): "train",
+    ("trainer/one_pass.py", "_append"): "train",
     ("extractor/spool.py", "spool_documents"): "extract",
 }
 

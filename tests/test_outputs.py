@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.stores import ActivationStore, verify
-from strata_sae.stores.format import folders as outside
+from strata_sae.stores.format import folders
 from support.lying_server import LyingServer, serving
 from support.small_run import SITE, TOPK, run_data, store_for_training
 
@@ -233,7 +233,7 @@ def test_what_is_no_store_may_not_be_one_either(
 def test_control_without_the_refusal_the_store_cannot_be_opened_any_more(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    monkeypatch.setattr(outside, "_is_store", lambda folder: False)
+    monkeypatch.setattr(folders, "_is_store", lambda folder: False)
     assert OUTPUTS[output](Attempt(store, tmp_path, monkeypatch), store / "inside").exit_code == 0
     assert any("does not belong to this store" in problem for problem in verify(store))
 

@@ -53,9 +53,9 @@ def list_(
     ] = None,
 ) -> None:
     """The stores in a folder: model, sites, rows, encoding, bytes, id, age."""
-    from strata_sae.stores.front.listing import list_stores, table
+    from strata_sae.stores.front.listing import list_stores, stores_table
 
-    typer.echo(table(list_stores(data_root() if root is None else root)))
+    typer.echo(stores_table(list_stores(data_root() if root is None else root)))
 
 
 @store_app.command()
@@ -64,10 +64,10 @@ def info(
 ) -> None:
     """What a store holds."""
     from strata_sae.stores import ActivationStore
-    from strata_sae.stores.front.listing import describe
+    from strata_sae.stores.front.listing import summary_text
 
     summary = ActivationStore.open(store).summary()
-    typer.echo(json.dumps(summary, indent=2) if as_json else describe(summary))
+    typer.echo(json.dumps(summary, indent=2) if as_json else summary_text(summary))
 
 
 @store_app.command()

@@ -34,7 +34,7 @@ from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
 from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.multi_site import joint_mask
+from strata_sae.stores.serving.batches import joint_mask
 
 log = logging.getLogger(__name__)
 

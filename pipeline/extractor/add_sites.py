@@ -9,7 +9,7 @@ from strata_sae.pipeline.extractor.provenance import model_changes, recorded_set
 from strata_sae.pipeline.language_model import Description, describe
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, Plan, StoreError
-from strata_sae.stores.deriving.slice import lineage, planned, token_map_of
+from strata_sae.stores.deriving.slice import lineage_of, plan_derived_store, token_map_of
 from strata_sae.stores.files.canonical import Json, as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.plan import MANIFEST
@@ -42,7 +42,9 @@ def add_sites(
             f"Go back to what it was; rows of two models do not belong together"
         )
     n_rows = base.plan.n_rows
-    plan = planned(FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows))
+    plan = plan_derived_store(
+        FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows)
+    )
     _check_tokens(base, plan, out)
     if not (out / MANIFEST).is_file():
         fill_and_finish(settings, out, plan, show_progress=show_progress)
@@ -62,7 +64,7 @@ def _fields(base: ActivationStore, description: Description) -> PlanFields:
         "sites": description.widths,
         "config": plan.config | {"store": as_object(plan.config["store"]) | sites},
         "provenance": plan.provenance | {"model": description.provenance},
-        "lineage": lineage("sibling", base, (0, plan.n_rows), plan.order_id),
+        "lineage": lineage_of("sibling", base, (0, plan.n_rows), plan.order_id),
     }
 
 

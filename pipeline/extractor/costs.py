@@ -1,7 +1,6 @@
 """What a planned store will cost, in words and against the limits of the format and of this machine."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from strata_sae.pipeline.language_model import Description
 from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
 from strata_sae.stores import Plan, StoreError
 from strata_sae.stores.files.canonical import parse_canonical
+from strata_sae.stores.files.filesystem import missing_space
 from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
 from strata_sae.stores.format.plan_file import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, check_limits
 from strata_sae.stores.format.shards import ArraySpec
@@ -107,11 +107,9 @@ def _memory_limit(plan: Plan) -> Iterator[str]:
 
 
 def _disk_limits(path: Path, plan: Plan) -> Iterator[str]:
-    needed, free = disk_bytes(plan), shutil.disk_usage(path.parent).free
-    if needed > free:
+    if problem := missing_space(path.parent, disk_bytes(plan)):
         yield (
-            f"store.path: {path} needs {needed:,} bytes and its disk has {free:,} free; "
-            f"lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
+            f"store.path: {path} {problem}; lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
         )
     found = os.statvfs(path.parent)
     # A file system without a fixed number of files says 0 of 0.

@@ -2,7 +2,6 @@
 
 import logging
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,12 +18,12 @@ from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, ba
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import Plan
-from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.filesystem import FileSystem, missing_space
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import unit_bytes
 from strata_sae.stores.reading.array import StoredArray, shard_records
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
 log = logging.getLogger(__name__)
@@ -42,16 +41,13 @@ def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_pro
     if missing:
         _check_space(path, plan, missing)
         _fill(settings, files, path, plan, len(missing), show_progress)
-    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish(files, path, plan)[:12])
+    log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish_store(files, path, plan)[:12])
 
 
 def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:
-    needed = sum(unit_bytes(plan, unit) for unit in missing)
-    free = shutil.disk_usage(path).free
-    if needed > free:
+    if problem := missing_space(path, sum(unit_bytes(plan, unit) for unit in missing)):
         raise ConfigError(
-            f"store.path: {path} needs {needed:,} more bytes and its disk has {free:,} free; "
-            f"make room, then run the same command again: what is there is kept"
+            f"store.path: {path} {problem}; make room, then run the same command again: what is there is kept"
         )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -18,8 +17,9 @@ from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import StoreError
 from strata_sae.stores.files.canonical import Json, as_object, canonical_json, read_canonical
-from strata_sae.stores.files.filesystem import FileSystem, write_new
+from strata_sae.stores.files.filesystem import publish_folder, write_bytes
 from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.locks import hold
 from strata_sae.stores.format.folders import cache_root
 from strata_sae.stores.format.records import FileRecord, parse_file_record
 
@@ -122,8 +122,6 @@ def converted(gguf: Path) -> tuple[Path, str]:
     Several processes may call this: one converts while the others wait. The folder gets its final name when it is
     complete, and a copy whose files are not those that were written is made again.
     """
-    from filelock import FileLock
-
     sha256 = file_sha256(gguf)
     cache = cache_root()
     final, record = cache / f"gguf-{sha256}", cache / f"gguf-{sha256}.json"
@@ -131,7 +129,7 @@ def converted(gguf: Path) -> tuple[Path, str]:
         return final, sha256
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"gguf-{sha256}.lock"):
+        with hold(cache / f"gguf-{sha256}.lock"):
             if found := damage(record, final):
                 _LOG.warning("%s; the copy is not used and is made again", found)
                 shutil.rmtree(final)
@@ -140,10 +138,8 @@ def converted(gguf: Path) -> tuple[Path, str]:
                 shutil.rmtree(partial, ignore_errors=True)
                 _LOG.info("converting %s to safetensors, once; this takes about 20 s for 135M parameters", gguf.name)
                 _convert(gguf, partial)
-                _sync(partial)
                 write_record(record, partial)
-                partial.rename(final)
-                _sync_folder(cache)
+                publish_folder(partial, final)
     except OSError as error:
         raise ConfigError(
             f"model.path: cannot keep the converted {gguf.name} in {cache}: {error}; "
@@ -200,29 +196,11 @@ def _has_gguf_config() -> bool:
     return hasattr(transformers, "GgufConfig")
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_record(record: Path, folder: Path) -> None:
     """Record size and sha256 of every file in `folder`, and a hash of the record itself."""
     records = [FileRecord(path.name, path.stat().st_size, file_sha256(path)) for path in sorted(folder.iterdir())]
     files: dict[str, Json] = {record.path: record.json() for record in records}
-    draft = record.with_suffix(".json.partial")
-    draft.unlink(missing_ok=True)
-    write_new(FileSystem(), draft, canonical_json({"files": files, "sha256": sha256(canonical_json(files))}))
-    draft.rename(record)
+    write_bytes(record, canonical_json({"files": files, "sha256": sha256(canonical_json(files))}))
 
 
 def damage(record: Path, folder: Path) -> str | None:

@@ -10,7 +10,7 @@ from strata_sae.pipeline.runs.trained import TrainedSAE
 from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.serving.multi_site import Sites
+from strata_sae.stores.serving.batches import Sites
 
 LONGEST_CHARACTER = 4
 """Bytes of UTF-8; a token holds at least one of them."""

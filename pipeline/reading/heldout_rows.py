@@ -10,7 +10,7 @@ from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import Filters
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.multi_site import Sites, joined_in_order
+from strata_sae.stores.serving.batches import Sites, joined_in_order
 
 
 class HeldOut(NamedTuple):

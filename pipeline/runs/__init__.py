@@ -1,18 +1,6 @@
 """Run folders: where results lie, what their files hold, and how they are written."""
 
-from strata_sae.pipeline.runs.folders import (
-    RunFolder,
-    VariantFolder,
-    make_folder,
-    naming,
-    only_writer,
-    publish_folder,
-    remove_folder,
-    remove_staged,
-    staging_path,
-    sync,
-    write_bytes,
-)
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder, only_writer
 from strata_sae.pipeline.runs.record_files import (
     changed_keys,
     fingerprint,
@@ -23,6 +11,16 @@ from strata_sae.pipeline.runs.record_files import (
     write_yaml,
 )
 from strata_sae.pipeline.runs.records import environment
+from strata_sae.stores.files.filesystem import (
+    make_folder,
+    naming,
+    publish_folder,
+    remove_folder,
+    remove_staged,
+    staging_path,
+    sync,
+    write_bytes,
+)
 from strata_sae.stores.files.hashing import file_sha256 as sha256_of
 
 __all__ = [

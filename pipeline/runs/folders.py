@@ -1,18 +1,12 @@
-"""Run folders: where things lie in them, and how they are written, so that a kill leaves a file whole or absent."""
+"""Where things lie in a run folder, and the lock that gives it one writer at a time."""
 
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.stores.files.filesystem import FileSystem, remove_tree, write_new
 from strata_sae.stores.files.locks import hold
-
-STAGED = ".staged-"
-"""Prefix of what is not yet published; left behind by a kill, deletable at any time."""
-FILES = FileSystem()
 
 
 @dataclass(frozen=True)
@@ -131,81 +125,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     On a file system that knows no locks, none is taken. Raises: CheckpointError if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with hold(folder, wait=False, needed=False):
-            yield
-    except BlockingIOError:
-        raise CheckpointError(
-            f"{folder}: another process is writing this run; wait for it, or give this run another name"
-        ) from None
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace or create a file atomically and durably; its folder is made if missing."""
-    make_folder(path.parent)
-    staged = staging_path(path)
-    try:
-        with naming(path):
-            write_new(FILES, staged, data)
-        FILES.rename(staged, path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the file's name into an OSError that has none: a full disk is found by write, which knows no names."""
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(folder, wait=False, needed=False))
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{folder}: another process is writing this run; wait for it, or give this run another name"
+            ) from None
         yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents, so that their names survive a power cut; what exists is left alone."""
-    for folder in reversed([path, *path.parents]):
-        if not folder.exists():
-            FILES.make_folder(folder)
-            sync(folder.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    with naming(folder):
-        FILES.sync_folder(folder)
-
-
-def staging_path(path: Path) -> Path:
-    """A fresh name in the same folder, so that the final rename cannot cross a file system."""
-    return path.with_name(f"{STAGED}{path.name}-{uuid.uuid4().hex}")
-
-
-def publish_folder(staged: Path, target: Path) -> None:
-    """Make a staged folder appear under its final name, whole and durable. `target` must not exist."""
-    for file in staged.iterdir():
-        with naming(file):
-            FILES.sync_path(file)
-    sync(staged)
-    FILES.rename(staged, target)
-    sync(target.parent)
-
-
-def remove_folder(path: Path) -> None:
-    """Delete a folder so that a kill never leaves half of it under its name."""
-    doomed = staging_path(path)
-    FILES.rename(path, doomed)
-    sync(path.parent)
-    remove_tree(FILES, doomed)
-
-
-def remove_staged(folder: Path) -> None:
-    """Delete what a killed writer left unpublished directly inside a folder."""
-    for leftover in folder.glob(f"{STAGED}*"):
-        if leftover.is_dir():
-            remove_tree(FILES, leftover)
-        else:
-            leftover.unlink()

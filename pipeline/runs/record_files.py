@@ -1,6 +1,5 @@
 """Records as files: written with a hash of themselves, and read only if it matches and every key is as it must be."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import JsonValue, ValidationError
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs.folders import write_bytes
 from strata_sae.pipeline.runs.migration import VERSION, JsonObject, migrated
 from strata_sae.pipeline.runs.records import Record
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import parse_json
+from strata_sae.stores.files.filesystem import write_bytes
+from strata_sae.stores.files.hashing import sha256
 
 R = TypeVar("R", bound=Record)
 
@@ -43,7 +43,7 @@ def json_text(data: JsonValue) -> str:
 
 def fingerprint(data: JsonValue) -> str:
     """sha256 (hex) of the one spelling: equal data, equal fingerprints."""
-    return hashlib.sha256(json_text(data).encode("utf-8")).hexdigest()
+    return sha256(json_text(data).encode("utf-8"))
 
 
 def with_fingerprint(record: R) -> R:
@@ -147,7 +147,7 @@ def _line(data: bytes, model: type[R], where: str) -> R:
 def write_yaml(path: Path, text: str) -> None:
     """Write YAML with its own hash in a comment before it, atomically and durably."""
     data = text.encode("utf-8")
-    write_bytes(path, f"{_YAML_HEAD}{hashlib.sha256(data).hexdigest()}\n".encode() + data)
+    write_bytes(path, f"{_YAML_HEAD}{sha256(data)}\n".encode() + data)
 
 
 def read_yaml(path: Path) -> tuple[str, bool]:
@@ -164,7 +164,7 @@ def read_yaml(path: Path) -> tuple[str, bool]:
     head, _, text = whole.partition("\n")
     if not head.startswith(_YAML_HEAD):
         return whole, False
-    if head.removeprefix(_YAML_HEAD) != hashlib.sha256(text.encode("utf-8")).hexdigest():
+    if head.removeprefix(_YAML_HEAD) != sha256(text.encode("utf-8")):
         raise CheckpointError(
             f"{path}: its {SELF} is not that of its content, so it was damaged or edited; "
             "run train, which writes it again"

@@ -1,11 +1,13 @@
 """Resumable states: checkpoints/step_00000500/{state.safetensors, state.json}, whole or absent, checked when read."""
 
+import hashlib
 import logging
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -25,15 +27,12 @@ from strata_sae.pipeline.runs import (
 from strata_sae.pipeline.runs.chain import UNHASHED
 from strata_sae.pipeline.runs.migration import migrated_keys
 from strata_sae.pipeline.runs.records import SAERecord, State
-from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
-from strata_sae.pipeline.trainer.record import refuse_change
+from strata_sae.pipeline.trainer.jobs import refuse_change
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-"""Checkpoints kept: one may be damaged."""
-
-
+KEPT_CHECKPOINTS = 2
+"""Newest checkpoints that are kept (count): one of them may be damaged."""
 TENSORS = "state.safetensors"
 
 
@@ -42,19 +41,34 @@ def name_of(step: int) -> str:
     return f"step_{step:08d}"
 
 
+class Prefix(NamedTuple):
+    """The beginning of a file: how long it is, and the hash of what it holds."""
+
+    n_bytes: int
+    sha256: str
+
+
+def prefix_of(path: Path, n_bytes: int) -> Prefix:
+    """The first `n_bytes` of a file, or as much of them as there is; a missing file is empty."""
+    try:
+        data = path.read_bytes()[:n_bytes]
+    except FileNotFoundError:
+        data = b""
+    return Prefix(len(data), hashlib.sha256(data).hexdigest())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """All that is learnt or remembered after `step` updates."""
 
     step: int
     tensors: dict[str, Tensor]
-    scalars: dict[str, int]
     curves: Prefix
-    """curves.jsonl up to this step: what lies behind it is written again."""
+    """curves.jsonl up to this step; later lines are written again."""
 
 
 def save(folder: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
-    """Publish a checkpoint in `folder`, then drop all but the newest. One already there and whole stays."""
+    """Publish a checkpoint in `folder`, then delete all but the newest. One that is there already and whole stays."""
     target = folder / name_of(checkpoint.step)
     make_folder(folder)
     if target.exists():
@@ -69,9 +83,9 @@ def save(folder: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
         _write(staged, checkpoint, record)
         publish_folder(staged, target)
     except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)  # on a full disk it would lie in its own way
+        shutil.rmtree(staged, ignore_errors=True)  # on a full disk it would take the room that the next attempt needs
         raise
-    for old in _published(folder)[KEPT:]:
+    for old in _published(folder)[KEPT_CHECKPOINTS:]:
         remove_folder(old)
 
 
@@ -86,7 +100,7 @@ def _write(staged: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(staged / TENSORS)) from None
     state = State(
         step=checkpoint.step,
-        scalars=checkpoint.scalars,
+        scalars={"step": checkpoint.step},
         curves_bytes=checkpoint.curves.n_bytes,
         curves_sha256=checkpoint.curves.sha256,
         config=record,
@@ -106,7 +120,7 @@ def newest(folder: Path, record: SAERecord, curves: Path) -> Checkpoint | None:
     for path in published:
         try:
             state = _read(path)
-            found = _check_curves(curves, state, path.name)
+            prefix = _check_curves(curves, state, path.name)
             refuse_change(state.config, record, str(path))
         except DamagedCheckpoint as damage:
             log.warning("%s; falling back to an older checkpoint", damage)
@@ -115,8 +129,7 @@ def newest(folder: Path, record: SAERecord, curves: Path) -> Checkpoint | None:
         return Checkpoint(
             step=state.step,
             tensors=migrated_keys(safetensors.torch.load_file(path / TENSORS), TENSORS),
-            scalars=state.scalars,
-            curves=found,
+            curves=prefix,
         )
     if published:
         raise CheckpointError(
@@ -131,7 +144,7 @@ class DamagedCheckpoint(CheckpointError):
 
 
 def _read(path: Path) -> State:
-    """state.json of a checkpoint, once it and the tensors beside it are known to be whole."""
+    """state.json of a checkpoint. Raises: DamagedCheckpoint if it, or the tensors beside it, are not whole."""
     try:
         state, is_hashed = read_record(path / "state.json", State)
         whole = is_hashed and state.sha256 == sha256_of(path / TENSORS)
@@ -146,14 +159,14 @@ def _read(path: Path) -> State:
 
 def _check_curves(curves: Path, state: State, name: str) -> Prefix:
     """The curves up to a checkpoint. Raises: DamagedCheckpoint if they are not those that it was written with."""
-    found = prefix_of(curves, state.curves_bytes)
-    if found.n_bytes < state.curves_bytes:
-        raise DamagedCheckpoint(f"{curves}: {found.n_bytes} bytes, {name} needs {state.curves_bytes}")
+    prefix = prefix_of(curves, state.curves_bytes)
+    if prefix.n_bytes < state.curves_bytes:
+        raise DamagedCheckpoint(f"{curves}: {prefix.n_bytes} bytes, {name} needs {state.curves_bytes}")
     if state.curves_sha256 is None:
         log.info("%s: %s was %s", curves, name, UNHASHED)
-    elif found.sha256 != state.curves_sha256:
-        raise DamagedCheckpoint(f"{curves}: sha256 {found.sha256[:16]} is not what {name} was written with")
-    return found
+    elif prefix.sha256 != state.curves_sha256:
+        raise DamagedCheckpoint(f"{curves}: sha256 {prefix.sha256[:16]} is not what {name} was written with")
+    return prefix
 
 
 def _published(folder: Path) -> list[Path]:

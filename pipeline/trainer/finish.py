@@ -1,18 +1,64 @@
-"""From a trainee to its final files: raw units, checksums, and training.json last."""
+"""From a trainee to its final files: a calibrated threshold, weights in raw units, and training.json last."""
 
 import hashlib
-import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from strata_sae.pipeline.runs import VariantFolder, sha256_of, write_bytes, write_record
-from strata_sae.pipeline.runs.records import Ending, FinalHashes, SAERecord, Thresholds
+from strata_sae.pipeline.runs import sha256_of, write_bytes, write_record
+from strata_sae.pipeline.runs.records import Ending, FinalHashes, SAERecord, SitePart, Thresholds
 from strata_sae.pipeline.trainer import checkpoint
+from strata_sae.pipeline.trainer.jobs import Job, remove_checkpoints
 from strata_sae.pipeline.trainer.optimiser import Tensors
-from strata_sae.pipeline.trainer.scaling import fold
 from strata_sae.pipeline.trainer.trainee import Trainee
+
+FIRST_KEPT_MULTIPLE = 2
+"""Activations kept at first, in multiples of the number wanted; doubled while the threshold lies below them."""
+
+
+class PreActivations(Protocol):
+    """Anything that encodes rows."""
+
+    def pre_activations(self, x_BM: Tensor) -> Tensor:
+        """The encoder product of rows."""
+
+
+def calibrate(sae: PreActivations, batches: Callable[[], Iterable[Tensor]], k: float) -> float:
+    """The threshold above which a row has k positive pre-activations on average over all the batches.
+
+    Only values above a floor are kept in memory. The result is exact: if more than k per row lie above the floor, the
+    threshold does, too; otherwise the floor is lowered and the rows are encoded again. 0 where no more than k per row
+    are positive.
+    """
+    keep = FIRST_KEPT_MULTIPLE * k
+    while True:
+        floor: float | None = None
+        n_rows = 0
+        kept: list[Tensor] = []
+        for x_BM in batches():
+            values = sae.pre_activations(x_BM).reshape(-1)
+            if floor is None:
+                floor = _value_at_rank(values, round(keep * x_BM.shape[0]))
+            kept.append(values[values > floor])
+            n_rows += x_BM.shape[0]
+        assert floor is not None, "calibration needs at least one batch"
+        values = torch.cat(kept)
+        wanted = round(k * n_rows)
+        if values.numel() > wanted:
+            between = values.topk(wanted + 1).values[-2:].double()
+            return float(between.mean())
+        if floor == 0.0:
+            return 0.0
+        keep *= 2
+
+
+def _value_at_rank(values: Tensor, rank: int) -> float:
+    """The rank-th largest positive value; 0 where fewer are positive."""
+    positive = values[values > 0]
+    return float(positive.topk(rank).values[-1]) if rank <= positive.numel() else 0.0
 
 
 def in_raw_units(weights: Tensors, input_scale: float, scales_with_x: Collection[str]) -> Tensors:
@@ -23,15 +69,32 @@ def in_raw_units(weights: Tensors, input_scale: float, scales_with_x: Collection
     return {name: tensor / input_scale if name in scales_with_x else tensor for name, tensor in weights.items()}
 
 
-def finish(
-    trainee: Trainee, folder: VariantFolder, record: SAERecord, calibrated: float | None, curves_sha256: str
-) -> None:
-    """Write the final weights, then training.json, then drop the checkpoints. `curves` must be closed.
+def fold(weights: Mapping[str, Tensor], record: SAERecord) -> Tensors:
+    """Weights for the raw rows of several sites, from weights that `in_raw_units` has put into units of codes.
+
+    With x' = S x, y' = T y and codes' = c codes: W_enc' S / c, c W_dec' / T and (b_dec' / c) c / T. All of these
+    factors would be 1 for an SAE.
+    """
+    codes = record.input_scale
+    read_M = _columns(record.reads) / codes
+    written_M = codes / _columns(record.writes)
+    by_name = {"W_enc": read_M, "W_dec": written_M, "b_dec": written_M}
+    return {name: tensor * by_name[name].to(tensor) if name in by_name else tensor for name, tensor in weights.items()}
+
+
+def _columns(sites: Sequence[SitePart]) -> Tensor:
+    """The scale of every column: float64."""
+    return torch.cat([torch.full((site.width,), site.scale, dtype=torch.float64) for site in sites])
+
+
+def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: str) -> None:
+    """Write the final weights, then training.json, then delete the checkpoints. `Curves` must be closed.
 
     `calibrated`: the threshold that gives the wanted l0 (scaled units), or None where there is none.
     """
+    folder, record = job.folder, job.record
     running = trainee.threshold.value() if trainee.threshold.is_set() else None
-    threshold = running if calibrated is None or trainee.training.threshold_from == "running_mean" else calibrated
+    threshold = running if calibrated is None or job.training.threshold_from == "running_mean" else calibrated
     weights = {name: tensor.detach().cpu() for name, tensor in trainee.sae.weights().items()}
     if trainee.sae.target_l0(1.0) is not None and threshold is not None:
         weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
@@ -49,22 +112,17 @@ def finish(
         diverged_at_step=None if finished else trainee.step,
         reason=trainee.diverged,
         n_steps=trainee.step,
-        rows=trainee.step * trainee.job.batch_size,
+        rows=trainee.step * job.training.batch_size,
         threshold=Thresholds(
             calibrated=None if calibrated is None else calibrated / scale,
             running_mean=None if running is None else running / scale,
         ),
         sha256=FinalHashes(
-            # Of what was written, not of what can be read back: a disk that damages a file meanwhile is found later.
+            # Of what was handed to the disk, not of what is read back: damage by the disk is then found later.
             weights=hashlib.sha256(data).hexdigest(),
             curves=curves_sha256,
-            state=sha256_of(last) if finished else None,  # optimiser and all: equal states, equal training
+            state=sha256_of(last) if finished else None,  # equal states, optimiser included, mean equal training
         ),
     )
     write_record(folder.training, ending)
     remove_checkpoints(folder)
-
-
-def remove_checkpoints(folder: VariantFolder) -> None:
-    """Drop the checkpoints of an SAE that is done."""
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)

@@ -1,53 +1,55 @@
-"""The loop: read batch t once, step every variant of the group, then the next."""
+"""One pass over the store: SAEs start, then each batch is read once and updates every one of them."""
 
+import hashlib
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.progress import Progress
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.reading.feed import Feed
+from strata_sae.pipeline.runs import RunFolder, make_folder, naming
+from strata_sae.pipeline.runs.record_files import line_of
+from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.base import Workspace
-from strata_sae.pipeline.trainer.curves import is_logged
-from strata_sae.pipeline.trainer.feed import Feed
-from strata_sae.pipeline.trainer.initialise import CENTRES, weight_generator
-from strata_sae.pipeline.trainer.loader_log import LoaderLog
-from strata_sae.pipeline.trainer.pending import Pending
-from strata_sae.pipeline.trainer.session import Session
+from strata_sae.pipeline.trainer.passes import Pass
+from strata_sae.pipeline.trainer.session import Session, is_logged
 from strata_sae.pipeline.trainer.trainee import Trainee
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.diagnostics import BatchMixing
 
 
-def train_group(
-    pending: Pending, stores: Together, training: TrainingSettings, device: torch.device, *, show_progress: bool
+def run_pass(
+    pass_: Pass, stores: Together, run: RunFolder, device: torch.device, *, show_progress: bool
 ) -> dict[str, float]:
-    """Train a group's unfinished jobs, each from its own last checkpoint, and write their final files.
+    """Train the jobs of a pass, each from its own last checkpoint, and write their final files.
 
     Returns: rows per second of each that made an update, by name.
     """
-    group = pending.group
+    training, name = pass_.training, pass_.route.name
     with ExitStack() as stack:
-        feed = stack.enter_context(closing(Feed(pending, stores, training, device)))
-        loader = LoaderLog(_run(pending).loader(group.site), group, feed.batches, feed.mixing)
-        sessions = _sessions(pending, stores, device, stack)
+        feed = stack.enter_context(closing(Feed(pass_.route, stores, pass_.stream, pass_.scaling, device)))
+        loader = LoaderLog(run.loader(name), pass_, feed)
+        sessions = _sessions(pass_, stores, device, stack)
         _start_at_a_centre([session for session in sessions if session.fresh], lambda: feed.batch(0).target)
         start = min(session.trainee.step for session in sessions)
-        title = f"{group.site}: train"
-        bar = stack.enter_context(Progress(title, training.n_steps, "step", start=start, shown=show_progress))
+        bar = stack.enter_context(
+            Progress(f"{name}: train", training.n_steps, "step", start=start, shown=show_progress)
+        )
         for step in range(start, training.n_steps):
+            is_line = is_logged(step + 1, training.log_every_steps, training.n_steps)
             due = [session for session in sessions if session.trainee.is_due(step)]
             if due:
-                x_BM, target_BM, numbers = feed.batch(step)
-                mixed = _mixed(feed.mixing, numbers, step + 1, training)
+                rows = feed.batch(step)
+                mixed = _mixed(feed, rows.numbers) if is_line else {}
                 for session in due:
-                    session.advance(x_BM, mixed, target_BM)
+                    session.advance(rows, mixed)
                 loader.step()
-                if is_logged(step + 1, training.log_every_steps, training.n_steps):
+                if is_line:
                     bar.note("r2: " + ", ".join(session.note() for session in sessions))
             if (step + 1) % training.checkpoint_every_steps == 0:
                 loader.write()
@@ -57,40 +59,118 @@ def train_group(
         for session in sessions:
             if session.trainee.diverged is None:
                 session.finish(calibration)
-        speeds = {session.trainee.job.name: session.rows_per_second() for session in sessions}
+        speeds = {session.job.name: session.rows_per_second() for session in sessions}
         return {name: speed for name, speed in speeds.items() if speed is not None}
 
 
-def _run(pending: Pending) -> RunFolder:
-    return RunFolder(pending.jobs[0][1].path.parents[1])
-
-
-def _sessions(pending: Pending, stores: Together, device: torch.device, stack: ExitStack) -> list[Session]:
-    workspace = Workspace(pending.jobs[0][0].training.encoder)
+def _sessions(pass_: Pass, stores: Together, device: torch.device, stack: ExitStack) -> list[Session]:
+    """A session of every job, closed with the stack. All share one workspace, since they encode the same rows."""
+    workspace = Workspace(pass_.training.encoder)
     sessions = []
-    route = pending.group.route
-    d_in, d_out = route.d_in(stores.sites), route.d_out(stores.sites)
-    for job, folder, record in pending.jobs:
+    for job in pass_.jobs:
         sae = job.variant.sae
-        weights = initial_weights(sae, d_out, weight_generator(job.seed, sae.d_sae, d_out), d_in)
-        trainee = Trainee(job, {name: tensor.to(device) for name, tensor in weights.items()}, workspace)
-        trainee.sae.blocks = [stores.sites[site] for site in route.writes]
-        sessions.append(stack.enter_context(closing(Session(trainee, folder, record))))
+        generator = weight_generator(job.seed, sae.d_sae, pass_.d_out)
+        weights = initial_weights(sae, pass_.d_out, generator, pass_.d_in)
+        on_device = {name: tensor.to(device) for name, tensor in weights.items()}
+        trainee = Trainee(job.variant, job.training, on_device, workspace, seed=job.seed)
+        trainee.sae.blocks = [stores.sites[site] for site in pass_.route.writes]
+        sessions.append(stack.enter_context(closing(Session(job, trainee))))
     return sessions
 
 
-def _mixed(mixing: BatchMixing | None, numbers: np.ndarray, step: int, training: TrainingSettings) -> dict[str, float]:
-    """How well a batch is mixed, for the curves; nothing where no line is written."""
-    if mixing is None or not is_logged(step, training.log_every_steps, training.n_steps):
+def _mixed(feed: Feed, numbers: np.ndarray) -> dict[str, float]:
+    """How well a batch is mixed, for the curves; empty where that is not known."""
+    if feed.mixing is None:
         return {}
-    return {f"mixing/{name}": value for name, value in mixing.measure(numbers).items()}
+    return {f"mixing/{name}": value for name, value in feed.mixing.measure(numbers).items()}
+
+
+def weight_generator(seed: int, d_sae: int, d_out: int) -> torch.Generator:
+    """The random stream of initial weights. Variants of one seed and shape start equal, so comparisons are paired."""
+    digest = hashlib.sha256(f"weights {seed} {d_sae} {d_out}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+def geometric_median(x_BM: Tensor, *, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
+    """The point of least total distance to the rows: [M], in the rows' dtype.
+
+    Source: Weiszfeld 1937, from the mean; the floor on distances guards a row that is hit exactly.
+    """
+    rows_BM = x_BM.double()
+    median_M = rows_BM.mean(dim=0)
+    for _ in range(iterations):
+        distance_B = torch.linalg.vector_norm(rows_BM - median_M, dim=1).clamp_min(1e-12)
+        weight_B = 1.0 / distance_B
+        moved_M = (weight_B @ rows_BM) / weight_B.sum()
+        shift = torch.linalg.vector_norm(moved_M - median_M)
+        median_M = moved_M
+        if shift < tolerance:
+            break
+    return median_M.to(x_BM.dtype)
+
+
+CENTRES: dict[str, Callable[[Tensor], Tensor]] = {
+    "geometric_median": geometric_median,
+    "mean": lambda x_BM: x_BM.mean(dim=0),
+    "median": lambda x_BM: (x_BM.median(dim=0).values - (-x_BM).median(dim=0).values) / 2,  # torch takes the lower one
+    "zero": lambda x_BM: torch.zeros_like(x_BM[0]),
+}
+"""Where b_dec may start, of the first batch: [M]. Sources: dictionary_learning, sparsify, HypotheSAEs, SAELens."""
 
 
 def _start_at_a_centre(fresh: list[Session], first_batch: Callable[[], Tensor]) -> None:
-    """Put the decoder bias of new SAEs at the centre of the first batch that each asks for."""
+    """Set the decoder bias of new SAEs to the centre of the first batch that the settings of each name."""
     centres = {session.trainee.sae.settings.initial.b_dec for session in fresh}
     if centres - {"zero"}:
         x_BM = first_batch()
         points = {name: CENTRES[name](x_BM) for name in centres}
         for session in fresh:
             session.trainee.sae.b_dec.copy_(points[session.trainee.sae.settings.initial.b_dec])
+
+
+class LoaderLog:
+    """loader/<site>.jsonl: how reading batches went, by the clock, and so no part of any identity.
+
+    A line holds what was added since the line before, so lines add up. A kill loses what came after the last line.
+    """
+
+    def __init__(self, path: Path, pass_: Pass, feed: Feed) -> None:
+        self._path, self._stream, self._batches, self._mixing = path, pass_.stream, feed.batches, feed.mixing
+        self._before, self._since, self._steps = self._batches.clock.totals(), time.perf_counter(), 0
+        make_folder(path.parent)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            self._append(b"\n")  # ends a line that a kill cut off
+
+    def step(self) -> None:
+        """Count a step."""
+        self._steps += 1
+
+    def write(self) -> None:
+        """Write a line about the steps since the last one; none if there was no step."""
+        if not self._steps:
+            return
+        totals, now = self._batches.clock.totals(), time.perf_counter()
+        added, mixing, window_blocks = totals.since(self._before), self._mixing, self._batches.blocks_per_window
+        line = LoaderLine(
+            batch_size=self._stream.batch_size,
+            seed=self._stream.seed,
+            epoch_rows=self._batches.n_rows,
+            window_blocks=window_blocks,
+            perfect_documents=None if mixing is None else mixing.documents,
+            perfect_positions=None if mixing is None else mixing.positions,
+            predicted_variance_ratio=None if mixing is None else mixing.predicted_variance_ratio(window_blocks),
+            fill_seconds=added.fill_seconds,
+            thread_seconds=added.thread_seconds,
+            decode_seconds=added.decode_seconds,
+            wait_seconds=added.wait_seconds,
+            waits=added.waits,
+            n_bytes=added.n_bytes,
+            seconds=now - self._since,
+            steps=self._steps,
+        )
+        self._append(line_of(line))
+        self._before, self._since, self._steps = totals, now, 0
+
+    def _append(self, data: bytes) -> None:
+        with naming(self._path), open(self._path, "ab") as file:
+            file.write(data)

@@ -1,5 +1,6 @@
-"""One update, in the order project, clip, Adam, renormalise (research order of dictionary_learning's TopK trainers)."""
+"""One update: project, clip, Adam, renormalise, in the order of dictionary_learning's TopK trainers."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,18 +14,18 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Radial:
-    """The part of W_dec's gradient that would only change the norms of its rows, which stay 1."""
+    """The part of W_dec's gradient along its rows, which would only change their norms; those stay 1."""
 
     along_E: Tensor
-    """What it is, in multiples of each row."""
+    """The part, in multiples of each row."""
     square: Tensor
-    """Squared norm of the gradient, 0-dim float64."""
+    """Squared norm of the whole gradient, 0-dim float64."""
     square_without: Tensor
-    """Squared norm of what is left of it without that part."""
+    """Squared norm of the gradient without the part, 0-dim float64."""
 
 
 def radial_part(gradient: Tensor, W_dec: Tensor, epsilon: float = 1e-6) -> Radial:
-    """Of the gradient of W_dec, both [E, M].
+    """The radial part of the gradient of W_dec, both [E, M].
 
     `epsilon` is added to a row's norm, as dictionary_learning's TopK family does; its ConstrainedAdam adds 0.
     """
@@ -36,15 +37,31 @@ def radial_part(gradient: Tensor, W_dec: Tensor, epsilon: float = 1e-6) -> Radia
 
 
 def gradient_norm(gradients: Tensors, square_of_W_dec: Tensor | None = None) -> Tensor:
-    """Norm of all gradients together, as one number on their device; that of W_dec's squared, where it is known."""
+    """Norm of all gradients together, 0-dim on their device. square_of_W_dec: squared norm of W_dec's, if known."""
     known = {} if square_of_W_dec is None else {"W_dec": square_of_W_dec}
     rest = [torch.linalg.vector_norm(gradients[name]).double().square() for name in gradients if name not in known]
     return torch.stack([*known.values(), *rest]).sum().sqrt()
 
 
 def clip_coefficient(norm: float, limit: float | None) -> float:
-    """What all gradients are multiplied by so that their norm stays within `limit`: min(1, limit / (norm + 1e-6))."""
+    """Factor of all gradients that keeps their norm within `limit`: min(1, limit / (norm + 1e-6)), as torch's clip."""
     return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """Adam's step size at update `step` (0-based): linear warm-up, constant, then a decay that ends at 0.
+
+    Source: dictionary_learning's get_lr_schedule, whose warm-up is t / warmup (`compat`); SAELens' is (t + 1) / warmup.
+    """
+    assert isinstance(settings.learning_rate, float)
+    rate = settings.learning_rate
+    if step < settings.warmup_steps:
+        rate *= (step + (settings.compat != "dictionary_learning")) / settings.warmup_steps
+    decay_step = settings.decay_start * settings.n_steps
+    if step > decay_step:
+        left = (settings.n_steps - step) / (settings.n_steps - decay_step)
+        rate *= left if settings.decay == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return rate
 
 
 @dataclass
@@ -57,7 +74,7 @@ class Adam:
 
     @classmethod
     def start(cls, settings: TrainingSettings, parameters: Tensors) -> "Adam":
-        """Memory of nothing."""
+        """The memory before the first update: zeros."""
         return cls(
             settings,
             {name: torch.zeros_like(parameter) for name, parameter in parameters.items()},
@@ -74,9 +91,9 @@ class Adam:
         coefficient: float,
         radial: Radial | None = None,
     ) -> None:
-        """Change the parameters in place by update `step` (0-based). The gradients are used up.
+        """Change the parameters in place by update `step` (0-based). The gradients are overwritten.
 
-        radial: of W_dec's gradient, where its rows have norm 1: it is left out, and they have norm 1 afterwards.
+        radial: where W_dec's rows have norm 1. That part is left out of the gradient, and the rows get norm 1 again.
         """
         s = self.settings
         numbers = AdamStep(step + 1, rate, s.beta1, s.beta2, s.epsilon, coefficient)

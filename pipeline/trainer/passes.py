@@ -1,59 +1,176 @@
-"""How many passes a group takes: variants that do not fit into memory together are trained one lot after the other.
-
-Whoever shares a pass changes nothing, so the lots may differ from one call to the next.
-"""
+"""Passes over the store: which jobs share batches, what a pass takes of memory and disk, and how it is announced."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 
+import torch
+
+from strata_sae.pipeline.available import free_bytes, total_bytes
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.trainer.groups import Group, Job
-from strata_sae.pipeline.trainer.pending import Pending
+from strata_sae.pipeline.reading.feed import Scaling, capped_window, stream_settings
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.trainer.checkpoint import KEPT_CHECKPOINTS
+from strata_sae.pipeline.trainer.jobs import Job, is_done
+from strata_sae.stores.front.aligned import Together
+from strata_sae.stores.serving.batches import StreamSettings
 
 log = logging.getLogger(__name__)
 
+PARAMETER_COPIES_IN_MEMORY = 4
+"""Parameters, gradients, and Adam's two memories."""
+PARAMETER_COPIES_IN_CHECKPOINT = 3
+"""Parameters and Adam's two memories."""
+FLOAT_BYTES = 4
 
-def in_passes(
-    pending: Pending, budget_bytes: int, needed_bytes: Callable[[Group], int], most_bytes: int
-) -> list[Pending]:
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Unfinished jobs that read the same batches.
+
+    Which settings hold: those of `training` for the pass (batches, steps, logging, checkpoints), those of a job's own
+    `training` for its updates. The two agree but for what a variant may change (`UpdateSettings`), and in the batch
+    size they always agree.
+    """
+
+    route: Route
+    seed: int
+    training: TrainingSettings
+    """The run's `training` section, with the batch size of these jobs."""
+    stream: StreamSettings
+    scaling: Scaling
+    """Factors of the rows: the same for every variant, and folded into its final weights."""
+    d_in: int
+    d_out: int
+    row_bytes: int
+    """Of all sites together, as they are stored."""
+    n_rows: int
+    """Rows of the store (count)."""
+    jobs: tuple[Job, ...]
+
+    def describe(self) -> str:
+        """One line for the log."""
+        names = ", ".join(job.variant_name for job in self.jobs)
+        size = self.training.batch_size
+        return f"{self.route.name}: batches of {size} rows, seed {self.seed}, read once for {names}"
+
+    def memory_bytes(self) -> int:
+        """Bytes of parameters and optimisers, of the pre-activations that variants share, and of two windows."""
+        training = self.training
+        pre_activations = sum(training.batch_size * d_sae for d_sae in {job.variant.sae.d_sae for job in self.jobs})
+        window = min(2 * min(training.window_rows, self.n_rows) * self.row_bytes, training.window_bytes)
+        return (PARAMETER_COPIES_IN_MEMORY * self._n_parameters() + pre_activations) * FLOAT_BYTES + window
+
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of checkpoints at one time: those that are kept, and the one that is being written."""
+        n_made = -(-self.training.n_steps // self.training.checkpoint_every_steps)
+        return min(KEPT_CHECKPOINTS + 1, n_made) * PARAMETER_COPIES_IN_CHECKPOINT * self.weights_bytes()
+
+    def weights_bytes(self) -> int:
+        """Bytes of the final weights, which stay."""
+        return self._n_parameters() * FLOAT_BYTES
+
+    def _n_parameters(self) -> int:
+        settings = [job.variant.sae for job in self.jobs]
+        shapes = [ARCHITECTURES[sae.architecture].shapes(sae, self.d_out, self.d_in).values() for sae in settings]
+        return sum(prod(shape) for of_one_sae in shapes for shape in of_one_sae)
+
+
+def plan_passes(jobs: list[Job], stores: Together, training: TrainingSettings, device: torch.device) -> list[Pass]:
+    """The passes that are left to make: unfinished jobs by route, batch size and seed, as many in one as memory allows.
+
+    Sharing a pass changes no bit of a job, so passes may differ from one call to the next.
+
+    Args:
+        training: the run's section.
+    Raises: CheckpointError if a job's folder holds another SAE; ConfigError if a job needs more memory than there is.
+
+    """
+    together: dict[tuple[Route, int, int], list[Job]] = {}
+    for job in jobs:
+        unfinished = together.setdefault((job.route, job.training.batch_size, job.seed), [])
+        if is_done(job):
+            log.info("%s: trained already, skipped", job.name)
+        else:
+            unfinished.append(job)
+    budget, most = training.memory_bytes or free_bytes(device), total_bytes(device)
+    return [
+        part
+        for unfinished in together.values()
+        if unfinished
+        for part in _split(_pass_of(unfinished, stores, training), budget, most)
+    ]
+
+
+def _pass_of(jobs: list[Job], stores: Together, training: TrainingSettings) -> Pass:
+    """One pass for jobs of one route, batch size and seed."""
+    first = jobs[0]
+    route = first.route
+    plans = {site: stores.at(site).plan for site in route.sites}
+    training = training.model_copy(update={"batch_size": first.training.batch_size})
+    return Pass(
+        route=route,
+        seed=first.seed,
+        training=training,
+        stream=stream_settings(route, stores, training, first.seed),
+        scaling=first.rows.scaling,
+        d_in=route.d_in(stores.sites),
+        d_out=route.d_out(stores.sites),
+        row_bytes=sum(plan.bytes_per_row(site) for site, plan in plans.items()),
+        n_rows=plans[route.reads[0]].n_rows,
+        jobs=tuple(jobs),
+    )
+
+
+def _split(whole: Pass, budget_bytes: int, most_bytes: int) -> list[Pass]:
     """The jobs in order, as many in each pass as the budget allows, at least one.
 
     Raises: ConfigError if a job alone needs more than `most_bytes`, all that the machine has.
     """
-    lots: list[list[Job]] = []
-    for job in pending.group.jobs:
-        if lots and needed_bytes(replace(pending.group, jobs=(*lots[-1], job))) <= budget_bytes:
-            lots[-1].append(job)
+    parts: list[Pass] = []
+    for job in whole.jobs:
+        if parts and (larger := replace(whole, jobs=(*parts[-1].jobs, job))).memory_bytes() <= budget_bytes:
+            parts[-1] = larger
         else:
-            lots.append([job])
-    parts = [_part(pending, tuple(lot)) for lot in lots]
+            parts.append(replace(whole, jobs=(job,)))
     for part in parts:
-        needed = needed_bytes(part.group)
+        needed, name = part.memory_bytes(), part.jobs[0].name
         if needed > most_bytes:
             raise ConfigError(
-                f"{part.group.jobs[0].name} needs about {needed / 1e9:.4g} GB of memory, and this machine has "
+                f"{name} needs about {needed / 1e9:.4g} GB of memory, and this machine has "
                 f"{most_bytes / 1e9:.4g} GB; lower its sae.d_sae, training.batch_size or training.window_bytes"
             )
         if needed > budget_bytes:
             log.warning(
                 "%s needs about %.2f GB, more than the %.2f GB that it may take (training.memory_bytes); trying",
-                part.group.jobs[0].name,
+                name,
                 needed / 1e9,
                 budget_bytes / 1e9,
             )
     if len(parts) > 1:
         log.info(
             "%s: %d passes over the store, since all %d variants need about %.2f GB and %.2f GB may be used",
-            pending.group.site,
+            whole.route.name,
             len(parts),
-            len(pending.group.jobs),
-            needed_bytes(pending.group) / 1e9,
+            len(whole.jobs),
+            whole.memory_bytes() / 1e9,
             budget_bytes / 1e9,
         )
     return parts
 
 
-def _part(pending: Pending, jobs: tuple[Job, ...]) -> Pending:
-    kept = [entry for entry in pending.jobs if entry[0] in jobs]
-    return replace(pending, group=replace(pending.group, jobs=jobs), jobs=kept)
+def announcement(passes: list[Pass], stores: Together) -> list[str]:
+    """What is about to be trained together, which windows are capped, and what it takes of memory and disk."""
+    memory = max((pass_.memory_bytes() for pass_ in passes), default=0)
+    disk = disk_bytes(passes)
+    needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints and weights"
+    capped = (capped_window(pass_.route, stores, pass_.stream, pass_.training) for pass_ in passes)
+    return [*(pass_.describe() for pass_ in passes), *filter(None, capped), needs]
+
+
+def disk_bytes(passes: list[Pass]) -> int:
+    """Bytes of the weights of all passes, and of the checkpoints of one: they are deleted before the next begins."""
+    checkpoints = max((pass_.checkpoint_bytes() for pass_ in passes), default=0)
+    return checkpoints + sum(pass_.weights_bytes() for pass_ in passes)

@@ -1,7 +1,7 @@
-"""Dead latents started again at rows that are reconstructed badly.
+"""Dead latents are started again at rows that are reconstructed badly.
 
-Source: Bricken et al. 2023, Towards Monosemanticity. One departure: rows come from the batch at hand, as in
-dictionary_learning, and not from 819,200 rows read for it.
+Source: Bricken et al. 2023, Towards Monosemanticity. One difference: rows are drawn from the current batch, as in
+dictionary_learning, and not from 819,200 rows read for the purpose.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def is_due(settings: ResamplingSettings | None, step: int) -> bool:
 def draw_rows(error_B: Tensor, n_rows: int, settings: ResamplingSettings, *, seed: int, step: int) -> Tensor:
     """Up to n_rows different rows of a batch, drawn in proportion to the square of their loss, |error|^4: int64.
 
-    Decided by the errors |x - xhat|, the seed and the step; the stream is not shared with anything else.
+    A function of the errors |x - xhat|, the seed and the step: the random stream is used for nothing else.
     """
     power = 1 if settings.compat == "dictionary_learning" else 4
     chance_B = error_B.double().cpu().nan_to_num(posinf=0.0) ** power
@@ -43,23 +43,23 @@ def restart(
     settings: ResamplingSettings,
     read_BM: Tensor | None = None,
 ) -> Tensor:
-    """Start one dead latent at each of the rows, the first ones first: int64 latents that were.
+    """Start one dead latent at each of the rows, latents in order. Returns: those that were started, int64.
 
-    read_BM: what the encoder sees of them, where that is another site (a transcoder).
+    read_BM: what the encoder reads of the same tokens, where that is another site (a transcoder).
 
-    Decoder: the row at norm 1. Encoder: the same direction, `encoder_scale` times as long as the living latents' rows
-    are on average. Biases: 0; a `threshold` stays. Adam's memories of all of it: 0.
+    Decoder: the row at norm 1. Encoder: the same direction, with `encoder_scale` times the mean norm of the alive
+    latents' rows. Biases: 0; a `threshold` stays. Adam's memories of all of them: 0.
     """
     latents = dead_E.nonzero().squeeze(1)[: len(rows_BM)]
     parameters["W_dec"][latents] = _units(rows_BM)
     rows_BM = rows_BM if read_BM is None else read_BM
     unit_BM = _units(rows_BM)
     if "W_enc" in parameters and bool((~dead_E).any()):
-        living = parameters["W_enc"][~dead_E].norm(dim=1).mean()
+        alive_norm = parameters["W_enc"][~dead_E].norm(dim=1).mean()
         direction_BM = rows_BM if settings.compat == "dictionary_learning" else unit_BM
-        parameters["W_enc"][latents] = direction_BM * (settings.encoder_scale * living)
+        parameters["W_enc"][latents] = direction_BM * (settings.encoder_scale * alive_norm)
     elif "W_enc" in parameters:
-        parameters["W_enc"][latents] = unit_BM * settings.encoder_scale  # nobody lives to set a scale
+        parameters["W_enc"][latents] = unit_BM * settings.encoder_scale  # no latent is alive to set a scale
     for name, parameter in parameters.items():
         if name == "b_dec":
             continue

@@ -1,121 +1,100 @@
-"""A trainee and its folder: opened where the last checkpoint left it, advanced, logged, saved, finished."""
+"""One SAE being trained into its folder: opened at the last checkpoint, advanced, logged, saved, finished."""
 
+import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import TrainingSettings
-from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs import VariantFolder, read_record, write_record
-from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
-from strata_sae.pipeline.runs.records import CurveLine, SAERecord
-from strata_sae.pipeline.trainer import checkpoint
-from strata_sae.pipeline.trainer.calibrate import calibrate
-from strata_sae.pipeline.trainer.curves import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
-from strata_sae.pipeline.trainer.finish import finish, remove_checkpoints
-from strata_sae.pipeline.trainer.record import refuse_change
+from strata_sae.pipeline.reading.feed import Rows
+from strata_sae.pipeline.runs import make_folder, naming, sync, write_record
+from strata_sae.pipeline.runs.record_files import line_of
+from strata_sae.pipeline.runs.records import CurveLine
+from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save
+from strata_sae.pipeline.trainer.finish import calibrate, finish
+from strata_sae.pipeline.trainer.jobs import Job
 from strata_sae.pipeline.trainer.trainee import Trainee, Update
 
 log = logging.getLogger(__name__)
 
-
-def is_done(folder: VariantFolder, record: SAERecord) -> bool:
-    """Whether this very SAE is trained already. Raises: CheckpointError if the folder holds another one."""
-    if folder.config.exists():
-        config = read_record(folder.config, SAERecord)
-        refuse_change(config.record, record, str(folder.path))
-    elif folder.training.exists() or folder.checkpoints.exists():
-        raise CheckpointError(f"{folder.config}: missing, so what made the folder is unknown; delete {folder.path}")
-    if not folder.training.exists():
-        return False
-    ending = read_training(folder, config.record)
-    check_curves(folder, ending.record)
-    if not (config.is_hashed and ending.is_hashed):
-        log.info("%s: %s", folder.name, UNHASHED)
-    remove_checkpoints(folder)
-    return True
+COSINE_LINES = 20
+"""About how many lines of a run carry `decoder_max_cosine_mean`, which costs as much as a few steps."""
 
 
 class Session:
-    """One SAE being trained into its folder."""
+    """A trainee and the folder of its job."""
 
-    def __init__(self, trainee: Trainee, folder: VariantFolder, record: SAERecord) -> None:
-        self.trainee = trainee
-        self.folder = folder
-        self.record = record
-        self.training: TrainingSettings = trainee.training
-        write_record(folder.config, record)
-        saved = checkpoint.newest(folder.checkpoints, record, folder.curves)
+    def __init__(self, job: Job, trainee: Trainee) -> None:
+        self.job, self.trainee = job, trainee
+        write_record(job.folder.config, job.record)
+        saved = newest(job.folder.checkpoints, job.record, job.folder.curves)
         if saved is not None:
-            trainee.load_state(saved.tensors, saved.scalars)
-            log.info("%s: goes on from step %d", folder.name, saved.step)
+            trainee.load_state(saved.tensors, saved.step, job.name)
+            log.info("%s: goes on from step %d", job.name, saved.step)
         self.fresh = saved is None
-        self.last: CurveLine | None = None
+        self._last: CurveLine | None = None
         self._seconds, self._updates = 0.0, 0
-        self.curves = Curves(folder.curves, 0 if saved is None else saved.curves.n_bytes)
+        self._curves = Curves(job.folder.curves, 0 if saved is None else saved.curves.n_bytes)
 
-    def advance(self, x_BM: Tensor, mixed: dict[str, float], target_BM: Tensor | None = None) -> None:
-        """Learn from one batch of scaled rows; log, together with how well the batch was `mixed`, save, or freeze.
-
-        target_BM: what is to be reconstructed, where that is not x_BM.
-        """
+    def advance(self, rows: Rows, mixed: dict[str, float]) -> None:
+        """Learn from one batch; then log, with how well the batch is `mixed`, and save; freeze an SAE that diverged."""
         began = time.perf_counter()
-        update = self.trainee.update(x_BM, target_BM)
+        update = self.trainee.update(rows.x_BM, rows.target_BM)
         self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
         if update is None:
-            log.warning("%s: diverged at step %d: %s", self.folder.name, self.trainee.step, self.trainee.diverged)
+            log.warning("%s: diverged at step %d: %s", self.job.name, self.trainee.step, self.trainee.diverged)
             self.finish(None)
             return
-        step, training = self.trainee.step, self.training
+        step, training = self.trainee.step, self.job.training
         if is_logged(step, training.log_every_steps, training.n_steps):
-            self.last = self._line(x_BM if target_BM is None else target_BM, update, mixed)
-            self.curves.write(self.last)
+            self._last = self._line(rows.target, update, mixed)
+            self._curves.write(self._last)
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
             self._save()
 
     def finish(self, calibration: Callable[[], Iterable[Tensor]] | None) -> None:
         """Write the final files; `calibration` yields the batches of scaled rows that set the threshold."""
-        self.curves.close()
+        self._curves.close()
         k = self.trainee.sae.target_l0(1.0)
         calibrated = None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k)
-        finish(self.trainee, self.folder, self.record, calibrated, self.curves.sha256())
+        finish(self.trainee, self.job, calibrated, self._curves.sha256())
 
     def rows_per_second(self) -> float | None:
         """Rows learnt from per second spent on this SAE's updates; None where there was no update."""
-        return self._updates * self.trainee.job.batch_size / self._seconds if self._updates else None
+        return self._updates * self.job.training.batch_size / self._seconds if self._updates else None
 
     def note(self) -> str:
-        """How it does, for the progress bar."""
+        """Its last R2, or that it diverged, for the progress bar."""
         if self.trainee.diverged is not None:
-            return f"{self.trainee.job.variant_name} diverged"
-        r2 = self.last and self.last.batch_r2
-        return f"{self.trainee.job.variant_name} {'-' if r2 is None else format(r2, '.3f')}"
+            return f"{self.job.variant_name} diverged"
+        r2 = self._last and self._last.batch_r2
+        return f"{self.job.variant_name} {'-' if r2 is None else format(r2, '.3f')}"
 
     def close(self) -> None:
-        """Let go of the files; a later session goes on from the last checkpoint."""
-        self.curves.close()
+        """Close the files; a later session goes on from the last checkpoint."""
+        self._curves.close()
 
     def _save(self) -> None:
-        tensors, scalars = self.trainee.state()
-        state = checkpoint.Checkpoint(
-            step=self.trainee.step, tensors=tensors, scalars=scalars, curves=self.curves.sync()
-        )
-        checkpoint.save(self.folder.checkpoints, state, self.record)
+        state = Checkpoint(step=self.trainee.step, tensors=self.trainee.state(), curves=self._curves.sync())
+        save(self.job.folder.checkpoints, state, self.job.record)
 
     def _line(self, target_BM: Tensor, update: Update, mixed: dict[str, float]) -> CurveLine:
         """What curves.jsonl says of an update; like the loss, in units of scaled rows."""
-        trainee, result, step = self.trainee, update.result, self.trainee.step
+        trainee, training, result, step = self.trainee, self.job.training, update.result, self.trainee.step
         further: dict[str, float | int] = {f"loss/{name}": float(loss) for name, loss in result.losses.items()}
         further |= {name: float(value) for name, value in result.monitors.items()} | mixed
-        if trainee.job.variant.resampling is not None:
+        if self.job.variant.resampling is not None:
             further["resampled_latents"] = update.resampled_latents
-        if has_cosines(step, self.training.log_every_steps, self.training.n_steps):
+        if has_cosines(step, training.log_every_steps, training.n_steps):
             further["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
         line = CurveLine(
             step=step,
-            rows=step * trainee.job.batch_size,
+            rows=step * training.batch_size,
             loss=float(result.loss),
             l0=result.codes.n_active() / target_BM.shape[0],
             batch_r2=batch_r2(target_BM, result.xhat_BM),
@@ -125,3 +104,84 @@ class Session:
             gradient_norm=update.gradient_norm,
         )
         return line.with_further(further)
+
+
+class Curves:
+    """curves.jsonl: one line per logged step, without a clock, so that a kill leaves no trace in it.
+
+    It is first cut to `offset` bytes: lines after the last checkpoint are written again.
+    """
+
+    def __init__(self, path: Path, offset: int) -> None:
+        make_folder(path.parent)
+        self._path = path
+        self._file = open(path, "ab")  # noqa: SIM115 - lives as long as this object
+        try:
+            self._file.truncate(offset)
+            self._digest = hashlib.sha256(path.read_bytes())
+            sync(path.parent)  # a checkpoint that counts on this file must not outlive it in a power cut
+        except OSError:
+            self._file.close()
+            raise
+
+    def write(self, line: CurveLine) -> None:
+        """Add one line."""
+        data = line_of(line)
+        self._digest.update(data)
+        with naming(self._path):
+            self._file.write(data)
+
+    def sync(self) -> Prefix:
+        """Flush to the disk. Returns: what was written so far."""
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return Prefix(os.fstat(self._file.fileno()).st_size, self._digest.hexdigest())
+
+    def sha256(self) -> str:
+        """Hash (hex) of what was handed to `write`, whatever a disk made of it."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Flush to the disk and close; a second call does nothing."""
+        if self._file.closed:
+            return
+        try:
+            self.sync()
+        except OSError:
+            with suppress(OSError):  # closing flushes once more, which fails once more
+                self._file.close()
+            raise
+        self._file.close()
+
+
+def is_logged(step: int, every_steps: int, n_steps: int) -> bool:
+    """Whether the line of `step` (updates done, 1-based) is written: the first, each `every_steps`-th, the last."""
+    return step == 1 or step % every_steps == 0 or step == n_steps
+
+
+def has_cosines(step: int, every_steps: int, n_steps: int) -> bool:
+    """Whether the line of `step` carries the decoder's cosines: about COSINE_LINES lines, first and last included."""
+    stride = max(1, round(n_steps / every_steps / COSINE_LINES)) * every_steps
+    return step == 1 or step % stride == 0 or step == n_steps
+
+
+def batch_r2(x_BM: Tensor, xhat_BM: Tensor) -> float:
+    """1 - sum |x - xhat|^2 / sum |x - mean of the batch|^2: share of this batch's variance explained."""
+    error = (x_BM - xhat_BM).double().square().sum()
+    spread = (x_BM - x_BM.mean(dim=0)).double().square().sum()
+    return float(1.0 - error / spread)
+
+
+def decoder_max_cosine_mean(W_dec: Tensor, tile_rows: int = 1024) -> float:
+    """Mean over latents of the largest cosine of its decoder row with any other row, in tiles (never all pairs)."""
+    unit_EM = torch.nn.functional.normalize(W_dec, dim=1)
+    largest_E = unit_EM.new_full((unit_EM.shape[0],), -1.0)
+    for start in range(0, unit_EM.shape[0], tile_rows):
+        # Each pair is computed once: a tile with all rows from its own on, and the result counts for both sides.
+        cosine_RE = unit_EM[start : start + tile_rows] @ unit_EM[start:].T
+        cosine_RE.diagonal().fill_(-1.0)
+        tile_E, later_E = largest_E[start : start + tile_rows], largest_E[start:]
+        torch.maximum(tile_E, cosine_RE.amax(dim=1), out=tile_E)
+        torch.maximum(later_E, cosine_RE.amax(dim=0), out=later_E)
+    return float(largest_E.double().mean())

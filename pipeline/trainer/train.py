@@ -1,17 +1,14 @@
 """Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
 
 import logging
-import shutil
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from strata_sae.pipeline.available import free_bytes, total_bytes
 from strata_sae.pipeline.config.loading import dump
 from strata_sae.pipeline.config.run import RunConfig
-from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.break_even import measured_break_even
 from strata_sae.pipeline.reading.outlier_norms import outlier_norms
 from strata_sae.pipeline.reading.which_store import open_store
@@ -24,18 +21,18 @@ from strata_sae.pipeline.runs import (
     write_record,
     write_yaml,
 )
-from strata_sae.pipeline.runs.records import Environment
+from strata_sae.pipeline.runs.record_files import read_lines
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure
 from strata_sae.pipeline.tensors import choose_device
-from strata_sae.pipeline.trainer.feed import capped_window
-from strata_sae.pipeline.trainer.groups import Group, Job, chosen, describe, expand, group, never_dead
-from strata_sae.pipeline.trainer.memory import checkpoint_bytes, memory_bytes, weights_bytes
-from strata_sae.pipeline.trainer.one_pass import train_group
-from strata_sae.pipeline.trainer.passes import in_passes
-from strata_sae.pipeline.trainer.pending import Pending, pending
-from strata_sae.pipeline.trainer.table import table
+from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
+from strata_sae.pipeline.trainer.one_pass import run_pass
+from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes
+from strata_sae.stores.files.filesystem import missing_space
 from strata_sae.stores.front.aligned import Together
 
 log = logging.getLogger(__name__)
+
+HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s", "")
 
 
 def train(
@@ -49,69 +46,50 @@ def train(
     Raises: StoreError, ConfigError, CheckpointError.
 
     """
-    training = config.training
-    store = open_store(config, stage)
-    run = RunFolder(config.run_path())
-    device = choose_device(training.device, "training.device")
-    jobs = chosen(expand(config, _sites(config, store)), only)
+    stores, run = open_store(config, stage), RunFolder(config.run_path())
+    device = choose_device(config.training.device, "training.device")
+    jobs = plan_jobs(config, stores, run, only)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
-        parts = _parts(jobs, config, store, device)
+        passes = plan_passes(jobs, stores, config.training, device)
         write_yaml(run.config, dump(config))
-        if parts:
-            _note_environment(run, device)
-            for line in _announcement(parts, store, config):
-                log.info("%s", line)
-            _check_space(run, parts, store)
-            if uneven := outlier_norms(config, store):
-                log.warning("%s", uneven)
-        for line in never_dead(job for part in parts for job in part.group.jobs):
-            log.warning("%s", line)
-        for part in parts:
-            speeds |= train_group(part, store, training, device, show_progress=show_progress)
-    if parts:
-        for line in table(run, jobs, speeds):
+        if passes:
+            _prepare(passes, config, stores, run, device)
+        for pass_ in passes:
+            speeds |= run_pass(pass_, stores, run, device, show_progress=show_progress)
+    if passes:
+        for line in table(jobs, speeds):
             log.info("%s", line)
 
 
 def describe_training(config: RunConfig, only: Sequence[str] = ()) -> str:
     """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`."""
-    store = open_store(config)
-    jobs = chosen(expand(config, _sites(config, store)), only)
+    stores = open_store(config)
     device = choose_device(config.training.device, "training.device")
-    parts = _parts(jobs, config, store, device)
-    left = sum(len(part.jobs) for part in parts)
-    measured = _break_evens(parts, store, config, device)
-    return "\n".join([f"{left} of {len(jobs)} SAEs are left to train", *_announcement(parts, store, config), *measured])
+    jobs = plan_jobs(config, stores, RunFolder(config.run_path()), only)
+    passes = plan_passes(jobs, stores, config.training, device)
+    n_left = sum(len(pass_.jobs) for pass_ in passes)
+    measured = _break_evens(passes, config.training.break_even_density, device)
+    return "\n".join([f"{n_left} of {len(jobs)} SAEs are left to train", *announcement(passes, stores), *measured])
 
 
-def _parts(jobs: list[Job], config: RunConfig, store: Together, device: torch.device) -> list[Pending]:
-    """The passes over the store that are left to make."""
-    run = RunFolder(config.run_path())
-    budget = config.training.memory_bytes or free_bytes(device)
-    unfinished = [pending(some, store, run) for some in group(jobs)]
-    return [
-        part
-        for some in unfinished
-        if some.jobs
-        for part in in_passes(some, budget, partial(_needed_bytes, store=store, config=config), total_bytes(device))
-    ]
+def _prepare(passes: list[Pass], config: RunConfig, stores: Together, run: RunFolder, device: torch.device) -> None:
+    """Record the environment, announce the passes with their warnings, and check that their files find room.
 
-
-def _sites(config: RunConfig, store: Together) -> list[str]:
-    """The sites to train on. Raises: ConfigError if the store lacks one."""
-    sites = config.training.sites or config.store.sites
-    for site in sites:
-        if site not in store.sites:
-            raise ConfigError(
-                f"training.sites: {site!r} is not in the store {store.path}, "
-                f"which holds {', '.join(store.sites)}; extract it, or choose among these"
-            )
-    return sites
+    Raises: CheckpointError if the run folder's disk lacks room.
+    """
+    _note_environment(run, device)
+    for line in announcement(passes, stores):
+        log.info("%s", line)
+    _check_space(run, passes)
+    if uneven := outlier_norms(config, stores):
+        log.warning("%s", uneven)
+    for line in never_dead(job for pass_ in passes for job in pass_.jobs):
+        log.warning("%s", line)
 
 
 def _note_environment(run: RunFolder, device: torch.device) -> None:
-    """Record what bits depend on besides config and store, and say so when it changed since the last call."""
+    """Record what bits depend on besides config and store, and log what changed in it since the last call."""
     now = environment(device=device.type, torch_threads=torch.get_num_threads())
     if run.environment.exists():
         before = read_record(run.environment, Environment).record
@@ -120,57 +98,53 @@ def _note_environment(run: RunFolder, device: torch.device) -> None:
     write_record(run.environment, now)
 
 
-def _announcement(parts: list[Pending], store: Together, config: RunConfig) -> list[str]:
-    """What is about to be trained together, and what it takes."""
-    groups = [part.group for part in parts]
-    memory = max((_needed_bytes(some, store, config) for some in groups), default=0)
-    disk = _disk_bytes(parts, store)
-    needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints and weights"
-    capped = (capped_window(part, store, config.training) for part in parts)
-    return [*describe(groups), *filter(None, capped), needs]
-
-
-def _disk_bytes(parts: list[Pending], store: Together) -> int:
-    """The checkpoints of one pass, which are gone before the next, and the weights of all."""
-    groups = [part.group for part in parts]
-    checkpoints = max((checkpoint_bytes(some, **_widths(some, store)) for some in groups), default=0)
-    return checkpoints + sum(weights_bytes(some, **_widths(some, store)) for some in groups)
-
-
-def _check_space(run: RunFolder, parts: list[Pending], store: Together) -> None:
+def _check_space(run: RunFolder, passes: list[Pass]) -> None:
     """Raises: CheckpointError if the run folder's disk lacks room for what is not there yet."""
-    there = [path for part in parts for _, folder, _ in part.jobs for path in folder.checkpoints.rglob("*.safetensors")]
-    needed = _disk_bytes(parts, store) - sum(path.stat().st_size for path in there)
-    free = shutil.disk_usage(run.path).free
-    if needed > free:
+    folders = (job.folder.checkpoints for pass_ in passes for job in pass_.jobs)
+    there = sum(path.stat().st_size for folder in folders for path in folder.rglob("*.safetensors"))
+    if problem := missing_space(run.path, disk_bytes(passes) - there):
         raise CheckpointError(
-            f"{run.path}: training needs about {needed:,} bytes for checkpoints and weights, and its disk has {free:,} "
-            "free; free some, train fewer variants at once (--only, or a lower training.memory_bytes), or raise "
-            "training.checkpoint_every_steps to n_steps"
+            f"{run.path}: training {problem} for checkpoints and weights; free some, train fewer variants at once "
+            "(--only, or a lower training.memory_bytes), or raise training.checkpoint_every_steps to n_steps"
         )
 
 
-def _break_evens(parts: list[Pending], store: Together, config: RunConfig, device: torch.device) -> list[str]:
-    """For each shape, from which density on full matrices are quicker here: measured, about a second each."""
-    shapes = {
-        (part.group.batch_size, job.variant.sae.d_sae, _widths(part.group, store)["d_out"])
-        for part in parts
-        for job in part.group.jobs
-    }
-    used = f"training.break_even_density is {config.training.break_even_density:g}"
+def _break_evens(passes: list[Pass], used: float, device: torch.device) -> list[str]:
+    """A line for each shape: the density of codes from which full matrices are faster here. Takes a second each."""
+    shapes = {(pass_.training.batch_size, job.variant.sae.d_sae, pass_.d_out) for pass_ in passes for job in pass_.jobs}
     return [
-        f"B {shape[0]}, E {shape[1]}, M {shape[2]}: dense from a density of "
-        f"{measured_break_even(*shape, device=device.type):.2g} on, as measured; {used}"
+        f"B {shape[0]}, E {shape[1]}, M {shape[2]}: on this machine full matrices are faster than sparse codes from a "
+        f"density of {measured_break_even(*shape, device=device.type):.2g} on (measured); "
+        f"training.break_even_density is {used:g}"
         for shape in sorted(shapes)
     ]
 
 
-def _needed_bytes(some: Group, store: Together, config: RunConfig) -> int:
-    plans = {site: store.at(site).plan for site in some.route.sites}
-    row_bytes = sum(plan.bytes_per_row(site) for site, plan in plans.items())
-    n_rows = plans[some.route.reads[0]].n_rows
-    return memory_bytes(some, config.training, **_widths(some, store), row_bytes=row_bytes, n_rows=n_rows)
+def table(jobs: list[Job], rows_per_second: Mapping[str, float]) -> list[str]:
+    """A heading, then a line for every job that is done; the speed of those that were trained just now."""
+    rows = [_row(job, rows_per_second.get(job.name)) for job in jobs if job.folder.training.exists()]
+    cells = [HEADINGS, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
+    return ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
 
 
-def _widths(some: Group, store: Together) -> dict[str, int]:
-    return {"d_out": some.route.d_out(store.sites), "d_in": some.route.d_in(store.sites)}
+def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    """Numbers, which stand between the two names and the last cell, to the right."""
+    return [
+        cell.rjust(width) if 2 <= column < len(row) - 1 else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def _row(job: Job, speed: float | None) -> tuple[str, ...]:
+    ending = read_record(job.folder.training, Ending).record
+    last = [line.numbers() for line in read_lines(job.folder.curves, CurveLine)[-1:]] or [{}]
+    shown = {"loss": ".4g", "batch_r2": ".4f", "l0": ".1f", "dead_latents": ",.0f"}
+    numbers = [_number(last[0].get(name), spelled) for name, spelled in shown.items()]
+    diverged = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
+    steps, rate = _number(ending.n_steps, ",d"), _number(speed, ",.0f")
+    return (job.variant_name, job.route.name, steps, *numbers, rate, diverged)
+
+
+def _number(value: Measure, spelled: str) -> str:
+    return "-" if value is None else format(value, spelled)

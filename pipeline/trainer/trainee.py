@@ -1,4 +1,4 @@
-"""One SAE in training: everything it has learnt or remembers, and its next update."""
+"""One SAE in training: its parameters, what training remembers beside them, and its next update."""
 
 import math
 from dataclasses import dataclass
@@ -6,50 +6,107 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.variants import Variant
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.objective import Objective, StepResult
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import Workspace
-from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.optimiser import (
     Adam,
     Tensors,
     clip_coefficient,
     gradient_norm,
+    learning_rate,
     radial_part,
 )
-from strata_sae.pipeline.trainer.rates import learning_rate
 from strata_sae.pipeline.trainer.resample import draw_rows, is_due, restart
-from strata_sae.pipeline.trainer.trackers import DeadClock, RunningThreshold
+
+
+class DeadClock:
+    """Rows seen since each latent was last active, that is since its value was last not 0."""
+
+    def __init__(self, d_sae: int, dead_after_rows: int, device: torch.device) -> None:
+        self.dead_after_rows = dead_after_rows
+        self.rows_since_active = torch.zeros(d_sae, dtype=torch.int64, device=device)  # [E]
+
+    def update(self, codes: Codes) -> Tensor:
+        """Count one batch. Returns: which latents are dead, bool [E], this batch included."""
+        self.rows_since_active += codes.batch_size
+        self.rows_since_active.masked_fill_(codes.active_E(), 0)
+        return self.dead()
+
+    def dead(self) -> Tensor:
+        """Whether each latent is dead: bool [E]."""
+        return self.rows_since_active >= self.dead_after_rows
+
+
+class RunningThreshold:
+    """Running mean of the smallest selected activation, in float64; a batch without a positive one is skipped.
+
+    `start`: `corrected` (the mean starts at 0 and is divided by the weight of what was added), `first_value` or
+    `from_zero`. Source: dictionary_learning's TopK and BatchTopK trainers (first_value), SAELens and HypotheSAEs
+    (from_zero).
+    """
+
+    def __init__(self, beta: float, per_row: bool, device: torch.device, *, start: str = "corrected") -> None:
+        self.beta = beta
+        self.per_row = per_row
+        self.start = start
+        self.mean = torch.zeros((), dtype=torch.float64, device=device)
+        self.weight = torch.zeros((), dtype=torch.float64, device=device)  # share of the mean that is not its start, 0
+
+    def update(self, codes: Codes) -> None:
+        """Count one batch: the smallest positive activation of all its rows, or the mean of each row's smallest."""
+        smallest_B = _smallest_positive(codes).double()
+        has_positive_B = smallest_B.isfinite()
+        over_rows = smallest_B.masked_fill(~has_positive_B, 0.0).sum() / has_positive_B.sum()
+        smallest = over_rows if self.per_row else smallest_B.amin()
+        share = has_positive_B.any().double() * (1.0 - self.beta)
+        if self.start == "first_value":
+            share = torch.where(self.weight > 0, share, has_positive_B.any().double())
+        self.mean.lerp_(smallest.nan_to_num(nan=0.0, posinf=0.0), share)
+        self.weight.lerp_(torch.ones_like(self.weight), share)
+
+    def is_set(self) -> bool:
+        """Whether there has been a positive activation."""
+        return float(self.weight) > 0
+
+    def value(self) -> float:
+        """The threshold; 0 while it is not set."""
+        if not self.is_set():
+            return 0.0
+        return float(self.mean if self.start == "from_zero" else self.mean / self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One update that was made, for the log."""
+    """What one update did, for the log."""
 
     result: StepResult
     learning_rate: float
     gradient_norm: float
-    """Of all gradients, as the clip sees it."""
+    """Of all gradients together, as the clip measures it."""
     resampled_latents: int
     """Dead latents that were started again after it (count)."""
 
 
 class Trainee:
-    """A job's SAE, optimiser, dead clock and threshold. `step` updates are done; `diverged` says why it stopped."""
+    """A variant's SAE, optimiser, dead clock and threshold. `step` updates are done; `diverged` says why it stopped."""
 
-    def __init__(self, job: Job, weights: Tensors, workspace: Workspace) -> None:
+    def __init__(
+        self, variant: Variant, training: TrainingSettings, weights: Tensors, workspace: Workspace, *, seed: int = 0
+    ) -> None:
+        """`training` is that of the job. `seed` decides which rows resampling draws."""
         device = weights["W_dec"].device
-        self.job = job
-        self.training = training = job.training
-        self.workspace = workspace
+        self.variant, self.training, self.workspace, self.seed = variant, training, workspace, seed
         self.step = 0
         self.diverged: str | None = None
-        self.sae = ARCHITECTURES[job.variant.sae.architecture](
-            job.variant.sae, weights["b_dec"].numel(), weights, _d_in(weights)
-        )
+        d_in = weights["W_enc"].shape[1] if "W_enc" in weights else None  # tied weights read what they write
+        self.sae = ARCHITECTURES[variant.sae.architecture](variant.sae, weights["b_dec"].numel(), weights, d_in)
         self.sae.break_even_density = training.break_even_density
-        self.objective = Objective(job.variant.objective, self.sae)
+        self.objective = Objective(variant.objective, self.sae)
         self.adam = Adam.start(training, self.sae.parameters())
         self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_rows, device)
         self.threshold = RunningThreshold(
@@ -57,7 +114,7 @@ class Trainee:
         )
 
     def is_due(self, step: int) -> bool:
-        """Whether update `step` (0-based) is the next it has to make."""
+        """Whether update `step` (0-based) is the next one to make."""
         return self.diverged is None and self.step == step
 
     def update(self, x_BM: Tensor, target_BM: Tensor | None = None) -> Update | None:
@@ -73,10 +130,10 @@ class Trainee:
         radial, square = None, None
         if self.sae.settings.decoder == "unit":
             radial = radial_part(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)
-            # Projecting commutes with scaling, so which comes first only decides what the clip measures.
+            # Projecting commutes with scaling, so the order only decides which of the two norms the clip measures.
             square = radial.square_without if training.order == "project_clip" else radial.square
         clipped_norm = gradient_norm(result.gradients, square).to(result.loss.dtype)
-        loss, norm = torch.stack([result.loss, clipped_norm]).tolist()
+        loss, norm = torch.stack([result.loss, clipped_norm]).tolist()  # one transfer from the device for both
         self.diverged = _why_diverged(loss, norm)
         if self.diverged is not None:
             return None
@@ -94,21 +151,20 @@ class Trainee:
 
     def _resample(self, x_BM: Tensor, target_BM: Tensor, fraction_done: float) -> int:
         """Start dead latents again, if that is due after this step. Returns: how many."""
-        settings = self.job.variant.resampling
+        settings = self.variant.resampling
         if settings is None or not is_due(settings, self.step):
             return 0
-        dead_E = self.dead_clock.rows_since_active >= settings.dead_after_steps * self.job.batch_size
+        dead_E = self.dead_clock.rows_since_active >= settings.dead_after_steps * self.training.batch_size
         codes = self.sae.encode(x_BM, fraction_done=fraction_done, workspace=self.workspace).codes
         error_B = (target_BM - self.sae.decode(codes)).norm(dim=1)
-        drawn = draw_rows(error_B, int(dead_E.sum()), settings, seed=self.job.seed, step=self.step)
+        drawn = draw_rows(error_B, int(dead_E.sum()), settings, seed=self.seed, step=self.step).to(x_BM.device)
         memories = (self.adam.mean, self.adam.square)
-        drawn = drawn.to(x_BM.device)
         latents = restart(self.sae.parameters(), memories, target_BM[drawn], dead_E, settings, x_BM[drawn])
         self.dead_clock.rows_since_active[latents] = 0
         return len(latents)
 
-    def state(self) -> tuple[Tensors, dict[str, int]]:
-        """All that is learnt or remembered: the tensors themselves by checkpoint key, and plain scalars."""
+    def state(self) -> Tensors:
+        """All that is learnt or remembered but for `step`: the tensors themselves, by their names in a checkpoint."""
         tensors = {f"parameters.{name}": tensor for name, tensor in self.sae.parameters().items()}
         tensors |= {f"adam.mean.{name}": tensor for name, tensor in self.adam.mean.items()}
         tensors |= {f"adam.square.{name}": tensor for name, tensor in self.adam.square.items()}
@@ -116,35 +172,40 @@ class Trainee:
         tensors["dead_clock.rows_since_active"] = self.dead_clock.rows_since_active
         tensors["threshold.mean"] = self.threshold.mean
         tensors["threshold.weight"] = self.threshold.weight
-        return tensors, {"step": self.step}
+        return tensors
 
-    def load_state(self, tensors: Tensors, scalars: dict[str, int]) -> None:
-        """Go back to a saved state. Raises: CheckpointError on a missing, unknown or misshapen entry."""
-        remembered = {
-            name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")
-        }
-        self.objective.load_state(remembered)
-        own = self.state()[0]
-        if own.keys() != tensors.keys() or scalars.keys() != {"step"}:
-            missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    def load_state(self, tensors: Tensors, step: int, name: str) -> None:
+        """Go back to the state after `step` updates; `name` is the SAE's, for errors.
+
+        Raises: CheckpointError on a missing, unknown or misshapen tensor.
+        """
+        self.objective.load_state(
+            {key.removeprefix("objective."): t for key, t in tensors.items() if key.startswith("objective.")}
+        )
+        expected = self.state()
+        if expected.keys() != tensors.keys():
+            missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
             raise CheckpointError(
-                f"{self.job.name}: its checkpoint lacks {missing} and holds unknown {unknown}; "
+                f"{name}: its checkpoint lacks {missing} and holds unknown {unknown}; "
                 "it was written by another version, so delete the folder to train this variant again"
             )
-        for name, tensor in own.items():
-            saved = tensors[name]
+        for key, tensor in expected.items():
+            saved = tensors[key]
             if (saved.shape, saved.dtype) != (tensor.shape, tensor.dtype):
                 raise CheckpointError(
-                    f"{self.job.name}: its checkpoint holds {name} as {saved.dtype} {list(saved.shape)}, "
+                    f"{name}: its checkpoint holds {key} as {saved.dtype} {list(saved.shape)}, "
                     f"expected {tensor.dtype} {list(tensor.shape)}; delete the folder to train this variant again"
                 )
             tensor.copy_(saved)
-        self.step = scalars["step"]
+        self.step = step
 
 
-def _d_in(weights: Tensors) -> int | None:
-    """Width of what is read; None for tied weights, which read what they write."""
-    return weights["W_enc"].shape[1] if "W_enc" in weights else None
+def _smallest_positive(codes: Codes) -> Tensor:
+    """The smallest positive value of each row, infinity where there is none: [B]."""
+    values = codes.values.masked_fill(codes.values <= 0, torch.inf)
+    if isinstance(codes, DenseCodes):
+        return values.amin(dim=1)
+    return values.new_full((codes.batch_size,), torch.inf).scatter_reduce_(0, codes.rows_P.long(), values, "amin")
 
 
 def _why_diverged(loss: float, norm: float) -> str | None:

@@ -13,8 +13,8 @@ from strata_sae.stores.deriving.slice import (
     check_space,
     fill_missing,
     kept_extras,
-    lineage,
-    planned,
+    lineage_of,
+    plan_derived_store,
     rows_to_copy,
     source_columns,
 )
@@ -35,7 +35,7 @@ from strata_sae.stores.format.plan import (
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.masks import permutation, random_words
 from strata_sae.stores.reading.site_rows import is_calibrated
-from strata_sae.stores.writing.finishing import finish, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from strata_sae.stores.writing.planning import PlanFields
 from strata_sae.stores.writing.units import UnitWriter, commit_columns
 
@@ -127,7 +127,7 @@ class Buckets:
     def _load(self, bucket: int) -> np.ndarray:
         if self._held[0] != bucket:
             split, number = self._buckets[bucket]
-            self._held = (-1, np.empty(0, self._dtype))  # let go of one before the next is there
+            self._held = (-1, np.empty(0, self._dtype))  # one is freed before the next is read
             records_N = np.fromfile(self._path(split, number), self._dtype)
             self._held = (bucket, records_N[self._mix.order(split, number, len(records_N))])
         return self._held[1]
@@ -175,10 +175,10 @@ def shuffle_store(
         n_rows = source.plan.n_rows
         if not (out / PLAN).is_file():
             _check_space_for_all(source, out, fields)
-        plan = planned(files, out, fields, n_rows, partial(_token_map, source, folder / "tokens", mix))
+        plan = plan_derived_store(files, out, fields, n_rows, partial(_token_map, source, folder / "tokens", mix))
         if not (out / MANIFEST).is_file():
             _fill(files, source, out, plan, folder, mix, advance)
-    finish(files, out, plan)
+    finish_store(files, out, plan)
     return ActivationStore.open(out)
 
 
@@ -193,7 +193,7 @@ def _fields(source: ActivationStore, seed: int, bucket_rows: int) -> PlanFields:
         "rows_per_unit": plan.rows_per_unit,
         "config": plan.config,
         "provenance": plan.provenance | {"shuffle": {"seed": seed, "bucket_rows": bucket_rows}},
-        "lineage": lineage("shuffle", source, (0, plan.n_rows), ""),
+        "lineage": lineage_of("shuffle", source, (0, plan.n_rows), ""),
         # The columns are the source's; which rows they came from can no longer be said as ranges.
         "calibration": [(0, plan.n_rows)] if plan.encoding == "int8" else None,
     }

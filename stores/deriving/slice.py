@@ -28,7 +28,7 @@ from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.array import StoredArray, shard_records
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
 from strata_sae.stores.writing.planning import PlanFields, create_store
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration, commit_columns, sample_spans
 
@@ -67,17 +67,19 @@ def slice_store(
     files = files or FileSystem()
     start, stop = rows or (0, source.plan.n_rows)
     fields = _slice_fields(source, sites, (start, stop), encoding, compressor)
-    plan = planned(files, out, fields, stop - start, partial(token_map_of, source, start, stop))
+    plan = plan_derived_store(files, out, fields, stop - start, partial(token_map_of, source, start, stop))
     if not (out / MANIFEST).is_file():
         missing = recover(files, out, plan)
         check_space(out, sum(unit_bytes(plan, unit) for unit in missing))
         _calibrate(files, source, out, plan, start)
         fill_missing(files, out, plan, _copier(source, start, advance))
-    finish(files, out, plan)
+    finish_store(files, out, plan)
     return ActivationStore.open(out)
 
 
-def planned(files: FileSystem, out: Path, fields: PlanFields, n_rows: int, token_map: Callable[[], TokenMap]) -> Plan:
+def plan_derived_store(
+    files: FileSystem, out: Path, fields: PlanFields, n_rows: int, token_map: Callable[[], TokenMap]
+) -> Plan:
     """The plan at `out`, made there if there is none.
 
     Raises: StoreError if the plan there is another one's, or `out` lies inside a store.
@@ -105,7 +107,7 @@ def planned(files: FileSystem, out: Path, fields: PlanFields, n_rows: int, token
     )
 
 
-def lineage(kind: str, source: ActivationStore, rows: tuple[int, int], order_id: str) -> Lineage:
+def lineage_of(kind: str, source: ActivationStore, rows: tuple[int, int], order_id: str) -> Lineage:
     """Where a derived store comes from. `order_id`: of the order of batches that it shares, or empty."""
     return Lineage(kind, source.id, source.plan.id, order_id, rows)
 
@@ -167,7 +169,7 @@ def _slice_fields(
         "rows_per_unit": plan.rows_per_unit,
         "config": plan.config,
         "provenance": plan.provenance,
-        "lineage": lineage("slice", source, rows, plan.order_id if whole else ""),
+        "lineage": lineage_of("slice", source, rows, plan.order_id if whole else ""),
         "calibration": _calibration_rows(source, rows, splits) if encoding == "int8" else None,
     }
 

@@ -1,11 +1,18 @@
-"""Writing files that are whole or absent after any interruption, by one class, which tests can record, cut or fail."""
+"""Files that are whole or absent, whatever dies: written beside their place, flushed to the disk, then renamed.
+
+Stores are written through `FileSystem`, step by step, so that tests can record, cut or fail each step.
+"""
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+STAGED = ".staged-"
+"""Prefix of what is not yet published; left behind by a kill, and may be deleted at any time."""
 
 
 class FileSystem:
@@ -30,24 +37,16 @@ class FileSystem:
         os.fsync(descriptor)
 
     def sync_path(self, path: Path) -> None:
-        """Make the bytes of a file that somebody else wrote survive a power cut."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        """Make the bytes of a file that another process wrote survive a power cut."""
+        sync(path, os.O_NOFOLLOW)
 
     def close(self, descriptor: int) -> None:
-        """Let go of a descriptor."""
+        """Close a descriptor."""
         os.close(descriptor)
 
     def sync_folder(self, path: Path) -> None:
         """Make the names in a folder survive a power cut."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path, os.O_DIRECTORY)
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name, atomically. Raises FileExistsError if the name is taken."""
@@ -104,9 +103,9 @@ def write_pieces(files: FileSystem, path: Path, pieces: Iterable[bytes | memoryv
 
 
 def publish_exclusive(files: FileSystem, draft: Path, path: Path, data: bytes) -> bool:
-    """Make `path` appear with all of its bytes, durably, unless somebody else made it first. Returns whether we did.
+    """Make `path` appear with all of its bytes, durably, unless it is there. Returns whether this call made it.
 
-    `draft`: a free name in a folder of the same file system that is cleaned up if we die here.
+    `draft`: a free name in a folder of the same file system that the next recovery removes.
     """
     write_new(files, draft, data)
     try:
@@ -130,6 +129,80 @@ def remove_tree(files: FileSystem, folder: Path) -> None:
             else:
                 files.unlink(Path(entry.path))
         files.remove_folder(folder)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace or create a file atomically and durably; its folder is made if missing."""
+    make_folder(path.parent)
+    staged = staging_path(path)
+    try:
+        with naming(path):
+            write_new(FileSystem(), staged, data)
+        os.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name into an OSError that has none, as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, so that their names survive a power cut; what exists is left alone."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            sync(folder.parent)
+
+
+def staging_path(path: Path) -> Path:
+    """A fresh name in the same folder, so that the final rename cannot cross a file system."""
+    return path.with_name(f"{STAGED}{path.name}-{uuid.uuid4().hex}")
+
+
+def publish_folder(staged: Path, target: Path) -> None:
+    """Make a staged folder appear under its final name, whole and durable. `target` must not exist."""
+    for file in staged.iterdir():
+        sync(file)
+    sync(staged)
+    os.rename(staged, target)
+    sync(target.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that a kill never leaves half of it under its name."""
+    doomed = staging_path(path)
+    os.rename(path, doomed)
+    sync(path.parent)
+    remove_tree(FileSystem(), doomed)
+
+
+def remove_staged(folder: Path) -> None:
+    """Delete what a killed writer left unpublished directly inside a folder."""
+    for leftover in folder.glob(f"{STAGED}*"):
+        if leftover.is_dir():
+            remove_tree(FileSystem(), leftover)
+        else:
+            leftover.unlink()
+
+
+def sync(path: Path, flags: int = 0) -> None:
+    """Flush a file, or a folder's list of names, to the disk. `flags`: further ones of `os.open`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        with naming(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def missing_space(folder: Path, needed_bytes: int) -> str | None:

@@ -1,6 +1,6 @@
 """Locks that the kernel drops when their owner dies, and working folders that are held by one.
 
-Nothing depends on these folders for correctness: whoever wins the exclusive commit record has filled the unit.
+No result depends on these folders: the exclusive commit record decides which attempt has filled a unit.
 """
 
 import errno
@@ -86,7 +86,7 @@ class Lease:
         self.release()
 
     def abandon(self) -> None:
-        """Leave the folder to whoever recovers it."""
+        """Unlock the folder and leave it as it is, for the next recovery."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -152,7 +152,7 @@ def _create_locked(lock: Path) -> int:
     """Descriptor of a new lock file that we hold, whatever others made of it before we held it."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with suppress(OSError):  # a file system without locks: then nobody can take it from us either
+        with suppress(OSError):  # a file system without locks: then no other process can take it either
             take(descriptor)
         if os.fstat(descriptor).st_nlink:
             return descriptor
@@ -161,7 +161,7 @@ def _create_locked(lock: Path) -> int:
 
 @contextmanager
 def _if_dead(lock: Path) -> Iterator[bool]:
-    """Whether the owner of a lock is gone; if so nobody else can take the lock inside the block."""
+    """Whether the owner of a lock is gone; if so no other process can take the lock inside the block."""
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

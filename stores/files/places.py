@@ -42,7 +42,7 @@ def identity_of(status: os.stat_result) -> Identity:
 
 
 def is_same(found: Identity, expected: Identity, *, inodes_last: bool) -> bool:
-    """Whether both are of one file that nobody wrote to in between; without lasting inode numbers, as far as one can
+    """Whether both are of one file that was not written to in between; without lasting inode numbers, as far as one can
     tell from size and time.
     """
     return found == expected if inodes_last else found.written == expected.written
@@ -96,7 +96,7 @@ class Place(Protocol):
     """A folder of files, here or elsewhere."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
 
     def open(self, path: str) -> FileBytes:
         """The bytes of a file. Raises: StoreError if it is not there."""

@@ -49,7 +49,7 @@ def list_stores(root: Path) -> list[Row]:
     return [_row(folder) for folder in folders if _looks_like_a_store(folder)]
 
 
-def table(rows: Sequence[Row]) -> str:
+def stores_table(rows: Sequence[Row]) -> str:
     """The rows as text, a line each."""
     titles = ["store", "id or state", "model", "rows", "sites", "encoding", "size", "age", "from"]
     lines = [titles, *(_cells(row) for row in rows)]
@@ -142,7 +142,7 @@ def _scalars(folder: Path, name: str, hashes: dict[str, str]) -> dict[str, dict[
     }
 
 
-def describe(summary: Summary) -> str:
+def summary_text(summary: Summary) -> str:
     """What `ActivationStore.summary` says, as text."""
     model, corpus, timing = _fields(summary["model"]), _fields(summary["corpus"]), summary["timing"]
     sources = corpus.get("sources")

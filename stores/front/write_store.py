@@ -13,7 +13,7 @@ from strata_sae.stores.format.plan import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE,
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration, sample_spans
 
@@ -105,7 +105,7 @@ def _fill(path: Path, plan: Plan, rows: Mapping[str, np.ndarray], flags_N: np.nd
             writer.commit()
         finally:
             writer.close()
-    finish(files, path, plan)
+    finish_store(files, path, plan)
 
 
 def _n_rows(rows: Mapping[str, np.ndarray]) -> int:

@@ -4,7 +4,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Protocol
 
 import google_crc32c
 import numpy as np
@@ -29,14 +28,20 @@ _READS = 3
 _HASHED_BYTES = 4 * 2**20
 
 
-class ShardRecords(Protocol):
-    """What is known of the shards of one array before they are read."""
+class ShardRecords:
+    """What is recorded of the shards of one array before they are read; here nothing.
+
+    So it is for rows of version 1, of which only the file's hash is recorded, which takes all of its bytes; their norms
+    are compared instead (`NormCheckedRows`).
+    """
 
     def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
         """Whether a shard's file, whose index has this crc32c, can be the one that was written in this place."""
+        return True
 
     def chunk_matches(self, chunk: int, crc: int) -> bool:
         """Whether a chunk of this crc32c is the one that was written in this place."""
+        return True
 
 
 class StoredArray:
@@ -174,7 +179,7 @@ class StoredArray:
         return file, offset, n_bytes
 
 
-class ChunkRecords:
+class ChunkRecords(ShardRecords):
     """Version 2: the crc32c of every index and of every chunk. In memory 4 bytes each."""
 
     def __init__(self) -> None:
@@ -194,7 +199,7 @@ class ChunkRecords:
         return self._chunks[4 * chunk : 4 * chunk + 4] == crc.to_bytes(4, "big")
 
 
-class FileHashes:
+class FileHashes(ShardRecords):
     """Version 1, arrays that are read whole: the file's sha256."""
 
     def __init__(self) -> None:
@@ -211,12 +216,8 @@ class FileHashes:
             digest.update(file.read(first, min(_HASHED_BYTES, file.n_bytes - first)).data)
         return digest.hexdigest() == self._sha256[shard]
 
-    def chunk_matches(self, chunk: int, crc: int) -> bool:
-        """See `ShardRecords.chunk_matches`."""
-        return True
 
-
-class NormRecords:
+class NormRecords(ShardRecords):
     """Version 1, norms: the histogram of a unit's norms, which its statistics hold (`Moments`), by its crc32c."""
 
     def __init__(self, spec: ArraySpec) -> None:
@@ -238,22 +239,6 @@ class NormRecords:
         n_rows = min(spec.rows_per_shard, spec.shape[0] - shard * spec.rows_per_shard)
         norms_N = np.ascontiguousarray(data[:, :-CRC_BYTES]).view("<f4").reshape(-1)[:n_rows]
         return _crc_of(norm_bins(norms_N)) == self._histograms[shard]
-
-    def chunk_matches(self, chunk: int, crc: int) -> bool:
-        """See `ShardRecords.chunk_matches`."""
-        return True
-
-
-class NoRecords:
-    """Version 1, rows: only the file's hash is recorded, which takes all of its bytes (see `NormCheckedRows`)."""
-
-    def shard_matches(self, shard: int, file: FileBytes, index_crc: int) -> bool:
-        """See `ShardRecords.shard_matches`."""
-        return True
-
-    def chunk_matches(self, chunk: int, crc: int) -> bool:
-        """See `ShardRecords.chunk_matches`."""
-        return True
 
 
 def shard_records(version: int, spec: ArraySpec, files: dict[str, FileRecord]) -> ShardRecords:

@@ -13,7 +13,7 @@ from strata_sae.stores.format.commits import commits, read_listed, read_manifest
 from strata_sae.stores.format.plan import COMMITS, MANIFEST, PLAN, STAGING, TIMINGS, Plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.format.shards import ArraySpec, largest_shard_bytes, shard_bytes
-from strata_sae.stores.reading.array import ChunkRecords, NoRecords, NormRecords, ShardRecords, shard_records
+from strata_sae.stores.reading.array import ChunkRecords, NormRecords, ShardRecords, shard_records
 
 _SHOWN = 5
 
@@ -58,7 +58,7 @@ def _unit_records(plan: Plan, specs: dict[str, ArraySpec]) -> dict[str, ShardRec
     """What is to be filled with the records of a site's units, by the array's path."""
     if plan.version > 1:
         return {spec.path: ChunkRecords() for spec in specs.values()}
-    return {spec.path: NormRecords(spec) if name == "norm" else NoRecords() for name, spec in specs.items()}
+    return {spec.path: NormRecords(spec) if name == "norm" else ShardRecords() for name, spec in specs.items()}
 
 
 def _add(records: ShardRecords, file: FileRecord, statistics: Json, store: Path, unit: int) -> None:
@@ -74,7 +74,7 @@ def _add(records: ShardRecords, file: FileRecord, statistics: Json, store: Path,
 def check_opened(store: Path, plan: Plan, seen: dict[str, Identity] | None = None) -> Contents:
     """What opening checks: manifest, commit records, statistics, metadata, and the size of every file.
 
-    `seen`: is told which file each name stood for, so that what is opened later can be compared.
+    `seen`: receives the identity of every file, with which files that are opened later are compared.
 
     Raises: StoreError listing what is missing, extra, empty, truncated or not a plain file.
     """
@@ -161,5 +161,5 @@ def _walk(store: Path, folder: str, expected: set[str]) -> Iterator[tuple[str, I
                 yield name, identity_of(entry.stat())
             elif name in expected:
                 yield from _walk(store, name, expected)
-            elif name != STAGING:  # a folder of nobody's: what lies in it, and how deep, does not matter
+            elif name != STAGING:  # a folder that belongs to no store: what lies in it does not matter
                 yield name, identity_of(entry.stat())

@@ -46,7 +46,7 @@ class _Opened:
         self._file, self._data, self.noted = file, data, 0.0
 
     def data(self) -> np.ndarray | None:
-        """The array's bytes, or None if somebody wrote into the file meanwhile."""
+        """The array's bytes, or None if the file was written to meanwhile."""
         try:
             self._file.read(0, 0)  # no byte of a file that was written to can be read, and that takes no time
         except StoreError:
@@ -64,7 +64,7 @@ class ChunkCache:
 
     An entry is the array's bytes, the key they were put under, and a crc32c of both: under another name it is no entry.
     It appears by a rename, and without an fsync: what a power cut leaves of it fails its checksum, and is made again.
-    Nothing here fails its caller: without room or rights, nothing is cached.
+    No method raises where there is no room or no right to write: then nothing is cached.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -101,7 +101,7 @@ class ChunkCache:
                 self._opened.popitem(last=False)
         if time.monotonic() - opened.noted > _TOUCH_SECONDS:
             opened.noted = time.monotonic()
-            with suppress(OSError):  # deleted meanwhile, or the folder is not ours to write
+            with suppress(OSError):  # deleted meanwhile, or the folder cannot be written
                 os.utime(self.folder / key)
         return data.view(dtype).reshape(shape)
 
@@ -132,7 +132,7 @@ class ChunkCache:
         except OSError as error:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
-            if not self._warned and error.errno != errno.ENOENT:  # ENOENT: somebody deletes the folder at this moment
+            if not self._warned and error.errno != errno.ENOENT:  # ENOENT: the folder is being deleted
                 self._warned = True
                 _log.warning("%s: chunks are not cached (%s)", self.folder, error)
 
@@ -141,7 +141,7 @@ class ChunkCache:
         path = self.folder / key
         if not path.exists():
             return None
-        with suppress(StoreError):  # deleted meanwhile, cut short, or not ours to read
+        with suppress(StoreError):  # deleted meanwhile, cut short, or not readable
             file = self._place.open(key)
             entry = file.read(0, file.n_bytes)
             data, footer = entry[:-_FOOTER_BYTES], entry[-_FOOTER_BYTES:].tobytes()

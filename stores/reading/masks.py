@@ -1,5 +1,6 @@
 """Which rows are read, and in which random order: filters, the rows of a block that pass them, permutations by key."""
 
+import hashlib
 from copy import copy
 from dataclasses import asdict, dataclass
 
@@ -7,14 +8,13 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, canonical_json
-from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.format.plan import FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE, Plan
 from strata_sae.stores.reading.array import StoredArray
 
 
 def random_words(key: Json, n: int) -> np.ndarray:
     """Random numbers, uint64, named by `key`."""
-    digest = bytes.fromhex(sha256(canonical_json(key)))
+    digest = hashlib.sha256(canonical_json(key)).digest()
     return np.asarray(np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n))
 
 

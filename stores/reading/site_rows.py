@@ -10,7 +10,6 @@ from strata_sae.stores.files.places import LocalPlace, Place
 from strata_sae.stores.format.commits import CALIBRATION, commit_path, read_commit
 from strata_sae.stores.format.encodings import Columns, dequantise, merge_planes, to_float32
 from strata_sae.stores.format.plan import ARRAYS, Plan
-from strata_sae.stores.format.shards import ArraySpec
 from strata_sae.stores.reading.array import ShardRecords, StoredArray, shard_records
 
 
@@ -86,14 +85,15 @@ class PlainRows:
     columns: Columns | None = None
     has_scales = False
 
-    def __init__(self, arrays: dict[str, StoredArray]) -> None:
-        self._values = arrays["values"]
-        self.shape, self.rows_per_chunk = _size(self._values.spec)
-        self.coded_dtype = np.dtype(self._values.spec.dtype)
+    def __init__(self, *arrays: StoredArray) -> None:
+        """`arrays`: those with a number of every row and column, [N, M]."""
+        self._arrays, spec = arrays, arrays[0].spec
+        self.shape, self.rows_per_chunk = (spec.shape[0], spec.shape[1]), spec.rows_per_chunk
+        self.coded_dtype = np.dtype(spec.dtype)
 
-    def coded(self, chunk: int) -> tuple[np.ndarray, None]:
+    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
         """See `SiteRows.coded`."""
-        return self._values.chunk(chunk), None
+        return self._arrays[0].chunk(chunk), None
 
     def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
         """See `SiteRows.decoded`."""
@@ -101,75 +101,46 @@ class PlainRows:
 
     def will_need(self, chunk: int) -> None:
         """See `SiteRows.will_need`."""
-        self._values.will_need(chunk)
+        for array in self._arrays:
+            array.will_need(chunk)
 
     def touch(self, chunk: int, keep: int) -> None:
         """See `SiteRows.touch`."""
-        self._values.touch(chunk, keep)
+        for array in self._arrays:
+            array.touch(chunk, keep)
 
 
-class PlanedRows:
+class PlanedRows(PlainRows):
     """bfloat16 whose upper and lower bytes lie in two arrays."""
 
-    columns: Columns | None = None
-    has_scales = False
-    coded_dtype = np.dtype(np.uint16)
+    def __init__(self, high: StoredArray, low: StoredArray) -> None:
+        super().__init__(high, low)
+        self.coded_dtype = np.dtype(np.uint16)
 
-    def __init__(self, arrays: dict[str, StoredArray]) -> None:
-        self._high, self._low = arrays["high"], arrays["low"]
-        self.shape, self.rows_per_chunk = _size(self._high.spec)
-
-    def coded(self, chunk: int) -> tuple[np.ndarray, None]:
+    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
         """See `SiteRows.coded`."""
-        return merge_planes(self._high.chunk(chunk), self._low.chunk(chunk)), None
-
-    def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
-        """See `SiteRows.decoded`."""
-        return coded
-
-    def will_need(self, chunk: int) -> None:
-        """See `SiteRows.will_need`."""
-        self._high.will_need(chunk)
-        self._low.will_need(chunk)
-
-    def touch(self, chunk: int, keep: int) -> None:
-        """See `SiteRows.touch`."""
-        self._high.touch(chunk, keep)
-        self._low.touch(chunk, keep)
+        high, low = self._arrays
+        return merge_planes(high.chunk(chunk), low.chunk(chunk)), None
 
 
-class QuantisedRows:
+class QuantisedRows(PlainRows):
     """int8 rows; a batch is decoded when it is served, so that a window takes a quarter of its float32 size."""
 
     has_scales = True
-    coded_dtype = np.dtype(np.int8)
 
-    def __init__(self, arrays: dict[str, StoredArray], columns: Columns) -> None:
-        self._values, self._scale = arrays["values"], arrays["scale"]
-        self.columns: Columns | None = columns
-        self.shape, self.rows_per_chunk = _size(self._values.spec)
+    def __init__(self, values: StoredArray, scale: StoredArray, columns: Columns) -> None:
+        super().__init__(values)
+        self._scale, self._columns = scale, columns
+        self.columns = columns
 
-    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
         """See `SiteRows.coded`."""
-        return self._values.chunk(chunk), self._scale.chunk(chunk)
+        return self._arrays[0].chunk(chunk), self._scale.chunk(chunk)
 
     def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
         """See `SiteRows.decoded`."""
         assert scales is not None
-        assert self.columns is not None
-        return dequantise(coded, scales, self.columns)
-
-    def will_need(self, chunk: int) -> None:
-        """See `SiteRows.will_need`."""
-        self._values.will_need(chunk)
-
-    def touch(self, chunk: int, keep: int) -> None:
-        """See `SiteRows.touch`."""
-        self._values.touch(chunk, keep)
-
-
-def _size(spec: ArraySpec) -> tuple[tuple[int, int], int]:
-    return (spec.shape[0], spec.shape[1]), spec.rows_per_chunk
+        return dequantise(coded, scales, self._columns)
 
 
 class WrappedRows:
@@ -244,10 +215,13 @@ def site_rows(place: Place, plan: Plan, records: dict[str, ShardRecords]) -> dic
     found: dict[str, tuple[SiteRows, StoredArray]] = {}
     for site, specs in plan.site_specs.items():
         arrays = {name: StoredArray(place, spec, records[spec.path]) for name, spec in specs.items()}
+        rows: SiteRows
         if plan.encoding == "int8":
-            rows: SiteRows = QuantisedRows(arrays, columns[site])
+            rows = QuantisedRows(arrays["values"], arrays["scale"], columns[site])
+        elif plan.compressor == "planes":
+            rows = PlanedRows(arrays["high"], arrays["low"])
         else:
-            rows = PlanedRows(arrays) if plan.compressor == "planes" else PlainRows(arrays)
+            rows = PlainRows(arrays["values"])
         if plan.version == 1:
             captured = plan.lineage is None or plan.lineage.kind == "sibling"
             rounded = plan.encoding == "int8" or not captured

@@ -51,7 +51,7 @@ def hashed(path: Path, sha256: str) -> tuple[Stamp, str]:
         found = descriptor_sha256(descriptor) if stat.S_ISREG(before.st_mode) else ""
     finally:
         os.close(descriptor)
-    # The stamp is of the time before: whoever writes meanwhile changes what is compared with it.
+    # The stamp is of the time before the reading, so a write meanwhile makes it differ from the file.
     return _stamp(before, sha256), found
 
 
@@ -93,10 +93,10 @@ _log = logging.getLogger(__name__)
 
 
 class StagedPlace:
-    """The files of another place by way of `folder`, where each lies under its sha256.
+    """The files of another place, read from copies in `folder` that are named by their sha256.
 
-    A copy appears whole, durable and verified, or not at all; any number of processes share it. Copies are kept: who
-    made the folder removes it. A copy is hashed again before its first use unless its lock file says that this very
+    A copy appears whole, durable and verified, or not at all; any number of processes share it. Copies are kept until
+    somebody removes the folder. A copy is hashed again before its first use unless its lock file says that this very
     file, with these times, was hashed before (`Stamp`); one that is not what its name says is made anew.
     """
 
@@ -114,7 +114,7 @@ class StagedPlace:
         self._copies = LocalPlace(folder, mapped=is_safe_to_map(folder), identities=self._known)
 
     def open(self, path: str) -> FileBytes:
-        """See `Place.open`; copies the file first, if it is to be copied and nobody has.
+        """See `Place.open`; copies the file first, if it is to be copied and there is no copy.
 
         Raises: StoreError if its bytes are not those of the commit record, or there is no room.
         """
@@ -158,13 +158,13 @@ class StagedPlace:
             return
         try:
             with hold(lock) as descriptor:
-                stamp = self._stamped(path) or self._hashed(path)  # somebody else may just have made it
+                stamp = self._stamped(path) or self._hashed(path)  # another process may just have made it
                 if stamp is None:
                     self._make(path)
                     stamp = stamp_of(copy, sha256)
                 write_stamp(descriptor, stamp)
         except OSError as error:
-            stamp = self._hashed(path) if error.errno in _NOT_OURS else None  # somebody else's folder can be read
+            stamp = self._hashed(path) if error.errno in _NOT_OURS else None  # another user's folder can be read
             if stamp is None:
                 raise StoreError(
                     f"{self._folder}: staging {path} needs {n_bytes} bytes ({explain(error)}); name another folder"
@@ -203,16 +203,18 @@ class StagedPlace:
         copy = self._folder / self._expected[path].sha256
         draft = copy.with_name(copy.name + _UNFINISHED)
         try:
-            self._copy_with_patience(path, draft)
+            self._copy_with_retries(path, draft)
             self._files.rename(draft, copy)
             self._files.sync_folder(self._folder)
         finally:
             draft.unlink(missing_ok=True)
 
-    def _copy_with_patience(self, path: str, draft: Path) -> None:
+    def _copy_with_retries(self, path: str, draft: Path) -> None:
         """What came wrong is read again: over a network it may have been right where it lies."""
         for left in reversed(range(_ATTEMPTS)):
-            draft.unlink(missing_ok=True)  # of somebody who died, for we hold the lock; or of the attempt before
+            draft.unlink(
+                missing_ok=True
+            )  # of a process that died, since the lock is held here; or of the attempt before
             try:
                 return self._copy_verified(path, draft)
             except StoreError:

@@ -1,4 +1,4 @@
-"""Buckets of S3, Google and Azure. Who we are, and where the servers are, only the environment says (AWS_*, ...)."""
+"""Buckets of S3, Google and Azure. Credentials and endpoints come from the environment alone."""
 
 import re
 import threading
@@ -178,7 +178,7 @@ class Bucket:
             self._put(path, data, len(data), threading.Event())
         return True
 
-    def describe(self, card: str) -> None:
+    def show_card(self, card: str) -> None:
         """A bucket has no page."""
 
     def close(self) -> None:

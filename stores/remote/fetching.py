@@ -121,7 +121,7 @@ class PullFolder:
     def fetch(self, fetcher: Fetcher, file: FileRecord, advance: Advance) -> None:
         """Fetch a file, check every byte as it comes, and make it appear under its final name.
 
-        `advance` is told of bytes as they come, and takes back those of a wrong copy.
+        `advance` receives the number of bytes as they arrive, and the negative number of those of a wrong copy.
 
         Raises: StoreError naming the file, what was expected and what came, if that was wrong four times.
         """

@@ -93,7 +93,7 @@ class Folder:
         self._make_folders((self._root / path).parent)
         return publish_exclusive(self._files, self._drafts() / "new", self._root / path, data)
 
-    def describe(self, card: str) -> None:
+    def show_card(self, card: str) -> None:
         """A folder has no page."""
 
     def close(self) -> None:

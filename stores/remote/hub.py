@@ -98,7 +98,7 @@ class HubRepository(HttpSource):
         self._upload({path: data}, f"Add {path}", self._last_commit)
         return True
 
-    def describe(self, card: str) -> None:
+    def show_card(self, card: str) -> None:
         """Write the dataset card, unless the repository has one."""
         with self._errors():
             if self._api.file_exists(**self._about, filename=_CARD, revision=self._revision):

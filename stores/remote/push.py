@@ -1,4 +1,4 @@
-"""Sending a finished store: its identity first, then its data, the MANIFEST last, so that nobody sees half a store."""
+"""Sending a finished store: its identity first, then its data, the MANIFEST last, so that no half store is seen."""
 
 import json
 import re
@@ -154,7 +154,7 @@ def push(
         for files in (identity, data):
             _send(target, store, files, there, advance)
         _refuse_losses(target, [*identity, *data])
-        target.describe(dataset_card(plan, store_id, str(url), n_bytes))
+        target.show_card(dataset_card(plan, store_id, str(url), n_bytes))
         manifest = (store / MANIFEST).read_bytes()
         if MANIFEST in there:  # the very same, as was seen before: nothing is written into a finished store
             return store_id

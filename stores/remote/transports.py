@@ -59,7 +59,7 @@ class Retries:
         self._deadline = time.monotonic() + self._seconds
 
     def progressed(self) -> None:
-        """Bytes arrived. Raises: StoreError if they come too slowly altogether, or nobody wants them any more."""
+        """Count the arrival of bytes. Raises: StoreError if they come too slowly, or another file failed."""
         self._failures = 0
         self._check(f"came at less than {self._policy.slowest_bytes_per_second:.0f} bytes a second")
 
@@ -101,7 +101,7 @@ def in_threads(work: Callable[[T], None], items: Iterable[T], stop: threading.Ev
 
 
 class Unchanged:
-    """What names the object behind each path, by what was said of it first; for several threads."""
+    """The identity (ETag, or time and size) that was first seen of the object at each path; for several threads."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
@@ -170,11 +170,11 @@ class Target(Source, Protocol):
     def send_new(self, path: str, data: bytes) -> bool:
         """Make a file appear whole, after all that was sent before, unless it is there. Returns whether it was not."""
 
-    def describe(self, card: str) -> None:
+    def show_card(self, card: str) -> None:
         """Show a page about the store, where the place has one."""
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Release what is held."""
 
 
 def is_url(text: str | Path) -> bool:

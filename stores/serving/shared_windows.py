@@ -1,6 +1,5 @@
-"""Windows in memory that several trainers on a machine share: each is decoded once, by whoever needs it first."""
+"""Windows in memory that several processes on a machine share: the first one to need a window fills it for all."""
 
-import fcntl
 import shutil
 import threading
 import time
@@ -13,17 +12,19 @@ import numpy as np
 
 from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.format.folders import refuse_inside_a_store
-from strata_sae.stores.serving.shared_slot import NOTHING, Slot
-from strata_sae.stores.serving.slot_users import PRESENT, Presence, slot_paths
-from strata_sae.stores.serving.windows import Filling, WindowBuffer, own_memory
+from strata_sae.stores.serving.slots import NOTHING, PRESENT, Slot, SlotUsers, slot_paths
+from strata_sae.stores.serving.windows import Filling, WindowBuffer, private_memory
 
 _POLL_SECONDS, _POLL_AHEAD_SECONDS = 0.01, 0.1
+"""Pause between looks at a slot whose window is needed now, and at that of the next window."""
 _ABANDONED_SECONDS = 1.0
+"""A later window that no process holds for this long was left by a process that died: its slot is filled again."""
 _FILL_SECONDS = 600.0
+"""Longest time that another process may take to fill a window."""
 
 
 class _Claim:
-    """A slot being taken for a window by a thread."""
+    """A thread's attempt to take the slot of a window."""
 
     future: "Future[bool]"
 
@@ -35,11 +36,12 @@ class _Claim:
 
 
 class SharedWindows:
-    """Two slots for any number of trainers with one `key`: even windows in one, odd ones in the other.
+    """Two slots for any number of processes with one `key`: one for even windows, one for odd windows.
 
-    A trainer holds the window it serves and the next one. When all have left a window, the first to need the one after
-    next fills its slot. Who has waited `patience_seconds` for the others to leave fills memory of its own instead, with
-    the same rows; so does who needs a window older than one in use. Nothing is served that was not filled whole.
+    A process holds the window it reads and the next one. When all processes have released a window, the first one to
+    need the window after next fills its slot. A process that has waited `max_wait_seconds` for a slot, or that needs an
+    older window than the slot's, fills private memory instead, with the same rows. A window is read only when it was
+    filled whole.
     """
 
     def __init__(
@@ -50,23 +52,23 @@ class SharedWindows:
         buffer_in: Callable[[np.ndarray], WindowBuffer],
         filling: Filling,
         pool: Executor,
-        patience_seconds: float = 60.0,
+        max_wait_seconds: float = 60.0,
     ) -> None:
-        """`buffer_in` makes a buffer in memory of `n_bytes`.
+        """`buffer_in` makes a buffer in given memory of `n_bytes`.
 
         Raises: StoreError if there is no room for two windows in the folder.
         """
         self._n_bytes, self._buffer_in, self._filling, self._pool = n_bytes, buffer_in, filling, pool
-        self._patience_seconds = patience_seconds
-        self._own: WindowBuffer | None = None
+        self._max_wait_seconds = max_wait_seconds
+        self._private: WindowBuffer | None = None
         self._serving = NOTHING
         self._buffer: WindowBuffer | None = None
         self._ahead: _Claim | None = None
         self._gave_up_on = [NOTHING, NOTHING]
-        """What each slot held when our patience with those who use it ended."""
+        """The window that each slot held when this process last stopped waiting for it: not waited for again."""
         refuse_inside_a_store(folder, "shared windows")
         present = folder / f"{key}{PRESENT}"
-        self._presence = Presence(present)
+        self._users = SlotUsers(present)
         self._slots: list[Slot] = []
         try:
             for path in slot_paths(present):
@@ -89,8 +91,8 @@ class SharedWindows:
             self._ahead = None
             claim.wanted_since = time.monotonic()
             claim.nudged.set()
-            # Until we have the next window we keep this one, and with it everybody else from going on without us. None
-            # waits in a circle: who is behind never waits for who is ahead.
+            # The current window is held until the next one is there, so that no other process can replace it. That
+            # makes no deadlock: a process never waits for one that is ahead of it.
             try:
                 have_slot = claim.future.result()
             finally:
@@ -98,26 +100,26 @@ class SharedWindows:
             if have_slot:
                 self._buffer = self._slots[window % 2].buffer
             else:
-                self._own = self._own or self._buffer_in(own_memory(self._n_bytes))
-                self._filling(window)(self._own)
-                self._buffer = self._own
+                self._private = self._private or self._buffer_in(private_memory(self._n_bytes))
+                self._filling(window)(self._private)
+                self._buffer = self._private
             self._serving = window
             self._ahead = self._claim(window + 1)
         return self._buffer
 
     def close(self) -> None:
-        """Let go of every window. The last one to leave removes the files."""
+        """Release every window. The last process to do so removes the files."""
         if self._ahead is not None:
             self._cancel()
         self._buffer = None
         for slot in self._slots:
             slot.close()
         self._slots = []
-        self._presence.leave()
+        self._users.leave()
 
     def _leave(self) -> None:
-        """Let go of the window that is served: whoever waits for its slot may have it."""
-        if self._buffer is not None and self._buffer is not self._own:
+        """Release the window that is read: another process may then fill its slot."""
+        if self._buffer is not None and self._buffer is not self._private:
             self._slots[self._serving % 2].unlock()
         self._buffer = None
 
@@ -136,31 +138,31 @@ class SharedWindows:
         return claim
 
     def _take(self, claim: _Claim, fill: Callable[[WindowBuffer], None]) -> bool:
-        """Lock the slot that holds a window, filled by us if nobody else does it. Returns: whether we have it."""
+        """Lock the slot of a window, and fill it if no other process has. Returns: whether the slot is locked."""
         slot, window = self._slots[claim.window % 2], claim.window
         free_since: float | None = None
         pause = 0.001
         while not claim.cancelled:
-            if slot.holds == window and slot.lock(fcntl.LOCK_SH):
+            if slot.holds == window and slot.lock(shared=True):
                 if slot.holds == window:
                     return True
                 slot.unlock()
-            if slot.lock(fcntl.LOCK_EX):
+            if slot.lock(shared=False):
                 free_since = free_since or time.monotonic()
-                # A later window is wanted by those who are ahead of us, unless it was left by somebody who died.
+                # Processes that are ahead of this one need a later window, unless the one that filled it died.
                 if slot.holds < window or time.monotonic() - free_since > _ABANDONED_SECONDS:
                     try:
                         slot.fill(window, fill)
                     except BaseException:
                         slot.unlock()
                         raise
-                    continue  # and turn our lock into a shared one, if nobody comes in between
+                    continue  # the next round changes the exclusive lock into a shared one
                 slot.unlock()
             else:
                 free_since = None
             if claim.wanted_since is not None and self._is_hopeless(claim, slot, free_since is None):
                 return False
-            # Before it is wanted, a window may take its time; the first looks are quick in case the others are, too.
+            # Looks are rare while the window is not needed yet, and the first ones quick, as other processes may be.
             pause = min(2 * pause, _POLL_AHEAD_SECONDS if claim.wanted_since is None else _POLL_SECONDS)
             claim.nudged.wait(pause)
             claim.nudged.clear()
@@ -168,7 +170,7 @@ class SharedWindows:
         return False
 
     def _is_hopeless(self, claim: _Claim, slot: Slot, in_use: bool) -> bool:
-        """Whether to stop waiting for a slot and fill memory of our own."""
+        """Whether to stop waiting for a slot and fill private memory."""
         held, parity = slot.holds, claim.window % 2
         if not in_use or held == claim.window:
             return False
@@ -177,7 +179,7 @@ class SharedWindows:
         being_filled = held == NOTHING and slot.gets == claim.window
         assert claim.wanted_since is not None
         waited = time.monotonic() - claim.wanted_since
-        if waited < (max(_FILL_SECONDS, self._patience_seconds) if being_filled else self._patience_seconds):
+        if waited < (max(_FILL_SECONDS, self._max_wait_seconds) if being_filled else self._max_wait_seconds):
             return False
         self._gave_up_on[parity] = held
         return True

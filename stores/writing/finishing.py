@@ -31,9 +31,9 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
-    # Listed first: a worker that commits and dies after its unit was looked at keeps its files for the next recovery.
+    # Listed first: the files of a worker that commits and dies after this line are kept for the next recovery.
     dead = abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store))
-    for folder in commit_folders(plan):  # a record is certain before its files move, whoever wrote it and died
+    for folder in commit_folders(plan):  # a record is durable before its files move, also that of a process that died
         files.sync_folder(store / folder)
     missing = []
     for key in keys(plan):
@@ -46,13 +46,13 @@ def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
 
 
 def next_unit(store: Path, plan: Plan, skip: set[int]) -> int | None:
-    """A unit nobody has committed, one that no living worker is filling where there is one; None when all are there."""
+    """A missing unit, if possible one that no live worker is filling; None when all are committed."""
     missing = [unit for unit in range(plan.n_units) if unit not in skip and not commit_path(store, plan, unit).exists()]
     busy = {name.partition("-")[0] for name in leased(store / STAGING, "")} if missing else set()
     return next((unit for unit in missing if key_name(unit) not in busy), missing[0] if missing else None)
 
 
-def finish(files: FileSystem, store: Path, plan: Plan) -> str:
+def finish_store(files: FileSystem, store: Path, plan: Plan) -> str:
     """Write the statistics and the MANIFEST of a store whose units are all committed; a finished store stays as it is.
 
     Returns: the store id.

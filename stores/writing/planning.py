@@ -25,7 +25,7 @@ from strata_sae.stores.writing.shards import ShardWriter
 
 
 class PlanFields(TypedDict):
-    """Fields of `Plan` that whoever creates a store says."""
+    """Fields of `Plan` that the caller of `create_store` gives."""
 
     splits: dict[str, tuple[int, int]]
     sites: dict[str, int]
@@ -153,7 +153,7 @@ def _move(files: FileSystem, draft: Path, path: Path, plan: Plan) -> None:
             if not (path / PLAN).is_file():
                 raise
             _expect_same(path, plan)
-    files.sync_folder(path.parent)  # also where another worker moved it, who may have died before this step
+    files.sync_folder(path.parent)  # also where another worker moved it, which may have died before this step
 
 
 def _expect_same(path: Path, plan: Plan) -> None:

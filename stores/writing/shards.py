@@ -59,7 +59,7 @@ class ShardWriter:
         return FileRecord(str(self._path), self._n_bytes, digest, f"{index_crc:08x}", "".join(self._chunk_crcs))
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, finished or not."""
         if self._descriptor >= 0:
             self._files.close(self._descriptor)
             self._descriptor = -1

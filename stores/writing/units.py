@@ -48,7 +48,7 @@ class Commit:
     def commit(self, statistics: dict[str, Json]) -> bool:
         """Finish the files and make them exist, unless another attempt already has. Returns whether this one won.
 
-        After it returns they are committed and published, whoever won, and may be acknowledged.
+        After it returns they are committed and published, whichever attempt won, and may be acknowledged.
         """
         records = {path: writer.finish()._replace(path=path) for path, writer in self._writers.items()}
         if self._plan.version == 1:  # one that was begun by an older program
@@ -66,7 +66,7 @@ class Commit:
         return won
 
     def close(self) -> None:
-        """Remove what is staged, unless it may be committed and not yet published; safe at any time."""
+        """Remove what is staged, unless it may be committed and not yet published; may be called at any time."""
         for writer in self._writers.values():
             writer.close()
         if self._committing:
@@ -140,12 +140,12 @@ class UnitWriter:
         return self._commit.commit({site: moments.record() for site, moments in self._moments.items()})
 
     def close(self) -> None:
-        """Remove what is staged, unless it may be committed and not yet published; safe at any time."""
+        """Remove what is staged, unless it may be committed and not yet published; may be called at any time."""
         self._commit.close()
 
 
 def publish(files: FileSystem, store: Path, plan: Plan, key: int | str) -> None:
-    """Bring the files of a committed unit, or calibration, to their final names; anybody may, for any attempt.
+    """Move the files of a committed unit, or calibration, to their final names; any process may, for any attempt.
 
     Raises: StoreError if a committed file is neither published nor staged anywhere.
     """
@@ -165,7 +165,7 @@ def publish(files: FileSystem, store: Path, plan: Plan, key: int | str) -> None:
             except FileNotFoundError:  # another worker may have just published it
                 if not _has_size(final, expected.n_bytes):
                     raise StoreError(f"{final}: unit {key} is committed but this file is gone; restore it") from None
-    # Not only the names made here: whoever made the others may have died before this step.
+    # Not only the names made here: the process that made the others may have died before this step.
     for folder in sorted({(store / path).parent for path in record.files}):
         files.sync_folder(folder)
 
@@ -209,7 +209,7 @@ def sample_spans(split: tuple[int, int], rows_per_span: int = ROWS_PER_SPAN) -> 
 def commit_calibration(files: FileSystem, store: Path, plan: Plan, sample: dict[str, np.ndarray]) -> None:
     """Compute a site's columns from its calibration rows (float32 [N, M], in plan order) and commit them.
 
-    Whoever commits first decides for all; later ones change nothing.
+    The first commit counts; later ones change nothing.
     """
     commit_columns(files, store, plan, {site: calibrate(rows_NM) for site, rows_NM in sample.items()})
 

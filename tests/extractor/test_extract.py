@@ -131,7 +131,7 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(ConfigError, match=r"needs [\d,]+ bytes and its disk has 1,000 free"):
+    with pytest.raises(ConfigError, match=r"needs [\d,]+ more bytes and its disk has 1,000 free"):
         extract(small, show_progress=False)
     assert not small.store_path().exists()
 

@@ -19,7 +19,7 @@ from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.extractor.costs import LINES, disk_bytes, filling_bytes, n_data_files, n_files
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
-from strata_sae.pipeline.trainer import feed
+from strata_sae.pipeline.reading import feed
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore, Plan, read_plan
 from strata_sae.stores.format.encodings import CODECS, COMPRESSORS
@@ -309,9 +309,9 @@ def test_the_mixing_that_is_announced_is_the_one_that_is_served(
     served: dict[str, int] = {}
 
     class Noted(feed.JoinedBatches):
-        def __init__(self, sites: Any, **options: Any) -> None:
-            super().__init__(sites, **options)
-            served[sites[0][1]] = options["window_rows"]
+        def __init__(self, sites: Any, stream: Any) -> None:
+            super().__init__(sites, stream)
+            served[sites[0][1]] = stream.window_rows
 
     monkeypatch.setattr(feed, "JoinedBatches", Noted)
     train(config, show_progress=False)

@@ -220,7 +220,7 @@ def test_removal_never_leaves_half_a_folder_under_its_name(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("strata_sae.pipeline.runs.folders.remove_tree", killed)
+        patch.setattr("strata_sae.stores.files.filesystem.remove_tree", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_folder(tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -13,7 +13,6 @@ import pytest
 
 from strata_sae.stores import ActivationStore
 from strata_sae.stores.reading import staged
-from strata_sae.stores.reading import staged as stamps
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store, stored_rows
 
@@ -176,7 +175,7 @@ def test_control_without_stamps_the_bytes_of_another_file_are_handed_out(
     assert_right(opened, ActivationStore.open(store))
     for first, second in in_pairs_of_one_size(copies(tmp_path)):
         mixed_up(first, second)
-    known = {path: stamps.stamp_of(path, path.name) for path in copies(tmp_path)}
+    known = {path: staged.stamp_of(path, path.name) for path in copies(tmp_path)}
     monkeypatch.setattr(staged, "read_stamp", lambda lock: known[lock.with_suffix("")])
     place = opened._site(SITE)[1]._place
     wrong = 0
@@ -191,7 +190,7 @@ def test_what_is_as_it_was_is_not_hashed_again(
     plain = ActivationStore.open(store)
     assert_right(opener(), plain)
     n_hashed = []
-    real = stamps.hashed
+    real = staged.hashed
     monkeypatch.setattr(staged, "hashed", lambda path, sha256: n_hashed.append(path) or real(path, sha256))
     assert_right(opener(), plain)
     assert n_hashed == []

@@ -4,7 +4,7 @@ import random
 import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
 from strata_sae.stores.format.records import Lineage
 from strata_sae.stores.reading.masks import permutation
+from strata_sae.stores.serving.batches import StreamOptions, StreamSettings
 from strata_sae.stores.serving.mixing import predicted_variance_ratio
 from support.closing import blocks_begun_after_close
 from support.small_store import DOCUMENT_ROWS, build_store, stored_rows, token_map
@@ -94,6 +95,16 @@ def test_every_row_once_an_epoch(sized_stores: dict[int, ActivationStore], data:
 
 
 OPTIONS: dict[str, Any] = {"filters": Filters(drop_bos=True), "batch_size": 50, "window_rows": 200, "seed": 3}
+
+
+def test_options_are_the_fields_of_the_settings_and_override_them(store: ActivationStore) -> None:
+    assert get_type_hints(StreamOptions) == get_type_hints(StreamSettings)
+    settings_ = StreamSettings(**OPTIONS)
+    with Batches(store, SITE, settings_) as batches, Batches(store, SITE, settings_, seed=4) as other:
+        assert (batches.settings, other.settings.seed) == (settings_, 4)
+        (numbers_B,) = serve(store, [1], **OPTIONS)
+        assert batches.batch(1)[1].tolist() == numbers_B.tolist()
+        assert other.batch(1)[1].tolist() != numbers_B.tolist(), "control"
 
 
 def test_batch_is_a_pure_function_of_the_step(store: ActivationStore) -> None:

@@ -23,7 +23,7 @@ from strata_sae.stores.reading import chunk_cache
 from strata_sae.stores.reading.checking import read_contents
 from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache, chunk_key
 from strata_sae.stores.reading.site_rows import SiteRows
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.finishing import finish_store
 from support.small_store import build_store, fill_unit, plan_store, stored_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,7 +332,7 @@ def test_stores_that_share_one_plane_do_not_share_entries(tmp_path: Path) -> Non
         rows_NM = stored_rows(SITE, 900, 8, "bfloat16") ^ np.uint16(low_bit)
         for unit in range(plan.n_units):
             fill_unit(FileSystem(), path, plan, unit, {SITE: rows_NM})
-        finish(FileSystem(), path, plan)
+        finish_store(FileSystem(), path, plan)
         rows, _ = opened_sites(Opened(path, plan, read_contents(path, plan), LocalPlace(path, mapped=True), cache))[
             SITE
         ]

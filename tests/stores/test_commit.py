@@ -16,7 +16,7 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import commit_path, read_commit
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import build_store, fill_unit, plan_store, stored_rows, token_map
 
@@ -76,14 +76,14 @@ def test_the_loser_deletes_what_it_staged_and_touches_nothing_else(store: Path, 
     assert published(store) == before
     assert list((store / "staging").iterdir()) == []
     fill_all(store, plan)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     np.testing.assert_array_equal(ActivationStore.open(store).rows(SITE, 0, N_ROWS), rows_of(plan)[SITE])
 
 
 def test_a_zombie_that_commits_after_the_end_changes_nothing(store: Path, plan: Plan) -> None:
     zombie = filled_writer(store, plan, 0, change=1.0)
     fill_all(store, plan)
-    store_id = finish(FILES, store, plan)
+    store_id = finish_store(FILES, store, plan)
     before = published(store)
     assert zombie.commit() is False
     assert published(store) == before
@@ -98,7 +98,7 @@ def test_a_zombie_whose_staging_was_taken_away_fails_cleanly(store: Path, plan: 
     with pytest.raises(FileNotFoundError):
         zombie.commit()
     zombie.close()
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     assert verify(store, deep=True) == []
 
 
@@ -114,7 +114,7 @@ def test_a_suspended_process_that_wakes_late_loses(store: Path, plan: Plan) -> N
     _, status = os.waitpid(child.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
     fill_all(store, plan)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     before = published(store)
     os.kill(child.pid, signal.SIGCONT)
     child.join()
@@ -131,7 +131,7 @@ def test_an_overwriting_link_would_let_the_zombie_win(store: Path, plan: Plan) -
     zombie = filled_writer(store, plan, 0, change=1.0, files=Overwriting())
     fill_all(store, plan)
     assert zombie.commit() is True
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     assert verify(store, deep=True) != []
 
 
@@ -142,7 +142,7 @@ def test_an_overwriting_link_would_let_the_zombie_win(store: Path, plan: Plan) -
 def test_a_damaged_commit_record_is_named(store: Path, plan: Plan, damage: bytes) -> None:
     fill_unit(FILES, store, plan, 0, rows_of(plan))
     commit_path(store, plan, 0).write_bytes(damage)
-    for action in (recover, finish):
+    for action in (recover, finish_store):
         with pytest.raises(StoreError, match=r"commits/000/000000\.json"):
             action(FILES, store, plan)
 
@@ -188,7 +188,7 @@ def test_a_plan_that_cannot_be_read_back_is_not_written(tmp_path: Path) -> None:
 def test_an_unfinished_store_says_how_far_it_is(store: Path, plan: Plan) -> None:
     for unit in range(2):
         fill_unit(FILES, store, plan, unit, rows_of(plan))
-    for action in (lambda: ActivationStore.open(store), lambda: finish(FILES, store, plan)):
+    for action in (lambda: ActivationStore.open(store), lambda: finish_store(FILES, store, plan)):
         with pytest.raises(StoreError, match=rf"(2|{plan.n_units - 2}) of {plan.n_units} units"):
             action()
 
@@ -214,7 +214,7 @@ def test_an_error_between_commit_and_publish_keeps_the_files(store: Path, plan: 
     assert 0 not in recover(FILES, store, plan)
     assert list((store / "staging").iterdir()) == []
     fill_all(store, plan)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     assert verify(store, deep=True) == []
 
 
@@ -226,7 +226,7 @@ def test_a_committed_unit_is_published_from_another_attempt_with_equal_bytes(sto
     assert 0 not in recover(FILES, store, plan)
     other.close()
     fill_all(store, plan)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     assert verify(store, deep=True) == []
 
 
@@ -259,7 +259,7 @@ def test_a_worker_that_commits_and_dies_during_recovery_loses_nothing(store: Pat
     assert files.done
     assert 0 not in recover(FILES, store, plan)
     fill_all(store, plan)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     assert verify(store, deep=True) == []
 
 
@@ -332,7 +332,7 @@ def test_a_read_only_store_is_opened_verified_and_trained_on_without_a_trace(tmp
     with Batches(store, SITE, batch_size=32) as batches:
         for step in range(20):
             batches.batch(step)
-    finish(FILES, path, store.plan)
+    finish_store(FILES, path, store.plan)
     assert state(path) == before
     for entry in [path, *path.rglob("*")]:
         entry.chmod(entry.stat().st_mode | 0o200)
@@ -340,18 +340,18 @@ def test_a_read_only_store_is_opened_verified_and_trained_on_without_a_trace(tmp
 
 def test_finishing_twice_is_finishing_once(store: Path, plan: Plan) -> None:
     fill_all(store, plan)
-    first = finish(FILES, store, plan)
+    first = finish_store(FILES, store, plan)
     before = state(store)
-    assert finish(FILES, store, plan) == first
+    assert finish_store(FILES, store, plan) == first
     assert state(store) == before
     assert all(not os.stat(store / name).st_mode & 0o222 for name in published(store))
 
 
 def test_a_finish_killed_before_the_files_were_made_read_only_is_completed(store: Path, plan: Plan) -> None:
     fill_all(store, plan)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     (store / "MANIFEST.json").chmod(0o644)
-    finish(FILES, store, plan)
+    finish_store(FILES, store, plan)
     assert not os.stat(store / "MANIFEST.json").st_mode & 0o222
 
 
@@ -361,7 +361,7 @@ def test_several_processes_fill_and_finish_one_store(store: Path, plan: Plan, at
         rng = random.Random(seed)
         while missing := recover(FILES, store, plan):
             fill_unit(FILES, store, plan, rng.choice(missing), rows_of(plan))
-        finish(FILES, store, plan)
+        finish_store(FILES, store, plan)
         os._exit(0)
 
     children = [FORK.Process(target=work, args=(10 * attempt + number,)) for number in range(3)]

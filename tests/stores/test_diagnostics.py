@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strata_sae.stores import ActivationStore, Batches, Filters
-from strata_sae.stores.serving import documents_of_rows as origins
-from strata_sae.stores.serving.diagnostics import BatchMixing, batch_mixing, expected_distinct
-from strata_sae.stores.serving.documents_of_rows import Tally, counted, read_runs
+from strata_sae.stores.serving import mixing as origins
+from strata_sae.stores.serving.mixing import BatchMixing, Tally, batch_mixing, counted, expected_distinct, read_runs
 from support.small_store import build_store
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "mixing.py"))

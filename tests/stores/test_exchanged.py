@@ -16,8 +16,7 @@ import support.version_1 as version_1
 from strata_sae.stores import ActivationStore, Batches, StoreError, read_plan, verify
 from strata_sae.stores.format.commits import commit_name, keys
 from strata_sae.stores.format.plan import MANIFEST, PLAN
-from strata_sae.stores.reading import array as stored
-from strata_sae.stores.reading import site_rows as norm_check
+from strata_sae.stores.reading import array, site_rows
 from strata_sae.stores.reading.array import ChunkRecords, FileHashes, NormRecords
 from strata_sae.stores.writing.planning import create_store
 from support.lying_server import LyingServer, serving
@@ -139,8 +138,8 @@ def test_control_without_the_check_the_bytes_of_other_places_are_used(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = used(store)
-    monkeypatch.setattr(stored.StoredArray, "_check_place", lambda *_: None)
-    monkeypatch.setattr(norm_check.NormCheckedRows, "_check", lambda *_: None)
+    monkeypatch.setattr(array.StoredArray, "_check_place", lambda *_: None)
+    monkeypatch.setattr(site_rows.NormCheckedRows, "_check", lambda *_: None)
     for records in (ChunkRecords, FileHashes, NormRecords):
         monkeypatch.setattr(records, "shard_matches", lambda *_: True)
     taken = []
@@ -207,9 +206,9 @@ def test_a_shard_of_another_store_of_the_same_plan_is_seen(made: Path, tmp_path:
         original = small_store.stored_rows
         patched.setattr(small_store, "stored_rows", lambda *a: original(*a) + np.uint16(1))
         other = build_store(tmp_path / "other", 180, SITES, chunk_bytes=512, shard_bytes=1024, encoding="bfloat16")
-    for array in ("values", "norm"):
-        path = read_plan(store).site_specs["blocks.1.hook_mlp_out"][array].shard_path(1)
-        exchanged = Path(shutil.copytree(store, tmp_path / array))
+    for name in ("values", "norm"):
+        path = read_plan(store).site_specs["blocks.1.hook_mlp_out"][name].shard_path(1)
+        exchanged = Path(shutil.copytree(store, tmp_path / name))
         (exchanged / path).unlink()
         shutil.copy(other / path, exchanged / path)
         assert verify(exchanged)

@@ -18,7 +18,7 @@ from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.plan import TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front import verifying
-from strata_sae.stores.reading import array as stored
+from strata_sae.stores.reading import array
 from strata_sae.stores.writing.finishing import write_timing
 from support.small_store import build_store, stored_rows
 
@@ -241,7 +241,7 @@ def test_without_crc_training_would_read_wrong_rows(tmp_path: Path, monkeypatch:
     shutil.copytree(path, tmp_path / "original")
     for file in files_of(path):
         file.chmod(0o644)
-    monkeypatch.setattr(stored, "crc_matches", lambda encoded: True)
+    monkeypatch.setattr(array, "crc_matches", lambda encoded: True)
     wrong = []
     for _, file in flips(path, 200, {"shard data"}):
         if f"{SITE}/values" in str(file):

@@ -18,7 +18,7 @@ from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, ver
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.format.shards import ArraySpec
-from strata_sae.stores.writing.finishing import finish
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import build_store, plan_store, stored_rows, token_map
 
@@ -260,7 +260,7 @@ def test_constant_rows_are_stored_and_described(tmp_path: Path, encoding: str, v
         writer = UnitWriter(FileSystem(), path, plan, unit, token_map(130)["flags"][start:stop])
         writer.append(SITE, rows_NM[start:stop])
         writer.commit()
-    finish(FileSystem(), path, plan)
+    finish_store(FileSystem(), path, plan)
     assert verify(path, deep=True) == []
     opened = ActivationStore.open(path)
     found = opened.float_rows(SITE, 0, 130)

@@ -24,7 +24,7 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import commit_path
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.plan_file import read_plan
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import build_store, fill_unit, plan_store, stored_rows, token_map
 
@@ -56,7 +56,7 @@ def live(files: FileSystem, path: Path, n_rows: int = 70) -> None:
     rows = rows_of(plan)
     while (unit := next_unit(path, plan, set())) is not None:
         fill_unit(files, path, plan, unit, rows)
-    finish(files, path, plan)
+    finish_store(files, path, plan)
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -178,7 +178,7 @@ def fill_rest(path: Path, plan: Plan) -> None:
     recover(FILES, path, plan)
     while (unit := next_unit(path, plan, set())) is not None:
         fill_unit(FILES, path, plan, unit, rows_of(plan))
-    finish(FILES, path, plan)
+    finish_store(FILES, path, plan)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -304,7 +304,7 @@ def marks(path: Path, plan: Plan) -> list[set[int]]:
 def test_four_processes_fill_every_unit_exactly_once(memory: Path, disjoint: bool) -> None:
     path = memory / "store"
     plan = race(path, N_RACED, disjoint=disjoint)
-    finish(FILES, path, plan)
+    finish_store(FILES, path, plan)
     assert verify(path, deep=True) == []
     written = marks(path, plan)
     assert all(len(unit) == 1 for unit in written), "a unit is of one attempt, in every site"
@@ -368,7 +368,7 @@ def test_a_reader_sees_nothing_until_all_is_there(memory: Path) -> None:
             fill_unit(FILES, path, plan, unit, rows_of(plan))
             written.release()
             looked.acquire()
-        finish(FILES, path, plan)
+        finish_store(FILES, path, plan)
         os._exit(0)
 
     writer = FORK.Process(target=write)

@@ -17,7 +17,7 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import MANIFEST, TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.verifying import verify
-from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import plan_store, stored_rows, token_map
 
@@ -90,7 +90,7 @@ def write_store(files: FileSystem, path: Path) -> None:
         finally:
             writer.close()
         write_timing(files, path, unit, 1, 1.0)
-    finish(files, path, plan)
+    finish_store(files, path, plan)
 
 
 def contents(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
-from strata_sae.stores.serving.multi_site import JoinedBatches, Sites, joined_in_order, joint_mask
+from strata_sae.stores.serving.batches import JoinedBatches, Sites, joined_in_order, joint_mask
 from support.small_store import build_store, stored_rows
 
 WIDTHS = {"a": 4, "bb": 8}

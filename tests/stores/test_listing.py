@@ -11,7 +11,7 @@ from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.plan import ARRAYS, COMMITS, PLAN
-from strata_sae.stores.front.listing import describe, list_stores, table
+from strata_sae.stores.front.listing import list_stores, stores_table, summary_text
 from support.small_store import fill_unit, plan_store, stored_rows
 
 SITE = "blocks.1.hook_resid_post"
@@ -38,7 +38,7 @@ def test_every_store_has_its_line(root: Path) -> None:
     assert rows["whole"].n_bytes == whole.summary()["total_bytes"]
     assert (rows["whole"].model, rows["whole"].sites, rows["whole"].n_rows) == ("tiny", (SITE,), 1000)
     assert rows["part"].lineage == f"slice of {whole.id[:12]}"
-    text = table(list(rows.values())).splitlines()
+    text = stores_table(list(rows.values())).splitlines()
     assert len(text) == 4
     assert "float32/zstd" in text[2]
     assert [row.name for row in list_stores(root / "whole")] == ["whole"], "a store's own folder lists that store"
@@ -49,7 +49,7 @@ def test_the_age_is_the_manifests(root: Path) -> None:
     os.utime(root / "whole" / "MANIFEST.json", (then, then))
     (row,) = list_stores(root / "whole")
     assert row.age_seconds == pytest.approx(3 * 86400, abs=43200)
-    assert "3 d" in table([row])
+    assert "3 d" in stores_table([row])
 
 
 @pytest.mark.parametrize("damage", [PLAN, f"{COMMITS}/000/000000.json", "MANIFEST.json"])
@@ -62,7 +62,7 @@ def test_a_damaged_store_is_a_line_and_no_error(root: Path, damage: str) -> None
     assert rows["whole"].state == "damaged"
     assert damage in rows["whole"].problem
     assert rows["part"].problem == ""
-    assert "damaged: " in table(list(rows.values()))
+    assert "damaged: " in stores_table(list(rows.values()))
 
 
 def test_a_store_without_its_plan_is_a_line(root: Path) -> None:
@@ -86,6 +86,6 @@ def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
 
 def test_a_store_is_described_in_words(root: Path) -> None:
     store = ActivationStore.open(root / "part")
-    text = describe(store.summary())
+    text = summary_text(store.summary())
     for expected in (store.id, "300 of 9 documents", "float32, compressor zstd", SITE, "slice of"):
         assert expected in text

@@ -14,7 +14,7 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import MANIFEST, PLAN, TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.verifying import verify
-from strata_sae.stores.writing.finishing import finish, next_unit, recover, write_timing
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
 from support.power_cuts import Disk, RecordingFileSystem
 from support.small_store import fill_unit, plan_store, stored_rows
 
@@ -34,7 +34,7 @@ def write_store(files: FileSystem, path: Path) -> None:
         fill_unit(files, path, plan, unit, rows)
         tell(unit)
         write_timing(files, path, unit, 1, 1.0)
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     tell("finished")
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files import places
-from strata_sae.stores.files import places as identity
 from strata_sae.stores.reading import checking
 from support.small_store import build_store, stored_rows
 
@@ -138,7 +137,7 @@ def test_control_without_a_look_at_the_time_a_write_is_served(store: Path, other
     for array in (opened.values(SITE)._values, opened._site(SITE)[1]):  # type: ignore[attr-defined]
         for file in array._files._open.values():
             status = os.stat(file._path)
-            file._identity, file._written = identity.identity_of(status), (status.st_size, status.st_mtime_ns)
+            file._identity, file._written = places.identity_of(status), (status.st_size, status.st_mtime_ns)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         read_everything(opened)
 
@@ -171,7 +170,7 @@ def test_without_lasting_inode_numbers_size_and_time_have_to_do(
 ) -> None:
     table = tmp_path / "mounts"
     table.write_text(f"/dev/sda / ext4 rw 0 0\nx {tmp_path} fuse.bucket rw 0 0\n", encoding="utf-8")
-    monkeypatch.setattr(identity, "_MOUNTS", table)
+    monkeypatch.setattr(places, "_MOUNTS", table)
     opened = ActivationStore.open(store)
     copy = store.with_name("copy")
     shutil.copytree(store, copy)  # times are kept, and inode numbers are others

@@ -13,7 +13,7 @@ import pytest
 
 from strata_sae.stores import verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.writing.finishing import finish, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
 from support.power_cuts import Disk, RecordingFileSystem
 from support.small_store import fill_unit, plan_store, stored_rows
 
@@ -33,7 +33,7 @@ def life(files: FileSystem, path: Path) -> None:
         fill_unit(files, path, plan, unit, rows)
         if isinstance(files, RecordingFileSystem):
             files.acknowledge(unit)
-    finish(files, path, plan)
+    finish_store(files, path, plan)
 
 
 def first_life(path: Path, n_steps: int, sender: Any) -> None:

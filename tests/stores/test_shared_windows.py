@@ -57,10 +57,10 @@ def digest(batches: Batches, step: int) -> str:
     return sha256(rows.tobytes() + numbers.tobytes())
 
 
-def opened(path: Path, folder: Path | None, patience_seconds: float = 3600.0, **options: Any) -> Batches:
+def opened(path: Path, folder: Path | None, max_wait_seconds: float = 3600.0, **options: Any) -> Batches:
     batches = Batches(ActivationStore.open(path), SITE, **OPTIONS | options, shared=folder)
     if isinstance(batches._windows, SharedWindows):
-        batches._windows._patience_seconds = patience_seconds
+        batches._windows._max_wait_seconds = max_wait_seconds
     return batches
 
 
@@ -104,7 +104,7 @@ def test_rows_are_those_of_one_alone_and_each_window_is_decoded_once(
         thread.join()
     assert wrong == []
     assert counts[0] <= 1.2 * blocks
-    assert all(batches._windows._own is None for batches in trainers)  # type: ignore[attr-defined]
+    assert all(batches._windows._private is None for batches in trainers)  # type: ignore[attr-defined]
     assert list(folder.iterdir()) == []
 
 
@@ -116,7 +116,7 @@ from test_shared_windows import digest, opened
 path, folder, log, seed, n_steps = Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), *map(int, sys.argv[5:])
 rng = random.Random(seed)
 log.touch()
-batches = opened(path, folder, patience_seconds=0.2)
+batches = opened(path, folder, max_wait_seconds=0.2)
 with log.open("a") as file:
     for step in range(len(log.read_text().splitlines()), n_steps):
         file.write(digest(batches, step) + "\\n")
@@ -184,11 +184,11 @@ def dying(*arguments):
     put(*arguments)
 batches._filler._put = dying
 if sys.argv[4] == "control":  # the header says too soon that all is there
-    from strata_sae.stores.serving import shared_slot
+    from strata_sae.stores.serving import slots
     def early(self, window, fill):
         self._header[:] = window + 1
         fill(self.buffer)
-    shared_slot.Slot.fill = early
+    slots.Slot.fill = early
 batches.batch(0)
 """
 
@@ -207,13 +207,13 @@ def test_a_window_that_was_being_filled_by_the_dead_is_filled_again(
 
 def far_ahead(path: Path, folder: Path, reference: list[str], flock: Any = fcntl.flock) -> tuple[bool, bool]:
     """One trainer stays while another goes on. Returns: whether the rows of both were right."""
-    slow, fast = opened(path, folder), opened(path, folder, patience_seconds=0.05)
+    slow, fast = opened(path, folder), opened(path, folder, max_wait_seconds=0.05)
     with slow, fast, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(fcntl, "flock", flock)
         rows, numbers = slow.batch(0)
         fast_right = all(digest(fast, step) == reference[step] for step in range(60))
         slow_right = sha256(rows.tobytes() + numbers.tobytes()) == reference[0]
-        # Who is behind does not wait for who is ahead: its patience is an hour, and pytest's is shorter.
+        # Who is behind does not wait for who is ahead: it may wait an hour, and pytest's limit is shorter.
         slow_right &= all(digest(slow, step) == reference[step] for step in range(1, 60))
     return fast_right, slow_right
 
@@ -227,17 +227,17 @@ def test_control_without_locks_the_slow_one_sees_others_rows(path: Path, folder:
 
 
 def test_who_catches_up_shares_again(path: Path, folder: Path, reference: list[str]) -> None:
-    slow, fast = opened(path, folder, patience_seconds=0.05), opened(path, folder, patience_seconds=0.05)
+    slow, fast = opened(path, folder, max_wait_seconds=0.05), opened(path, folder, max_wait_seconds=0.05)
     with slow, fast:
         digest(slow, 0)
         assert all(digest(fast, step) == reference[step] for step in range(30))
-        assert fast._windows._buffer is fast._windows._own  # type: ignore[attr-defined]
+        assert fast._windows._buffer is fast._windows._private  # type: ignore[attr-defined]
         for step in range(1, 60):
             assert digest(slow, step) == reference[step]
-        assert slow._windows._buffer is not slow._windows._own  # type: ignore[attr-defined]
+        assert slow._windows._buffer is not slow._windows._private  # type: ignore[attr-defined]
         for step in range(30, 64):
             assert digest(fast, step) == reference[step]
-        assert fast._windows._buffer is not fast._windows._own  # type: ignore[attr-defined]
+        assert fast._windows._buffer is not fast._windows._private  # type: ignore[attr-defined]
 
 
 def test_windows_left_by_who_was_ahead_and_died_are_used_again(
@@ -250,7 +250,7 @@ def test_windows_left_by_who_was_ahead_and_died_are_used_again(
     with behind:
         for step in range(30):
             assert digest(behind, step) == reference[step]
-        assert behind._windows._own is None  # type: ignore[attr-defined]
+        assert behind._windows._private is None  # type: ignore[attr-defined]
 
 
 def test_any_steps_in_any_order(

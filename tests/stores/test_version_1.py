@@ -16,7 +16,7 @@ from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.verifying import verified_level
 from strata_sae.stores.remote import pull, push
-from strata_sae.stores.writing.finishing import finish, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from support.small_store import fill_unit, stored_rows
 
 SITE = "blocks.1.hook_mlp_out"
@@ -95,6 +95,6 @@ def test_one_that_was_begun_is_finished_as_it_would_have_been(store: Path) -> No
     assert recover(FileSystem(), store, plan) == [1]
     rows = {site: stored_rows(site, plan.n_rows, d_model, plan.encoding) for site, d_model in plan.sites.items()}
     fill_unit(FileSystem(), store, plan, 1, rows)
-    finish(FileSystem(), store, plan)
+    finish_store(FileSystem(), store, plan)
     assert files_of(store) == whole
     assert commit_name(plan, 1) == "commits/000001.json"

@@ -20,7 +20,7 @@ import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
-from strata_sae.stores.serving import multi_site as joined
+from strata_sae.stores.serving import batches
 from support.small_run import run_data
 
 
@@ -49,7 +49,7 @@ def main(store: str, variants: str, dies_at: str, seed: str) -> None:
     torch.set_num_threads(1)
     for name in ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink"):
         setattr(os, name, steps.counted(getattr(os, name)))
-    joined.Batches = functools.partial(joined.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
+    batches.Batches = functools.partial(batches.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
     torch.rand(noise.randrange(10))  # a global stream that is never where it was
     config = RunConfig.model_validate(run_data(Path(store), json.loads(variants), checkpoint_every_steps=5))
     train(config, show_progress=False)

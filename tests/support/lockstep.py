@@ -10,7 +10,6 @@ from torch import Tensor
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.variants import Variant
 from strata_sae.pipeline.saes.base import Workspace
-from strata_sae.pipeline.trainer.groups import Job
 from strata_sae.pipeline.trainer.trainee import Trainee
 
 Weights = dict[str, Tensor]
@@ -37,8 +36,8 @@ def our_trainee(weights: Weights, *, n_steps: int, variant: dict[str, Any], **tr
     """A trainee at given weights (copied); no warm-up and no decay unless `training` says so."""
     settings = TrainingSettings(**{"n_steps": n_steps, "warmup_steps": 0, "decay_start": 1.0, **training})
     chosen = Variant.model_validate(variant)
-    job = Job(variant_name="ours", variant=chosen, site="planted", seed=0, training=chosen.resolved(settings))
-    return Trainee(job, {name: tensor.clone() for name, tensor in weights.items()}, Workspace())
+    copies = {name: tensor.clone() for name, tensor in weights.items()}
+    return Trainee(chosen, chosen.resolved(settings), copies, Workspace())
 
 
 def lockstep(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.writing.finishing import finish, next_unit
+from strata_sae.stores.writing.finishing import finish_store, next_unit
 from support.small_run import run_data
 from support.small_store import fill_unit, plan_store
 
@@ -48,7 +48,7 @@ def planted_store(path: Path, related: bool = True) -> Path:
     files, rows = FileSystem(), planted_rows(related)
     while (unit := next_unit(path, plan, set())) is not None:
         fill_unit(files, path, plan, unit, rows)
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     return path
 
 

@@ -10,7 +10,7 @@ from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish, next_unit
+from strata_sae.stores.writing.finishing import finish_store, next_unit
 from strata_sae.stores.writing.planning import create_store, layout
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration, sample_spans
 
@@ -92,5 +92,5 @@ def build_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = N
     files = FileSystem()
     while (unit := next_unit(path, plan, set())) is not None:
         fill_unit(files, path, plan, unit, rows)
-    finish(files, path, plan)
+    finish_store(files, path, plan)
     return path

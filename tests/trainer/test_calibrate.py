@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from strata_sae.pipeline.trainer.calibrate import calibrate
+from strata_sae.pipeline.trainer.finish import calibrate
 
 
 class Fixed:

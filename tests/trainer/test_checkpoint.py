@@ -9,8 +9,7 @@ import torch
 
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.runs.records import SAERecord
-from strata_sae.pipeline.trainer.checkpoint import Checkpoint, newest, save
-from strata_sae.pipeline.trainer.curves import Prefix, prefix_of
+from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, prefix_of, save
 from support.made_up_records import sae_record
 from support.sealing import edit
 
@@ -20,7 +19,7 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 
 def checkpoint(step: int, size: int = 0) -> Checkpoint:
     tensors = {"a": torch.full((4,), float(step)), "clock": torch.tensor([step], dtype=torch.int64)}
-    return Checkpoint(step=step, tensors=tensors, scalars={"step": step}, curves=Prefix(size, EMPTY))
+    return Checkpoint(step=step, tensors=tensors, curves=Prefix(size, EMPTY))
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def test_two_are_kept_and_the_newest_wins(folder: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["step_00001000", "step_00001500"]
     found = load(folder)
     assert found is not None
-    assert (found.step, found.scalars) == (1500, {"step": 1500})
+    assert found.step == 1500
     assert torch.equal(found.tensors["a"], torch.full((4,), 1500.0))
     assert found.tensors["clock"].dtype == torch.int64
 

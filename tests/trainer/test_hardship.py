@@ -126,7 +126,7 @@ def test_every_running_mean_gives_about_k_on_held_out_rows(make_config, large_st
 def test_an_unset_threshold_is_refused_not_taken_for_relu(make_config, large_store, monkeypatch):
     own = {"threshold_from": "running_mean", "threshold_start_step": 19}
     variant = {**BATCH_TOPK, "objective": {"reconstruction": {}}, "training": own}
-    monkeypatch.setattr("strata_sae.pipeline.trainer.trackers.RunningThreshold.update", lambda self, codes: None)
+    monkeypatch.setattr("strata_sae.pipeline.trainer.trainee.RunningThreshold.update", lambda self, codes: None)
     train(make_config({"batch": variant}, store=large_store, n_steps=20), show_progress=False)
     assert "threshold" not in weights("batch")
     assert json.loads(folder_of("batch").training.read_text())["threshold"]["running_mean"] is None

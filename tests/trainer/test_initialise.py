@@ -3,7 +3,7 @@ import torch
 
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.topk import TopK
-from strata_sae.pipeline.trainer.initialise import CENTRES, geometric_median, weight_generator
+from strata_sae.pipeline.trainer.one_pass import CENTRES, geometric_median, weight_generator
 
 D_SAE, D_MODEL = 256, 32
 

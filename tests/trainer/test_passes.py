@@ -126,7 +126,7 @@ def test_the_break_even_density_is_the_configs_and_dry_run_measures_it(make_conf
     real = selection.is_dense
     monkeypatch.setattr(selection, "is_dense", lambda *given: seen.append(given[2]) or real(*given))
     config = make_config({"topk": TOPK}, break_even_density=0.01, n_steps=6)
-    assert "dense from a density of" in describe_training(config)
+    assert "full matrices are faster than sparse codes from a density of" in describe_training(config)
     assert not seen, "control: measuring chooses nothing"
     train(config, show_progress=False)
     assert set(seen) == {0.01}

@@ -6,7 +6,7 @@ import pytest
 
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.variants import Variant
-from strata_sae.pipeline.trainer.rates import learning_rate
+from strata_sae.pipeline.trainer.optimiser import learning_rate
 
 VARIANT = {"sae": {"architecture": "topk", "d_sae": 2**16, "k": 4}, "objective": {"reconstruction": {}}}
 

@@ -62,8 +62,8 @@ def test_control_forgetting_any_part_of_the_state_is_seen(
     train_until(make_config(ALL), monkeypatch, 12, before=False)
     real = Trainee.load_state
 
-    def forgetful(self: Trainee, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
-        real(self, {n: torch.zeros_like(t) if n.startswith(forgotten) else t for n, t in tensors.items()}, scalars)
+    def forgetful(self: Trainee, tensors: dict[str, torch.Tensor], *rest: Any) -> None:
+        real(self, {n: torch.zeros_like(t) if n.startswith(forgotten) else t for n, t in tensors.items()}, *rest)
 
     monkeypatch.setattr(Trainee, "load_state", forgetful)
     train(make_config(ALL), show_progress=False)
@@ -144,7 +144,7 @@ def test_a_checkpoint_of_other_tensors_is_refused(make_config, monkeypatch, chan
     train_until(make_config({"topk": TOPK}), monkeypatch, 2, before=False)
     real = Trainee.load_state
 
-    def load_state(self: Trainee, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    def load_state(self: Trainee, tensors: dict[str, torch.Tensor], *rest: Any) -> None:
         if change == "missing":
             del tensors["adam.mean.b_enc"]
         elif change == "unknown":
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_other_tensors_is_refused(make_config, monkeypatch, chan
         else:
             old = tensors["adam.mean.b_enc"]
             tensors["adam.mean.b_enc"] = old[:-1] if change == "shape" else old.double()
-        real(self, tensors, scalars)
+        real(self, tensors, *rest)
 
     monkeypatch.setattr(Trainee, "load_state", load_state)
     with pytest.raises(CheckpointError, match=r"b_enc|b_new"):

@@ -22,14 +22,16 @@ def needed_bytes(make_config, monkeypatch) -> int:
     disk_of(0, monkeypatch)
     with pytest.raises(CheckpointError) as refused:
         train(make_config(ALL), show_progress=False)
-    return int(re.search(r"needs about ([\d,]+) bytes", str(refused.value))[1].replace(",", ""))
+    return int(re.search(r"needs ([\d,]+) more bytes", str(refused.value))[1].replace(",", ""))
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_trained(make_config, monkeypatch, uninterrupted):
     needed = needed_bytes(make_config, monkeypatch)
     assert f"{needed / 1e9:.2f} GB of disk for checkpoints and weights" in describe_training(make_config(ALL))
     disk_of(needed - 1, monkeypatch)
-    with pytest.raises(CheckpointError, match=r"runs/run: training needs about .* free; free some"):
+    with pytest.raises(
+        CheckpointError, match=r"runs/run: training needs .* free for checkpoints and weights; free some"
+    ):
         train(make_config(ALL), show_progress=False)
     assert hashes() == {}
     disk_of(needed, monkeypatch)

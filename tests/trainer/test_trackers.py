@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from strata_sae.pipeline.kernels.codes import DenseCodes
-from strata_sae.pipeline.trainer.trackers import DeadClock, RunningThreshold
+from strata_sae.pipeline.trainer.trainee import DeadClock, RunningThreshold
 
 CPU = torch.device("cpu")
 

@@ -92,7 +92,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     real = Trainee.update
 
     def poisoned(self: Trainee, *batch: torch.Tensor | None) -> Any:
-        if self.job.variant_name != "topk" or self.step != 33:
+        if self.variant.sae.architecture != "topk" or self.step != 33:
             return real(self, *batch)
         at[33] = {name: tensor.clone() for name, tensor in self.sae.parameters().items()}
         compute = self.objective.forward_backward

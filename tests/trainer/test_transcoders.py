@@ -11,15 +11,18 @@ import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.evaluation.evaluate import evaluate
+from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.results import result_tables
 from strata_sae.pipeline.report.run_data import read_run
 from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.runs.trained import load
 from strata_sae.pipeline.trainer import session
+from strata_sae.pipeline.trainer.jobs import plan_jobs
+from strata_sae.pipeline.trainer.passes import plan_passes
 from strata_sae.pipeline.trainer.train import describe_training, train
 from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.serving.multi_site import joint_mask
+from strata_sae.stores.serving.batches import joint_mask
 from support.planted_pair import (
     ALL,
     CROSSCODER,
@@ -203,13 +206,10 @@ def test_what_it_takes_counts_both_widths(make):
     lines = describe_training(make({"transcoder": TRANSCODER, "crosscoder": CROSSCODER}, window_rows=1000)).splitlines()
     assert lines[0] == "2 of 2 SAEs are left to train"
     assert lines[1] == f"{READ}-to-{WRITTEN}: batches of 128 rows, seed 0, read once for transcoder"
-    from strata_sae.pipeline.reading.which_store import open_store
-    from strata_sae.pipeline.trainer.groups import expand, group
-    from strata_sae.pipeline.trainer.train import _needed_bytes
-
     config = make({"transcoder": TRANSCODER, "crosscoder": CROSSCODER}, window_rows=1000)
     store = open_store(config)
-    needed = [_needed_bytes(some, store, config) for some in group(expand(config, [READ]))]
+    jobs = plan_jobs(config, store, RunFolder(config.run_path()))
+    needed = [pass_.memory_bytes() for pass_ in plan_passes(jobs, store, config.training, CPU)]
     window = 2 * 1000 * sum(store.at(site).plan.bytes_per_row(site) for site in WIDTHS)
     parameters = [40 * 16 + 40 * 12 + 40 + 12, 2 * 40 * 28 + 40 + 28]
     assert needed == [(4 * n + 128 * 40) * 4 + window for n in parameters]

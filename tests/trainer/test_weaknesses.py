@@ -101,12 +101,12 @@ def test_what_is_read_back_is_what_was_trained(make_config, store, monkeypatch):
     trained: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
     finish = session.finish
 
-    def keeping(trainee, folder, record, calibrated, curves_sha256):
-        finish(trainee, folder, record, calibrated, curves_sha256)
-        sae, scale = trainee.sae, record.input_scale
+    def keeping(trainee, job, calibrated, curves_sha256):
+        finish(trainee, job, calibrated, curves_sha256)
+        sae, scale = trainee.sae, job.record.input_scale
         if calibrated is not None:
             sae.threshold = torch.tensor(calibrated, dtype=torch.float64)
-        trained[folder.variant] = *contributions(sae, x_BM * scale, scale), scale
+        trained[job.variant_name] = *contributions(sae, x_BM * scale, scale), scale
 
     monkeypatch.setattr(session, "finish", keeping)
     variants = EVERY | {name: {"sae": sae, "objective": RELU["objective"]} for name, sae in FLAGS.items()}

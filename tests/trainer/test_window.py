@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from strata_sae.pipeline.trainer import feed
+from strata_sae.pipeline.reading import feed
 from strata_sae.pipeline.trainer.train import describe_training, train
 from support.small_run import D_MODEL, SITE, TOPK
 
@@ -30,7 +30,8 @@ def test_a_capped_window_is_said_at_train_and_dry_run(make_config, caplog, monke
     monkeypatch.setattr(feed, "JoinedBatches", noted)
     config = make_config({"topk": TOPK}, n_steps=2, **training)
     line = (
-        f"{SITE}: a window mixes 256 rows, not 2,048, since two of 64 bytes a row fill training.window_bytes (32,768)"
+        f"{SITE}: a window mixes 256 rows, not 2,048, since two windows of 64 bytes a row "
+        "fill training.window_bytes (32,768)"
     )
     assert (line in describe_training(config)) is said
     with caplog.at_level(logging.INFO, logger="strata_sae"):

@@ -8,7 +8,7 @@ import torch
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.variants import Variant
 from strata_sae.pipeline.schedules import Schedule
-from strata_sae.pipeline.trainer.rates import learning_rate
+from strata_sae.pipeline.trainer.optimiser import learning_rate
 from support.dictionary_learning_settings import D_MODEL, TRAINERS
 from support.lockstep import planted_rows
 

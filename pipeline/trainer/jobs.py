@@ -1,0 +1,200 @@
+"""The SAEs of a run as jobs: what each one is, where it lies, and the record of everything its bits depend on."""
+
+import fnmatch
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.variants import Route, Variant
+from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
+from strata_sae.pipeline.reading.feed import Scaling, TrainingRows, filters_of, training_rows
+from strata_sae.pipeline.runs import RunFolder, VariantFolder, changed_keys, read_record
+from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
+from strata_sae.pipeline.runs.record_files import with_fingerprint
+from strata_sae.pipeline.runs.records import ResamplingPart, SAEPart, SAERecord, SitePart, TermPart, TrainingPart
+from strata_sae.stores.front.aligned import Together
+
+log = logging.getLogger(__name__)
+
+NOT_IDENTITY = {"checkpoint_every_steps", "sites", "shared_windows", "memory_bytes"}
+"""Training settings that cannot change the result of a job; all others may not change once it has begun."""
+REVIVING = ("aux_k", "ghost_gradients", "pre_activation")
+"""Terms that act on dead latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One SAE to train: a variant at a site, or on a route of its own."""
+
+    variant_name: str
+    variant: Variant
+    route: Route
+    """What is read and written: one site for an SAE, several for a transcoder or crosscoder."""
+    seed: int
+    training: TrainingSettings
+    """The run's `training` section with the variant's own settings in it: what holds for this SAE."""
+    rows: TrainingRows
+    record: SAERecord
+    folder: VariantFolder
+
+    @property
+    def name(self) -> str:
+        """`<variant>@<site or route>`: its folder's name."""
+        return self.folder.name
+
+
+def plan_jobs(config: RunConfig, stores: Together, run: RunFolder, only: Sequence[str] = ()) -> list[Job]:
+    """Every SAE at every site, then every variant with a route of its own, in config order.
+
+    Args:
+        only: names or patterns (topk_*) of variants; none: all.
+    Raises: ConfigError for a pattern that fits no variant, a site that the stores lack, or fewer rows than a batch;
+        StoreError.
+
+    """
+    variants = {name: config.variants[name] for name in _chosen(list(config.variants), only)}
+    at_sites = [Route((site,), (site,)) for site in _sites(config, stores)]
+    wanted = [(name, route) for route in at_sites for name, variant in variants.items() if variant.route is None]
+    wanted += [(name, variant.route) for name, variant in variants.items() if variant.route is not None]
+    filters = filters_of(config.training.filters)
+    rows = {route: training_rows(route, stores, filters) for route in dict.fromkeys(route for _, route in wanted)}
+    jobs = []
+    for name, route in wanted:
+        variant = variants[name]
+        seed = config.seed if variant.seed is None else variant.seed
+        training = variant.resolved(config.training)
+        if training.batch_size > (n_rows := rows[route].n_rows):
+            raise ConfigError(
+                f"training.batch_size: a batch of {training.batch_size} rows is larger than the training split of "
+                f"{route.name}, which has {n_rows} rows after training.filters; lower it, or extract more tokens"
+            )
+        record = _record(name, variant, route, seed, training, stores, rows[route].scaling)
+        job = Job(
+            variant_name=name,
+            variant=variant,
+            route=route,
+            seed=seed,
+            training=training,
+            rows=rows[route],
+            record=record,
+            folder=run.variant(record.name),
+        )
+        jobs.append(job)
+    return jobs
+
+
+def is_done(job: Job) -> bool:
+    """Whether this very SAE is trained already. Raises: CheckpointError if its folder holds another one."""
+    folder = job.folder
+    if folder.config.exists():
+        config = read_record(folder.config, SAERecord)
+        refuse_change(config.record, job.record, str(folder.path))
+    elif folder.training.exists() or folder.checkpoints.exists():
+        raise CheckpointError(f"{folder.config}: missing, so what made the folder is unknown; delete {folder.path}")
+    if not folder.training.exists():
+        return False
+    ending = read_training(folder, config.record)
+    check_curves(folder, ending.record)
+    if not (config.is_hashed and ending.is_hashed):
+        log.info("%s: %s", folder.name, UNHASHED)
+    remove_checkpoints(folder)
+    return True
+
+
+def remove_checkpoints(folder: VariantFolder) -> None:
+    """Delete the checkpoints of an SAE that is trained."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+
+
+def refuse_change(recorded: SAERecord, wanted: SAERecord, where: str) -> None:
+    """Raises: CheckpointError naming every key in which the record at `where` is another SAE's than `wanted`.
+
+    The fingerprint is not compared: that of a record of an older version was made by that version's rule.
+    """
+    old, new = (record.model_dump(mode="json", exclude={"fingerprint"}) for record in (recorded, wanted))
+    if changes := changed_keys(old, new):
+        raise CheckpointError(
+            f"{where} was made by another config ({'; '.join(changes)}); give the changed variant another name, "
+            "or delete its folder to train it again from step 0"
+        )
+
+
+def never_dead(jobs: Iterable[Job]) -> list[str]:
+    """A line that names the variants whose terms for dead latents can never act, if there are any."""
+    names = {
+        job.variant_name
+        for job in jobs
+        if any(term in job.variant.objective for term in REVIVING)
+        and job.training.n_steps * job.training.batch_size < job.training.dead_after_rows
+    }
+    if not names:
+        return []
+    return [
+        f"{', '.join(sorted(names))}: a latent is dead after training.dead_after_rows rows without being active, which "
+        "is more rows than are trained on, so the terms that revive dead latents never act; lower it"
+    ]
+
+
+def _chosen(names: list[str], patterns: Sequence[str]) -> list[str]:
+    """The names that a pattern fits; all where there is no pattern. Raises: ConfigError if one fits none."""
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(
+                f"--only {pattern}: no such variant{nearest(pattern, names)}; there are: {', '.join(names)}"
+            )
+    return [name for name in names if not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def _sites(config: RunConfig, stores: Together) -> list[str]:
+    """The sites to train on. Raises: ConfigError if the stores lack one."""
+    sites = config.training.sites or config.store.sites
+    for site in sites:
+        if site not in stores.sites:
+            raise ConfigError(
+                f"training.sites: {site!r} is not in the store {stores.path}, "
+                f"which holds {', '.join(stores.sites)}; extract it, or choose among these"
+            )
+    return sites
+
+
+def _record(
+    name: str,
+    variant: Variant,
+    route: Route,
+    seed: int,
+    training: TrainingSettings,
+    stores: Together,
+    scaling: Scaling,
+) -> SAERecord:
+    """The resolved config of an SAE and its fingerprint."""
+    store, resampling, widths = stores.at(route.reads[0]), variant.resampling, stores.sites
+    record = SAERecord(
+        variant=name,
+        site=route.name,
+        seed=seed,
+        sae=SAEPart.model_validate(variant.sae.model_dump(mode="json")),
+        objective={
+            term: TermPart.model_validate(settings.model_dump(mode="json"))
+            for term, settings in variant.objective.items()
+        },
+        training=TrainingPart.model_validate(training.model_dump(mode="json", exclude=NOT_IDENTITY)),
+        resampling=None if resampling is None else ResamplingPart.model_validate(resampling.model_dump(mode="json")),
+        store_id=store.id,
+        plan_id=store.plan.id,
+        d_out=route.d_out(widths),
+        d_in=None if route.is_sae else route.d_in(widths),
+        input_scale=scaling.codes,
+        reads=[] if route.is_sae else _parts(route.reads, scaling.reads, widths),
+        writes=[] if route.is_sae else _parts(route.writes, scaling.writes, widths),
+        store_ids={} if route.is_sae else {site: stores.at(site).id for site in route.sites},
+        fingerprint="",
+    )
+    return with_fingerprint(record)
+
+
+def _parts(sites: Sequence[str], factors: Sequence[float], widths: dict[str, int]) -> list[SitePart]:
+    """Sites side by side, in their order."""
+    return [SitePart(site=site, width=widths[site], scale=factor) for site, factor in zip(sites, factors, strict=True)]
