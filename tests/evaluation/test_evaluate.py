@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.evaluation.metrics import METRICS
+from strata_sae.pipeline.report.run_data import read_run
 from strata_sae.stores import ActivationStore, Filters
 from support.evaluation_folder import D_MODEL, SITE, identity_weights, random_weights, write_trained
 
@@ -254,3 +256,19 @@ def test_an_sae_of_another_store_is_refused(make_run):
     write_trained(Path("runs/run"), "foreign", "ab" * 32, sae, identity_weights())
     with pytest.raises(CheckpointError, match="trained on store abab"):
         evaluate(config)
+
+
+@pytest.mark.parametrize("provenance", [{"model": "mine", "corpus": []}, {"corpus": {"sources": [1, {"path": 2}]}}])
+def test_a_store_with_another_ones_provenance_is_scored_and_shown(make_store, make_run, provenance):
+    path = make_store("theirs", n_rows=4000, sites={SITE: D_MODEL}, provenance=provenance)
+    config, _ = make_run()
+    config = config.model_copy(update={"store": config.store.model_copy(update={"path": str(path)})})
+    store = ActivationStore.open(path)
+    for name in ("identity", "topk"):
+        shutil.rmtree(folder(name))
+    write_trained(Path("runs/run"), "their", store.id, {"architecture": "relu", "d_sae": 32}, identity_weights())
+    evaluate(config)
+    assert value("their", "r2_pooled") == pytest.approx(1.0)
+    summary = read_run(Path("runs/run")).store
+    assert summary is not None
+    assert (summary.model.model, [source.path for source in summary.corpus.sources]) in [(None, []), (None, [None])]

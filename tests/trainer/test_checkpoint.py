@@ -161,3 +161,13 @@ def test_another_config_or_store_is_refused_by_name(folder: Path, change: dict, 
 def test_a_foreign_name_is_ignored(folder: Path):
     shutil.copytree(folder / "step_00001500", folder / "step_best")
     assert load(folder).step == 1500
+
+
+def test_a_tensor_of_an_earlier_version_has_todays_name(folder: Path):
+    clock = torch.arange(3)
+    old = replace(checkpoint(2000), tensors={"dead_clock.tokens_since_fired": clock, "threshold.mean": torch.zeros(1)})
+    save(folder, old, RECORD)
+    found = load(folder)
+    assert found is not None
+    assert found.tensors.keys() == {"dead_clock.rows_since_active", "threshold.mean"}
+    assert torch.equal(found.tensors["dead_clock.rows_since_active"], clock)
