@@ -21,10 +21,11 @@ RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
         "config.json": {"d_model": "d_out"},
         "training.json": {"tokens": "rows"},
         "curves.jsonl": {"tokens": "rows"},
+        "state.json": {"scalars": ""},
         "state.safetensors": {"dead_clock.tokens_since_fired": "dead_clock.rows_since_active"},
     },
 }
-"""Version -> section -> a key as that version spelt it -> the key of the next version."""
+"""Version -> section -> a key as that version spelt it -> the key of the next version; nothing if it has none."""
 
 ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
     1: {
@@ -116,8 +117,9 @@ def new_name(section: str, key: str) -> str | None:
 def _reworded(version: int, section: str, group: JsonObject) -> JsonObject:
     """One group of a file in the words of the version after `version`."""
     keys, texts = RENAMED_KEYS[version].get(section, {}), REWORDED[version].get(section, {})
+    kept = {new: value for key, value in group.items() if (new := keys.get(key, key))}
     return ADDED_KEYS[version].get(section, {}) | {
-        keys.get(key, key): texts.get(value, value) if isinstance(value, str) else value for key, value in group.items()
+        key: texts.get(value, value) if isinstance(value, str) else value for key, value in kept.items()
     }
 
 

@@ -152,7 +152,6 @@ class State(Record):
     kind: ClassVar[str] = "state.json"
     remedy: ClassVar[str] = "an older checkpoint is used"
     step: Count
-    scalars: dict[str, int]
     curves_bytes: Count
     curves_sha256: str | None
     config: SAERecord

@@ -100,7 +100,6 @@ def _write(staged: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(staged / TENSORS)) from None
     state = State(
         step=checkpoint.step,
-        scalars={"step": checkpoint.step},
         curves_bytes=checkpoint.curves.n_bytes,
         curves_sha256=checkpoint.curves.sha256,
         config=record,

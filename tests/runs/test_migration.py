@@ -11,7 +11,7 @@ def test_old_keys_become_todays_wherever_their_section_stands() -> None:
     new = {"training": {"dead_after_rows": 5}, "d_out": 4, "store_id": "a"}
     added: JsonObject = {"d_in": None, "reads": [], "writes": [], "store_ids": {}}
     assert migrated(old, "config.json", 1) == new | added
-    assert migrated({"config": old, "step": 3}, "state.json", 1) == {
+    assert migrated({"config": old, "step": 3, "scalars": {"step": 3}}, "state.json", 1) == {
         "config": new | added,
         "step": 3,
         "curves_sha256": None,

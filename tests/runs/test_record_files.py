@@ -67,7 +67,7 @@ def test_garbled_json_names_the_file(tmp_path: Path, content: bytes):
 
 def test_a_record_that_was_changed_is_refused_and_one_without_a_hash_is_told_apart(tmp_path: Path):
     path = tmp_path / "state.json"
-    state = State(step=3, scalars={}, curves_bytes=8306, curves_sha256=None, config=RECORD, sha256="")
+    state = State(step=3, curves_bytes=8306, curves_sha256=None, config=RECORD, sha256="")
     write_record(path, state)
     changed = path.read_text(encoding="utf-8").replace("8306", "8906")
     path.write_text(changed, encoding="utf-8")
@@ -193,8 +193,8 @@ def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 def test_write_flushes_the_file_before_its_name_and_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     steps = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(_kind(descriptor)))
-    rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda *paths: (steps.append("rename"), rename(*paths)))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("rename"), replace(*paths)))
     write_bytes(tmp_path / "file", b"x")
     assert steps == ["file", "rename", "folder"]
 

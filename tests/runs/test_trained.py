@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import support.scored_run as scored_run
+from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.runs.trained import TrainedSAE, load
-from strata_sae.pipeline.tensors import to_tensor
 from strata_sae.stores import ActivationStore, Filters
 from support.scored_run import Made
 from support.sealing import load as read
