@@ -25,7 +25,6 @@ _.norm_quantiles  # a field of a record; checked and read by its name
 _.choice  # a field of a record; checked and read by its name
 _.dead_latents  # a field of a record; checked and read by its name
 _.epoch_rows  # a field of a record; checked and read by its name
-_.window_blocks  # a field of a record; checked and read by its name
 _.perfect_documents  # a field of a record; checked and read by its name
 _.perfect_positions  # a field of a record; checked and read by its name
 _._py_file  # Numba asks its cache for it
