@@ -5,6 +5,7 @@ _.sweep  # a key of the config files; the loader expands it before the settings 
 _.yaml_implicit_resolvers  # PyYAML reads it from its loaders and dumpers
 _.ignore_aliases  # PyYAML calls it
 _.model_config  # pydantic reads it
+_.field_is_required  # pydantic's maker of JSON schemas calls it
 _.activation_batches  # for users: the README's loader
 _.ActivationDataset  # for users: the README's torch dataset
 _.using  # for tests and users: another kernel backend for a while
