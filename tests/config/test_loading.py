@@ -151,7 +151,7 @@ def test_a_problem_is_one_line_that_says_where_what_and_what_is_allowed(base: Pa
     [
         ("sae", "{architecture: tpk, d_sae: 4}", "sae: architecture 'tpk' is unknown; known: relu, topk, "),
         ("sae", "{d_sae: 4}", "sae: the key 'architecture' is missing; known: relu, topk, "),
-        ("sae", "{architecture: topk, d_sae: 4}", "sae.k: missing; Latents on per row (count)."),
+        ("sae", "{architecture: topk, d_sae: 4}", "sae.k: missing; Active latents per row (count)."),
         ("sae", "{architecture: topk, d_sae: 4, k: 5}", "k (5) must not exceed d_sae (4)"),
         ("objective", "{reconstructio: {}}", "objective.reconstructio: no such key; did you mean 'reconstruction'?"),
         ("objective", "{zzzz: {}}", "objective.zzzz: no such key; known: reconstruction, prefix_reconstruction, "),
