@@ -1,4 +1,4 @@
-"""How much memory there is, as far as each system says."""
+"""Which device there is, and how much memory, as far as each system says."""
 
 import os
 from pathlib import Path

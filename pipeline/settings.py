@@ -58,7 +58,7 @@ def _device(name: str) -> str:
 
 
 DeviceName = Annotated[str, AfterValidator(_device)]
-"""A kind of device that is supported; whether this machine has it is known where it is used (`rows.choose_device`)."""
+"""A kind of device that is supported; `available.choose_device` finds out whether this machine has it."""
 
 
 class ModelSettings(Settings):
