@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.run import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
@@ -27,7 +28,6 @@ from strata_sae.pipeline.language_model import (
     load_tokenizer,
     token_bytes,
 )
-from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead

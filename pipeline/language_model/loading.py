@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.folder import model_folder
@@ -17,7 +18,6 @@ from strata_sae.pipeline.language_model.quiet import first_line, quiet
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
 from strata_sae.pipeline.language_model.tensors import Report, check_report, check_tied
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.pipeline.tensors import choose_device
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
