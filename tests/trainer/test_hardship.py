@@ -8,8 +8,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from strata_sae.pipeline import tensors as rows_module
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
+<<<<<<< HEAD
+=======
+from strata_sae.pipeline.reading import feed
+>>>>>>> trainer
 from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer import one_pass
@@ -30,7 +33,7 @@ def test_a_batch_larger_than_the_split_is_refused_before_anything_is_trained(mak
 
 
 def test_constant_rows_are_survived(make_config, monkeypatch):
-    monkeypatch.setattr(rows_module, "to_tensor", lambda rows, device: torch.full(rows.shape, 0.25))
+    monkeypatch.setattr(feed, "to_tensor", lambda rows, device: torch.full(rows.shape, 0.25))
     train(make_config(ALL, n_steps=20), show_progress=False)
     for name in ALL:
         assert json.loads(folder_of(name).training.read_text())["status"] == "finished"

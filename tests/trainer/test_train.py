@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from strata_sae.pipeline import tensors as rows_module
+from strata_sae.pipeline.reading import feed
 from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
@@ -124,7 +124,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
 
 
 def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
-    monkeypatch.setattr(rows_module, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
+    monkeypatch.setattr(feed, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
     monkeypatch.setitem(one_pass.CENTRES, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
     train(make_config(ALL), show_progress=False)
     for folder in RunFolder(RUN).trained():
