@@ -9,10 +9,7 @@ import safetensors.torch
 import torch
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
-<<<<<<< HEAD
-=======
 from strata_sae.pipeline.reading import feed
->>>>>>> trainer
 from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer import one_pass
