@@ -9,7 +9,6 @@ _.activation_batches  # for users: the README's loader
 _.ActivationDataset  # for users: the README's torch dataset
 _.using  # for tests and users: another kernel backend for a while
 _.allow_bf16_reduced_precision_reduction  # a switch of torch
-_.n_parameters  # for tests: how much of a model is kept below the deepest site
 _.hf_quantizer  # transformers reads it from a model
 _.is_quantized  # transformers reads it from a model
 _.pad_token_id  # transformers reads it from a config
@@ -21,7 +20,6 @@ _.Bucket  # found by its scheme: s3://, gs://, az://
 _.e_tag  # a field of what obstore says of an object; read by its name
 _.last_modified  # a field of what obstore says of an object; read by its name
 _.running_mean  # a field of a record; checked and read by its name
-_.python  # a field of a record; checked and read by its name
 _.norm_quantiles  # a field of a record; checked and read by its name
 _.choice  # a field of a record; checked and read by its name
 _.dead_latents  # a field of a record; checked and read by its name
@@ -40,3 +38,9 @@ _._cache_path  # Numba asks its cache for it
 _._cache_file  # Numba asks its cache for it
 _._experts_implementation  # transformers reads it from a config
 _.__getattr__  # Python calls it for a name of `stores`
+_.missing_keys  # a key of what transformers returns
+_.unexpected_keys  # a key of what transformers returns
+_.mismatched_keys  # a key of what transformers returns
+_.error_msgs  # a key of what transformers returns
+_.input_ids  # a key of what transformers returns
+_.offset_mapping  # a key of what transformers returns

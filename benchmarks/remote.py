@@ -25,10 +25,10 @@ from benchmarks.toy import met, sized
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.objective import Objective
 from strata_sae.pipeline.objective.reconstruction import Reconstruction
+from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.saes.topk import TopK
-from strata_sae.pipeline.tensors import to_tensor
 from strata_sae.pipeline.trainer.optimiser import Adam
 from strata_sae.stores import ActivationStore, Batches
 from strata_sae.stores.remote import push

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from strata_sae.pipeline.errors import ConfigError
+
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 UNKNOWN_SHARE = 0.5
@@ -13,6 +15,20 @@ UNKNOWN_SHARE = 0.5
 
 UNKNOWN_BYTES = 8 * 2**30
 """Physical memory, assumed where the system does not say how much there is; training.memory_bytes overrides it."""
+
+
+def choose_device(name: str, key: str) -> torch.device:
+    """The device that the config's `key` names; `auto` is cuda where there is one, else cpu.
+
+    Raises: ConfigError if this machine has no such device.
+    """
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if n_cuda else "cpu")
+    here = ["auto", "cpu", *(["cuda"] if n_cuda else []), *(f"cuda:{number}" for number in range(n_cuda))]
+    if name not in here:
+        raise ConfigError(f"{key}: {name!r} is not allowed here; allowed: {', '.join(here)}")
+    return torch.device(name)
 
 
 def free_bytes(device: torch.device) -> int:

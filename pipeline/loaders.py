@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from strata_sae.pipeline.tensors import to_tensor
+from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.stores import ActivationStore, Batches
 from strata_sae.stores.serving.batches import StreamOptions, StreamSettings
 

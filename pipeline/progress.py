@@ -6,7 +6,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 20.0
+SECONDS_BETWEEN_LINES = 20.0  # a log of an hour then has 180 lines
 
 
 class Progress:

@@ -29,10 +29,6 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
         _RESOLVERS.setdefault(_character, []).append((_tag, re.compile(rf"(?:{_pattern})\Z")))
 
 
-class _Refused(Exception):
-    """What is wrong, after its line."""
-
-
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses what makes YAML ambiguous or expensive."""
 
@@ -73,10 +69,9 @@ def parse(text: str, name: str) -> tuple[Yaml, dict[Path, int]]:
         raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes; this is not a config file")
     try:
         loader = _Loader(text)
+        loader.name = name
         node = loader.get_single_node()
         return (None if node is None else _plain(loader, node, (), lines)), lines
-    except _Refused as refused:
-        raise ConfigError(f"{name}:{refused}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark is not None else name
@@ -120,4 +115,4 @@ def _scalar(loader: _Loader, node: yaml.Node) -> Yaml:
 
 def _refuse(problem: str, at: yaml.Node | yaml.Event) -> NoReturn:
     assert at.start_mark is not None
-    raise _Refused(f"{at.start_mark.line + 1}: {problem}")
+    raise ConfigError(f"{at.start_mark.name}:{at.start_mark.line + 1}: {problem}")

@@ -59,7 +59,7 @@ def test_the_new_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         f"from support.dense_saes import *\nfrom support.dense_saes import Any\n\n{dense}",
     )
     monkeypatch.setitem(dense_saes.ENCODERS, "abs_topk", written.abs_topk)
-    monkeypatch.setitem(dense_saes.SAE_KNOBS, "abs_topk", {"k": 4})
+    monkeypatch.setitem(dense_saes.SAE_SETTINGS, "abs_topk", {"k": 4})
 
     sae, settings = make_sae("abs_topk"), {"reconstruction": TERMS["reconstruction"].Settings()}
     codes_BE = sae.encode(make_rows()).codes.to_dense()

@@ -1,6 +1,6 @@
 """pydantic's errors as lines for people: where, what stands there, what is allowed, and the nearest known name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -50,12 +50,12 @@ def lines_of(error: ValidationError, data: Yaml, origins: Mapping[Path, str]) ->
     return list(found)
 
 
-def unknown_key(path: Path, known: Sequence[str]) -> str:
+def unknown_key(path: Path, known: Iterable[str]) -> str:
     """Says that there is no such key, and how it is called now, or the nearest one, or all of them."""
     if name := _name_now(path):
         return f"is called {name} now"
-    hint = nearest(str(path[-1]), known)
-    return f"no such key{hint}" if hint or not known else f"no such key; known: {', '.join(known)}"
+    hint = nearest(str(path[-1]), known) or f"; known: {', '.join(known)}"
+    return f"no such key{hint}"
 
 
 def _name_now(path: Path) -> str | None:
@@ -109,9 +109,10 @@ def _is_bound(kind: str) -> bool:
 
 def _is_about_another_branch(problem: _Problem) -> bool:
     """A union reports every branch; a mapping is only ever meant for a branch that is a group of settings."""
-    branch, groups = problem.branch, problem.place.groups
-    if branch is None or problem.place.discriminator or not isinstance(problem.detail["input"], dict):
+    branch, place = problem.branch, problem.place
+    if branch is None or place.discriminator or not isinstance(problem.detail["input"], dict):
         return False
+    groups = [option.title for option in place.options if option.properties]
     return bool(groups) and not any(name in branch for name in groups)
 
 
@@ -128,9 +129,9 @@ def _message(problem: _Problem) -> str:
     detail, path, place = problem.detail, problem.path, problem.place
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(path, problem.parent.keys)
+        return unknown_key(path, problem.parent.properties)
     if kind == "missing":
-        return f"missing; {place.description}" if place.description else "missing"
+        return f"missing; {' '.join(place.description.split())}"
     if kind in _BOUNDS:
         is_long = isinstance(value, int) and value.bit_length() > 200
         return f"must be {_BOUNDS[kind].format(**context)}, got {kind_of(value) if is_long else value}"

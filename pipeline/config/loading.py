@@ -25,7 +25,7 @@ def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) 
     for other in added:
         _add_variants(other, data, origins)
     for override in overrides:
-        _apply(override, data, origins)
+        data = _changed(override, data, origins)
     data = _without_sweeps(data, origins)
     try:
         return RunConfig.model_validate(data)
@@ -35,11 +35,8 @@ def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) 
 
 def dump(config: RunConfig) -> str:
     """YAML of every key of a config, defaults included; `load` reads an equal config from it."""
-    data = config.model_dump(mode="json")
-    for variant in data["variants"].values():
-        for term in variant["objective"].values():
-            term.pop("term", None)  # the key above it says so
-    return unparse(data)
+    excluded = {"variants": {"__all__": {"objective": {"__all__": {"term"}}}}}  # a term's key is its name already
+    return unparse(config.model_dump(mode="json", exclude=excluded))
 
 
 def _mapping(path: Path) -> tuple[dict[str, Yaml], dict[KeyPath, str]]:
@@ -110,8 +107,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
 
 
-def _apply(override: str, data: dict[str, Yaml], origins: dict[KeyPath, str]) -> None:
-    """Sets one value inside `data`, and notes in `origins` that it came from the command line."""
+def _changed(override: str, data: dict[str, Yaml], origins: dict[KeyPath, str]) -> dict[str, Yaml]:
+    """The data with one value changed; `origins` then tells that it came from the command line."""
     origin = f"--set {shown(override)}"
     dotted, equals, text = override.partition("=")
     steps = dotted.strip().split(".")
@@ -121,35 +118,28 @@ def _apply(override: str, data: dict[str, Yaml], origins: dict[KeyPath, str]) ->
         value, _ = parse(text, origin)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {str(error).removeprefix(f'{origin}:1: ')}") from None
-    path: KeyPath = ()
     here: Yaml = data
-    while True:
+    path: KeyPath = ()
+    while steps:
         step, steps = _next_step(here, path, steps, data, origin)
-        path = (*path, step)
-        if not steps:
-            break
-        here = _entered(here, step)
-    _put(here, step, value)
+        path, here = (*path, step), item(here, step)
+        here = {} if here is None else here
     for old in [known for known in origins if known[: len(path)] == path]:
         del origins[old]
     origins[path] = origin
+    changed = _put(data, path, value)
+    assert isinstance(changed, dict)
+    return changed
 
 
-def _entered(here: Yaml, step: str | int) -> Yaml:
-    """`here[step]`, which becomes an empty mapping where there is nothing yet."""
-    if isinstance(here, list) and isinstance(step, int):
-        return here[step]
-    assert isinstance(here, dict)
-    if here.get(str(step)) is None:
-        here[str(step)] = {}
-    return here[str(step)]
-
-
-def _put(here: Yaml, step: str | int, value: Yaml) -> None:
-    if isinstance(here, list) and isinstance(step, int):
-        here[step] = value
-    elif isinstance(here, dict):
-        here[str(step)] = value
+def _put(here: Yaml, path: KeyPath, value: Yaml) -> Yaml:
+    """A copy with `value` at `path`, where mappings are made for keys that are not there yet."""
+    if not path:
+        return value
+    inner = _put(item(here, path[0]), path[1:], value)
+    if isinstance(here, list):
+        return [inner if position == path[0] else old for position, old in enumerate(here)]
+    return {**(here if isinstance(here, dict) else {}), str(path[0]): inner}
 
 
 def _next_step(
@@ -168,7 +158,7 @@ def _next_step(
     for length in range(len(steps), 0, -1):
         if (key := ".".join(steps[:length])) in here:
             return key, steps[length:]
-    keys = _place(path, data).of(here).keys
+    keys = _place(path, data).of(here).properties
     if keys and steps[0] not in keys:
         path = (*path, steps[0])
         raise ConfigError(f"{origin}: {'.'.join(map(str, path))}: {unknown_key(path, keys)}")

@@ -1,14 +1,16 @@
 """The JSON schema of a config file, and how to find a place in it."""
 
-from dataclasses import dataclass
-from typing import TypeAlias
+import re
+
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import CoreModeRef, CoreRef, DefsRef, GenerateJsonSchema
+from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.strict_yaml import Yaml
 
-Node: TypeAlias = dict[str, Yaml]
-
-_WORDS: dict[Yaml, str] = {
+_WORDS = {
     "string": "a string",
     "integer": "an integer",
     "number": "a number",
@@ -19,128 +21,110 @@ _WORDS: dict[Yaml, str] = {
 }
 
 
-def json_schema() -> Node:
+def json_schema() -> dict[str, Yaml]:
     """The JSON schema of a config file: every key with its type, bounds and description, as editors use it.
 
     No key is required in it: a sweep, `--set`, or the file that a file of variants is added to may give what is
     missing. `load` says what is.
     """
-    schema: Node = RunConfig.model_json_schema()
-    for node in [schema, *_nodes(schema["$defs"])]:
-        if isinstance(node.get("required"), list):
-            del node["required"]
+    schema: dict[str, Yaml] = RunConfig.model_json_schema(schema_generator=_OfAFile)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def whole_config() -> "Place":
     """The root of a config's schema."""
     schema = json_schema()
-    return Place(schema, _node(schema["$defs"]))
+    return Place.model_validate(_inlined(schema, schema["$defs"]))
 
 
-@dataclass(frozen=True)
-class Place:
-    """What the schema says of one place in a config. Where the schema has no such place, the node is empty."""
+class _OfAFile(GenerateJsonSchema):
+    """Requires no key, and calls the settings of TopK `TopKSettings`, in whichever file the class lies."""
 
-    node: Node
-    definitions: Node
+    def field_is_required(self, field: ModelField | DataclassField | TypedDictField, total: bool) -> bool:
+        return False
+
+    def get_defs_ref(self, core_mode_ref: CoreModeRef) -> DefsRef:
+        reference, mode = core_mode_ref
+        return super().get_defs_ref((CoreRef(re.sub(r"[\w.]+\.(\w+)\.Settings:", r"\1Settings:", reference)), mode))
+
+
+class Place(BaseModel):
+    """What the schema says of one place in a config. Where the schema has no such place, it says nothing."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    type: str = ""
+    title: str = ""
+    description: str = ""
+    const: Yaml = None
+    enum: list[Yaml] = []
+    properties: dict[str, "Place"] = {}
+    pattern_properties: dict[str, "Place"] = {}
+    additional_properties: "Place | bool" = True
+    items: "Place | None" = None
+    prefix_items: list["Place"] = []
+    any_of: list["Place"] = []
+    one_of: list["Place"] = []
+    discriminator: str = Field(default="", validation_alias=AliasPath("discriminator", "propertyName"))
+    """The key that decides between the groups of settings that may stand here; empty where none does."""
 
     @property
-    def discriminator(self) -> str | None:
-        """The key that decides between the groups of settings that may stand here; None where none does."""
-        name = _node(self.node.get("discriminator")).get("propertyName")
-        return None if name is None else str(name)
-
-    @property
-    def tags(self) -> list[str]:
-        """The values that the discriminator may have, in the order of the registry; pydantic sorts the mapping."""
-        mapping = _node(_node(self.node.get("discriminator")).get("mapping"))
-        tag_of = {str(reference): tag for tag, reference in mapping.items()}
-        return [tag_of[str(_node(member)["$ref"])] for member in _items(self.node.get("oneOf"))]
-
-    @property
-    def description(self) -> str:
-        """What the settings class says of this key, on one line."""
-        return " ".join(str(self.node.get("description", "")).split())
+    def options(self) -> list["Place"]:
+        """The members of a union; one member for anything else."""
+        members = [*self.any_of, *self.one_of]
+        return [option for member in members for option in member.options] if members else [self]
 
     @property
     def is_union(self) -> bool:
         """Whether pydantic's locations name a branch here. null is no branch."""
-        return len([option for option in self._options() if option.get("type") != "null"]) > 1
+        return len([option for option in self.options if option.type != "null"]) > 1
 
     @property
-    def groups(self) -> list[str]:
-        """The names of the settings classes that may stand here."""
-        return [str(option["title"]) for option in self._options() if "properties" in option]
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of the settings that stand here."""
-        return list(_node(self.node.get("properties")))
+    def tags(self) -> list[str]:
+        """The values that the discriminator may have."""
+        return [str(option.properties[self.discriminator].const) for option in self.one_of]
 
     @property
     def names(self) -> list[str]:
         """The words that may stand here."""
-        found = [name for option in self._options() for name in _items(option.get("enum", [option.get("const")]))]
+        found = [name for option in self.options for name in [*option.enum, option.const]]
         return [str(name) for name in found if name is not None]
 
     @property
     def words(self) -> str:
         """What may stand here: "an integer or null"."""
-        free = [option for option in self._options() if "enum" not in option and "const" not in option]
-        return " or ".join(dict.fromkeys(_WORDS[option.get("type")] for option in free)) or "something else"
+        free = [option.type for option in self.options if not option.enum and option.const is None]
+        return " or ".join(dict.fromkeys(_WORDS[kind] for kind in free if kind)) or "something else"
 
     def of(self, value: Yaml) -> "Place":
         """The settings that `value` should become, in a union those that its discriminator names."""
-        options = [option for option in self._options() if "properties" in option]
-        tag = value.get(self.discriminator) if isinstance(value, dict) and self.discriminator else None
-        if isinstance(tag, str) and tag in self.tags:
-            reference = _node(_node(self.node["discriminator"])["mapping"])[tag]
-            options = [self._resolved({"$ref": reference})]
-        return Place(options[0] if len(options) == 1 else {}, self.definitions)
+        groups = [option for option in self.options if option.properties]
+        if self.discriminator and isinstance(value, dict):
+            tag = value.get(self.discriminator)
+            groups = [group for group in groups if group.properties[self.discriminator].const == tag]
+        return groups[0] if len(groups) == 1 else Place()
 
     def child(self, step: str | int, value: Yaml) -> "Place":
         """The place of `value[step]`."""
-        for option in [self.of(value).node, *self._options()]:
-            for inner in _inner(option, step):
-                return Place(_node(inner), self.definitions)
-        return Place({}, self.definitions)
+        inner = (option._inner(step) for option in [self.of(value), *self.options])
+        return next((place for place in inner if place is not None), Place())
 
-    def _options(self) -> list[Node]:
-        """The members of a union; one member for anything else."""
-        node = self._resolved(self.node)
-        members = [*_items(node.get("anyOf")), *_items(node.get("oneOf"))]
-        if not members:
-            return [node]
-        return [option for member in members for option in Place(_node(member), self.definitions)._options()]
-
-    def _resolved(self, node: Node) -> Node:
-        reference = node.get("$ref")
-        return node if reference is None else _node(self.definitions[str(reference).rpartition("/")[2]])
+    def _inner(self, step: str | int) -> "Place | None":
+        if isinstance(step, int):
+            return self.items or next(iter(self.prefix_items), None)
+        if self.properties:
+            return self.properties.get(step)
+        rest = [*self.pattern_properties.values(), self.additional_properties]
+        return next((place for place in rest if isinstance(place, Place)), None)
 
 
-def _inner(node: Node, step: str | int) -> list[Yaml]:
-    """The nodes of an item or a key of what `node` describes: one or none."""
-    if isinstance(step, int):
-        return [node["items"]] if "items" in node else _items(node.get("prefixItems"))[:1]
-    if "properties" in node:
-        properties = _node(node["properties"])
-        return [properties[step]] if step in properties else []
-    return [*_node(node.get("patternProperties")).values()] or [
-        inner for inner in [node.get("additionalProperties")] if isinstance(inner, dict)
-    ]
-
-
-def _nodes(value: Yaml) -> list[Node]:
-    """Every mapping inside."""
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    found = [node for item in inside for node in _nodes(item)]
-    return [value, *found] if isinstance(value, dict) else found
-
-
-def _node(value: Yaml) -> Node:
-    return value if isinstance(value, dict) else {}
-
-
-def _items(value: Yaml) -> list[Yaml]:
-    return value if isinstance(value, list) else []
+def _inlined(node: Yaml, definitions: Yaml) -> Yaml:
+    """The node with every reference replaced by what it refers to; a config refers to nothing that holds itself."""
+    if isinstance(node, list):
+        return [_inlined(inner, definitions) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    if isinstance(reference := node.get("$ref"), str) and isinstance(definitions, dict):
+        target = definitions[reference.rpartition("/")[2]]
+        node = (target if isinstance(target, dict) else {}) | {key: node[key] for key in node if key != "$ref"}
+    return {key: _inlined(inner, definitions) for key, inner in node.items() if key != "$defs"}

@@ -30,11 +30,9 @@ MAX_NAME = 64
 _VAGUE = ("start", "end")
 """Ends of keys that are no name by themselves: they say nothing of what the schedule is of."""
 
+_VALUES = {"anyOf": [{"type": "array"}, {"type": "object"}]}
 Sweep = Annotated[
-    None,
-    WithJsonSchema(
-        {"anyOf": [{"type": "object", "additionalProperties": {"type": ["array", "object"]}}, {"type": "null"}]}
-    ),
+    None, WithJsonSchema({"anyOf": [{"type": "object", "additionalProperties": _VALUES}, {"type": "null"}]})
 ]
 """What a config says of a sweep: in a file a grid, and nothing once it is written out."""
 Grid = dict[str, dict[str, Yaml]]
@@ -47,7 +45,11 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
     Raises: ValueError for a grid that is none, equal names, long names or too many variants.
     """
     shared = _mapping("sweep", common)
-    grids = {name: _grid(name, shared | _own(name, data)) for name, data in variants.items() if isinstance(data, dict)}
+    grids = {
+        name: _grid(name, shared | _mapping(f"variants.{name}.sweep", data.get("sweep")))
+        for name, data in variants.items()
+        if isinstance(data, dict)
+    }
     if (n_variants := sum(prod(len(values) for values in grid.values()) for grid in grids.values())) > MAX_VARIANTS:
         raise ValueError(f"sweeps make {n_variants} variants; at most {MAX_VARIANTS}; use fewer values")
     expanded: dict[str, tuple[str, Yaml]] = {}
@@ -69,10 +71,6 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
                 )
             expanded[named] = (name, made)
     return expanded
-
-
-def _own(name: str, data: dict[str, Yaml]) -> dict[str, Yaml]:
-    return _mapping(f"variants.{name}.sweep", data.get("sweep"))
 
 
 def _mapping(where: str, grid: Yaml) -> dict[str, Yaml]:

@@ -19,6 +19,7 @@ from strata_sae.stores import StoreError
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 0.5
+"""Between two calls of `watch`, unless a worker ends."""
 _STOP_SECONDS = 5.0
 """How long a worker may take to end when it is asked to, before it is killed."""
 

@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
@@ -14,7 +15,8 @@ from strata_sae.pipeline.evaluation.metrics import METRICS
 from strata_sae.pipeline.evaluation.scores import Population, Scores, definition
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.context import example
-from strata_sae.pipeline.reading.heldout_rows import heldout_rows, sites_of
+from strata_sae.pipeline.reading.feed import filters_of, sites_of
+from strata_sae.pipeline.reading.heldout_rows import heldout_rows
 from strata_sae.pipeline.reading.top_rows import CHOICE, TopRows, choose_latents
 from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.runs import RunFolder, VariantFolder, fingerprint, sha256_of, sync, write_bytes, write_record
@@ -31,7 +33,6 @@ from strata_sae.pipeline.runs.evaluation_records import (
 )
 from strata_sae.pipeline.runs.record_files import read_record
 from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
-from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.front.aligned import Together
 from strata_sae.stores.serving.batches import joint_mask
@@ -58,7 +59,7 @@ class Held:
     @property
     def filters(self) -> Filters:
         """Rows that are left out: those that training left out."""
-        return Filters(**self.config.training.filters.model_dump())
+        return filters_of(self.config.training.filters)
 
 
 def evaluate(config: RunConfig, *, show_progress: bool = False) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.run import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
@@ -27,7 +28,6 @@ from strata_sae.pipeline.language_model import (
     load_tokenizer,
     token_bytes,
 )
-from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores import Plan, read_plan
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem

@@ -19,6 +19,7 @@ from strata_sae.stores.reading.masks import permutation, random_words
 
 log = logging.getLogger(__name__)
 
+# A row that is off by 4e-2 of its length, the most that is allowed, has a cosine of at least 0.9992.
 SMALLEST_COSINE = 0.999
 MAX_ROWS = 10_000
 """Each costs a forward pass over its sequence. With so many, a fault in one row of 1,000 is missed once in 22,000."""
@@ -72,7 +73,7 @@ def spot_check(
         n_rows: rows to choose, `MAX_ROWS` at most; of a smaller store, all.
         seed: of the choice.
         model_path: where the model is now; None: where the store's config says, for hub ids and relative paths.
-        device: where to run it; None: where the extraction ran.
+        device: where to run it, the whole model, head included; None: where the extraction ran.
         exact: run the whole batches of the extraction: slower, and on the same kind of machine equal to the last bit.
     Returns: what was found, a line a site.
     Raises: StoreError naming site, row and cosine where a stored row is not the model's; ConfigError where the model
@@ -85,9 +86,8 @@ def spot_check(
     notes = _changes(store, settings)
     for note in notes:
         log.warning("%s", note)
-    # All of the model, and therefore where it was read from disk: it need not fit the device.
-    check_sites(load(settings.model_copy(update={"device": "cpu"}), list(store.plan.sites), whole=True))
-    capture = load(settings, list(store.plan.sites))
+    capture = load(settings, list(store.plan.sites), whole=True)
+    check_sites(capture)
     if Recorded.of(store.plan).corpus.isolate_documents:
         check_isolation(capture)
     rows = _chosen(store.plan.n_rows, n_rows, seed)

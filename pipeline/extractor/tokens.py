@@ -19,6 +19,7 @@ BOS = 1
 SPECIAL = 2
 TEMPLATE = 4
 
+# What the tokenizer gets at once: enough documents for its threads, and bounded memory where they are long.
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 1 << 20
 

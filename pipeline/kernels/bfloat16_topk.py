@@ -48,6 +48,8 @@ class Bfloat16Encoder:
         if W_EM.is_cuda:  # partial sums in bfloat16 would break the bound
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.W_EM, self.b_E = W_EM, b_E
+        # The product includes the bias, as two more columns that meet columns of ones. One part keeps 8 of its 24 bits,
+        # too few for a large bias; two parts keep 16.
         high_E = b_E.bfloat16()
         low_E = (b_E - high_E).bfloat16()
         self.rounded = round_rows(W_EM, [high_E, low_E])

@@ -16,7 +16,7 @@ from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
 """Shares of active latents that are tried."""
-# The highest seen on any machine was 0.30 (docs/log.md, 2026-11-21); above it full matrices are faster for certain.
+# The highest seen on any machine was 0.30 (docs/log.md, 2026-11-21); beyond, full matrices are taken.
 LARGEST_SHAPE = (512, 4096)
 """Rows and latents that are measured at most (counts): beyond, both costs grow alike."""
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 @cache
 def measured_break_even(batch_size: int, d_sae: int, d_model: int, device: str = "cpu") -> float:
     """The density at which a step costs the same with sparse and with dense codes; kept for the process, and logged."""
+    # Random numbers do: costs depend on shapes and on how many latents are active, not on which.
     generator = torch.Generator().manual_seed(0)
     n_rows, n_latents = min(batch_size, LARGEST_SHAPE[0]), min(d_sae, LARGEST_SHAPE[1])
     x_BM, W_EM = (torch.randn(n, d_model, generator=generator).to(device) for n in (n_rows, n_latents))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.machine.backend import backend_of
+from strata_sae.pipeline.kernels.machine.reference import Entries
 
 ROWS_PER_PART = 512
 """Rows of a matrix that one thread sums (count)."""
@@ -47,6 +48,11 @@ class SparseCodes:
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         """The entries sorted by latent: their order, their rows, and where each latent begins, [E + 1]."""
         return backend_of(self.values_P).sort_by_index(self.indices_P, self.rows_P, self.n_latents)
+
+    @property
+    def entries(self) -> Entries:
+        """Where the entries stand, for operations on pairs of latents; the codes must be sorted by row, then latent."""
+        return Entries(self.indices_P, self.rows_P, self.offsets, self.by_latent)
 
     def decode(self, W_EM: Tensor) -> Tensor:
         """For each row, the sum over latents of value * W_EM[latent]. Returns: [B, M]."""

@@ -64,6 +64,7 @@ class Tiles:
 
     def of_latents(self, latents: Tensor) -> Tensor:
         """Its columns of some latents. Returns: [B, len(latents)]."""
+        # Dead latents are few: their own product is far cheaper than the whole one, which was not kept.
         return torch.addmm(self.b_E[latents], self.x0_BM, self.W_EM[latents].T)
 
     def _product(self, x0_BM: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal, overload
 import torch
 from pydantic import BaseModel, JsonValue
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file
 from strata_sae.pipeline.language_model.capture import Capture, isolates
@@ -34,7 +35,6 @@ from strata_sae.pipeline.language_model.transformers_library import (
     quiet,
 )
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.pipeline.tensors import choose_device
 from strata_sae.stores.files.canonical import Json
 
 

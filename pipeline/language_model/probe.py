@@ -33,6 +33,7 @@ SAME_SHAPE: Allowed = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 4e-3}
 
 ISOLATION = "isolation"
 """Checked where a config asks for it; the others are checked at every load."""
+# Short: every load runs 12 such passes. The first half of a text stays where the probes change the second.
 _LENGTH = 12
 _TEXTS = 4
 

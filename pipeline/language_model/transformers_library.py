@@ -31,12 +31,11 @@ class ModelConfig(Protocol):
 
 
 class LoadingInfo(TypedDict):
-    """What `from_pretrained` reports with `output_loading_info`: names of tensors."""
+    """What `from_pretrained` reports with `output_loading_info`; shapes are in the file and in the model."""
 
     missing_keys: Collection[str]
     unexpected_keys: Collection[str]
     mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
-    """(name, shape in the file, shape in the model)."""
     error_msgs: Collection[str]
 
 
@@ -54,19 +53,12 @@ class CausalModel(Protocol):
     dtype: torch.dtype
     forward: Callable[..., ModelOutput]
 
-    def __call__(self, *, input_ids: Tensor, use_cache: Literal[False], **isolating: Tensor) -> ModelOutput:
+    def __call__(self, **inputs: Tensor | Literal[False]) -> ModelOutput:
         """One forward pass over token ids [B, S]."""
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: None,
-        *,
-        config: ModelConfig,
-        state_dict: Mapping[str, Tensor],
-        dtype: torch.dtype,
-        output_loading_info: Literal[True],
-        ignore_mismatched_sizes: bool,
+        cls, folder: None, **options: ModelConfig | Mapping[str, Tensor] | torch.dtype | bool
     ) -> tuple["CausalModel", LoadingInfo]:
         """The model with these tensors, and what of them did not fit."""
 
@@ -99,11 +91,10 @@ class AddedToken(Protocol):
 
 
 class Encoded(TypedDict, total=False):
-    """What a tokenizer returns for a list of texts."""
+    """What a tokenizer returns for texts: token ids, and the characters [first, past the last) of each token."""
 
     input_ids: list[list[int]]
     offset_mapping: list[list[tuple[int, int]]]
-    """The characters of each token, from the first to one past the last."""
 
 
 class Tokenizer(Protocol):
@@ -119,16 +110,7 @@ class Tokenizer(Protocol):
     model_max_length: int | float
     is_fast: bool
 
-    def __call__(
-        self,
-        texts: list[str],
-        *,
-        add_special_tokens: bool,
-        split_special_tokens: bool,
-        return_offsets_mapping: bool,
-        return_attention_mask: bool,
-        verbose: bool,
-    ) -> Encoded:
+    def __call__(self, texts: list[str], **options: bool) -> Encoded:
         """Token ids by text, and the characters of each token by text where they are asked for."""
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str | bytes | None]:
@@ -140,9 +122,7 @@ class Tokenizer(Protocol):
     def get_chat_template(self, *, tools: CellT) -> str:
         """The template for chats with these tools."""
 
-    def apply_chat_template(
-        self, messages: list[dict[str, CellT]], *, chat_template: str, tokenize: Literal[False], **beside: CellT
-    ) -> str:
+    def apply_chat_template(self, messages: list[dict[str, CellT]], **options: CellT) -> str:
         """A conversation as text."""
 
 

@@ -160,7 +160,7 @@ def _top(pre_BE: Tensor, k: int, negative: bool, break_even_density: float) -> C
 
 
 SMALL = 1e-6
-"""Keeps a quotient finite, in units of the rows. Source: SAELens."""
+"""Added to norms and to squared errors that divide, so that quotients are finite. Source: SAELens."""
 
 
 class GhostGradients(Term):

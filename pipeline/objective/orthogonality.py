@@ -135,7 +135,7 @@ class Orthogonality(Term):
         gradient = self._scratch.buffer(W_dec.shape[0], W_dec.shape[1], like=W_dec).zero_()
         loss, absolute, n_pairs = _nothing(W_dec)
         for pairs, c in competing(codes, *form):
-            found = of_decoder(W_dec, pairs, c, self.settings.penalty, weight, gradient)
+            found = of_decoder(W_dec, codes, pairs, c, self.settings.penalty, weight, gradient)
             loss, absolute = loss + found.loss, absolute + found.absolute
             n_pairs += int((c > 0).sum())
         step.add_gradient("W_dec", gradient)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import SparseCodes
 from strata_sae.pipeline.kernels.machine.backend import backend_of
-from strata_sae.pipeline.kernels.pairs import RowPairs, occurrences, pairs_together, partner_offsets
+from strata_sae.pipeline.kernels.machine.reference import RowPairs, occurrences, partner_offsets
 
 OCCURRENCES_PER_CHUNK = 2**24
 """Co-active pairs, each as often as it occurs, that are counted together (count); bounds the memory."""
@@ -114,9 +114,9 @@ def competing(
     # In float64 counts are exact; + 1 and cutting off make "more than the share" of "at least this many rows".
     least_E = (n_rows_E.double() * share + 1).clamp(max=codes.batch_size + 1).int()
     n_rows_P = n_rows_E.to(_counted_in(codes))[codes.indices_P]
-    room_E = partner_offsets(codes)
+    room_E = partner_offsets(codes.entries)
     for first, stop in _chunks(room_E):
-        pairs = pairs_together(codes, room_E, least_E, first, stop)
+        pairs = backend_of(codes.values_P).pairs_together(codes.entries, room_E, least_E, first, stop)
         n_first = n_rows_P.repeat_interleave(pairs.offsets.diff(), output_size=pairs.partners.numel())
         n_second = n_rows_P.index_select(0, pairs.partners)
         counts = CoActive(pairs.n_both.to(n_first.dtype), n_first, n_second, codes.batch_size, density)
@@ -126,8 +126,8 @@ def competing(
 def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
     """All pairs of latents in the same row of sorted codes, as often as they occur, in chunks of rising latents."""
     n_rows_E = codes.by_latent[2].diff().to(_counted_in(codes))
-    for first, stop in _chunks(partner_offsets(codes)):
-        where = Occurrences(*occurrences(codes, first, stop))
+    for first, stop in _chunks(partner_offsets(codes.entries)):
+        where = Occurrences(*occurrences(codes.entries, first, stop))
         once = where.n_both.cumsum(0) - where.n_both
         n_first, n_second = (
             n_rows_E[codes.indices_P[places[once]]] for places in (where.first_place, where.second_place)
@@ -191,12 +191,15 @@ class Penalised(NamedTuple):
     """Of the absolute similarities of the pairs that compete."""
 
 
-def of_decoder(W_EM: Tensor, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor) -> Penalised:
+def of_decoder(
+    W_EM: Tensor, codes: SparseCodes, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor
+) -> Penalised:
     """Penalty of the inner products of decoder rows; adds weight times the loss's gradient to gradient_EM."""
     value, slope = PENALTIES[penalty]
     c = c.to(W_EM.dtype)
-    dots = pairs.dots(W_EM)
-    pairs.add_sums(W_EM, slope(dots).mul_(c).mul_(weight), gradient_EM)
+    backend, entries = backend_of(W_EM), codes.entries
+    dots = backend.pair_dots(W_EM, entries, pairs)
+    backend.add_pair_sums(W_EM, entries, pairs, slope(dots).mul_(c).mul_(weight), gradient_EM)
     return Penalised(_sum(value(dots).mul_(c)), _sum(dots.abs_().mul_(c > 0)))
 
 

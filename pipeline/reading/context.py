@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from strata_sae.pipeline.reading.feed import side_by_side
 from strata_sae.pipeline.runs.evaluation_records import Example
 from strata_sae.pipeline.runs.trained import TrainedSAE
-from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.serving.batches import Sites

@@ -12,7 +12,6 @@ from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path
-from strata_sae.pipeline.tensors import side_by_side
 from strata_sae.stores import Filters
 from strata_sae.stores.front.aligned import Together
 from strata_sae.stores.serving.batches import JoinedBatches, Sites, StreamSettings, joint_mask
@@ -46,6 +45,22 @@ class Rows(NamedTuple):
     def target(self) -> Tensor:
         """What to reconstruct."""
         return self.x_BM if self.target_BM is None else self.target_BM
+
+
+def to_tensor(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Rows as the store keeps them (float32, float16, or the uint16 bits of bfloat16) as float32 [B, M] on a device."""
+    copied = np.array(rows)  # the store's rows are read-only, and valid until its next batch only
+    if copied.dtype == np.uint16:
+        return torch.from_numpy(copied.view(np.int16)).to(device).view(torch.bfloat16).float()
+    return torch.from_numpy(copied).to(device).float()
+
+
+def side_by_side(parts: Sequence[np.ndarray], factors: Sequence[float] | None, device: torch.device) -> Tensor:
+    """Rows of several sites as one, each site's times its factor: float32 [B, sum of M]."""
+    rows = [to_tensor(part, device) for part in parts]
+    if factors is not None:
+        rows = [part_BM * factor for part_BM, factor in zip(rows, factors, strict=True)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def sites_of(route: Route, stores: Together) -> Sites:
@@ -126,8 +141,11 @@ class Feed:
     def __init__(
         self, route: Route, stores: Together, stream: StreamSettings, scaling: Scaling, device: torch.device
     ) -> None:
-        self._route, self._scaling, self._device = route, scaling, device
-        sites = sites_of(route, stores)
+        self._device, sites = device, sites_of(route, stores)
+        places = {site: place for place, site in enumerate(route.sites)}
+        self._reads = [(places[site], factor) for site, factor in zip(route.reads, scaling.reads, strict=True)]
+        self._writes = [(places[site], factor) for site, factor in zip(route.writes, scaling.writes, strict=True)]
+        self._writes_what_it_reads = route.reads == route.writes
         self.batches = JoinedBatches(sites, stream)
         self.mixing: BatchMixing | None = None
         """How batches mix documents; None where that is not known."""
@@ -138,7 +156,8 @@ class Feed:
     def batch(self, step: int) -> Rows:
         """Batch `step`. Raises: StoreError if a chunk is damaged."""
         parts, numbers = self.batches.batch(step)
-        return Rows(self._read(parts), self._written(parts), numbers)
+        target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
+        return Rows(self._scaled(parts, self._reads), target_BM, numbers)
 
     def calibration(self, n_steps: int, n_rows: int) -> Callable[[], Iterable[Tensor]]:
         """The `n_rows` rows after the first `n_steps` batches, read once; each call gives their scaled batches anew."""
@@ -149,7 +168,7 @@ class Feed:
             kept.append([rows[:missing].copy() for rows in parts])
 
         def scaled() -> Iterator[Tensor]:
-            return (self._read(parts) for parts in kept)
+            return (self._scaled(parts, self._reads) for parts in kept)
 
         return scaled
 
@@ -157,17 +176,9 @@ class Feed:
         """Stop reading."""
         self.batches.close()
 
-    def _read(self, parts: list[np.ndarray]) -> Tensor:
-        return self._side_by_side(parts, self._route.reads, self._scaling.reads)
-
-    def _written(self, parts: list[np.ndarray]) -> Tensor | None:
-        if self._route.reads == self._route.writes:
-            return None
-        return self._side_by_side(parts, self._route.writes, self._scaling.writes)
-
-    def _side_by_side(self, parts: list[np.ndarray], sites: Sequence[str], factors: Sequence[float]) -> Tensor:
-        places = [self._route.sites.index(site) for site in sites]
-        return side_by_side([parts[place] for place in places], factors, self._device)
+    def _scaled(self, parts: list[np.ndarray], side: list[tuple[int, float]]) -> Tensor:
+        """Rows of the sites that are read, or of those written: their places among `parts`, and their factors."""
+        return side_by_side([parts[place] for place, _ in side], [factor for _, factor in side], self._device)
 
 
 def _bytes_per_row(route: Route, stores: Together) -> int:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.config.variants import Route
-from strata_sae.pipeline.tensors import side_by_side
+from strata_sae.pipeline.reading.feed import side_by_side, sites_of
 from strata_sae.stores import Filters
 from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.batches import Sites, joined_in_order
+from strata_sae.stores.serving.batches import joined_in_order
 
 
 class HeldOut(NamedTuple):
@@ -20,11 +20,6 @@ class HeldOut(NamedTuple):
     target_BM: Tensor
     """The same tensor as x_BM for an SAE."""
     row_numbers_B: Tensor
-
-
-def sites_of(route: Route, stores: Together) -> Sites:
-    """The sites of a route, each with its store."""
-    return [(stores.at(site), site) for site in route.sites]
 
 
 def heldout_rows(

@@ -37,6 +37,7 @@ from strata_sae.pipeline.runs.records import Record
 
 REPORT = "strata_sae.pipeline.report"
 N_COLOURS = 10
+"""As many as style.css has; further variants begin with the first again."""
 COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
 CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS)
 MAX_CURVE_POINTS = 400

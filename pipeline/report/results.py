@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, show
 from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.runs.evaluation_records import Measured
 from strata_sae.pipeline.runs.records import CurveLine, LoaderLine
 
 LABELS = {
@@ -70,13 +71,6 @@ class Table(NamedTuple):
     rows: list[Row]
 
 
-class Definition(NamedTuple):
-    """What a metric is."""
-
-    unit: str
-    definition: str
-
-
 def metric_names(run: Run) -> list[str]:
     """Every metric any SAE of the run has, the known ones first."""
     found = {name for sae in run.trained if sae.metrics for name in sae.metrics.metrics}
@@ -102,11 +96,10 @@ def _label(name: str) -> str:
     return f"{LABELS.get(metric, metric)}, {site}" if site else LABELS.get(name, name)
 
 
-def definitions(run: Run) -> dict[str, Definition]:
-    """Unit and definition of every metric, as the SAEs' records state them; where they differ, the first one's."""
+def definitions(run: Run) -> dict[str, Measured]:
+    """Of every metric a record that states its unit and definition: the first SAE's, where they differ."""
     measured = [sae.metrics.metrics for sae in run.trained if sae.metrics]
-    first = {name: next(of_sae[name] for of_sae in measured if name in of_sae) for name in metric_names(run)}
-    return {name: Definition(entry.unit, entry.definition) for name, entry in first.items()}
+    return {name: next(of_sae[name] for of_sae in measured if name in of_sae) for name in metric_names(run)}
 
 
 def curve_definitions(run: Run) -> dict[str, str]:

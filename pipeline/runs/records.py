@@ -26,7 +26,7 @@ class Group(BaseModel):
 
 
 class OpenGroup(Group):
-    """A part of a record in which a registry, or who extracted a store, has the say of further keys."""
+    """A part of a record with further keys, which a registry or the provenance of a store names."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)

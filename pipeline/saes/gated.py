@@ -73,6 +73,7 @@ class Gated(SAE):
         codes, zero = encoding.codes, torch.zeros_like(encoding.gate)
         mag_gradient = zero if values_gradient is None else values_gradient * (codes.values > 0)
         gate_gradient = zero if penalty_gradient is None else penalty_gradient * (encoding.gate > 0)
+        # The gate's pre-activation is u + b_gate, so u, which both halves share, needs no second product.
         scale = codes.spread_latents(self.r_mag.exp())
         product = encoding.gate - codes.spread_latents(self.b_gate)
         return {

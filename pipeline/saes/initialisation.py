@@ -36,6 +36,7 @@ def initial_weights(
     if settings.encoder == "transpose" and d_in != d_out:
         raise ValueError(f"W_enc is {d_in} wide and W_dec {d_out}; set sae.initial.encoder to independent")
     shape = (d_sae, d_out)
+    # The draw of "linear" has the fan-in of the decoder as nn.Linear counts it (d_sae); the others that of a row.
     W_dec = _draw(settings.weights, shape, d_sae if settings.weights == "linear" else d_out, generator)
     if settings.decoder_norm is not None:
         W_dec *= settings.decoder_norm / W_dec.norm(dim=1, keepdim=True)

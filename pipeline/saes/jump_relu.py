@@ -73,6 +73,7 @@ class JumpReLU(SAE):
     ) -> JumpReLUEncoding:
         """The codes, and the pre-activations that the kernel may see."""
         x0_BM, pre_BE = self._product(x_BM, workspace)
+        # Entries within half a bandwidth below the threshold are kept with value 0: the kernel gives them a gradient.
         near = above(pre_BE, self.threshold - self.settings.bandwidth / 2, self.break_even_density)
         near_pre = pre_BE if isinstance(near, DenseCodes) else near.values
         codes = near.with_values(near_pre * (near_pre > near.spread_latents(self.threshold)))

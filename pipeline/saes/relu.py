@@ -52,6 +52,6 @@ class ReLU(SAE):
     ) -> dict[str, Tensor]:
         """Both gradients act on the pre-activations of active latents."""
         gradients = super().backward(encoding, values_gradient, penalty_gradient)
-        if self.settings.tied and gradients:
+        if self.settings.tied and gradients:  # one matrix, named W_dec, gets both gradients
             gradients["W_dec"] = gradients.pop("W_enc")
         return gradients

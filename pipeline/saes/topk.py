@@ -90,6 +90,7 @@ class Ranked(SAE):
         return float(k_at(self.settings.k, fraction_done))
 
     def _norms(self) -> Tensor:
+        # tiny: a decoder row of zeros makes a contribution of 0, and unranked values that are finite.
         return linalg.vector_norm(self.W_dec, dim=1).clamp(min=finfo(self.W_dec.dtype).tiny)
 
     def _unranked(self, ranked: Codes) -> Codes:

@@ -65,6 +65,7 @@ class TwoChildTopK(SAE):
         child_BK = torch.where(first_wins_BK, first_BK, second_BK)
         if not self.settings.signed:
             parent_BK, child_BK = parent_BK.clamp(min=0), child_BK.clamp(min=0)
+        # A parent's first child is n_parents after it, its second one 2 * n_parents.
         latents_BK = torch.cat([places_BK, places_BK + n_parents * (2 - first_wins_BK.long())], dim=1)
         values_BK = torch.cat([parent_BK, child_BK * (parent_BK != 0)], dim=1)
         return Encoding(self._entries(values_BK, latents_BK), pre_BE, x0_BM)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.loading import dump
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.errors import CheckpointError
@@ -23,7 +24,6 @@ from strata_sae.pipeline.runs import (
 )
 from strata_sae.pipeline.runs.record_files import read_lines
 from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure
-from strata_sae.pipeline.tensors import choose_device
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.one_pass import run_pass
 from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import strata_sae.pipeline.extractor.costs as limits
 import strata_sae.stores.files.canonical as canonical
-import strata_sae.stores.format.plan as plan_module
+import strata_sae.stores.format.plan_file as plan_module
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.extractor.costs import LINES, disk_bytes, filling_bytes, n_data_files, n_files

@@ -1,4 +1,4 @@
-"""Every backend gives what the reference gives, on codes with empty rows, idle latents and ties."""
+"""Every backend gives what the reference gives, on codes with empty rows, inactive latents and ties."""
 
 import subprocess
 import sys
@@ -29,18 +29,18 @@ def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def codes(dtype: torch.dtype, n_on: int = 90) -> SparseCodes:
+def codes(dtype: torch.dtype, n_active: int = 90) -> SparseCodes:
     values_BE = torch.zeros(B, E, dtype=dtype)
-    values_BE.view(-1)[torch.randperm(B * E, generator=torch.Generator().manual_seed(0))[:n_on]] = 1.0
+    values_BE.view(-1)[torch.randperm(B * E, generator=torch.Generator().manual_seed(0))[:n_active]] = 1.0
     values_BE *= random(B, E, seed=1, dtype=dtype)
     values_BE[3], values_BE[:, 7] = 0.0, 0.0
     return DenseCodes(values_BE).to_sparse()
 
 
-@pytest.mark.parametrize("n_on", [0, 90])
+@pytest.mark.parametrize("n_active", [0, 90])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sums_and_dots_equal_the_reference(backend, dtype, n_on):
-    c = codes(dtype, n_on)
+def test_sums_and_dots_equal_the_reference(backend, dtype, n_active):
+    c = codes(dtype, n_active)
     W_EM, x_BM = random(E, M, seed=2, dtype=dtype), random(B, M, seed=3, dtype=dtype)
     sums, dots = (c.indices_P, W_EM, c.offsets, c.values_P), (x_BM, W_EM, c.rows_P, c.indices_P, c.offsets)
     torch.testing.assert_close(backend.weighted_sums(*sums), reference.weighted_sums(*sums))
@@ -64,9 +64,9 @@ def test_sums_of_whole_numbers_are_exact_and_may_be_written_into_a_given_matrix(
         assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("n_on", [0, 90])
-def test_entries_are_sorted_by_index_and_equal_ones_stay_in_order(backend, n_on):
-    c = codes(torch.float64, n_on)
+@pytest.mark.parametrize("n_active", [0, 90])
+def test_entries_are_sorted_by_index_and_equal_ones_stay_in_order(backend, n_active):
+    c = codes(torch.float64, n_active)
     for indices_P, rows_P in ((c.indices_P, c.rows_P), (c.indices_P.flip(0), c.rows_P.flip(0))):
         found = backend.sort_by_index(indices_P, rows_P, E)
         for one, other in zip(found, reference.sort_by_index(indices_P, rows_P, E), strict=True):

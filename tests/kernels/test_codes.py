@@ -19,8 +19,8 @@ def planted(density: float, dtype: torch.dtype = torch.float64) -> Tensor:
     return values_BE
 
 
-def pairs_of(values_BE: Tensor, index_dtype: torch.dtype = torch.int64, shuffled: bool = True) -> SparseCodes:
-    """The nonzero pairs, in any order within a row, built with plain loops."""
+def entries_of(values_BE: Tensor, index_dtype: torch.dtype = torch.int64, shuffled: bool = True) -> SparseCodes:
+    """The nonzero entries, in any order within a row, built with plain loops."""
     values, indices, offsets = [], [], [0]
     for row in values_BE:
         latents = row.nonzero().squeeze(1).tolist()
@@ -47,7 +47,7 @@ def make(kind: str, density: float, dtype: torch.dtype = torch.float64) -> tuple
     values_BE = planted(density, dtype)
     if kind == "dense":
         return DenseCodes(values_BE), values_BE
-    return pairs_of(values_BE, torch.int32 if kind == "sparse32" else torch.int64), values_BE
+    return entries_of(values_BE, torch.int32 if kind == "sparse32" else torch.int64), values_BE
 
 
 def random(*shape: int, seed: int = 4) -> Tensor:
@@ -62,21 +62,21 @@ def as_matrix(codes: Codes, values: Tensor) -> Tensor:
 def test_every_method_equals_the_full_matrix(kind, density):
     codes, values_BE = make(kind, density)
     W_EM, left_BM, other_BE = random(E, M), random(B, M, seed=5), random(B, E, seed=6)
-    on_BE = values_BE > 0
+    active_BE = values_BE > 0
     other = other_BE if kind == "dense" else other_BE[codes.rows_P.long(), codes.indices_P.long()]
-    other_BE = other_BE if kind == "dense" else other_BE * on_BE
-    assert (codes.batch_size, codes.n_latents, codes.n_active()) == (B, E, int(on_BE.sum()))
+    other_BE = other_BE if kind == "dense" else other_BE * active_BE
+    assert (codes.batch_size, codes.n_latents, codes.n_active()) == (B, E, int(active_BE.sum()))
     assert torch.equal(codes.to_dense(), values_BE)
     assert torch.equal(codes.to_sparse().to_dense(), values_BE)
-    assert torch.equal(codes.active_E(), on_BE.any(0))
-    assert torch.equal(codes.active_rows_E(), on_BE.sum(0))
+    assert torch.equal(codes.active_E(), active_BE.any(0))
+    assert torch.equal(codes.active_rows_E(), active_BE.sum(0))
     torch.testing.assert_close(codes.decode(W_EM), values_BE @ W_EM)
     torch.testing.assert_close(codes.transposed_times(left_BM), values_BE.T @ left_BM)
     torch.testing.assert_close(codes.transposed_times(left_BM, other), other_BE.T @ left_BM)
     torch.testing.assert_close(codes.latent_sums(), values_BE.sum(0))
     torch.testing.assert_close(codes.latent_sums(other), other_BE.sum(0))
     dots_BE = left_BM @ W_EM.T
-    expected_BE = dots_BE if kind == "dense" else dots_BE * on_BE
+    expected_BE = dots_BE if kind == "dense" else dots_BE * active_BE
     torch.testing.assert_close(as_matrix(codes, codes.dots(left_BM, W_EM)), expected_BE)
 
 

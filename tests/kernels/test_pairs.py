@@ -8,7 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
 from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
-from strata_sae.pipeline.kernels.pairs import RowPairs, partner_offsets
+from strata_sae.pipeline.kernels.machine.reference import RowPairs, partner_offsets
 
 B, E, M = 17, 30, 70
 
@@ -26,14 +26,13 @@ def random(*shape: int, seed: int) -> Tensor:
 def codes() -> SparseCodes:
     """Rows of many lengths, one of them empty, and a latent that is never active."""
     shares_B = torch.linspace(0.1, 0.7, B)[:, None]
-    on_BE = torch.rand(B, E, generator=torch.Generator().manual_seed(0)) < shares_B
-    on_BE[3], on_BE[:, 7] = False, False
-    return DenseCodes(on_BE.double()).to_sparse()
+    active_BE = torch.rand(B, E, generator=torch.Generator().manual_seed(0)) < shares_B
+    active_BE[3], active_BE[:, 7] = False, False
+    return DenseCodes(active_BE.double()).to_sparse()
 
 
 def together(ops: ModuleType, c: SparseCodes, least_E: Tensor, first: int = 0, stop: int = E) -> RowPairs:
-    entries = (c.indices_P, c.rows_P, c.offsets, c.by_latent)
-    return RowPairs(c, *ops.pairs_together(*entries, partner_offsets(c), least_E, first, stop))
+    return ops.pairs_together(c.entries, partner_offsets(c.entries), least_E, first, stop)
 
 
 def dense(c: SparseCodes, pairs: RowPairs, values: Tensor) -> Tensor:
@@ -48,8 +47,8 @@ def dense(c: SparseCodes, pairs: RowPairs, values: Tensor) -> Tensor:
 def test_pairs_together_equal_the_dense_product(backend, least, first, stop):
     c, least_E = codes(), torch.full((E,), least, dtype=torch.int32)
     least_E[::4] = 2  # the smaller of two decides
-    on_BE = c.to_dense()
-    expected_EE = (on_BE.T @ on_BE).triu(1)
+    active_BE = c.to_dense()
+    expected_EE = (active_BE.T @ active_BE).triu(1)
     expected_EE[expected_EE < torch.minimum(least_E[:, None], least_E)] = 0
     expected_EE[:first], expected_EE[stop:] = 0, 0
     pairs = together(backend, c, least_E, first, stop)
@@ -73,8 +72,8 @@ def test_dots_and_sums_equal_dense_products(backend, least, n_threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(n_threads)
-        dots = backend.pair_dots(W_EM, c.indices_P, pairs.offsets, pairs.partners)
-        backend.add_pair_sums(W_EM, c.indices_P, c.offsets, pairs.offsets, pairs.partners, weights, found_EM)
+        dots = backend.pair_dots(W_EM, c.entries, pairs)
+        backend.add_pair_sums(W_EM, c.entries, pairs, weights, found_EM)
     finally:
         torch.set_num_threads(before)
     is_pair_EE = dense(c, pairs, torch.ones_like(weights))

@@ -9,7 +9,7 @@ from strata_sae.pipeline.kernels.selection import batch_topk
 from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
 from strata_sae.pipeline.objective import Objective
 from strata_sae.pipeline.saes.base import SAE, TiledEncoding, Workspace
-from support.dense_saes import SAE_KNOBS
+from support.dense_saes import SAE_SETTINGS
 from support.gradient_parity import make_sae, settings_of
 
 B, E, M = 24, 48, 10
@@ -26,7 +26,7 @@ def rows() -> Tensor:
     return torch.randn(B, M, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("architecture", SAE_KNOBS)
+@pytest.mark.parametrize("architecture", SAE_SETTINGS)
 def test_the_codes_are_the_same(architecture):
     sae, x_BM = make_sae(architecture), rows()
     at_once, tiled = sae.encode(x_BM), sae.encode(x_BM, workspace=Workspace())
@@ -60,7 +60,7 @@ def make_tiles(x_BM: Tensor, W_EM: Tensor) -> Tiles:
 
 @pytest.mark.parametrize("margin", [0.0, 0.9, 1.0, 1.5, 100.0])
 @pytest.mark.parametrize("n_entries", [1, 30, 200])
-def test_no_guess_changes_which_pairs_of_the_batch_are_largest(n_entries, margin, monkeypatch):
+def test_no_guess_changes_which_entries_of_the_batch_are_largest(n_entries, margin, monkeypatch):
     monkeypatch.setattr(tiles, "GUESS_MARGIN", margin)
     x_BM, W_EM = rows(), torch.randn(E, M, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x_BM[:7] *= 10  # the first tile, from which the guess comes, is another than the rest

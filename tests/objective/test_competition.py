@@ -20,22 +20,22 @@ B, E = 20, 15
 def planted_codes() -> SparseCodes:
     """Random masks, with values of 0 among the entries, a latent that is never active and two that always are."""
     generator = torch.Generator().manual_seed(0)
-    on_BE = torch.rand(B, E, generator=generator) < 0.3
-    on_BE[:, 3], on_BE[:, 7], on_BE[:, 8] = False, True, True
-    codes = DenseCodes(on_BE.double()).to_sparse()
+    active_BE = torch.rand(B, E, generator=generator) < 0.3
+    active_BE[:, 3], active_BE[:, 7], active_BE[:, 8] = False, True, True
+    codes = DenseCodes(active_BE.double()).to_sparse()
     values_P = codes.values_P.clone()
     values_P[::5] = 0.0
     return codes.with_values(values_P)
 
 
 def counts_by_loop(codes: SparseCodes) -> dict[tuple[int, int], tuple[int, int, int]]:
-    on_BE = codes.to_dense() != 0
+    active_BE = codes.to_dense() != 0
     counts = {}
     for i in range(E):
         for j in range(i + 1, E):
-            both = int((on_BE[:, i] & on_BE[:, j]).sum())
+            both = int((active_BE[:, i] & active_BE[:, j]).sum())
             if both:
-                counts[i, j] = (both, int(on_BE[:, i].sum()), int(on_BE[:, j].sum()))
+                counts[i, j] = (both, int(active_BE[:, i].sum()), int(active_BE[:, j].sum()))
     return counts
 
 
@@ -122,8 +122,8 @@ def test_at_threshold_zero_every_pair_ever_on_together_competes_fully():
 
 def test_pairs_that_cannot_compete_are_not_even_listed():
     """Of six rows, latents 0 and 1 share 3, all of 1's; 2 and 3 share 1 of 2: exactly at the threshold."""
-    on_BE = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    codes = active_sorted(DenseCodes(on_BE.double()).to_sparse())[0]
+    active_BE = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+    codes = active_sorted(DenseCodes(active_BE.double()).to_sparse())[0]
     for threshold, expected in ((0.5, 5), (0.5 - 1e-9, 6), (1.0, 0)):
         listed = [
             (pairs.partners.numel(), int((c > 0).sum()))

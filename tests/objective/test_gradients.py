@@ -8,8 +8,8 @@ from strata_sae.pipeline.objective import pairs as pairs_of_latents
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.schedules import Schedule
-from support.dense_saes import ENCODERS, LAYOUTS, SAE_KNOBS
-from support.dense_terms import FITS, LOSSES, SAE_CHANGES, TERM_KNOBS
+from support.dense_saes import ENCODERS, LAYOUTS, SAE_SETTINGS
+from support.dense_terms import FITS, LOSSES, SAE_CHANGES, TERM_SETTINGS
 from support.gradient_parity import (
     BATCH,
     D_MODEL,
@@ -39,8 +39,8 @@ def path(request, monkeypatch):
 
 
 def test_every_registered_name_has_a_reference():
-    assert ARCHITECTURES.keys() == ENCODERS.keys() == SAE_KNOBS.keys()
-    assert TERMS.keys() == LOSSES.keys() == TERM_KNOBS.keys() == FITS.keys()
+    assert ARCHITECTURES.keys() == ENCODERS.keys() == SAE_SETTINGS.keys()
+    assert TERMS.keys() == LOSSES.keys() == TERM_SETTINGS.keys() == FITS.keys()
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -87,14 +87,14 @@ def test_gradients_equal_autograd_under_every_option(architecture, options, term
     sae = make_sae(architecture, **options)
     settings = settings_of(["reconstruction"])
     for name, changes in terms.items():
-        chosen = {key: value for key, value in {**TERM_KNOBS[name], **changes}.items() if value is not None}
+        chosen = {key: value for key, value in {**TERM_SETTINGS[name], **changes}.items() if value is not None}
         settings[name] = TERMS[name].Settings(**chosen)
     assert_equal_to_reference(sae, settings, dead_latents(sae, make_rows(), 12))
 
 
 @pytest.mark.parametrize("bandwidth", [0.4, 2.0])
 def test_the_kernel_of_compat_sees_codes_and_only_that_of_compat(bandwidth):
-    """dictionary_learning's issue 55: half the kernel, and below half a bandwidth every latent that is off."""
+    """dictionary_learning's issue 55: half the kernel, and below half a bandwidth every latent that is not active."""
     x_BM, settings = make_rows(), settings_of(["reconstruction", "l0"])
     compat = make_sae("jump_relu", compat="dictionary_learning", bandwidth=bandwidth)
     correct = make_sae("jump_relu", bandwidth=bandwidth)

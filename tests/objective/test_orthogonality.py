@@ -168,9 +168,9 @@ def test_a_weight_of_zero_costs_nothing_and_changes_nothing(monkeypatch):
 def test_monitors():
     sae = make_sae()
     result = objective(sae, threshold=0.2).forward_backward(rows())
-    on_BE = (result.codes.to_dense() != 0).double()
-    n_E = on_BE.sum(0)
-    overlap_EE = (on_BE.T @ on_BE / torch.minimum(n_E[:, None], n_E).clamp(min=1)).triu(1)
+    active_BE = (result.codes.to_dense() != 0).double()
+    n_E = active_BE.sum(0)
+    overlap_EE = (active_BE.T @ active_BE / torch.minimum(n_E[:, None], n_E).clamp(min=1)).triu(1)
     competing_EE = overlap_EE > 0.2
     cosines_EE = (sae.W_dec @ sae.W_dec.T).abs()
     monitors = {name: float(value) for name, value in result.monitors.items()}
@@ -210,8 +210,8 @@ def test_every_third_step_and_a_checkpoint_between():
 def test_watched_pairs_show_their_competition_and_cosine():
     sae = make_sae()
     plain = objective(sae, threshold=0.2)
-    on_BE = (plain.forward_backward(rows()).codes.to_dense() != 0).double()
-    both_EE, n_E = on_BE.T @ on_BE, on_BE.sum(0)
+    active_BE = (plain.forward_backward(rows()).codes.to_dense() != 0).double()
+    both_EE, n_E = active_BE.T @ active_BE, active_BE.sum(0)
     together = (both_EE.triu(1) > 0).nonzero().tolist()[:3]
     apart = (both_EE + torch.eye(40) == 0).nonzero().tolist()[0]
     monitors = objective(sae, threshold=0.2, watch=[*together, apart]).forward_backward(rows()).monitors

@@ -161,7 +161,7 @@ PLANTED = {
     "gated": ({}, {"l1": {"weight": 0.4}, "gated_auxiliary": {"detached": False}}),
     "jump_relu": ({"bandwidth": 0.2, "initial_threshold": 0.1}, {"l0": {"target": 2.0}, "l1": {"weight": 0.1}}),
 }
-"""Knobs and terms of the architectures that look for latents which are on independently of each other."""
+"""Settings and terms of the architectures that look for latents which are active independently of each other."""
 
 
 @pytest.mark.parametrize("architecture", PLANTED)
@@ -176,8 +176,8 @@ def test_a_planted_dictionary_is_recovered(architecture):
     objective = Objective(terms(reconstruction={}, **sparsity), sae)
     optimizer = torch.optim.Adam([p.requires_grad_(False) for p in sae.parameters().values()], lr=0.01)
     for _ in range(800):
-        on_BE = torch.rand(256, 12, generator=generator) < 2 / 12
-        x_BM = (on_BE * (1 + torch.rand(256, 12, generator=generator))) @ truth_EM
+        active_BE = torch.rand(256, 12, generator=generator) < 2 / 12
+        x_BM = (active_BE * (1 + torch.rand(256, 12, generator=generator))) @ truth_EM
         result = objective.forward_backward(x_BM, ~sae.encode(x_BM).codes.active_E())
         for name, parameter in sae.parameters().items():
             parameter.grad = result.gradients[name]

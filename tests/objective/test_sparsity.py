@@ -91,7 +91,7 @@ def test_lp_equals_autograd(architecture, form, p, epsilon):
 @pytest.mark.parametrize("layout", ["sparse", "dense"])
 @pytest.mark.parametrize("form", ["lp_p", "lp"])
 def test_lp_equals_the_loop(form, layout):
-    """Over all latents, those that are off included."""
+    """Over all latents, those that are not active included."""
     values_BE = torch.tensor([[0.5, 0.0, 2.0], [0.0, 0.0, 0.25], [0.0, 0.0, 0.0]], dtype=torch.float64)
     codes = DenseCodes(values_BE) if layout == "dense" else DenseCodes(values_BE).to_sparse()
     weights_E = torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)

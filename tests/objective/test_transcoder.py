@@ -7,7 +7,7 @@ from strata_sae.pipeline.objective import TERMS, Objective
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.schedules import value_at
-from support.dense_saes import ENCODERS, SAE_KNOBS
+from support.dense_saes import ENCODERS, SAE_SETTINGS
 from support.dense_terms import FITS, LOSSES, SAE_CHANGES, At
 from support.gradient_parity import BATCH, D_MODEL, D_SAE, PROGRESS, TOLERANCE, largest_difference, settings_of
 
@@ -17,7 +17,7 @@ D_IN = 7
 def make_transcoder(architecture: str, **options) -> SAE:
     generator = torch.Generator().manual_seed(1)
     merged = {"d_sae": D_SAE, "pre_bias": False, "initial": {"encoder": "independent"}}
-    settings = ARCHITECTURES[architecture].Settings.model_validate({**merged, **SAE_KNOBS[architecture], **options})
+    settings = ARCHITECTURES[architecture].Settings.model_validate({**merged, **SAE_SETTINGS[architecture], **options})
     weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator, D_IN).items()}
     sae = ARCHITECTURES[architecture](settings, D_MODEL, weights, D_IN)
     for name, parameter in sae.parameters().items():

@@ -28,7 +28,7 @@ def test_a_tied_relu_has_one_matrix_and_shows_readers_two():
 
 
 def test_a_gate_and_its_magnitude_are_two_decisions():
-    """Open gates with magnitude 0 are penalised and off; closed gates are off whatever their magnitude."""
+    """Latents with open gates and magnitude 0 are penalised and not active; with closed gates none is active."""
     sae = make_sae("gated")
     sae.b_mag += 0.5
     sae.b_mag[: D_SAE // 2] -= 5.0

@@ -33,11 +33,11 @@ def test_signed_codes_equal_the_loops():
 
 def test_unsigned_codes_are_the_positive_ones_of_parents_that_are_on():
     sae, x_BM = make_sae("two_child_topk"), rows()
-    sae.b_enc[:N_PARENTS] -= 2.0  # so that some of the k parents are off
+    sae.b_enc[:N_PARENTS] -= 2.0  # so that some of the k parents are not active
     expected_BE = source_codes(sae, x_BM).relu()
-    parent_on_BE = expected_BE[:, :N_PARENTS] > 0
-    assert (parent_on_BE.sum(1) < K).any()
-    torch.testing.assert_close(sae.encode(x_BM).codes.to_dense(), expected_BE * parent_on_BE.repeat(1, 3))
+    parent_active_BE = expected_BE[:, :N_PARENTS] > 0
+    assert (parent_active_BE.sum(1) < K).any()
+    torch.testing.assert_close(sae.encode(x_BM).codes.to_dense(), expected_BE * parent_active_BE.repeat(1, 3))
 
 
 @pytest.mark.parametrize("perturbation", [0.2, 0.5])

@@ -8,18 +8,18 @@ from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.schedules import value_at
-from support.dense_saes import ENCODERS, SAE_KNOBS, Parameters
-from support.dense_terms import LOSSES, TERM_KNOBS, At
+from support.dense_saes import ENCODERS, SAE_SETTINGS, Parameters
+from support.dense_terms import LOSSES, TERM_SETTINGS, At
 
 BATCH, D_MODEL, D_SAE = 24, 10, 48
 PROGRESS = 0.3
 TOLERANCE = 1e-12
 
 
-def make_sae(architecture: str, **knobs) -> SAE:
+def make_sae(architecture: str, **options) -> SAE:
     generator = torch.Generator().manual_seed(1)
     sae_class = ARCHITECTURES[architecture]
-    settings = sae_class.Settings(**{"d_sae": D_SAE, **SAE_KNOBS[architecture], **knobs})
+    settings = sae_class.Settings(**{"d_sae": D_SAE, **SAE_SETTINGS[architecture], **options})
     weights = {name: w.double() for name, w in initial_weights(settings, D_MODEL, generator).items()}
     sae = sae_class(settings, D_MODEL, weights)
     for name, parameter in sae.parameters().items():
@@ -34,7 +34,7 @@ def make_rows() -> Tensor:
 
 
 def dead_latents(sae: SAE, x_BM: Tensor, n: int) -> Tensor:
-    """The n latents that fire least, declared dead."""
+    """The n latents that are active least often, declared dead."""
     codes_BE = sae.encode(x_BM, fraction_done=PROGRESS).codes.to_dense()
     dead_E = torch.zeros(sae.d_sae, dtype=torch.bool)
     dead_E[(codes_BE > 0).sum(0).argsort(stable=True)[:n]] = True
@@ -42,14 +42,14 @@ def dead_latents(sae: SAE, x_BM: Tensor, n: int) -> Tensor:
 
 
 def settings_of(terms: list[str], **changes) -> dict[str, TermSettings]:
-    return {name: TERMS[name].Settings(**{**TERM_KNOBS[name], **changes.get(name, {})}) for name in terms}
+    return {name: TERMS[name].Settings(**{**TERM_SETTINGS[name], **changes.get(name, {})}) for name in terms}
 
 
 def reference(sae: SAE, settings, x_BM: Tensor, dead_E: Tensor | None) -> tuple[dict[str, Tensor], Parameters]:
     """Losses and gradients by autograd, every matrix dense."""
     p = {name: w.clone().requires_grad_() for name, w in sae.parameters().items()}
     at = At(x_BM, ENCODERS[sae.settings.architecture](x_BM, p, sae.settings), dead_E, p, PROGRESS)
-    losses = {name: value_at(knobs.weight, PROGRESS) * LOSSES[name](at, knobs) for name, knobs in settings.items()}
+    losses = {name: value_at(term.weight, PROGRESS) * LOSSES[name](at, term) for name, term in settings.items()}
     gradients = torch.autograd.grad(sum(losses.values()), list(p.values()), allow_unused=True)
     return losses, {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(p.items(), gradients, strict=True)}
 

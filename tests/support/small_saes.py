@@ -5,14 +5,14 @@ from torch import Tensor
 
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from strata_sae.pipeline.saes.base import SAE
-from support.dense_saes import SAE_KNOBS
+from support.dense_saes import SAE_SETTINGS
 
 D_MODEL, D_SAE = 10, 60
 
 
 def make_sae(architecture: str, **changes) -> SAE:
     """An SAE with parameters of its own in every place, and the threshold that inference may need."""
-    settings = ARCHITECTURES[architecture].Settings(**{"d_sae": D_SAE, **SAE_KNOBS[architecture], **changes})
+    settings = ARCHITECTURES[architecture].Settings(**{"d_sae": D_SAE, **SAE_SETTINGS[architecture], **changes})
     weights = initial_weights(settings, D_MODEL, torch.Generator().manual_seed(0))
     sae = ARCHITECTURES[architecture](settings, D_MODEL, {name: w.double() for name, w in weights.items()})
     generator = torch.Generator().manual_seed(1)

@@ -10,8 +10,8 @@ import torch
 
 from strata_sae.pipeline import tensors as rows_module
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.tensors import to_tensor
 from strata_sae.pipeline.trainer import one_pass
 from strata_sae.pipeline.trainer.train import describe_training, train
 from strata_sae.stores import ActivationStore, Batches, Filters

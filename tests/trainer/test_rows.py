@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.tensors import choose_device, to_tensor
+from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.format.encodings import to_float32
 from support.small_run import TOPK

@@ -11,7 +11,7 @@ from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.trainer import session
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore, Batches
-from support.dense_saes import SAE_KNOBS
+from support.dense_saes import SAE_SETTINGS
 from support.small_run import ALL, D_MODEL, RELU, SITE, TOPK
 from support.trained_run import folder_of, hashes, weights
 
@@ -54,7 +54,7 @@ EVERY = {
         "sae": {"architecture": name, "d_sae": 48, **knobs, **({"d_sae": D_MODEL} if name == "identity" else {})},
         "objective": {"reconstruction": {}, **TERMS.get(name, {})},
     }
-    for name, knobs in SAE_KNOBS.items()
+    for name, knobs in SAE_SETTINGS.items()
 }
 ANNEALED = {"reconstruction": {}, "p_anneal": {"weight": 0.03}}
 DEFAULTS: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet
 from strata_sae.pipeline.errors import ConfigError
 
-Cell: TypeAlias = "bool | int | float | str | bytes | date | Sequence[Cell] | Mapping[str, Cell] | None"
+Cell: TypeAlias = bool | int | float | str | bytes | date | Sequence["Cell"] | Mapping[str, "Cell"] | None
 """What a row holds in a column: JSON, or what tables know besides."""
 
 RowSource = JsonLines | Parquet | HubDataset

@@ -48,20 +48,6 @@ class Table(Protocol):
         """The same rows with these columns only."""
 
 
-class BuilderConfig(Protocol):
-    """Which files `datasets` found, by split."""
-
-    data_files: Mapping[str, list[str]] | None
-
-
-class Builder(Protocol):
-    """What `datasets` makes of a name before it reads rows."""
-
-    config: BuilderConfig
-    base_path: str
-    """For a dataset of the hub, an address that holds the commit."""
-
-
 def read(source: HubDataset) -> Iterator[Document | BadRow]:
     """Every row of the split; rows are counted from 0."""
     folder = _folder(source)
@@ -103,10 +89,10 @@ def _table(datasets: ModuleType, source: HubDataset, path: str) -> tuple[str | N
     """The commit of a dataset of the hub (None for a folder), and its rows."""
     if is_saved_dataset(Path(path)):
         return None, saved_split(datasets.load_from_disk(path), source)
-    builder: Builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
+    builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
     if Path(path).is_dir():
-        check_all_read(builder, Path(path), source)
-    commit = _commit(builder)
+        check_all_read(builder.config.data_files or {}, Path(path), source)
+    commit = _commit(str(builder.base_path))
     # The commit that was found, not the branch again, so that the recorded commit is the one that is read.
     revision = commit if commit is not None else source.revision
     options = {"split": source.split, "revision": revision, "streaming": source.streaming}
@@ -150,8 +136,8 @@ def _only(table: Table, source: HubDataset) -> Table:
     )
 
 
-def _commit(builder: Builder) -> str | None:
-    found = re.search(r"@([0-9a-f]{40})(?:/|$)", str(builder.base_path))
+def _commit(base_path: str) -> str | None:
+    found = re.search(r"@([0-9a-f]{40})(?:/|$)", base_path)
     return found.group(1) if found else None
 
 
@@ -198,7 +184,7 @@ def saved_split(saved: Table | dict[str, Table], source: HubDataset) -> Table:
     return saved
 
 
-def check_all_read(builder: Builder, folder: Path, source: HubDataset) -> None:
+def check_all_read(data_files: Mapping[str, list[str]], folder: Path, source: HubDataset) -> None:
     """Raises: ConfigError for files that `datasets` would leave out silently: of another kind, or of no split.
 
     `datasets` reads files of one kind, and only those named after a split if any file or folder is named so.
@@ -206,11 +192,11 @@ def check_all_read(builder: Builder, folder: Path, source: HubDataset) -> None:
     card = folder / "README.md"
     if card.is_file() and b"data_files:" in card.read_bytes():  # the card says which files are read
         return
-    read = {os.path.realpath(file) for files in (builder.config.data_files or {}).values() for file in files}
+    read = {os.path.realpath(file) for files in data_files.values() for file in files}
     kinds = _TABLES if any({".json", ".jsonl"} & set(Path(file).suffixes) for file in read) else _TABLES - {".json"}
     left = [path for path in _data_files(folder, kinds) if os.path.realpath(path) not in read]
     if read and left:
-        splits = ", ".join(repr(str(split)) for split in builder.config.data_files or {})
+        splits = ", ".join(repr(str(split)) for split in data_files)
         raise ConfigError(
             f"{_KEY}: {source.path!r}: `datasets` would read {len(read):,} of its files (splits {splits}) and leave "
             f"out {len(left):,}, the first {printable(left[0].relative_to(folder))}: it reads files of one kind, by "

@@ -18,7 +18,7 @@ from strata_sae.pipeline.extractor.documents.document import (
 from strata_sae.pipeline.extractor.documents.files import compression, foreign, head_of, needed, printable
 from strata_sae.pipeline.extractor.documents.finding import matching
 
-BATCH_ROWS = 256
+BATCH_ROWS = 256  # as Python objects in memory at once
 _MAGIC = (b"PAR1", b"PARE")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.machine import cpu, cuda, reference
-from strata_sae.pipeline.kernels.machine.reference import AdamStep
+from strata_sae.pipeline.kernels.machine.reference import AdamStep, Entries, RowPairs
 
 
 class Backend(Protocol):
@@ -54,32 +54,13 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As row_topk_of_product from bfloat16 products pre_BE, and the rows of which that is certain."""
 
-    def pairs_together(
-        self,
-        latents_P: Tensor,
-        rows_P: Tensor,
-        offsets: Tensor,
-        by_latent: tuple[Tensor, Tensor, Tensor],
-        room_E: Tensor,
-        least_E: Tensor,
-        first: int,
-        stop: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def pairs_together(self, entries: Entries, room_E: Tensor, least_E: Tensor, first: int, stop: int) -> RowPairs:
         """Pairs of a latent from `first` to stop - 1 and a larger one, active together at least min(least_E) times."""
 
-    def pair_dots(self, W_EM: Tensor, latents_P: Tensor, pair_offsets: Tensor, partners: Tensor) -> Tensor:
+    def pair_dots(self, W_EM: Tensor, entries: Entries, pairs: RowPairs) -> Tensor:
         """<W[i], W[j]> of every pair of latents."""
 
-    def add_pair_sums(
-        self,
-        W_EM: Tensor,
-        latents_P: Tensor,
-        offsets: Tensor,
-        pair_offsets: Tensor,
-        partners: Tensor,
-        weights: Tensor,
-        out_EM: Tensor,
-    ) -> None:
+    def add_pair_sums(self, W_EM: Tensor, entries: Entries, pairs: RowPairs, weights: Tensor, out_EM: Tensor) -> None:
         """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair of latents."""
 
     def row_products(self, gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:

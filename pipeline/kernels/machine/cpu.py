@@ -7,7 +7,7 @@ from torch import Tensor
 from strata_sae.pipeline.kernels.machine import reference
 from strata_sae.pipeline.kernels.machine.compiled import certified, largest, rows
 from strata_sae.pipeline.kernels.machine.compiled.loops import array, over_rows
-from strata_sae.pipeline.kernels.machine.reference import AdamStep
+from strata_sae.pipeline.kernels.machine.reference import AdamStep, Entries, RowPairs
 
 # How much a thread takes at a time: enough that a call, about 10 us, is nothing beside it, and so little that no thread
 # waits long for the last one. No result depends on these counts.
@@ -155,55 +155,38 @@ def certified_topk(
     return values, latents, certain
 
 
-def pairs_together(
-    latents_P: Tensor,
-    rows_P: Tensor,
-    offsets: Tensor,
-    by_latent: tuple[Tensor, Tensor, Tensor],
-    room_E: Tensor,
-    least_E: Tensor,
-    first: int,
-    stop: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As the reference's: offsets, partners and counts of RowPairs (kernels/pairs.py)."""
-    order_P, _, starts = by_latent
-    n_places, n_most = latents_P.numel(), int(room_E[stop] - room_E[first])
-    inputs = (latents_P.int(), offsets[rows_P + 1], order_P, starts, least_E, room_E)
-    partners, n_both = torch.empty(2, n_most, dtype=torch.int32)  # what is not written takes no memory
+def pairs_together(entries: Entries, room_E: Tensor, least_E: Tensor, first: int, stop: int) -> RowPairs:
+    """As the reference's, counted latent by latent."""
+    order_P, _, starts = entries.by_latent
+    n_places, n_most = entries.latents_P.numel(), int(room_E[stop] - room_E[first])
+    inputs = (entries.latents_P.int(), entries.offsets[entries.rows_P + 1], order_P, starts, least_E, room_E)
+    partners, n_both = torch.empty(2, n_most, dtype=torch.int32)  # pages that are never written take no memory
     begins_P, counts_P = order_P.new_zeros(2, n_places)
     outputs = (partners, n_both, begins_P, counts_P)
     over_rows(rows.count_pairs, stop - first, LATENTS_AT_ONCE, first, *(array(t) for t in (*inputs, *outputs)))
-    pair_offsets = torch.nn.functional.pad(counts_P.cumsum(0), (1, 0))
-    sorted_partners, sorted_n_both = torch.empty(2, int(pair_offsets[-1]), dtype=torch.int32)
-    arrays = (begins_P, pair_offsets, partners, n_both, sorted_partners, sorted_n_both)
+    offsets = torch.nn.functional.pad(counts_P.cumsum(0), (1, 0))
+    sorted_partners, sorted_n_both = torch.empty(2, int(offsets[-1]), dtype=torch.int32)
+    arrays = (begins_P, offsets, partners, n_both, sorted_partners, sorted_n_both)
     over_rows(rows.gather_pairs, n_places, PLACES_AT_ONCE, *(array(t) for t in arrays))
-    return pair_offsets, sorted_partners, sorted_n_both
+    return RowPairs(offsets, sorted_partners, sorted_n_both)
 
 
-def pair_dots(W_EM: Tensor, latents_P: Tensor, pair_offsets: Tensor, partners: Tensor) -> Tensor:
+def pair_dots(W_EM: Tensor, entries: Entries, pairs: RowPairs) -> Tensor:
     """<W[i], W[j]> of every pair of latents. Returns: [pairs]."""
-    dots = W_EM.new_empty(partners.numel())
-    arrays = (latents_P.int(), pair_offsets, partners, W_EM, dots)
-    over_rows(rows.pair_dots, latents_P.numel(), PLACES_AT_ONCE, *(array(t) for t in arrays))
+    dots = W_EM.new_empty(pairs.partners.numel())
+    arrays = (entries.latents_P.int(), pairs.offsets, pairs.partners, W_EM, dots)
+    over_rows(rows.pair_dots, entries.latents_P.numel(), PLACES_AT_ONCE, *(array(t) for t in arrays))
     return dots
 
 
-def add_pair_sums(
-    W_EM: Tensor,
-    latents_P: Tensor,
-    offsets: Tensor,
-    pair_offsets: Tensor,
-    partners: Tensor,
-    weights: Tensor,
-    out_EM: Tensor,
-) -> None:
+def add_pair_sums(W_EM: Tensor, entries: Entries, pairs: RowPairs, weights: Tensor, out_EM: Tensor) -> None:
     """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair; each thread has columns of its own."""
-    latents, n_pairs = latents_P.int(), weights.numel()
-    starts = torch.zeros_like(pair_offsets)
+    latents, n_pairs = entries.latents_P.int(), weights.numel()
+    starts = torch.zeros_like(pairs.offsets)
     both_partners, both_weights = latents.new_empty(2 * n_pairs), weights.new_empty(2 * n_pairs)
-    inputs = (offsets, latents, pair_offsets, partners, weights)
+    inputs = (entries.offsets, latents, pairs.offsets, pairs.partners, weights)
     lists = (starts, both_partners, both_weights)
-    over_rows(rows.both_ways, offsets.numel() - 1, ROWS_AT_ONCE, *(array(t) for t in (*inputs, *lists)))
+    over_rows(rows.both_ways, entries.offsets.numel() - 1, ROWS_AT_ONCE, *(array(t) for t in (*inputs, *lists)))
     n_columns = W_EM.shape[1]
     n_steps = -(-n_columns // COLUMNS_IN_STEP)
     width = COLUMNS_IN_STEP * -(-n_steps // torch.get_num_threads())

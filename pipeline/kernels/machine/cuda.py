@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.machine import reference
+from strata_sae.pipeline.kernels.machine.reference import Entries, RowPairs
 
 # PyTorch's own operations run on a GPU as they are.
 adam = reference.adam
@@ -76,22 +77,14 @@ def certified_topk(
     return reference.certified_topk(pre_BE, slack_B, x0_BM, W_EM, b_E, k, most, dots=sampled_dots, topk=row_topk)
 
 
-def pair_dots(W_EM: Tensor, latents_P: Tensor, pair_offsets: Tensor, partners: Tensor) -> Tensor:
+def pair_dots(W_EM: Tensor, entries: Entries, pairs: RowPairs) -> Tensor:
     """As the reference's, with this backend's products."""
-    return reference.pair_dots(W_EM, latents_P, pair_offsets, partners, dots=sampled_dots)
+    return reference.pair_dots(W_EM, entries, pairs, dots=sampled_dots)
 
 
-def add_pair_sums(
-    W_EM: Tensor,
-    latents_P: Tensor,
-    offsets: Tensor,
-    pair_offsets: Tensor,
-    partners: Tensor,
-    weights: Tensor,
-    out_EM: Tensor,
-) -> None:
+def add_pair_sums(W_EM: Tensor, entries: Entries, pairs: RowPairs, weights: Tensor, out_EM: Tensor) -> None:
     """As the reference's, with this backend's sums."""
-    reference.add_pair_sums(W_EM, latents_P, offsets, pair_offsets, partners, weights, out_EM, sums=weighted_sums)
+    reference.add_pair_sums(W_EM, entries, pairs, weights, out_EM, sums=weighted_sums)
 
 
 @cache

@@ -13,6 +13,12 @@ from strata_sae.pipeline.kernels.machine.compiled.certified import ROUNDING
 
 LATENTS_AT_ONCE = 2048
 """Latents of a tile, at least (count): narrower products run slower."""
+# With that kept, a tile has all rows of the batch where the buffer allows it: W, the largest matrix, is then read once.
+
+
+Sums = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Dots = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+TopK = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 class AdamStep(NamedTuple):
@@ -26,6 +32,33 @@ class AdamStep(NamedTuple):
     epsilon: float
     coefficient: float
     """What gradients are multiplied by to clip them."""
+
+
+class Entries(NamedTuple):
+    """The entries of codes, sorted by row and, within it, by latent; a place is where an entry stands among them."""
+
+    latents_P: Tensor
+    rows_P: Tensor
+    offsets: Tensor
+    """[B + 1]: row b has the places offsets[b] to offsets[b + 1] - 1."""
+    by_latent: tuple[Tensor, Tensor, Tensor]
+    """What `sort_by_index` gives for the latents."""
+
+
+class RowPairs(NamedTuple):
+    """Pairs of latents i < j, each once: at the first place of i in whose row j is active, too; sorted by place."""
+
+    offsets: Tensor
+    """[P + 1]: i at place p has the pairs offsets[p] to offsets[p + 1] - 1."""
+    partners: Tensor
+    """The place of j in the same row: int32 [pairs]."""
+    n_both: Tensor
+    """Rows in which both are active: int32 [pairs]."""
+
+    def first_places(self) -> Tensor:
+        """The place of i of every pair."""
+        places_P = torch.arange(self.offsets.numel() - 1, device=self.offsets.device)
+        return places_P.repeat_interleave(self.offsets.diff(), output_size=self.partners.numel())
 
 
 def weighted_sums(
@@ -75,9 +108,6 @@ def row_topk(pre_BE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values_BE[:, :k], latents_BE[:, :k]
 
 
-TopK = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-
-
 def row_topk_of_product(
     x0_BM: Tensor, W_EM: Tensor, b_E: Tensor, buffer: Tensor, k: int, *, topk: TopK = row_topk
 ) -> tuple[Tensor, Tensor]:
@@ -106,6 +136,7 @@ def latent_tiles(
     """
     width = _latents_at_once(x0_BM, buffer)
     for first in range(0, W_EM.shape[0], width):
+        # The bias is left to the loop that reads the tile next: added here, it would cost a pass over the tile.
         W, b = W_EM[first : first + width], b_E[first : first + width]
         shape = block_BM.shape[0], W.shape[0]
         yield first, torch.mm(block_BM, W.T, out=buffer.view(-1)[: shape[0] * shape[1]].view(shape)), b
@@ -134,7 +165,7 @@ def certified_topk(
     k: int,
     most: int,
     *,
-    dots: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = sampled_dots,
+    dots: Dots = sampled_dots,
     topk: TopK = row_topk,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values and latents of the k largest of x0 W^T + b by its bfloat16 product, and which rows are certain.
@@ -160,21 +191,18 @@ def certified_topk(
     return values_BK, latents.gather(1, slots_BK), certain_B
 
 
-def occurrences(
-    latents_P: Tensor, offsets: Tensor, by_latent: tuple[Tensor, Tensor, Tensor], first: int, stop: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def occurrences(entries: Entries, first: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
     """Every time that a latent from `first` to stop - 1 is active together with a larger one, sorted by these latents.
 
-    Entries are sorted by row and, within it, by latent; `offsets` of the rows; by_latent: what `sort_by_index` gives.
     Returns: the places of both, those of a pair of latents together and by rising row; how many each pair has.
     """
-    order_P, rows_P, starts = by_latent
+    order_P, rows_P, starts = entries.by_latent
     bits = max(starts.numel() - 2, 1).bit_length()
     # Numbers of 32 bits sort in half the passes of 64; a shift costs a tenth of a division.
-    latents_P = latents_P.to(torch.int32 if 2 * bits < 32 else torch.int64)
+    latents_P = entries.latents_P.to(torch.int32 if 2 * bits < 32 else torch.int64)
     chosen = slice(int(starts[first]), int(starts[stop]))
     places = order_P[chosen]
-    counts = offsets[rows_P[chosen] + 1] - places - 1  # the entries after it in its row: larger latents
+    counts = entries.offsets[rows_P[chosen] + 1] - places - 1  # the entries after it in its row: larger latents
     n_keys = int(counts.sum())
     source = torch.repeat_interleave(counts, output_size=n_keys)
     skip = places + 1 - (counts.cumsum(0) - counts)
@@ -186,21 +214,20 @@ def occurrences(
     return first_place.index_select(0, by_pair), second_place.index_select(0, by_pair), n_both
 
 
-def pairs_together(
-    latents_P: Tensor,
-    rows_P: Tensor,
-    offsets: Tensor,
-    by_latent: tuple[Tensor, Tensor, Tensor],
-    room_E: Tensor,
-    least_E: Tensor,
-    first: int,
-    stop: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def partner_offsets(entries: Entries) -> Tensor:
+    """How many times latents below each one are active together with a larger latent. Returns: [E + 1]."""
+    order_P, rows_P, starts = entries.by_latent
+    larger_P = entries.offsets[rows_P + 1] - order_P - 1
+    return torch.nn.functional.pad(larger_P.cumsum(0), (1, 0))[starts]
+
+
+def pairs_together(entries: Entries, room_E: Tensor, least_E: Tensor, first: int, stop: int) -> RowPairs:
     """Pairs of a latent from `first` to stop - 1 and a larger one, active together at least min(least_E) times.
 
-    Entries as in `occurrences`. Returns: offsets, partners and counts of RowPairs (kernels/pairs.py).
+    room_E: what `partner_offsets` gives.
     """
-    first_place, second_place, n_both = occurrences(latents_P, offsets, by_latent, first, stop)
+    latents_P = entries.latents_P
+    first_place, second_place, n_both = occurrences(entries, first, stop)
     begins = n_both.cumsum(0) - n_both
     first_place, second_place = first_place[begins], second_place[begins]
     least = torch.minimum(least_E[latents_P[first_place]], least_E[latents_P[second_place]])
@@ -208,46 +235,27 @@ def pairs_together(
     n_places = latents_P.numel()
     order = kept[(first_place[kept] * n_places + second_place[kept]).argsort()]
     counts_P = torch.bincount(first_place[order], minlength=n_places)
-    pair_offsets = torch.nn.functional.pad(counts_P.cumsum(0), (1, 0))
-    return pair_offsets, second_place[order].int(), n_both[order].int()
+    offsets = torch.nn.functional.pad(counts_P.cumsum(0), (1, 0))
+    return RowPairs(offsets, second_place[order].int(), n_both[order].int())
 
 
-def pair_dots(
-    W_EM: Tensor,
-    latents_P: Tensor,
-    pair_offsets: Tensor,
-    partners: Tensor,
-    *,
-    dots: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = sampled_dots,
-) -> Tensor:
+def pair_dots(W_EM: Tensor, entries: Entries, pairs: RowPairs, *, dots: Dots = sampled_dots) -> Tensor:
     """<W[i], W[j]> of every pair of latents. dots: another backend's. Returns: [pairs]."""
-    i, j = _latents(latents_P, pair_offsets, partners)
-    return dots(W_EM, W_EM, i, j, pair_offsets)
+    return dots(W_EM, W_EM, *_latents(entries, pairs), pairs.offsets)
 
 
 def add_pair_sums(
-    W_EM: Tensor,
-    latents_P: Tensor,
-    offsets: Tensor,
-    pair_offsets: Tensor,
-    partners: Tensor,
-    weights: Tensor,
-    out_EM: Tensor,
-    *,
-    sort: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] = sort_by_index,
-    sums: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = weighted_sums,
+    W_EM: Tensor, entries: Entries, pairs: RowPairs, weights: Tensor, out_EM: Tensor, *, sums: Sums = weighted_sums
 ) -> None:
-    """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair. sort, sums: another backend's."""
-    i, j = _latents(latents_P, pair_offsets, partners)
+    """Add weight * W[j] to out[i] and weight * W[i] to out[j], for every pair. sums: another backend's."""
+    i, j = _latents(entries, pairs)
     for here, there in ((i, j), (j, i)):
-        order, sorted_there, starts = sort(here, there, W_EM.shape[0])
+        order, sorted_there, starts = sort_by_index(here, there, W_EM.shape[0])
         out_EM += sums(sorted_there, W_EM, starts, weights[order])
 
 
-def _latents(latents_P: Tensor, pair_offsets: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
-    places_P = torch.arange(latents_P.numel(), device=latents_P.device)
-    first_places = places_P.repeat_interleave(pair_offsets.diff(), output_size=partners.numel())
-    return latents_P[first_places], latents_P.index_select(0, partners)
+def _latents(entries: Entries, pairs: RowPairs) -> tuple[Tensor, Tensor]:
+    return entries.latents_P[pairs.first_places()], entries.latents_P.index_select(0, pairs.partners)
 
 
 def row_products(gradient: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:

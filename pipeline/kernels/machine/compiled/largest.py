@@ -110,7 +110,7 @@ def keep_k(values, columns, n, k):
 @compiled
 def group_maxima(row, bias, maxima):
     """The maximum of row + bias over each group of whole blocks. Returns: whether the row has no NaN."""
-    # NaN is looked for here because it compares false with everything: it would silently fall out of the k largest.
+    # NaN is looked for here because it compares false with everything: it would drop out of the k largest unnoticed.
     numbers = True
     for block in range(row.size // BLOCK):
         part, part_bias = row[block * BLOCK : (block + 1) * BLOCK], bias[block * BLOCK : (block + 1) * BLOCK]
