@@ -138,7 +138,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         with naming(path):
             write_new(FileSystem(), staged, data)
-        os.replace(staged, path)
+        os.rename(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise

@@ -45,22 +45,23 @@ def parse_file_record(path: str, value: Json) -> FileRecord:
 
     Raises: ValueError naming the file if it is anything else.
     """
-    try:
-        fields = as_object(value)
-        record = FileRecord(
-            path,
-            as_int(fields["bytes"]),
-            as_text(fields["sha256"]),
-            as_text(fields.get("index_crc32c", "")),
-            as_text(fields.get("chunk_crc32c", "")),
-        )
-        crcs = (record.index_crc32c, record.chunk_crc32c)
-        known = record.n_bytes >= 0 and _SHA256.fullmatch(record.sha256) and all(map(_CRCS.fullmatch, crcs))
-        if not known or record.json().keys() != fields.keys():
-            raise ValueError("a key or a hash is not what it must be")
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"what is said of {path[:80]!a} is not what a record of a file holds ({error})") from None
-    return record
+    fields = value if isinstance(value, dict) else {}
+    n_bytes, sha256 = fields.get("bytes"), fields.get("sha256")
+    index, chunks = fields.get("index_crc32c", ""), fields.get("chunk_crc32c", "")
+    if (
+        isinstance(n_bytes, int)
+        and not isinstance(n_bytes, bool)
+        and n_bytes >= 0
+        and isinstance(sha256, str)
+        and isinstance(index, str)
+        and isinstance(chunks, str)
+        and _SHA256.fullmatch(sha256)
+        and _CRCS.fullmatch(index)
+        and _CRCS.fullmatch(chunks)
+        and len(fields) == (4 if index else 2)
+    ):
+        return FileRecord(path, n_bytes, sha256, index, chunks)
+    raise ValueError(f"what is said of {path[:80]!a} is not what a record of a file holds")
 
 
 def files_json(files: dict[str, FileRecord]) -> dict[str, Json]:

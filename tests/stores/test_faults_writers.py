@@ -246,7 +246,7 @@ def commit_without_protocol(path: Path) -> Callable[[UnitWriter], None]:
         inner = writer._commit
         for name, shard in inner._writers.items():
             record = shard.finish()
-            assert record["bytes"]
+            assert record.n_bytes
             staged = next(iter(inner._lease.folder.glob(f"*{name.split('/')[2]}.{name.split('/')[3]}")))
             (path / name).parent.mkdir(exist_ok=True, parents=True)
             time.sleep(random.random() * 0.01)

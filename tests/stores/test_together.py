@@ -60,7 +60,7 @@ def test_stores_of_other_rows_are_refused(
 def test_a_forged_order_is_refused_by_the_token_map(
     whole: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strata_sae.stores.deriving.shuffle.lineage", lambda kind, source, rows, _: Lineage(
+    monkeypatch.setattr("strata_sae.stores.deriving.shuffle.lineage_of", lambda kind, source, rows, _: Lineage(
         kind, source.id, source.plan.id, source.plan.id, rows
     ))  # fmt: skip
     other = shuffle_store(whole, tmp_path / "x", seed=0)
