@@ -116,10 +116,7 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
         compressor="none",
         rows_per_chunk=sizes.rows_per_chunk,
         rows_per_unit=sizes.rows_per_unit,
-        config={
-            "corpus": {"mode": "packed", "context_length": CONTEXT},
-            "model": {"batch_tokens": BATCH * CONTEXT},
-        },
+        config={"corpus": {"mode": "packed", "context_length": CONTEXT}, "model": {"batch_tokens": BATCH * CONTEXT}},
         provenance={},
     )
     assert plan.n_units == N_SHARDS

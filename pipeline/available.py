@@ -31,20 +31,6 @@ def choose_device(name: str, key: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_device(name: str, key: str) -> torch.device:
-    """The device that the config's `key` names; `auto` is cuda where there is one, else cpu.
-
-    Raises: ConfigError if this machine has no such device.
-    """
-    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if n_cuda else "cpu")
-    here = ["auto", "cpu", *(["cuda"] if n_cuda else []), *(f"cuda:{number}" for number in range(n_cuda))]
-    if name not in here:
-        raise ConfigError(f"{key}: {name!r} is not allowed here; allowed: {', '.join(here)}")
-    return torch.device(name)
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that training may take now: of the device, or what the system and its control group leave (bytes)."""
     if device.type == "cuda":

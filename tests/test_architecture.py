@@ -120,7 +120,7 @@ def dangers(tree: ast.AST) -> list[str]:
 ALLOWED_DANGERS = {
     # Numba keeps compiled loops pickled, its own cache by a hidden import. Here they are held against a checksum, and
     # their folder against its owner, first (docs/decisions/0021).
-    "pipeline/kernels/machine/compiled/loops.py": ["pickle"],
+    "pipeline/kernels/machine/compiled/loops.py": ["pickle"]
 }
 
 

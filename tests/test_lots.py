@@ -66,8 +66,7 @@ def test_lots_may_be_named_and_must_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "closing",
-    ["2 passed in 0.01s", "1 failed, 4050 passed, 3 skipped in 394.21s (0:06:34)", "1 error in 0.10s"],
+    "closing", ["2 passed in 0.01s", "1 failed, 4050 passed, 3 skipped in 394.21s (0:06:34)", "1 error in 0.10s"]
 )
 def test_the_table_repeats_what_pytest_said_last(tmp_path: Path, closing: str) -> None:
     done = run(tmp_path, f"one 3 echo '=== {closing} ==='; echo more\ntwo 4 echo '2 passed the test'\n")

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from strata_sae.pipeline.config import RunConfig
 
 ConfigFile = Annotated[
-    Path,
-    typer.Argument(metavar="CONFIG", parser=reader_of("CONFIG"), help="YAML file, for example configs/demo.yaml."),
+    Path, typer.Argument(metavar="CONFIG", parser=reader_of("CONFIG"), help="YAML file, for example configs/demo.yaml.")
 ]
 Overrides = Annotated[
     list[str],

@@ -60,10 +60,7 @@ class _Worker(Generic[ItemT]):
         self._reasons, self._to_parent = context.Pipe(duplex=False)
         self.number = number
         self.process = context.Process(
-            target=_work,
-            args=(work, item, n_threads, self._to_parent),
-            name=f"strata-worker-{number}",
-            daemon=True,
+            target=_work, args=(work, item, n_threads, self._to_parent), name=f"strata-worker-{number}", daemon=True
         )
 
     def reason(self) -> str | None:

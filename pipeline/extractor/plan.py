@@ -28,12 +28,8 @@ from strata_sae.pipeline.language_model import (
     load_tokenizer,
     token_bytes,
 )
-<<<<<<< HEAD
 from strata_sae.stores import Plan, read_plan
 from strata_sae.stores.files.canonical import Json
-=======
-from strata_sae.stores.files.canonical import as_object
->>>>>>> trainer
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK

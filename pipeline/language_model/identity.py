@@ -97,10 +97,7 @@ _MAX_BYTES = 256 * 2**20
 _MAX_LAYERS = 1_000
 """The deepest transformer published has 1,000 layers; each costs some milliseconds to plan."""
 _MAX_EXPERTS = 10_000
-_COUNTS = {
-    re.compile(r"(^|_)(layers?|blocks|depth)$"): _MAX_LAYERS,
-    re.compile(r"experts$"): _MAX_EXPERTS,
-}
+_COUNTS = {re.compile(r"(^|_)(layers?|blocks|depth)$"): _MAX_LAYERS, re.compile(r"experts$"): _MAX_EXPERTS}
 
 
 def check_config(path: Path) -> None:

@@ -35,10 +35,7 @@ from strata_sae.pipeline.language_model.transformers_library import (
     quiet,
 )
 from strata_sae.pipeline.settings import ModelSettings
-<<<<<<< HEAD
 from strata_sae.stores.files.canonical import Json
-=======
->>>>>>> trainer
 
 
 def load_tokenizer(settings: ModelSettings) -> Tokenizer:

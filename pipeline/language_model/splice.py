@@ -6,13 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from strata_sae.pipeline.language_model.capture import (
-    Capture,
-    Passed,
-    first_argument,
-    main_tensor,
-    rows_per_position,
-)
+from strata_sae.pipeline.language_model.capture import Capture, Passed, first_argument, main_tensor, rows_per_position
 from strata_sae.pipeline.language_model.sites import Site
 
 

@@ -63,11 +63,7 @@ class GivenBack:
 
     def record(self) -> dict[str, int]:
         """{documents, exact, but_for_a_space_before}: counts; the last: texts that come back after a space."""
-        return {
-            "documents": self._n_documents,
-            "exact": self._n_exact,
-            "but_for_a_space_before": self._n_but_for_space,
-        }
+        return {"documents": self._n_documents, "exact": self._n_exact, "but_for_a_space_before": self._n_but_for_space}
 
 
 def given_back_line(record: dict[str, int]) -> str | None:

@@ -23,7 +23,7 @@ RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
         "curves.jsonl": {"tokens": "rows"},
         "state.json": {"scalars": ""},
         "state.safetensors": {"dead_clock.tokens_since_fired": "dead_clock.rows_since_active"},
-    },
+    }
 }
 """Version -> section -> a key as that version spelt it -> the key of the next version; nothing if it has none."""
 
@@ -34,7 +34,7 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
         "metrics.json": {"sha256": None},
         "store.json": {"siblings": {}},
         "loader.jsonl": {"perfect_documents": None, "perfect_positions": None, "predicted_variance_ratio": None},
-    },
+    }
 }
 """Version -> section -> a key that not every record of that version holds -> what its absence meant."""
 
@@ -59,8 +59,8 @@ REWORDED: dict[int, dict[str, dict[str, str]]] = {
             "Median over the alive latents of the share of rows on which the latent fires.": (
                 "Median over the alive latents of the share of rows on which the latent is active."
             ),
-        },
-    },
+        }
+    }
 }
 """Version -> section -> a text as that version put it -> the same in the words of the next version."""
 

@@ -124,10 +124,7 @@ class JumpReLU(SAE):
 
     def _encoder_gradients(self, encoding: Encoding, pre_gradient: Tensor) -> dict[str, Tensor]:
         codes = encoding.codes
-        return {
-            "W_enc": codes.transposed_times(encoding.x0_BM, pre_gradient),
-            "b_enc": codes.latent_sums(pre_gradient),
-        }
+        return {"W_enc": codes.transposed_times(encoding.x0_BM, pre_gradient), "b_enc": codes.latent_sums(pre_gradient)}
 
     def _gradient_of_codes(self, encoding: JumpReLUEncoding, steps: Tensor, gradient_B: Tensor) -> Tensor:
         """The threshold's gradient where the kernel sees codes, not pre-activations.

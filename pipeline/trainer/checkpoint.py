@@ -126,9 +126,7 @@ def newest(folder: Path, record: SAERecord, curves: Path) -> Checkpoint | None:
             damages.append(str(damage))
             continue
         return Checkpoint(
-            step=state.step,
-            tensors=migrated_keys(safetensors.torch.load_file(path / TENSORS), TENSORS),
-            curves=prefix,
+            step=state.step, tensors=migrated_keys(safetensors.torch.load_file(path / TENSORS), TENSORS), curves=prefix
         )
     if published:
         raise CheckpointError(

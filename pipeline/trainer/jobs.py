@@ -161,13 +161,7 @@ def _sites(config: RunConfig, stores: Together) -> list[str]:
 
 
 def _record(
-    name: str,
-    variant: Variant,
-    route: Route,
-    seed: int,
-    training: TrainingSettings,
-    stores: Together,
-    scaling: Scaling,
+    name: str, variant: Variant, route: Route, seed: int, training: TrainingSettings, stores: Together, scaling: Scaling
 ) -> SAERecord:
     """The resolved config of an SAE and its fingerprint."""
     store, resampling, widths = stores.at(route.reads[0]), variant.resampling, stores.sites

@@ -118,12 +118,7 @@ def check_space(out: Path, needed_bytes: int) -> None:
         raise StoreError(f"{out}: {problem}; make room, then run the same command again: what is there is kept")
 
 
-def fill_missing(
-    files: FileSystem,
-    out: Path,
-    plan: Plan,
-    write: Callable[[UnitWriter, Plan, int, int], None],
-) -> None:
+def fill_missing(files: FileSystem, out: Path, plan: Plan, write: Callable[[UnitWriter, Plan, int, int], None]) -> None:
     """Fill and commit every unit that is missing; `write` appends rows [start, stop) of all sites to the writer."""
     spec = plan.token_specs["flags"]
     flags = StoredArray(LocalPlace(out, mapped=False), spec, shard_records(plan.version, spec, plan.files))

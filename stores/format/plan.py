@@ -210,13 +210,7 @@ class Plan:
         """Site -> array name -> spec."""
         return {
             site: site_specs(
-                site,
-                self.n_rows,
-                d_model,
-                self.encoding,
-                self.compressor,
-                self.rows_per_chunk,
-                self.rows_per_unit,
+                site, self.n_rows, d_model, self.encoding, self.compressor, self.rows_per_chunk, self.rows_per_unit
             )
             for site, d_model in self.sites.items()
         }

@@ -238,10 +238,7 @@ class JoinedBatches:
     """
 
     def __init__(
-        self,
-        sites: Sites,
-        settings: StreamSettings = StreamSettings(),
-        **options: Unpack[StreamOptions],
+        self, sites: Sites, settings: StreamSettings = StreamSettings(), **options: Unpack[StreamOptions]
     ) -> None:
         """Open a stream of each site; arguments and errors are those of `Batches`."""
         settings = replace(settings, **options)

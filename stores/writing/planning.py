@@ -90,11 +90,7 @@ def create_store(
 
 
 def _fill(
-    files: FileSystem,
-    draft: Path,
-    blocks: Iterator[dict[str, np.ndarray]],
-    extras: dict[str, bytes],
-    planned: Plan,
+    files: FileSystem, draft: Path, blocks: Iterator[dict[str, np.ndarray]], extras: dict[str, bytes], planned: Plan
 ) -> Plan:
     folders = [*group_paths(planned.sites), STATISTICS, TIMINGS, EXTRAS]
     arrays = [spec.path for spec in planned.arrays()]

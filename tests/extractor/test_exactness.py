@@ -73,10 +73,7 @@ def expected_rows(config: RunConfig, store: ActivationStore, spans: list[Span]) 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_stored_rows_equal_a_plain_hook_for_every_family(model_type: str, tmp_path: Path) -> None:
     config = extraction_config(
-        tmp_path,
-        model_type=model_type,
-        corpus={"n_tokens": 300},
-        store={"sites": SITES, "shard_bytes": 2**20},
+        tmp_path, model_type=model_type, corpus={"n_tokens": 300}, store={"sites": SITES, "shard_bytes": 2**20}
     )
     extract(config, show_progress=False)
     store = ActivationStore.open(config.store_path())

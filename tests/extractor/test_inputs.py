@@ -117,13 +117,7 @@ def exchanged(corpus: Corpus) -> None:
     corpus.file("x").rename(corpus.file("c"))
 
 
-DIFFERENCES = {
-    replaced: "b.",
-    replaced_by_the_same_size: "b.",
-    added: "bb.",
-    removed: "b.",
-    exchanged: "c.",
-}
+DIFFERENCES = {replaced: "b.", replaced_by_the_same_size: "b.", added: "bb.", removed: "b.", exchanged: "c."}
 
 
 @pytest.mark.parametrize("change", DIFFERENCES, ids=lambda change: change.__name__)

@@ -159,16 +159,8 @@ AROUND: dict[str, tuple[str, tuple[Callable, dict[str, Any]], tuple[Callable, di
         (nothing, {"model": {"batch_tokens": 2**31 - 1}}),
         (nothing, {"model": {"batch_tokens": 2**31}}),
     ),
-    "device": (
-        "model.device",
-        (nothing, {"model": {"device": "cpu"}}),
-        (nothing, {"model": {"device": "gpu"}}),
-    ),
-    "weight": (
-        "corpus.sources.0.weight",
-        (nothing, {"weight": 3e38}),
-        (nothing, {"weight": 0.0}),
-    ),
+    "device": ("model.device", (nothing, {"model": {"device": "cpu"}}), (nothing, {"model": {"device": "gpu"}})),
+    "weight": ("corpus.sources.0.weight", (nothing, {"weight": 3e38}), (nothing, {"weight": 0.0})),
     "held out": (
         "corpus.heldout_fraction",
         (nothing, {"corpus": {"heldout_fraction": 0.9}}),

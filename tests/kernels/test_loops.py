@@ -187,10 +187,7 @@ def trained(folder: Path, name: str, store: Path) -> str:
         [sys.executable, str(ROOT / "tests/support/train_small.py"), str(store)],
         cwd=work,
         env=os.environ
-        | {
-            "NUMBA_CACHE_DIR": str(folder / "cache"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        },
+        | {"NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,
         text=True,
     )

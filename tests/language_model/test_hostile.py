@@ -99,8 +99,7 @@ def test_an_index_names_files_beside_it_and_no_others(folder: Path, name: str) -
 
 
 @pytest.mark.parametrize(
-    "data",
-    [NESTED, b"[]", b'{"weight_map": 7}', b'{"weight_map": ["a"]}', b'{"weight_map": {"a": 7}}', b"{}", b"\xff"],
+    "data", [NESTED, b"[]", b'{"weight_map": 7}', b'{"weight_map": ["a"]}', b'{"weight_map": {"a": 7}}', b"{}", b"\xff"]
 )
 def test_an_index_that_is_none(folder: Path, data: bytes) -> None:
     (folder / "model.safetensors").unlink()
@@ -135,9 +134,7 @@ def test_weight_files_that_are_none(folder: Path, data: bytes) -> None:
 def test_code_of_the_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n", encoding="utf-8")
     change_config(
-        folder,
-        model_type="evil",
-        auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+        folder, model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     )
     refused(folder, describe, SITE)
     refused(folder, load, SITE)

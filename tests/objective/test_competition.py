@@ -5,14 +5,7 @@ import torch
 
 from strata_sae.pipeline.kernels.codes import DenseCodes, SparseCodes
 from strata_sae.pipeline.objective import pairs as pairs_of_latents
-from strata_sae.pipeline.objective.pairs import (
-    NORMALISATIONS,
-    SHAPES,
-    active_sorted,
-    between,
-    co_active,
-    competing,
-)
+from strata_sae.pipeline.objective.pairs import NORMALISATIONS, SHAPES, active_sorted, between, co_active, competing
 
 B, E = 20, 15
 

@@ -42,8 +42,7 @@ def reference(sae: SAE, settings, x_BM, target_BM, dead_E):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "term"),
-    [(a, t) for a in ARCHITECTURES for t in TERMS if ARCHITECTURES[a].learns and a in FITS[t]],
+    ("architecture", "term"), [(a, t) for a in ARCHITECTURES for t in TERMS if ARCHITECTURES[a].learns and a in FITS[t]]
 )
 def test_gradients_equal_autograd_with_another_target(architecture, term):
     sae = make_transcoder(architecture, **{**SAE_CHANGES.get(term, {}), "pre_bias": False})

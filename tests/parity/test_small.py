@@ -93,9 +93,7 @@ SOURCES = {
     "topk": Source(topk, {"architecture": "topk", "k": K}, SELECTED),
     "topk_clipped": Source(topk, {"architecture": "topk", "k": K}, SELECTED, clip=0.05),
     "matryoshka": Source(
-        matryoshka,
-        {"architecture": "batch_topk", "k": K},
-        {"prefix_reconstruction": {"fractions": [0.25, 0.5, 1.0]}},
+        matryoshka, {"architecture": "batch_topk", "k": K}, {"prefix_reconstruction": {"fractions": [0.25, 0.5, 1.0]}}
     ),
     "april": Source(
         april,

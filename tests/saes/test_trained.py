@@ -31,10 +31,7 @@ VARIANTS = {
 
 def config(store: Path) -> RunConfig:
     variants = {
-        name: {
-            "sae": {"architecture": name, "d_sae": 48, **options},
-            "objective": {"reconstruction": {}, **terms},
-        }
+        name: {"sae": {"architecture": name, "d_sae": 48, **options}, "objective": {"reconstruction": {}, **terms}}
         for name, (options, terms) in VARIANTS.items()
     }
     return RunConfig.model_validate(run_data(store, variants, n_steps=20))

@@ -165,11 +165,7 @@ def test_a_file_mixed_up_while_it_is_open_is_seen_when_it_is_opened_again(
 
 @pytest.mark.parametrize("mixed_up", [exchange, write_over, replace])
 def test_control_without_stamps_the_bytes_of_another_file_are_handed_out(
-    store: Path,
-    opener: Opener,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mixed_up: Callable[[Path, Path], None],
+    store: Path, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixed_up: Callable[[Path, Path], None]
 ) -> None:
     opened = opener()
     assert_right(opened, ActivationStore.open(store))

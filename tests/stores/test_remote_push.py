@@ -199,11 +199,7 @@ def twin(honest: Path, path: Path) -> Path:
     rewritten["sha256"] = hashlib.sha256(canonical(rewritten)).hexdigest()
     manifest = json.loads((path / "MANIFEST.json").read_bytes())
     manifest["files"][COMMIT] = hashlib.sha256(canonical(rewritten)).hexdigest()
-    for name, data in {
-        SHARD: bytes(shard),
-        COMMIT: canonical(rewritten),
-        "MANIFEST.json": canonical(manifest),
-    }.items():
+    for name, data in {SHARD: bytes(shard), COMMIT: canonical(rewritten), "MANIFEST.json": canonical(manifest)}.items():
         (path / name).chmod(0o644)
         (path / name).write_bytes(data)
     assert (path / "plan.json").read_bytes() == (honest / "plan.json").read_bytes()

@@ -41,10 +41,7 @@ def our_trainee(weights: Weights, *, n_steps: int, variant: dict[str, Any], **tr
 
 
 def lockstep(
-    ours: Trainee,
-    other: Other,
-    batches: Iterable[Tensor],
-    after: Callable[[int], None] = lambda step: None,
+    ours: Trainee, other: Other, batches: Iterable[Tensor], after: Callable[[int], None] = lambda step: None
 ) -> dict[str, Gap]:
     """Train both on the same batches. Returns: the largest difference of each parameter and of the loss over all steps.
 

@@ -75,10 +75,7 @@ def seal(folder: Path) -> None:
     config["fingerprint"] = fingerprint({key: value for key, value in config.items() if key != "fingerprint"})
     write(folder / "config.json", config)
     training = load(folder / "training.json") | {"fingerprint": config["fingerprint"]}
-    training["sha256"] |= {
-        "weights": sha256(folder / "weights.safetensors"),
-        "curves": sha256(folder / "curves.jsonl"),
-    }
+    training["sha256"] |= {"weights": sha256(folder / "weights.safetensors"), "curves": sha256(folder / "curves.jsonl")}
     write(folder / "training.json", training)
     if (folder / "metrics.json").exists():
         metrics = load(folder / "metrics.json")

@@ -6,13 +6,7 @@ import torch
 
 from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.trainer.checkpoint import prefix_of
-from strata_sae.pipeline.trainer.session import (
-    Curves,
-    batch_r2,
-    decoder_max_cosine_mean,
-    has_cosines,
-    is_logged,
-)
+from strata_sae.pipeline.trainer.session import Curves, batch_r2, decoder_max_cosine_mean, has_cosines, is_logged
 from support.made_up_records import curve_line
 
 

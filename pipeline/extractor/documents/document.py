@@ -226,8 +226,7 @@ def _check_content(content: Cell, where: str, place: Place) -> None:
             )
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise BadRow(
-                place,
-                f"{where}: part {number} is of type {part.get('type')!r}; only {{type: text, text: ...}} is read",
+                place, f"{where}: part {number} is of type {part.get('type')!r}; only {{type: text, text: ...}} is read"
             )
 
 

@@ -123,10 +123,7 @@ def test_their_running_threshold_begins_with_its_first_value(trainer: str) -> No
         other = theirs(trainer, k=K, threshold_start_step=9)
         batches = planted_rows(STEPS, BATCH, D_MODEL)
         start = {**other.weights(), "b_dec": geometric_median(batches[0])}
-        variant = {
-            "sae": {"architecture": architecture, "k": K, "d_sae": D_SAE},
-            "objective": SELECTED,
-        }
+        variant = {"sae": {"architecture": architecture, "k": K, "d_sae": D_SAE}, "objective": SELECTED}
         settings = {"learning_rate": RATE, "threshold_mean": mean, "threshold_start_step": first}
         ours = our_trainee(start, n_steps=STEPS, variant=variant, **settings)
         lockstep(ours, other, batches)

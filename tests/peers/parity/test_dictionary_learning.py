@@ -38,10 +38,7 @@ def train_both(name: str, *, n_steps: int = STEPS, dead_after: int = 10_000_000,
         "compat": "dictionary_learning",
         **same.training,
     }
-    variant = {
-        "sae": {**same.sae, "d_sae": D_SAE},
-        "objective": {**same.objective, **changes.pop("objective", {})},
-    }
+    variant = {"sae": {**same.sae, "d_sae": D_SAE}, "objective": {**same.objective, **changes.pop("objective", {})}}
     ours = our_trainee(start, n_steps=STEPS, variant=variant, **{**training, **changes})
     after = (lambda step: theirs.lend(ours)) if same.from_equal_states else (lambda step: None)
     return lockstep(ours, theirs, batches, after)

@@ -72,11 +72,7 @@ ARCHITECTURES = {
     ),
     "standard": Same("standard", L1, ("l1", 0.05), {"architecture": "relu"}, L1_TERM),
     "gated": Same(
-        "gated",
-        L1,
-        ("l1", 0.05),
-        {"architecture": "gated"},
-        {**L1_TERM, "gated_auxiliary": {"detached": False}},
+        "gated", L1, ("l1", 0.05), {"architecture": "gated"}, {**L1_TERM, "gated_auxiliary": {"detached": False}}
     ),
     "jump_relu": jump_relu("step", "penalty", 0.01, ste=False),
     "jump_relu_ste_to_input": jump_relu("step", "penalty", 0.01, ste=True),

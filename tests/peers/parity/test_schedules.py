@@ -110,10 +110,7 @@ def test_p_and_its_coefficient(form: str, n_steps: int, start: int, n_updates: i
     ends = {"begin": start / n_steps, "finish": 1.0, "p_end": 0.2, "n_updates": n_updates}
     compat = {"epsilon": 0.0, "compat": "dictionary_learning"}
     term = {"weight": 0.03, "form": form.lower().replace("^", "_"), **ends, **compat}
-    variant = {
-        "sae": {"architecture": "relu", "d_sae": 128},
-        "objective": {"reconstruction": {}, "p_anneal": term},
-    }
+    variant = {"sae": {"architecture": "relu", "d_sae": 128}, "objective": {"reconstruction": {}, "p_anneal": term}}
     ours = our_trainee(theirs.weights(), n_steps=n_steps, variant=variant)
     seen = set()
     for step, x_BM in enumerate(planted_rows(n_steps, 32, D_MODEL)):
