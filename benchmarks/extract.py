@@ -27,8 +27,9 @@ from benchmarks.toy import sized
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
-from strata_sae.pipeline.language_model import Capture, load
+from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.inputs import batches, groups, packed_spans
+from strata_sae.pipeline.language_model.loading import load
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
 from strata_sae.stores.files.places import LocalPlace
 from strata_sae.stores.format.plan import COMMITS, STAGING, Plan

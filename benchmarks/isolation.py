@@ -15,8 +15,8 @@ import torch
 from extract import SITES
 
 from benchmarks.toy import sized
-from strata_sae.pipeline.language_model import load
 from strata_sae.pipeline.language_model.inputs import restarted_positions
+from strata_sae.pipeline.language_model.loading import load
 from strata_sae.pipeline.settings import ModelSettings
 
 N_SEQUENCES, CONTEXT, N_ROUNDS = sized((16, 256, 5), (2, 64, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
-from strata_sae.pipeline.language_model import Description, describe
+from strata_sae.pipeline.language_model.loading import Description, describe
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, Plan, StoreError
 from strata_sae.stores.deriving.slice import lineage_of, plan_derived_store, token_map_of

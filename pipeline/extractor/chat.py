@@ -10,7 +10,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import BadRow, Document
 from strata_sae.pipeline.extractor.documents.document import Cell, half_of_a_pair
 from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
-from strata_sae.pipeline.language_model import Tokenizer
+from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores import StoreError
 from strata_sae.stores.files.canonical import parse_json
 
@@ -64,12 +64,6 @@ def marked(messages: Messages) -> tuple[Messages, list[Own]]:
         for number, message in enumerate(messages)
     ]
     return copies, own
-
-
-def skeleton(rendered: str) -> Skeleton:
-    """The skeleton in what the template made of marked messages."""
-    parts = _MARK.split(rendered)
-    return Skeleton(parts[::2], [int(number) for number in parts[1::2]])
 
 
 def located(rendered: str, around: Skeleton, own: list[Own]) -> tuple[list[Span], int | None]:
@@ -236,7 +230,8 @@ class ChatTemplate:
         if key not in self._skeletons:
             if len(self._skeletons) >= _N_SKELETONS:
                 self._skeletons.clear()
-            self._skeletons[key] = skeleton(_applied(template, copies, beside, document))
+            parts = _MARK.split(_applied(template, copies, beside, document))
+            self._skeletons[key] = Skeleton(parts[::2], [int(number) for number in parts[1::2]])
         return self._skeletons[key]
 
 

@@ -1,9 +1,8 @@
 """What a planned store will cost, in words and against the limits of the format and of this machine."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.spool import Arrangement, corpus_lines
-from strata_sae.pipeline.language_model import Description
 from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
+from strata_sae.pipeline.language_model.loading import Description
 from strata_sae.stores import Plan, StoreError
 from strata_sae.stores.files.canonical import parse_canonical
 from strata_sae.stores.files.filesystem import missing_space
@@ -38,14 +37,16 @@ _BLOCK_TOKENS = 2**22
 
 def check_settings(plan: Plan) -> None:
     """Check the limits that do not depend on the text, for a plan of one unit. Raises: as `check_draft`."""
-    for refusal in (*_format_limits(plan), *_memory_limit(plan)):
-        raise ConfigError(refusal)
+    _check_format(plan)
+    _check_memory(plan)
 
 
 def check_draft(path: Path, plan: Plan, arrangement: Arrangement, description: Description) -> None:
     """Raises: ConfigError naming the key, what was found and what is allowed, for the first limit that is exceeded."""
-    for refusal in _refusals(path, plan, arrangement, description):
-        raise ConfigError(refusal)
+    _check_format(plan)
+    _check_vocabulary(arrangement, description)
+    _check_memory(plan)
+    _check_disk(path, plan)
     try:
         check_limits(plan)
         parse_canonical(plan.data, "plan.json")
@@ -53,68 +54,61 @@ def check_draft(path: Path, plan: Plan, arrangement: Arrangement, description: D
         raise ConfigError(f"corpus, store: such a store cannot be planned ({error}); ask for less") from None
 
 
-def _refusals(path: Path, plan: Plan, arrangement: Arrangement, description: Description) -> Iterator[str]:
-    yield from _format_limits(plan)
-    yield from _vocabulary_limit(arrangement, description)
-    yield from _memory_limit(plan)
-    yield from _disk_limits(path, plan)
-
-
-def _format_limits(plan: Plan) -> Iterator[str]:
+def _check_format(plan: Plan) -> None:
     columns, widest = sum(plan.sites.values()), max(plan.sites.values())
     if len(plan.sites) > MAX_SITES or columns > MAX_WIDTHS:
-        yield (
+        raise ConfigError(
             f"store.sites: {len(plan.sites):,} sites of {columns:,} columns together; a store holds {MAX_SITES:,} "
             f"and {MAX_WIDTHS:,} at most; split them over several stores"
         )
     if widest * 4 * plan.rows_per_chunk > MAX_CHUNK_BYTES:
-        yield (
+        raise ConfigError(
             f"store.chunk_bytes: chunks of {plan.rows_per_chunk:,} rows, {widest * 4 * plan.rows_per_chunk:,} bytes as "
             f"float32 at the widest site; {MAX_CHUNK_BYTES:,} at most: lower it"
         )
     if plan.n_units > MAX_UNITS:
-        yield (
+        raise ConfigError(
             f"store.shard_bytes: {plan.n_units:,} units of {plan.rows_per_unit:,} rows; a store has {MAX_UNITS:,} at "
             f"most; raise it"
         )
     chunks = sum(spec.chunks_per_shard for specs in plan.site_specs.values() for spec in specs.values())
     if chunks > MAX_CHUNKS_PER_UNIT:
-        yield (
+        raise ConfigError(
             f"store.shard_bytes: a unit of {chunks:,} chunks, all sites together; {MAX_CHUNKS_PER_UNIT:,} at most; "
             f"lower it, or raise store.chunk_bytes"
         )
 
 
-def _vocabulary_limit(arrangement: Arrangement, description: Description) -> Iterator[str]:
+def _check_vocabulary(arrangement: Arrangement, description: Description) -> None:
     if description.n_embeddings is None:
         return
     token_id = arrangement.spool.token_id
     largest = max(int(np.max(token_id[at : at + _BLOCK_TOKENS])) for at in range(0, len(token_id), _BLOCK_TOKENS))
     if largest >= description.n_embeddings:
-        yield (
+        raise ConfigError(
             f"model.path: the tokenizer gives token {largest:,}, and the model has {description.n_embeddings:,} "
             f"embeddings, counted from 0; do the tokenizer's files and config.json belong together?"
         )
 
 
-def _memory_limit(plan: Plan) -> Iterator[str]:
+def _check_memory(plan: Plan) -> None:
     needed, free = filling_bytes(plan), free_bytes(torch.device("cpu"))
     if needed > free:
-        yield (
+        raise ConfigError(
             f"model.batch_tokens: filling a unit takes {needed:,} bytes of memory beside the model, and {free:,} are "
             f"free; lower it (or store.chunk_bytes), or store fewer sites"
         )
 
 
-def _disk_limits(path: Path, plan: Plan) -> Iterator[str]:
+def _check_disk(path: Path, plan: Plan) -> None:
     if problem := missing_space(path.parent, disk_bytes(plan)):
-        yield (
+        raise ConfigError(
             f"store.path: {path} {problem}; lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
         )
     found = os.statvfs(path.parent)
     # A file system without a fixed number of files says 0 of 0.
     if found.f_files and n_files(plan) > found.f_favail:
-        yield (
+        raise ConfigError(
             f"store.shard_bytes: {n_files(plan):,} files, and the disk of {path} has room for {found.f_favail:,} more; "
             f"raise it, or set store.path to another disk"
         )
@@ -154,83 +148,50 @@ def _chunk_bytes(spec: ArraySpec) -> int:
     return spec.rows_per_chunk * int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize
 
 
-class Planned(NamedTuple):
-    """A plan that is not written yet, and what it was made from."""
-
-    config: RunConfig
-    model_name: str
-    plan: Plan
-    arrangement: Arrangement
-
-
-def describe_draft(planned: Planned) -> str:
+def describe_draft(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> str:
     """What the store will hold and cost, and how well the training window will mix documents."""
-    return "\n".join(f"{title:<11}{line}" for title, lines in LINES.items() for line in lines(planned))
+    return "\n".join(f"{title:<11}{line}" for title, line in _lines(config, model_name, plan, arrangement))
 
 
-def _model(planned: Planned) -> Iterator[str]:
-    yield f"{planned.model_name} ({planned.config.model.dtype})"
-
-
-def _tokens(planned: Planned) -> Iterator[str]:
-    plan, train_rows = planned.plan, planned.arrangement.splits["train"][1]
+def _lines(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> Iterator[tuple[str, str]]:
+    """(title, line) of all that `strata plan` says; there may be several lines of one title, or none."""
+    corpus, spool, train_rows = config.corpus, arrangement.spool, arrangement.splits["train"][1]
+    yield "model", f"{model_name} ({config.model.dtype})"
     yield (
+        "tokens",
         f"{plan.n_rows:,} of {plan.n_documents:,} documents; {train_rows:,} to train on, "
-        f"{plan.n_rows - train_rows:,} held out; {planned.arrangement.spool.skipped_documents} short documents skipped"
+        f"{plan.n_rows - train_rows:,} held out; {spool.skipped_documents} short documents skipped",
     )
-
-
-def _copies(planned: Planned) -> Iterator[str]:
     yield (
-        f"{planned.arrangement.copies:,} of {planned.plan.n_documents:,} documents have the tokens of an earlier one; "
-        f"all documents of the same tokens are on one side of the split"
+        "copies",
+        f"{arrangement.copies:,} of {plan.n_documents:,} documents have the tokens of an earlier one; "
+        f"all documents of the same tokens are on one side of the split",
     )
-
-
-def _sites(planned: Planned) -> Iterator[str]:
-    plan = planned.plan
+    yield from (("corpus", line) for line in corpus_lines(spool.provenance, corpus))
     for site, width in plan.sites.items():
-        yield f"{site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
-
-
-def _store(planned: Planned) -> Iterator[str]:
-    plan = planned.plan
+        yield "site", f"{site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
     exact = "bytes" if plan.compressor == "none" else "bytes before compression"
     yield (
+        "store",
         f"{activation_bytes(plan):,} {exact}, and a token map of at most {token_map_bytes(plan):,}; "
-        f"{n_data_files(plan):,} data files"
+        f"{n_data_files(plan):,} data files",
     )
-
-
-def _sequences(planned: Planned) -> Iterator[str]:
-    corpus = planned.config.corpus
     if corpus.mode == "sequential":
-        yield f"documents alone, the first {corpus.context_length} tokens of each"
+        yield "sequences", f"documents alone, the first {corpus.context_length} tokens of each"
     else:
         isolated = ", none of which sees another" if corpus.isolate_documents else " as one text"
-        yield f"{corpus.context_length} tokens of joined documents{isolated}"
+        yield "sequences", f"{corpus.context_length} tokens of joined documents{isolated}"
+    yield "units", f"{plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows"
+    yield "memory", f"{filling_bytes(plan):,} bytes to fill a unit, beside the model"
+    yield from (("mixing", line) for line in _mixing(config, plan, arrangement))
 
 
-def _units(planned: Planned) -> Iterator[str]:
-    plan = planned.plan
-    yield f"{plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows"
-
-
-def _memory(planned: Planned) -> Iterator[str]:
-    yield f"{filling_bytes(planned.plan):,} bytes to fill a unit, beside the model"
-
-
-def _corpus(planned: Planned) -> Iterator[str]:
-    yield from corpus_lines(planned.arrangement.spool.provenance, planned.config.corpus)
-
-
-def _mixing(planned: Planned) -> Iterator[str]:
+def _mixing(config: RunConfig, plan: Plan, arrangement: Arrangement) -> Iterator[str]:
     """A line for each window that training will serve: how large it is depends on the sites and on the batch size."""
-    plan, training = planned.plan, planned.config.training
-    train_rows = planned.arrangement.splits["train"][1]
-    starts = planned.arrangement.starts[planned.arrangement.starts <= train_rows]
+    training, train_rows = config.training, arrangement.splits["train"][1]
+    starts = arrangement.starts[arrangement.starts <= train_rows]
     served: dict[tuple[int, int], list[str]] = {}
-    for name, sites, batch_size in _batches(planned.config):
+    for name, sites, batch_size in _batches(config):
         rows = window_rows(training, sum(plan.bytes_per_row(site) for site in sites), batch_size)
         served.setdefault((rows, batch_size), []).append(name)
     for (rows, batch_size), names in served.items():
@@ -255,18 +216,3 @@ def _batches(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
         else:
             for site in config.training.sites or config.store.sites:
                 yield site, (site,), batch_size
-
-
-LINES: dict[str, Callable[[Planned], Iterator[str]]] = {
-    "model": _model,
-    "tokens": _tokens,
-    "copies": _copies,
-    "corpus": _corpus,
-    "site": _sites,
-    "store": _store,
-    "sequences": _sequences,
-    "units": _units,
-    "memory": _memory,
-    "mixing": _mixing,
-}
-"""Title -> the function that gives its lines. A new line of `plan` is a new function here."""

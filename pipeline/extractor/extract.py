@@ -1,7 +1,6 @@
 """Stage 1: read the language model once, and leave a finished activation store."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,10 @@ def extract(config: RunConfig, engine: Engine = _ONE_PROCESS, *, show_progress: 
     path = config.store_path()
     plan = planned(config, show_progress=show_progress)
     if (path / MANIFEST).is_file():
-        _leave_finished(path, plan)
+        store_id = ActivationStore.open(path).id
+        with suppress(OSError):  # no part of the store's content, and a read-only store may keep it
+            remove_dead(FileSystem(), path / STAGING, "")
+        log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
     else:
         fill(config.model, path, plan, engine, show_progress=show_progress)
 
@@ -54,16 +56,8 @@ def extract(config: RunConfig, engine: Engine = _ONE_PROCESS, *, show_progress: 
 def describe_plan(config: RunConfig, *, show_progress: bool) -> str:
     """What `extract` would make and what it would cost, in words; writes nothing that stays."""
     reuse = reusable(config)
-    if reuse.stores:
-        return "\n".join(reuse.lines)
-    return "\n".join([*reuse.lines, *described(config, show_progress=show_progress)])
-
-
-def _leave_finished(path: Path, plan: Plan) -> None:
-    store_id = ActivationStore.open(path).id
-    with suppress(OSError):  # no part of the store's content, and a read-only store may keep it
-        remove_dead(FileSystem(), path / STAGING, "")
-    log.info("%s: finished before, %s rows, store %s", path, f"{plan.n_rows:,}", store_id[:12])
+    planned_here = [] if reuse.stores else described(config, show_progress=show_progress)
+    return "\n".join([*reuse.lines, *planned_here])
 
 
 def fill(settings: ModelSettings, path: Path, plan: Plan, engine: Engine, *, show_progress: bool) -> None:
@@ -125,7 +119,8 @@ def reusable(config: RunConfig) -> Reuse:
         if not siblings:
             return Reuse([], [])
         lines = check_inputs(own, read_plan(own), config)
-        return Reuse([own, *siblings], [f"{_names(siblings)}: holds the sites that {own} lacks", *lines])
+        names = ", ".join(map(str, siblings))
+        return Reuse([own, *siblings], [f"{names}: holds the sites that {own} lacks", *lines])
     plan = read_plan(found)
     now = compare_inputs(plan, config)
     if changed := [*now.differences, *_software_changes(plan)]:
@@ -148,7 +143,3 @@ def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
     plan = read_plan(own)
     sites = as_object(plan.config.get("store", {})).get("sites")
     return not differences(plan.config, config.extraction(sites=sites))
-
-
-def _names(paths: Sequence[Path]) -> str:
-    return ", ".join(str(path) for path in paths)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import Capture, check_isolation, load
+from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
+from strata_sae.pipeline.language_model.loading import load
+from strata_sae.pipeline.language_model.probe import check_isolation
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import Plan
@@ -39,16 +41,12 @@ def fill_and_finish(settings: ModelSettings, path: Path, plan: Plan, *, show_pro
     if len(missing) < plan.n_units:
         log.info("%s: %d of %d units are there; going on", path, plan.n_units - len(missing), plan.n_units)
     if missing:
-        _check_space(path, plan, missing)
+        if problem := missing_space(path, sum(unit_bytes(plan, unit) for unit in missing)):
+            raise ConfigError(
+                f"store.path: {path} {problem}; make room, then run the same command again: what is there is kept"
+            )
         _fill(settings, files, path, plan, len(missing), show_progress)
     log.info("%s: finished, %s rows, store %s", path, f"{plan.n_rows:,}", finish_store(files, path, plan)[:12])
-
-
-def _check_space(path: Path, plan: Plan, missing: list[int]) -> None:
-    if problem := missing_space(path, sum(unit_bytes(plan, unit) for unit in missing)):
-        raise ConfigError(
-            f"store.path: {path} {problem}; make room, then run the same command again: what is there is kept"
-        )
 
 
 def _fill(
@@ -103,7 +101,9 @@ class UnitFiller:
                 self._put(partial(self._write, writer, self._run(group, rows)))
             self._put(partial(self._commit, writer, unit, began))
         except BaseException:
-            self._settle()
+            if self._thread.is_alive():
+                self._queue.put(None)
+                self._thread.join()
             writer.close()
             raise
 
@@ -164,11 +164,6 @@ class UnitFiller:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    def _settle(self) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:

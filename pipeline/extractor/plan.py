@@ -15,19 +15,15 @@ from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.run import differences, recorded
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.costs import Planned, check_draft, check_settings, describe_draft
+from strata_sae.pipeline.extractor.costs import check_draft, check_settings, describe_draft
 from strata_sae.pipeline.extractor.provenance import check_inputs, model_changes
 from strata_sae.pipeline.extractor.spool import Arrangement, arrange, spool_documents
 from strata_sae.pipeline.input_files import shown
-from strata_sae.pipeline.language_model import (
-    FAMILIES,
-    Description,
-    Tokenizer,
-    assumptions,
-    describe,
-    load_tokenizer,
-    token_bytes,
-)
+from strata_sae.pipeline.language_model.loading import Description, describe, load_tokenizer
+from strata_sae.pipeline.language_model.probe import assumptions
+from strata_sae.pipeline.language_model.sites import FAMILIES
+from strata_sae.pipeline.language_model.tokens_text import token_bytes
+from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores import Plan, read_plan
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
@@ -102,7 +98,7 @@ def _drafted(config: RunConfig, *, show_progress: bool) -> Iterator[Draft]:
 def _described(config: RunConfig, draft: Draft) -> str:
     """The draft in words. Raises: ConfigError, after logging them, where no such store can be filled here."""
     plan = Plan(files={}, **_fields(config, draft.description, draft.sizes, draft.arrangement))
-    text = describe_draft(Planned(config, str(draft.description.provenance["model"]), plan, draft.arrangement))
+    text = describe_draft(config, str(draft.description.provenance["model"]), plan, draft.arrangement)
     try:
         check_draft(config.store_path(), plan, draft.arrangement, draft.description)
     except ConfigError:
@@ -138,19 +134,14 @@ def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
             f"Give the run another name (or store.path), put the old values back, or delete that folder"
         )
     lines = check_inputs(path, plan, config)
-    if not (path / MANIFEST).is_file():
-        _check_model(config, path, plan)
+    if not (path / MANIFEST).is_file():  # it is filled by one model: the same files, the same versions
+        now = describe(config.model, config.store.sites).provenance
+        if changed := model_changes(plan, now):
+            raise ConfigError(
+                f"{path}: the model or its software is not what this store was planned with: {shown(tuple(changed))}. "
+                f"Go back to what it was, or delete the folder and extract again"
+            )
     return plan, lines
-
-
-def _check_model(config: RunConfig, path: Path, plan: Plan) -> None:
-    """A store is filled by one model: the same files, the same versions."""
-    now = describe(config.model, config.store.sites).provenance
-    if changed := model_changes(plan, now):
-        raise ConfigError(
-            f"{path}: the model or its software is not what this store was planned with: {shown(tuple(changed))}. "
-            f"Go back to what it was, or delete the folder and extract again"
-        )
 
 
 def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
@@ -178,6 +169,10 @@ def _fields(
 ) -> _Fields:
     """The fields of a plan; where there is no arrangement yet, those of a plan with one unit of rows."""
     one_unit = {"train": (0, sizes.rows_per_unit)}
+    calibration = None
+    if arrangement is not None and config.store.encoding == "int8":
+        # int8's columns are calibrated on whole sequences of the training split, spread evenly.
+        calibration = sample_spans(arrangement.splits["train"], config.corpus.context_length)
     provenance: dict[str, Json] = {"model": description.provenance}
     if arrangement is not None:
         probes = assumptions(config.model.dtype, isolated=config.corpus.isolate_documents)
@@ -193,15 +188,8 @@ def _fields(
         "rows_per_unit": sizes.rows_per_unit,
         "config": recorded(config.extraction()),
         "provenance": provenance,
-        "calibration": _calibration(config, arrangement) if arrangement else None,
+        "calibration": calibration,
     }
-
-
-def _calibration(config: RunConfig, arrangement: Arrangement) -> list[tuple[int, int]] | None:
-    """Which rows int8's columns are calibrated on: whole sequences of the training split, spread evenly."""
-    if config.store.encoding != "int8":
-        return None
-    return sample_spans(arrangement.splits["train"], config.corpus.context_length)
 
 
 PACKAGES = ("strata-sae", "numpy", "numcodecs", "zstandard", "google-crc32c")

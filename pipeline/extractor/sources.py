@@ -12,7 +12,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import BadRow, describe, read_documents
 from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.documents.finding import local_files, matching
-from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument, without_short
+from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
 from strata_sae.pipeline.input_files import FileState
 from strata_sae.pipeline.paths import as_path
 from strata_sae.stores.files.canonical import Json
@@ -41,20 +41,28 @@ class Stream:
         self._restart()
 
     def _restart(self) -> None:
-        documents = self._tokenizer.tokenise(read_documents(self.source, self._bad_rows))
-        self._read = without_short(documents, self._skip_short)
+        self._read = self._tokenizer.tokenise(read_documents(self.source, self._bad_rows))
         self._place = -1
 
     def next(self) -> TokenisedDocument | None:
-        """The next document, or None at the end of the source. Raises: ConfigError if all its rows are bad."""
+        """The next document of two tokens or more, or None at the end of the source.
+
+        Raises: ConfigError for a shorter one unless such are skipped, and if all rows of the source are bad.
+        """
         for document in self._read:
-            if document is None:
-                self.skipped += self._first_pass
-            elif not isinstance(document, BadRow):
+            if isinstance(document, BadRow):
+                if self._first_pass:
+                    self._noted.bad_row(document)
+            elif len(document.token_id) >= 2:
                 self._place += 1
                 return document
-            elif self._first_pass:
-                self._noted.bad_row(document)
+            elif self._skip_short:
+                self.skipped += self._first_pass
+            else:
+                raise ConfigError(
+                    f"{document.where}: {len(document.token_id)} token(s), BOS included; a document needs two or more: "
+                    f"remove it, or set corpus.short_documents: skip"
+                )
         self._files.all_read()
         if self._place < 0 and self.skipped == 0 and self._noted.n_bad_rows:
             first = self._noted.bad_rows[0]
@@ -115,7 +123,10 @@ def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[Token
 
     Raises: ConfigError where a source ends too early.
     """
-    _check_repeat(corpus)
+    if corpus.repeat and corpus.n_tokens is None:
+        raise ConfigError(
+            "corpus.repeat: true with corpus.n_tokens: null would never end; set n_tokens to a count, or repeat: false"
+        )
     left = list(streams)
     total = next_index = 0
     while left and total != corpus.n_tokens:
@@ -149,13 +160,6 @@ def fitting(length: int, remaining: int) -> int:
     if remaining - length > 1:
         return length
     return length - 1 if length > 2 else 0
-
-
-def _check_repeat(corpus: CorpusSettings) -> None:
-    if corpus.repeat and corpus.n_tokens is None:
-        raise ConfigError(
-            "corpus.repeat: true with corpus.n_tokens: null would never end; set n_tokens to a count, or repeat: false"
-        )
 
 
 def _exhausted(n_tokens: int, ended: Stream, streams: list[Stream]) -> ConfigError:

@@ -9,8 +9,10 @@ import numpy as np
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
-from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, check_sites, describe, load
+from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, batches, groups, unit_spans
+from strata_sae.pipeline.language_model.loading import describe, load
+from strata_sae.pipeline.language_model.probe import SAME_ROW, check_isolation, check_sites
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files.canonical import Json
@@ -80,7 +82,11 @@ def spot_check(
         cannot be loaded or does not compute with a site, or more rows are asked for than `MAX_ROWS`.
 
     """
-    _check_rows(n_rows)
+    if not 1 <= n_rows <= MAX_ROWS:
+        raise ConfigError(
+            f"--rows: {n_rows:,} rows cannot be checked: at least 1 and at most {MAX_ROWS:,}, since each costs a "
+            f"forward pass; `store verify --deep` reads every row"
+        )
     store = ActivationStore.open(where)
     settings = _settings(store, {"path": model_path, "device": device})
     notes = _changes(store, settings)
@@ -92,30 +98,14 @@ def spot_check(
         check_isolation(capture)
     rows = _chosen(store.plan.n_rows, n_rows, seed)
     checks = [_compared(store, site, rows, fresh_NM) for site, fresh_NM in _fresh(store, capture, rows, exact).items()]
-    failed = [check for check in checks if not check.passes]
-    if failed:
+    if failed := [check for check in checks if not check.passes]:
+        what = f"{store.path}: {len(failed)} of {len(checks)} sites hold rows that are not the model's:"
         lines = [
             f"site {check.site}, row {check.worst_row}: {_text(store, check.worst_row)}{check}" for check in failed
         ]
-        raise StoreError(
-            "\n".join(
-                [
-                    f"{store.path}: {len(failed)} of {len(checks)} sites hold rows that are not the model's:",
-                    *lines,
-                    *notes,
-                    "another layer, shifted rows or another model are the usual causes; do not use these sites",
-                ]
-            )
-        )
+        advice = "another layer, shifted rows or another model are the usual causes; do not use these sites"
+        raise StoreError("\n".join([what, *lines, *notes, advice]))
     return [*map(str, checks), *notes]
-
-
-def _check_rows(n_rows: int) -> None:
-    if not 1 <= n_rows <= MAX_ROWS:
-        raise ConfigError(
-            f"--rows: {n_rows:,} rows cannot be checked: at least 1 and at most {MAX_ROWS:,}, since each costs a "
-            f"forward pass; `store verify --deep` reads every row"
-        )
 
 
 def _settings(store: ActivationStore, changes: dict[str, str | None]) -> ModelSettings:
@@ -173,15 +163,14 @@ def _batches(store: ActivationStore, rows: list[int], exact: bool) -> Iterator[l
         here = [row for row in rows if bounds[0] <= row < bounds[1]]
         # A span costs one read; for many rows, reading all spans of the unit at once is cheaper.
         whole = exact or len(here) > _MANY_ROWS
-        spans = unit_spans(plan, store.token_map, bounds) if whole else _spans_at(store, here)
+        if whole:
+            spans = unit_spans(plan, store.token_map, bounds)
+        else:
+            spans = sorted({span for row in here for span in unit_spans(plan, store.token_map, (row, row + 1))})
         formed = (batch for group in groups(spans, batch_tokens) for batch in batches(group, batch_tokens))
         for batch in formed if exact else ([span] for span in spans):
             if any(span.start <= row < span.stop for span in batch for row in here):
                 yield batch
-
-
-def _spans_at(store: ActivationStore, rows: list[int]) -> list[Span]:
-    return sorted({span for row in rows for span in unit_spans(store.plan, store.token_map, (row, row + 1))})
 
 
 def _compared(store: ActivationStore, site: str, rows: list[int], fresh_NM: np.ndarray) -> SiteCheck:

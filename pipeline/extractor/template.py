@@ -13,7 +13,7 @@ from jinja2 import meta, nodes
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.document import Cell
-from strata_sae.pipeline.language_model import Tokenizer
+from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 
 # A template that prints today's date would make a store that differs from day to day. This is Llama 3.1's default.
 TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
@@ -25,17 +25,9 @@ SETTINGS = "chat_template_kwargs"
 # Set here, by transformers or by the template's language: columns of these names are not given to a template.
 _NOT_COLUMNS = {
     *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
-    *(
-        "sanitize_control_tokens",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "conversations",
-    ),
-    *("return_assistant_tokens_mask", "tokenizer_kwargs", "raise_exception", "strftime_now", SETTINGS, *BESIDE),
-    *jinja2.Environment().globals,
+    *("sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("conversations", "return_assistant_tokens_mask", "tokenizer_kwargs", "raise_exception", "strftime_now"),
+    *(SETTINGS, *BESIDE, *jinja2.Environment().globals),
 }
 _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a mark of transformers' own
 
@@ -47,11 +39,17 @@ class Template:
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str) -> None:
-        _check_powers(text)
+        parsed = _parsed(text)
+        # 9**9**9 is one step that takes years, and jinja2 computes it when it compiles the template.
+        if parsed is not None and parsed.find(nodes.Pow):
+            raise ConfigError(
+                "corpus.sources: chat: the tokenizer's chat template computes a power (**), which no chat needs; look "
+                "at it before you use it, and remove the power"
+            )
         self._tokenizer = tokenizer
         self._text = _undated(text)
         self._words = set(re.findall(r"\w+", text))
-        read = _variables(text) if _is_parsed(text) else self._words & BESIDE
+        read = self._words & BESIDE if parsed is None else set(meta.find_undeclared_variables(parsed))
         self.variables = read - _NOT_COLUMNS - set(tokenizer.special_tokens_map)
         """Names that it reads and that only the data can give: columns of a row."""
         self.beside = read & BESIDE
@@ -68,31 +66,13 @@ class Template:
             return self._tokenizer.apply_chat_template(messages, chat_template=self._text, tokenize=False, **beside)
 
 
-def _parsed(template: str) -> nodes.Template:
+def _parsed(template: str) -> nodes.Template | None:
+    """None for a template that is not plain Jinja; transformers may know more of its tags."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-    return environment.parse(_GENERATION.sub("", template))
-
-
-def _is_parsed(template: str) -> bool:
-    """Whether the template is plain Jinja; transformers may know more of its tags."""
     try:
-        _parsed(template)
+        return environment.parse(_GENERATION.sub("", template))
     except jinja2.TemplateError:
-        return False
-    return True
-
-
-def _check_powers(template: str) -> None:
-    """Refuse powers: 9**9**9 is one step that takes years, and jinja2 computes it when it compiles the template."""
-    if _is_parsed(template) and _parsed(template).find(nodes.Pow):
-        raise ConfigError(
-            "corpus.sources: chat: the tokenizer's chat template computes a power (**), which no chat needs; look at "
-            "it before you use it, and remove the power"
-        )
-
-
-def _variables(template: str) -> set[str]:
-    return set(meta.find_undeclared_variables(_parsed(template)))
+        return None
 
 
 def _undated(template: str) -> str:

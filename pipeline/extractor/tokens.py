@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
-from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered, is_template
 from strata_sae.pipeline.extractor.documents import BadRow, Document
-from strata_sae.pipeline.language_model import GivenBack, Tokenizer
-from strata_sae.pipeline.language_model.transformers_library import Encoded
+from strata_sae.pipeline.language_model.tokens_text import GivenBack
+from strata_sae.pipeline.language_model.transformers_library import Encoded, Tokenizer
 
 BOS = 1
 SPECIAL = 2
@@ -158,25 +157,6 @@ class DocumentTokenizer:
             flags[0] = flags[0] & TEMPLATE | BOS
         limit = self._limit
         return TokenisedDocument(document.where, document.origin, token_id[:limit], flags[:limit], spelled, unread)
-
-
-def without_short(
-    documents: Iterator[TokenisedDocument | BadRow], skip: bool
-) -> Iterator[TokenisedDocument | BadRow | None]:
-    """The documents of two tokens or more; None in place of a shorter one; bad rows as they are.
-
-    Raises: ConfigError for a shorter one unless `skip`.
-    """
-    for document in documents:
-        if isinstance(document, BadRow) or len(document.token_id) >= 2:
-            yield document
-        elif skip:
-            yield None
-        else:
-            raise ConfigError(
-                f"{document.where}: {len(document.token_id)} token(s), BOS included; a document needs two or more: "
-                f"remove it, or set corpus.short_documents: skip"
-            )
 
 
 def _batches(rows: Iterable[Document | BadRow]) -> Iterator[list[Document | BadRow]]:

@@ -153,7 +153,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     import transformers
 
     # Without this, transformers keeps the weights packed wherever it finds a kernel for them.
-    dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _has_gguf_config() else {}
+    known = hasattr(transformers, "GgufConfig")
+    dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
     shown = io.StringIO()
     try:
         # No switch turns the reader's progress bar off, so its output is caught.
@@ -188,12 +189,6 @@ def _check_whole(gguf: Path, info: Mapping[str, Collection[str]]) -> None:
         raise ConfigError(
             f"model.path: {gguf.name}: transformers does not read all of it: {words}; the rows would be another model's"
         )
-
-
-def _has_gguf_config() -> bool:
-    import transformers
-
-    return hasattr(transformers, "GgufConfig")
 
 
 def write_record(record: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A model from any source: what a plan records of it, whether that still holds, its tokenizer, and the model itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
@@ -26,9 +26,10 @@ from strata_sae.pipeline.language_model.identity import (
 from strata_sae.pipeline.language_model.probe import probe
 from strata_sae.pipeline.language_model.splice import WholeModel
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
-from strata_sae.pipeline.language_model.tensors import Report, check_headers, check_report, check_tied
+from strata_sae.pipeline.language_model.tensors import check_headers, check_report, check_tied
 from strata_sae.pipeline.language_model.transformers_library import (
     CausalModel,
+    LoadingInfo,
     ModelConfig,
     Tokenizer,
     first_line,
@@ -39,10 +40,7 @@ from strata_sae.stores.files.canonical import Json
 
 
 def load_tokenizer(settings: ModelSettings) -> Tokenizer:
-    """The model's own tokenizer.
-
-    Raises: ConfigError.
-    """
+    """The model's own tokenizer. Raises: ConfigError."""
     return tokenizer_from(model_folder(settings).path, settings)
 
 
@@ -119,13 +117,12 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Tokenizer:
     return tokenizer
 
 
-def _weights_from(folder: Path, settings: ModelSettings, config: ModelConfig) -> tuple[CausalModel, Report]:
+def _weights_from(folder: Path, settings: ModelSettings, config: ModelConfig) -> tuple[CausalModel, LoadingInfo]:
     from transformers import AutoModelForCausalLM
 
     weight_files(folder)
-    model: CausalModel
     with _explained(folder, "the weights"), quiet():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: tuple[CausalModel, LoadingInfo] = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=getattr(torch, settings.dtype),
@@ -134,7 +131,7 @@ def _weights_from(folder: Path, settings: ModelSettings, config: ModelConfig) ->
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `check_report` refuses those that are needed, by name
         )
-    return model, Report.of(info)
+    return loaded
 
 
 @contextmanager
@@ -238,7 +235,9 @@ def _parts(settings: ModelSettings, recorded: Mapping[str, Json]) -> Iterator[Co
 
 
 def _folder(folder: Path, settings: ModelSettings, recorded: _RecordedFolder) -> Iterator[Comparison]:
-    weights = {path.name: path for path in weight_files(folder)} if _has_weights(folder) else {}
+    weights: dict[str, Path] = {}
+    with suppress(ConfigError):  # there are none, or not all: each recorded file is compared by its name
+        weights = {path.name: path for path in weight_files(folder)}
     yield from _files(folder, recorded.weight_files_sha256, weights)
     yield compare_file("config.json", recorded.config_sha256, folder / "config.json")
     if recorded.code_files_sha256 is not None:
@@ -256,10 +255,3 @@ def _folder(folder: Path, settings: ModelSettings, recorded: _RecordedFolder) ->
 def _files(folder: Path, recorded: dict[str, str], now: dict[str, Path]) -> Iterator[Comparison]:
     for name in sorted(recorded.keys() | now.keys()):
         yield compare_file(name, recorded.get(name), now.get(name, folder / name))
-
-
-def _has_weights(folder: Path) -> bool:
-    try:
-        return bool(weight_files(folder))
-    except ConfigError:  # there are none, or not all: each recorded file is compared by its name
-        return False

@@ -50,14 +50,10 @@ def survey(config: ModelConfig, site_names: Sequence[str], *, trust_remote_code:
     """
     with weightless():
         model = build(config, trust_remote_code=trust_remote_code)
-        return _surveyed(model, site_names, whole)
-
-
-def _surveyed(model: CausalModel, site_names: Sequence[str], whole: bool) -> Survey:
-    forget_padding(model)
-    module_paths = {path: module for path, module in model.named_modules() if path}
-    sites = [resolve(name, model.config.model_type, module_paths) for name in dict.fromkeys(site_names)]
-    entered, values = _run(model, sites)
+        forget_padding(model)
+        module_paths = [path for path, _ in model.named_modules() if path]
+        sites = [resolve(name, model.config.model_type, module_paths) for name in dict.fromkeys(site_names)]
+        entered, values = _run(model, sites)
     order = [site for site, _, _ in values]
     for site in sites:
         if order.count(site) != 1:
@@ -121,7 +117,8 @@ def cut_above(model: CausalModel, found: Survey) -> None:
     Only along the path from the root to the list of layers: inside a layer a module that did not run for some tokens
     may run for others (experts).
     """
-    needed = {path[:end] for path in found.entered for end in (*_dots(path), len(path))}
+    steps = (path.split(".") for path in found.entered)
+    needed = {".".join(names[:end]) for names in steps for end in range(1, len(names) + 1)}
     parent, prefix = model.get_submodule(""), ""
     for step in found.sites[-1].module_path.split("."):
         if isinstance(parent, nn.ModuleList):
@@ -132,10 +129,6 @@ def cut_above(model: CausalModel, found: Survey) -> None:
             if f"{prefix}{name}" not in needed:
                 delattr(parent, name)
         parent, prefix = getattr(parent, step), f"{prefix}{step}."
-
-
-def _dots(path: str) -> list[int]:
-    return [index for index, character in enumerate(path) if character == "."]
 
 
 MAX_MODULES = 400_000

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,29 +34,6 @@ _OTHER_PARTS = re.compile(
     r"(^|_)(vision|visual|vit|image|img|pixel|audio|speech|video|encoder|multi_modal|multimodal|mm|projector|connector|"
     r"aligner|resampler|mtp|head|score|classifier|pooler|reward)(_|$)"
 )
-
-
-@dataclass(frozen=True)
-class Report:
-    """What loading reported about the tensors, by their names in the model."""
-
-    missing: frozenset[str]
-    unexpected: frozenset[str]
-    mismatched: frozenset[tuple[str, tuple[int, ...], tuple[int, ...]]]
-    """(name, shape in the file, shape in the model)."""
-    errors: tuple[str, ...]
-
-    @classmethod
-    def of(cls, info: LoadingInfo) -> "Report":
-        """From what transformers reports."""
-        return cls(
-            missing=frozenset(info["missing_keys"]),
-            unexpected=frozenset(info["unexpected_keys"]),
-            mismatched=frozenset(
-                (name, tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]
-            ),
-            errors=tuple(map(str, info.get("error_msgs") or ())),
-        )
 
 
 def check_headers(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey) -> None:
@@ -90,31 +66,31 @@ def check_headers(folder: Path, settings: ModelSettings, config: ModelConfig, fo
         )
         return
     cut_above(model, found)
-    check_report(folder, model, Report.of(info), found)
+    check_report(folder, model, info, found)
 
 
-def check_report(folder: Path, model: CausalModel, report: Report, found: Survey) -> None:
+def check_report(folder: Path, model: CausalModel, report: LoadingInfo, found: Survey) -> None:
     """Check a loading report; `model` is what `cut_above` left.
 
     Raises: ConfigError naming what would make rows wrong: errors, tensors of another shape, missing tensors (they would
         be random numbers), tensors left over in modules that run.
     """
-    if report.errors:
-        raise ConfigError(f"model.path: {folder}: loading the weights reported: {'; '.join(report.errors)[:400]}")
+    if errors := "; ".join(map(str, report.get("error_msgs") or ())):
+        raise ConfigError(f"model.path: {folder}: loading the weights reported: {errors[:400]}")
     needed = model.state_dict().keys()
-    if other := sorted(entry for entry in report.mismatched if entry[0] in needed):
+    if other := sorted(entry for entry in set(report["mismatched_keys"]) if entry[0] in needed):
         name, found_shape, wanted_shape = other[0]
         raise ConfigError(
             f"model.path: {len(other)} tensors in {folder} have another shape than config.json asks for, the "
             f"first {name}: {list(found_shape)} in the file, {list(wanted_shape)} in the model. Do config.json and the "
             f"weights belong together?"
         )
-    if lost := sorted(report.missing & needed):
+    if lost := sorted(needed & set(report["missing_keys"])):
         raise ConfigError(
             f"model.path: the weights in {folder} lack {len(lost)} tensors that {found.architecture} needs "
             f"({_some(lost)}); they would be random numbers. Do config.json and the weights belong together?"
         )
-    if unused := sorted(name for name in report.unexpected if _in_what_runs(name, found)):
+    if unused := sorted(name for name in set(report["unexpected_keys"]) if _in_what_runs(name, found)):
         raise ConfigError(
             f"model.path: the weights in {folder} hold {len(unused)} tensors that {found.architecture}, as config.json "
             f"describes it, leaves out of modules that run ({_some(unused)}); its rows would be another model's. Set "

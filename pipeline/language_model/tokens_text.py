@@ -10,16 +10,8 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _COUNTED_DOCUMENTS = 1000
 
 
-def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, str]:
-    """{token id: text}, for display: " the" and not "Ġthe"; special tokens by their name.
-
-    A token that holds part of a character has U+FFFD in its place; an id the tokenizer does not know is `<id>`.
-    """
-    return {token_id: token.text for token_id, token in token_bytes(tokenizer, ids).items()}
-
-
 def token_bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, Token]:
-    """{token id: its bytes}; special tokens, and ids the tokenizer does not know, by a name.
+    """{token id: its bytes}, of " the" and not of "Ġthe"; special tokens by their name, unknown ids as `<id>`.
 
     The joined bytes of a text's tokens are the text, where the tokenizer loses nothing (see `GivenBack`).
     """

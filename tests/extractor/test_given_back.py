@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
-from strata_sae.pipeline.language_model import PROBES, assumptions
+from strata_sae.pipeline.language_model.probe import PROBES, assumptions
 from strata_sae.stores import ActivationStore
 from support.extraction import extraction_config
 

@@ -28,7 +28,7 @@ from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.pipeline.extractor.provenance import COMPARE, compare_corpus
 from strata_sae.pipeline.extractor.spool import spool_documents
 from strata_sae.pipeline.input_files import Comparison
-from strata_sae.pipeline.language_model import compare_model, describe
+from strata_sae.pipeline.language_model.loading import compare_model, describe
 from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.trainer.train import train

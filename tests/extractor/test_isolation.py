@@ -14,8 +14,8 @@ from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.config.run import differences
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
-from strata_sae.pipeline.language_model import load
 from strata_sae.pipeline.language_model.inputs import packed_spans
+from strata_sae.pipeline.language_model.loading import load
 from strata_sae.stores import ActivationStore
 from support.extraction import extraction_config
 

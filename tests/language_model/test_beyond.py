@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import describe, load
+from strata_sae.pipeline.language_model.loading import describe, load
 from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings
 from support.tiny_models import _save_tokenizer

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from strata_sae.pipeline.language_model import Capture, load
+from strata_sae.pipeline.language_model.capture import Capture
+from strata_sae.pipeline.language_model.loading import load
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
 from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from strata_sae.pipeline.language_model import describe, load, load_tokenizer
 from strata_sae.pipeline.language_model import folder as gguf
+from strata_sae.pipeline.language_model.loading import describe, load, load_tokenizer
 from strata_sae.pipeline.settings import ModelSettings
 
 SITE = "blocks.14.hook_resid_post"

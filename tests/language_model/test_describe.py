@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from strata_sae.pipeline.input_files import file_sha256
-from strata_sae.pipeline.language_model import describe, load, load_tokenizer
+from strata_sae.pipeline.language_model.loading import describe, load, load_tokenizer
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

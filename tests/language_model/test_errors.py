@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import describe, load, load_tokenizer
+from strata_sae.pipeline.language_model.loading import describe, load, load_tokenizer
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

@@ -9,7 +9,7 @@ import pytest
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model import folder as gguf
-from strata_sae.pipeline.language_model import load_tokenizer
+from strata_sae.pipeline.language_model.loading import load_tokenizer
 from strata_sae.pipeline.settings import ModelSettings
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import describe, load, load_tokenizer
+from strata_sae.pipeline.language_model.loading import describe, load, load_tokenizer
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

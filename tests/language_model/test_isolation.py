@@ -8,8 +8,10 @@ from torch import Tensor
 
 import strata_sae.pipeline.language_model.capture as capture_module
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import SAME_ROW, Capture, check_isolation, load, restarted_positions
-from strata_sae.pipeline.language_model.capture import isolates
+from strata_sae.pipeline.language_model.capture import Capture, isolates
+from strata_sae.pipeline.language_model.inputs import restarted_positions
+from strata_sae.pipeline.language_model.loading import load
+from strata_sae.pipeline.language_model.probe import SAME_ROW, check_isolation
 from strata_sae.pipeline.language_model.sites import FAMILIES
 from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings

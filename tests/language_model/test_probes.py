@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import FAMILIES, PROBES, Capture, assumptions, check_isolation, load
-from strata_sae.pipeline.language_model.probe import allowed_difference, probe
-from strata_sae.pipeline.language_model.sites import Site
+from strata_sae.pipeline.language_model.capture import Capture
+from strata_sae.pipeline.language_model.loading import load
+from strata_sae.pipeline.language_model.probe import PROBES, allowed_difference, assumptions, check_isolation, probe
+from strata_sae.pipeline.language_model.sites import FAMILIES, Site
 from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.settings import ModelSettings
 

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from strata_sae.pipeline.language_model import GivenBack, given_back_line, load_tokenizer, token_bytes
+from strata_sae.pipeline.language_model.loading import load_tokenizer
+from strata_sae.pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes
 from strata_sae.pipeline.settings import ModelSettings
 
 SCRIPTS = {

@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import Splice, WholeModel, check_sites, load
+from strata_sae.pipeline.language_model.loading import load
+from strata_sae.pipeline.language_model.probe import check_sites
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
+from strata_sae.pipeline.language_model.splice import Splice, WholeModel
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.language_model import describe, load
+from strata_sae.pipeline.language_model.loading import describe, load
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]

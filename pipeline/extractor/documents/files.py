@@ -85,8 +85,8 @@ def text_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _check_text(head: bytes, path: Path) -> None:
-    if said := refusal(head):
-        raise ConfigError(f"{printable(path)}: {said}")
+    if what := foreign(head):
+        raise ConfigError(f"{printable(path)}: is {what.name}; {what.advice}")
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -234,9 +234,3 @@ def foreign(head: bytes) -> Foreign | None:
 def compression(head: bytes) -> str | None:
     """The compression of a file that begins with `head`; None if it has none."""
     return next((name for mark, name in COMPRESSIONS.items() if head.startswith(mark)), None)
-
-
-def refusal(head: bytes) -> str | None:
-    """Why a file that begins with `head` is refused as text; None if it may be text."""
-    what = foreign(head)
-    return f"is {what.name}; {what.advice}" if what else None

@@ -131,9 +131,8 @@ def _folder(source: HubDataset) -> Path:
 def _only(table: Table, source: HubDataset) -> Table:
     """The table without columns that are not read, so that no image beside the text is decoded."""
     features = getattr(table, "features", None)
-    return (
-        table.select_columns([source.column]) if features and source.column in features and not source.chat else table
-    )
+    only = features and source.column in features and not source.chat
+    return table.select_columns([source.column]) if only else table
 
 
 def _commit(base_path: str) -> str | None:

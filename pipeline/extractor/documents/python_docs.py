@@ -19,10 +19,8 @@ def read(source: PythonDocs) -> Iterator[Document]:
     library = Path(sysconfig.get_paths()["stdlib"])
     modules = sorted((path.relative_to(library).as_posix(), path) for path in library.rglob("*.py"))
     for name, path in modules:
-        if SKIPPED_FOLDERS.isdisjoint(name.split("/")):
-            text = module_documentation(name, path)
-            if text:
-                yield Document(f"python_docs:{name}", text=text)
+        if SKIPPED_FOLDERS.isdisjoint(name.split("/")) and (text := module_documentation(name, path)):
+            yield Document(f"python_docs:{name}", text=text)
 
 
 def _topics() -> Iterator[Document]:
@@ -46,10 +44,8 @@ def module_documentation(name: str, path: Path) -> str:
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    if isinstance(node, Documented):
-        docstring = ast.get_docstring(node)
-        if docstring:
-            yield f"{name}\n\n{docstring}"
+    if isinstance(node, Documented) and (docstring := ast.get_docstring(node)):
+        yield f"{name}\n\n{docstring}"
     for child in ast.iter_child_nodes(node):
         # Definitions stand in `if` and `try` blocks, too, and never in expressions.
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
