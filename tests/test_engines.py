@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from strata_sae.pipeline.engines import Engine, Local
+from strata_sae.pipeline.engines import Engine
+from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import ConfigError
 from support.cheap_workers import note_process
 

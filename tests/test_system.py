@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from strata_sae.pipeline.commands import stages
-from strata_sae.pipeline.commands.app import app
-from strata_sae.pipeline.commands.system import THREADS, why_not_here
+from strata_sae.pipeline.commands.app import THREADS, app, why_not_here
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.run import RunConfig as Config
 from strata_sae.pipeline.errors import LARGEST_INT, ConfigError

@@ -27,7 +27,7 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     if "://" in (config.store.path or ""):
         log.info("%s: a store that is read where it lies; nothing to extract", config.store.path)
         return
-    from strata_sae.pipeline.engines import Local
+    from strata_sae.pipeline.engines.local import Local
     from strata_sae.pipeline.extractor.extract import extract
     from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
     from strata_sae.pipeline.runs import naming

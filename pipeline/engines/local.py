@@ -12,7 +12,7 @@ from typing import Generic
 
 import torch
 
-from strata_sae.pipeline.engines.engine import ItemT
+from strata_sae.pipeline.engines import ItemT
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.stores import StoreError
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.run import differences
-from strata_sae.pipeline.engines import Engine, Local
+from strata_sae.pipeline.engines import Engine
+from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.plan import described, planned
 from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared, recorded_model

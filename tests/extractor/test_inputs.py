@@ -20,7 +20,7 @@ import strata_sae.pipeline.extractor.provenance as inputs
 import strata_sae.pipeline.extractor.sources as sources
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.corpus import CorpusSettings, Source
-from strata_sae.pipeline.engines import Local
+from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.extractor.documents import READERS

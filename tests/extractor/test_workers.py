@@ -13,7 +13,7 @@ import torch
 
 import strata_sae.pipeline.extractor.extract as stage
 import support.cheap_workers as cheap_workers
-from strata_sae.pipeline.engines import Local
+from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import extract, fill
 from strata_sae.pipeline.settings import ModelSettings

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from strata_sae.pipeline.engines import Local
+from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import StoreError, read_plan

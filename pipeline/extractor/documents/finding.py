@@ -14,10 +14,7 @@ SAVED_DATASET, SAVED_DATASETS = "state.json", "dataset_dict.json"
 
 
 def matching(patterns: list[str]) -> list[Path]:
-    """The files that the patterns name, each once, sorted.
-
-    Raises: ConfigError for a pattern that names no file.
-    """
+    """The files that the patterns name, each once, sorted. Raises: ConfigError for a pattern that names no file."""
     found: set[Path] = set()
     for pattern in patterns:
         if said := elsewhere(pattern):
