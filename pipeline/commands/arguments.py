@@ -30,19 +30,14 @@ Rehash = Annotated[
 ]
 
 
-def config_of(path: Path, overrides: list[str]) -> "RunConfig":
-    """The settings of a config file. Raises: ConfigError."""
+def config_of(path: Path, overrides: list[str], rehash: bool = False) -> "RunConfig":
+    """The settings of a config file; with `rehash` the input files are hashed again. Raises: ConfigError."""
     from strata_sae.pipeline.config import load
-
-    return load(path, overrides)
-
-
-def forget_hashes(rehash: bool) -> None:
-    """With --rehash: input files are hashed again."""
     from strata_sae.pipeline.input_files import forget
 
     if rehash:
         forget()
+    return load(path, overrides)
 
 
 def guard(context: typer.Context, config: Path, overrides: list[str]) -> None:

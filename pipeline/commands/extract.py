@@ -5,13 +5,12 @@ from typing import Annotated
 import typer
 
 from strata_sae.pipeline.commands import stages
-from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash, config_of, forget_hashes
+from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash, config_of
 
 
 def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
     """What extract would do: tokens, bytes, free space."""
-    forget_hashes(rehash)
-    settings = config_of(config, overrides)
+    settings = config_of(config, overrides, rehash)
     from strata_sae.pipeline.extractor.extract import describe_plan
 
     typer.echo(describe_plan(settings, show_progress=stages.shows_progress()))
@@ -31,8 +30,7 @@ def extract(
     rehash: Rehash = False,
 ) -> None:
     """Stage 1: corpus and language model to store."""
-    forget_hashes(rehash)
     if dry_run:
-        plan(config, overrides)
+        plan(config, overrides, rehash)
     else:
-        stages.extract_activations(config_of(config, overrides), workers)
+        stages.extract_activations(config_of(config, overrides, rehash), workers)

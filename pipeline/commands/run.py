@@ -3,11 +3,10 @@
 import typer
 
 from strata_sae.pipeline.commands import stages
-from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash, config_of, forget_hashes, guard
+from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash, config_of, guard
 
 
 def run(context: typer.Context, config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
     """All four stages; finished parts are skipped."""
     guard(context, config, overrides)
-    forget_hashes(rehash)
-    stages.run_stages(config_of(config, overrides))
+    stages.run_stages(config_of(config, overrides, rehash))

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents import BadRow, Document
-from strata_sae.pipeline.extractor.documents.document import Cell, half_of_a_pair
+from strata_sae.pipeline.extractor.documents.document import BadRow, Cell, Document, half_of_a_pair
 from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores import StoreError

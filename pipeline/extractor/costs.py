@@ -11,7 +11,7 @@ from strata_sae.pipeline.available import free_bytes
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.training import window_rows
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.spool import Arrangement, corpus_lines
+from strata_sae.pipeline.extractor.spool import Arrangement
 from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
 from strata_sae.pipeline.language_model.loading import Description
 from strata_sae.stores import Plan, StoreError
@@ -167,7 +167,7 @@ def _lines(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangem
         f"{arrangement.copies:,} of {plan.n_documents:,} documents have the tokens of an earlier one; "
         f"all documents of the same tokens are on one side of the split",
     )
-    yield from (("corpus", line) for line in corpus_lines(spool.provenance, corpus))
+    yield from (("corpus", line) for line in spool.lines)
     for site, width in plan.sites.items():
         yield "site", f"{site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
     exact = "bytes" if plan.compressor == "none" else "bytes before compression"

@@ -72,7 +72,11 @@ def compare_inputs(plan: Plan, config: RunConfig) -> Comparison:
 
     A file whose size, times and inode are as they were when it was hashed is not read again.
     """
-    return Comparison.of([compare_corpus(plan, config), _model(plan, config)])
+    try:
+        model = compare_model(config.model, recorded_model(plan))
+    except ValidationError:
+        model = Comparison(unknown=("model.path: the plan does not say what was read",))
+    return Comparison.of([compare_corpus(plan, config), model])
 
 
 def compare_corpus(plan: Plan, config: RunConfig) -> Comparison:
@@ -88,13 +92,6 @@ def _corpus(plan: Plan, config: RunConfig) -> Iterator[Comparison]:
             yield COMPARE[source.kind](source, recorded).under(where)
         except (ValidationError, IndexError):  # a plan may be anybody's, and its provenance hold anything
             yield Comparison(unknown=(f"{where}: the plan does not say what was read",))
-
-
-def _model(plan: Plan, config: RunConfig) -> Comparison:
-    try:
-        return compare_model(config.model, recorded_model(plan))
-    except ValidationError:
-        return Comparison(unknown=("model.path: the plan does not say what was read",))
 
 
 def _python_docs(source: Source, recorded: Mapping[str, JsonValue]) -> Comparison:

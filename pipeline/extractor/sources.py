@@ -9,7 +9,8 @@ from pathlib import Path
 
 from strata_sae.pipeline.config.corpus import CorpusSettings, HubDataset, PythonDocs, Source
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents import BadRow, describe, read_documents
+from strata_sae.pipeline.extractor.documents import describe, read_documents
+from strata_sae.pipeline.extractor.documents.document import BadRow
 from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.documents.finding import local_files, matching
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
@@ -113,6 +114,11 @@ class Stream:
         if not_read is not None:
             record["files_not_read"] = not_read
         return record
+
+    def lines(self) -> Iterator[str]:
+        """What is to be said of the source beside its counts: a line each, naming the source."""
+        for line in self._noted.lines(self.source):
+            yield f"{self.label}: {line}"
 
 
 def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[TokenisedDocument, int, int]]:
@@ -274,3 +280,21 @@ class Noted:
         if self._unread:
             record["not_read_by_template"] = {**dict(sorted(self._unread.items()))}
         return record
+
+    def lines(self, source: Source) -> Iterator[str]:
+        """The same in words."""
+        if self.n_bad_rows:
+            first = self.bad_rows[0]
+            where = f"{first.place.file}, row {first.place.row}"
+            yield f"bad rows left out: {self.n_bad_rows:,}; the first is {where}: {first.why}"
+        if self._n_spelled:
+            what = f"documents that contain the text of special tokens, such as {next(iter(self._spelled))!r}: "
+            what += f"{self._n_spelled:,}"
+            if getattr(source, "chat", False):
+                yield f"{what}; it becomes those tokens, as the template's own text does"
+            else:
+                advice = "set `separator` if it stands between documents, or " if source.kind == "text" else ""
+                yield f"{what}; it is stored as ordinary text: {advice}remove it if it is no text"
+        if self._unread:
+            each = ", ".join(f"{name} ({count:,} documents)" for name, count in sorted(self._unread.items()))
+            yield f"not read by the chat template, so not stored: {each}"

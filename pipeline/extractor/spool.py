@@ -2,13 +2,12 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
@@ -42,6 +41,8 @@ class Spool:
     128 bits: among 10^12 documents two different ones share a hash with a chance of about 10^-15."""
     cut: dict[int, bytes]
     """Documents that were cut to fit `n_tokens`: hash of what was kept."""
+    lines: tuple[str, ...] = ()
+    """What `strata plan` says of the corpus beside its counts."""
 
 
 def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, show_progress: bool) -> Spool:
@@ -74,80 +75,24 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, 
         raise ConfigError(
             f"corpus.sources: no document of two tokens or more ({skipped} shorter ones were skipped); add text"
         )
+    given_back = document_tokenizer.given_back.record()
+    lost = given_back_line(given_back)
     return Spool(
         token_id=np.memmap(token_path, dtype="<i4", mode="r"),
         flags=np.memmap(flags_path, dtype=np.uint8, mode="r"),
         starts=np.array(starts, dtype=np.int64),
         document=np.array(documents, dtype=np.int64),
         skipped_documents=skipped,
-        provenance={
-            "sources": [stream.provenance() for stream in streams],
-            "text_given_back": {**document_tokenizer.given_back.record()},
-        },
+        provenance={"sources": [stream.provenance() for stream in streams], "text_given_back": {**given_back}},
         sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
+        lines=(*(line for stream in streams for line in stream.lines()), *([lost] if lost else [])),
     )
 
 
 def sequence_hash(tokens: bytes) -> bytes:
     """16 bytes that stand for a sequence of token ids (little-endian int32)."""
     return hashlib.blake2b(tokens, digest_size=16).digest()
-
-
-class _BadRow(BaseModel):
-    file: str
-    row: int
-    why: str
-
-
-class _BadRows(BaseModel):
-    count: int
-    first: list[_BadRow]
-
-
-class _Spelled(BaseModel):
-    documents: int
-    tokens: list[str]
-
-
-class _Source(BaseModel):
-    """What the provenance of a source says beside its counts."""
-
-    kind: str
-    bad_rows: _BadRows | None = None
-    special_tokens_spelled: _Spelled | None = None
-    not_read_by_template: dict[str, int] = {}
-
-    def lines(self, *, chat: bool) -> Iterator[str]:
-        if bad := self.bad_rows:
-            first = bad.first[0]
-            yield f"bad rows left out: {bad.count:,}; the first is {first.file}, row {first.row}: {first.why}"
-        if spelled := self.special_tokens_spelled:
-            what = f"documents that contain the text of special tokens, such as {spelled.tokens[0]!r}: "
-            what += f"{spelled.documents:,}"
-            if chat:
-                yield f"{what}; it becomes those tokens, as the template's own text does"
-            else:
-                advice = "set `separator` if it stands between documents, or " if self.kind == "text" else ""
-                yield f"{what}; it is stored as ordinary text: {advice}remove it if it is no text"
-        if unread := self.not_read_by_template:
-            each = ", ".join(f"{name} ({count:,} documents)" for name, count in unread.items())
-            yield f"not read by the chat template, so not stored: {each}"
-
-
-class _Provenance(BaseModel):
-    sources: list[_Source]
-    text_given_back: dict[str, int]
-
-
-def corpus_lines(provenance: Mapping[str, Json], corpus: CorpusSettings) -> Iterator[str]:
-    """What the provenance of a corpus says beside its counts: a line each, naming the source."""
-    record = _Provenance.model_validate(provenance)
-    for number, (found, source) in enumerate(zip(record.sources, corpus.sources, strict=True)):
-        for line in found.lines(chat=getattr(source, "chat", False)):
-            yield f"corpus.sources[{number}] ({found.kind}): {line}"
-    if given_back := given_back_line(record.text_given_back):
-        yield given_back
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered, is_template
-from strata_sae.pipeline.extractor.documents import BadRow, Document
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document
 from strata_sae.pipeline.language_model.tokens_text import GivenBack
 from strata_sae.pipeline.language_model.transformers_library import Encoded, Tokenizer
 

@@ -155,7 +155,7 @@ def test_a_bad_row_is_an_error_or_is_left_out_and_listed(tmp_path, tokenizer, ca
     expected = place.get(source["kind"], f":{row['row']}:" if row["file"].endswith(".jsonl") else f"[{row['row']}]")
     assert expected in str(caught.value)
     assert row["row"] == (0 if expected == "b.txt" else 2 if row["file"].endswith(".jsonl") else 1)
-    [line] = lines(provenance, source)
+    [line] = lines(source, tokenizer, bad_rows="skip")
     assert f"bad rows left out: 1; the first is {row['file']}, row {row['row']}: " in line
 
 

@@ -101,11 +101,12 @@ def test_a_field_that_the_template_does_not_read_is_refused_or_told_by_name(tmp_
         with pytest.raises(ConfigError, match=rf"(:1|\[0\]): .*{name.get(field, field)}.*bad_rows: skip"):
             stored(tokenizer, tmp_path, kind, [row])
         return
-    texts, _, provenance = stored(tokenizer, tmp_path, kind, [row, {"messages": [ASKED]}])
+    rows = [row, {"messages": [ASKED]}]
+    texts, _, provenance = stored(tokenizer, tmp_path, kind, rows)
     assert len(texts) == 2
     [(what, count)] = provenance["not_read_by_template"].items()
     assert (name.get(field, field) in what, count) == (True, 1)
-    [line] = lines(provenance, {"kind": "jsonl", "paths": ["-"], "column": "messages", "chat": True})
+    [line] = lines(write_rows(tmp_path, kind, rows) | {"column": "messages", "chat": True}, tokenizer)
     assert f"not read by the chat template, so not stored: {what} (1 documents)" in line
 
 

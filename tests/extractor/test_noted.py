@@ -64,7 +64,7 @@ def test_text_that_spells_special_tokens_is_stored_as_text_and_said(tmp_path, to
     assert [len(document.token_id) for document in documents] == [len(text) for text in texts]
     assert not any(document.flags.any() for document in documents)
     assert provenance["special_tokens_spelled"] == {"documents": 2, "tokens": ["<|im_start|>", "</s>"]}
-    [line] = lines(provenance, source)
+    [line] = lines(source, tokenizer)
     assert "special tokens, such as '<|im_start|>': 2; it is stored as ordinary text" in line
     assert ("set `separator`" in line) == (kind == "text")
 
@@ -76,7 +76,7 @@ def test_a_chat_that_spells_special_tokens_gets_them_and_that_is_said(tmp_path, 
     assert (document.token_id == tokenizer.eos_token_id).sum() == 1
     assert (plain.token_id == tokenizer.eos_token_id).sum() == 0
     assert provenance["special_tokens_spelled"] == {"documents": 1, "tokens": ["</s>"]}
-    [line] = lines(provenance, source)
+    [line] = lines(source, tokenizer)
     assert "'</s>': 1; it becomes those tokens, as the template's own text does" in line
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.chat import ChatTemplate, is_template
-from strata_sae.pipeline.extractor.documents import Document
+from strata_sae.pipeline.extractor.documents.document import Document
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 
 CHAT = [

@@ -6,7 +6,6 @@ from typing import Any
 
 from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings
 from strata_sae.pipeline.extractor.sources import Stream
-from strata_sae.pipeline.extractor.spool import corpus_lines
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
 
 ROW_KINDS = sorted(kind for kind, settings in SOURCES.items() if "column" in settings.model_fields)
@@ -31,6 +30,12 @@ def write_rows(folder: Path, kind: str, rows: list[dict[str, Any]]) -> dict[str,
 
 def drain(source: dict[str, Any], tokenizer: Any, **corpus: Any) -> tuple[list[TokenisedDocument], dict[str, Any]]:
     """Every document of a source, and the source's provenance."""
+    documents, stream = drained(source, tokenizer, **corpus)
+    return documents, stream.provenance()
+
+
+def drained(source: dict[str, Any], tokenizer: Any, **corpus: Any) -> tuple[list[TokenisedDocument], Stream]:
+    """Every document of a source, and the stream that it came from, at its end."""
     plain = {"n_tokens": None, "prepend_bos": False, "context_length": 64}
     settings = CorpusSettings.model_validate({"sources": [source], **plain, **corpus})
     stream = Stream(settings, 0, DocumentTokenizer(tokenizer, settings))
@@ -38,11 +43,9 @@ def drain(source: dict[str, Any], tokenizer: Any, **corpus: Any) -> tuple[list[T
     while (document := stream.next()) is not None:
         stream.draw(document, len(document.token_id), len(documents))
         documents.append(document)
-    return documents, stream.provenance()
+    return documents, stream
 
 
-def lines(provenance: dict[str, Any], source: dict[str, Any]) -> list[str]:
+def lines(source: dict[str, Any], tokenizer: Any, **corpus: Any) -> list[str]:
     """What `plan` says of a source beside its counts."""
-    settings = CorpusSettings.model_validate({"sources": [source], "n_tokens": None})
-    given_back = {"documents": 0, "exact": 0, "but_for_a_space_before": 0}
-    return list(corpus_lines({"sources": [provenance], "text_given_back": given_back}, settings))
+    return list(drained(source, tokenizer, **corpus)[1].lines())

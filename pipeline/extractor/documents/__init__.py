@@ -7,7 +7,7 @@ from pathlib import Path
 from strata_sae.pipeline.config.corpus import HubDataset, Source
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import hub, jsonl, parquet, python_docs, text
-from strata_sae.pipeline.extractor.documents.document import BadRow, Document, Place
+from strata_sae.pipeline.extractor.documents.document import BadRow, Document
 from strata_sae.pipeline.extractor.documents.files import file_record
 from strata_sae.stores.files.canonical import Json
 
@@ -18,10 +18,7 @@ READERS: dict[str, Callable[..., Iterator[Document | BadRow]]] = {
     "parquet": parquet.read,
     "dataset": hub.read,
 }
-
 """Kind of source -> the documents of such settings."""
-
-__all__ = ["READERS", "BadRow", "Document", "Place", "describe", "read_documents"]
 
 
 def read_documents(source: Source, bad_rows: str = "error") -> Iterator[Document | BadRow]:

@@ -1,7 +1,7 @@
 """One document, and how the row of a table or an object of a JSON file becomes one, or is refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -97,18 +97,16 @@ def _document(row: Cell, source: RowSource, place: Place, origin: Path | str | N
     if column not in row:
         raise BadRow(place, no_column(column, row))
     value = row[column]
+    document = Document(place.where, origin=origin, file=place.file, row=place.row)
     if source.chat:
         # A table gives every message the fields of all messages; a field that a message lacks is null.
         columnar = not isinstance(source, JsonLines)
         whole = {name: without_nulls(item) if columnar else item for name, item in row.items() if item is not None}
         messages = messages_of(whole.pop(column, None), column, place)
-        return Document(place.where, messages=messages, beside=whole, origin=origin, file=place.file, row=place.row)
+        return replace(document, messages=messages, beside=whole)
     if source.tokens:
-        return Document(
-            place.where, token_ids=_token_ids(value, column, place), origin=origin, file=place.file, row=place.row
-        )
-    text = _text(value, column, place)
-    return Document(place.where, text=text, origin=origin, file=place.file, row=place.row)
+        return replace(document, token_ids=_token_ids(value, column, place))
+    return replace(document, text=_text(value, column, place))
 
 
 def no_column(column: str, row: Mapping[str, Cell]) -> str:

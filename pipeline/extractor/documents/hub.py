@@ -143,7 +143,8 @@ def _commit(base_path: str) -> str | None:
 def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError:
     folder = as_path(source.path, _KEY)
     if folder.is_dir():
-        held = ", ".join(suffixes(folder)[:8]) or "no file"
+        endings = Counter("".join(path.suffixes[-2:]) for path in local_files(folder))
+        held = ", ".join(ending for ending, _ in endings.most_common(8)) or "no file"
         advice = (
             f"Check these names; the folder holds {held}, and `datasets` reads files of one kind: .parquet, .jsonl, "
             f".json, .csv, .txt or .arrow"
@@ -219,12 +220,6 @@ def plainly_named(folder: Path) -> Iterator[Path]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.absolute())
         yield Path(place)
-
-
-def suffixes(folder: Path) -> list[str]:
-    """The suffixes of the files under a folder, the most frequent first."""
-    names = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [suffix for suffix, _ in Counter("".join(path.suffixes[-2:]) for path in names).most_common()]
 
 
 def _data_files(folder: Path, kinds: set[str]) -> list[Path]:
