@@ -8,7 +8,7 @@ from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model.loading import Description, describe
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore, Plan, StoreError
+from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.deriving.slice import lineage_of, plan_derived_store, token_map_of
 from strata_sae.stores.files.canonical import Json, as_object
 from strata_sae.stores.files.filesystem import FileSystem
@@ -45,7 +45,12 @@ def add_sites(
     plan = plan_derived_store(
         FileSystem(), out, _fields(base, description), n_rows, lambda: token_map_of(base, 0, n_rows)
     )
-    _check_tokens(base, plan, out)
+    # The token files must be equal to the byte: opening both stores together compares their hashes.
+    if reason := aligned(base.plan, plan):
+        raise StoreError(
+            f"{out}: was planned from the tokens of {base.path}, but {reason}; "
+            f"use the version of numcodecs that wrote those, and delete {out}"
+        )
     if not (out / MANIFEST).is_file():
         fill_and_finish(settings, out, plan, show_progress=show_progress)
     return ActivationStore.open(out)
@@ -66,12 +71,3 @@ def _fields(base: ActivationStore, description: Description) -> PlanFields:
         "provenance": plan.provenance | {"model": description.provenance},
         "lineage": lineage_of("sibling", base, (0, plan.n_rows), plan.order_id),
     }
-
-
-def _check_tokens(base: ActivationStore, plan: Plan, out: Path) -> None:
-    """Check that the token files are equal to the byte: opening both stores together compares their hashes."""
-    if reason := aligned(base.plan, plan):
-        raise StoreError(
-            f"{out}: was planned from the tokens of {base.path}, but {reason}; "
-            f"use the version of numcodecs that wrote those, and delete {out}"
-        )

@@ -14,7 +14,6 @@ from strata_sae.pipeline.extractor.documents.document import BadRow
 from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.documents.finding import local_files, matching
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
-from strata_sae.pipeline.input_files import FileState
 from strata_sae.pipeline.paths import as_path
 from strata_sae.stores.files.canonical import Json
 
@@ -64,7 +63,7 @@ class Stream:
                     f"{document.where}: {len(document.token_id)} token(s), BOS included; a document needs two or more: "
                     f"remove it, or set corpus.short_documents: skip"
                 )
-        self._files.all_read()
+        self._files.all_read = True
         if self._place < 0 and self.skipped == 0 and self._noted.n_bad_rows:
             first = self._noted.bad_rows[0]
             raise ConfigError(
@@ -202,11 +201,7 @@ class ReadFiles:
     def __init__(self, source: Source, label: str) -> None:
         self._label = label
         self._states = {path: _state(path) for path in files_of(source)}
-        self._all = source.kind == "dataset"  # `datasets` reads a folder's files in an order of its own
-
-    def all_read(self) -> None:
-        """Note that the source came to its end."""
-        self._all = True
+        self.all_read = source.kind == "dataset"  # `datasets` reads a folder's files in an order of its own
 
     def parted(self, origins: Iterable[Path | str]) -> tuple[list[Path | str], list[Json] | None]:
         """(the files up to the last one with a document in the store, the names of those after it).
@@ -219,7 +214,7 @@ class ReadFiles:
         place = {path: number for number, path in enumerate(paths)}
         if unknown := [path for path in origins if path not in place]:
             raise self._changed(unknown[0])
-        read = len(paths) if self._all else max((place[Path(path)] + 1 for path in origins), default=0)
+        read = len(paths) if self.all_read else max((place[Path(path)] + 1 for path in origins), default=0)
         return list(paths[:read]), [printable(path.name) for path in paths[read:]]
 
     def check_unchanged(self, paths: Iterable[Path | str]) -> None:
@@ -236,10 +231,10 @@ class ReadFiles:
 
 def _state(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = FileState.of(os.stat(path))
+        found = os.stat(path)
     except OSError:  # the file is gone, or the reader will say why it cannot be read
         return None
-    return found.n_bytes, found.mtime_ns, found.inode  # not ctime: a hard link or a new mode is no new content
+    return found.st_size, found.st_mtime_ns, found.st_ino  # not ctime: a hard link or a new mode is no new content
 
 
 class Noted:

@@ -73,7 +73,6 @@ def spot_check(
 
     Args:
         n_rows: rows to choose, `MAX_ROWS` at most; of a smaller store, all.
-        seed: of the choice.
         model_path: where the model is now; None: where the store's config says, for hub ids and relative paths.
         device: where to run it, the whole model, head included; None: where the extraction ran.
         exact: run the whole batches of the extraction: slower, and on the same kind of machine equal to the last bit.

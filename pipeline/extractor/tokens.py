@@ -156,7 +156,8 @@ class DocumentTokenizer:
         if len(token_id) and token_id[0] == self._bos:
             flags[0] = flags[0] & TEMPLATE | BOS
         limit = self._limit
-        return TokenisedDocument(document.where, document.origin, token_id[:limit], flags[:limit], spelled, unread)
+        where, origin = document.place.where, document.origin
+        return TokenisedDocument(where, origin, token_id[:limit], flags[:limit], spelled, unread)
 
 
 def _batches(rows: Iterable[Document | BadRow]) -> Iterator[list[Document | BadRow]]:

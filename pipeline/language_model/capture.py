@@ -130,7 +130,6 @@ class Capture:
         rows of the padding itself mean nothing. (Padding on the left would be seen, and would shift positions.)
 
         Args:
-            token_ids_BS: the tokens.
             position_ids_BS: places of the tokens in their documents; where they start again at 0, a document begins
                 that sees nothing before it. None: every sequence is one document.
 

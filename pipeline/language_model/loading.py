@@ -54,8 +54,6 @@ def load(settings: ModelSettings, sites: Sequence[str], *, whole: bool = False) 
     """The model with everything above the deepest of `sites` freed, in eval mode, on the device of the settings.
 
     Args:
-        settings: which model, in which number format, and where it runs.
-        sites: names of the sites that are read or written.
         whole: keep all layers and the head, for logits.
     Raises: ConfigError, also where the model fails a probe (see `PROBES`).
 

@@ -40,9 +40,6 @@ def survey(config: ModelConfig, site_names: Sequence[str], *, trust_remote_code:
     """Run the model that `config` describes without weights: shapes, no numbers, no memory.
 
     Args:
-        config: of the model.
-        site_names: what to look for.
-        trust_remote_code: run the code in the model's folder.
         whole: all modules that run are needed, not only those up to the deepest site.
 
     Raises: ConfigError for a site that does not exist, does not run, runs twice, or is not one row per token.

@@ -73,7 +73,7 @@ def test_jsonl_plain_and_compressed_give_the_same_documents(tmp_path, suffix):
     path.write_bytes(compress(jsonl_bytes(LINES[:2]) + b"\n") + compress(jsonl_bytes(LINES[2:])[:-1]))
     documents = list(read_documents(source("jsonl", paths=[str(path)])))
     assert [document.text for document in documents] == [row["text"] for row in LINES]
-    assert [document.where.rsplit(":", 1)[1] for document in documents] == ["1", "2", "4", "5"]
+    assert [document.place.where.rsplit(":", 1)[1] for document in documents] == ["1", "2", "4", "5"]
 
 
 def test_long_lines_over_many_reads_are_joined(tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_parquet_rows_come_in_order_over_batches_and_row_groups(tmp_path):
     pa.parquet.write_table(pa.table({"text": rows, "other": range(700)}), path, row_group_size=300)
     documents = list(read_documents(source("parquet", paths=[str(path)])))
     assert [document.text for document in documents] == rows
-    assert documents[-1].where == f"{path}[699]"
+    assert documents[-1].place.where == f"{path}[699]"
 
 
 def test_parquet_chats_are_read(tmp_path):

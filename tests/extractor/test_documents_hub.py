@@ -30,7 +30,7 @@ def source(path, **fields):
 def test_a_local_folder_gives_its_rows(folder, streaming):
     documents = list(read_documents(source(folder, streaming=streaming)))
     assert [document.text for document in documents] == [f"row {number}" for number in range(5)]
-    assert documents[3].where == f"{folder}/train[3]"
+    assert documents[3].place.where == f"{folder}/train[3]"
 
 
 def test_faults_are_named(folder):

@@ -46,9 +46,9 @@ def test_docstrings_come_in_source_order_under_their_names(library):
 
 def test_modules_are_sorted_and_tests_and_packages_are_skipped(library):
     documents = list(read_documents(SOURCE))
-    modules = [document.where for document in documents if ".py" in document.where]
+    modules = [document.place.where for document in documents if ".py" in document.place.where]
     assert modules == ["python_docs:a.py", "python_docs:b/__init__.py"]
-    topics = [document.where.split("[")[1].rstrip("]") for document in documents[: -len(modules)]]
+    topics = [document.place.where.split("[")[1].rstrip("]") for document in documents[: -len(modules)]]
     assert topics == sorted(topics)
     assert len(topics) > 50
 

@@ -3,7 +3,7 @@ import pytest
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.chat import ChatTemplate, is_template
-from strata_sae.pipeline.extractor.documents.document import Document
+from strata_sae.pipeline.extractor.documents.document import Document, Place
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 
 CHAT = [
@@ -18,7 +18,7 @@ def tokenise(tokenizer, corpus):
     def run(*documents, tokenizer=tokenizer, **changes):
         settings = corpus([{"kind": "python_docs"}], **changes)
         made = [
-            Document(f"doc:{number}", **({"text": value} if isinstance(value, str) else {"messages": value}))
+            Document(Place(f"doc:{number}"), **({"text": value} if isinstance(value, str) else {"messages": value}))
             for number, value in enumerate(documents)
         ]
         return list(DocumentTokenizer(tokenizer, settings).tokenise(made))

@@ -1,7 +1,7 @@
 """One document, and how the row of a table or an object of a JSON file becomes one, or is refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -20,9 +20,9 @@ class Place(NamedTuple):
 
     where: str
     """For errors: `data/corpus.jsonl:17`."""
-    file: str
+    file: str = ""
     """For records, which name no folder of this machine: `corpus.jsonl`."""
-    row: int
+    row: int = 0
 
 
 class BadRow(ConfigError):
@@ -41,8 +41,7 @@ class BadRow(ConfigError):
 class Document:
     """Text, the messages of a chat, or token ids: exactly one of the three is set."""
 
-    where: str
-    """Where it was read, for errors: `data/corpus.jsonl:17`."""
+    place: Place
     text: str | None = None
     messages: list[dict[str, Cell]] | None = None
     """`{role, content, ...}`, whole, in the order of the conversation."""
@@ -51,13 +50,6 @@ class Document:
     """The other columns of a chat's row, but for nulls: a template may read some of them."""
     origin: Path | str | None = None
     """The file, or the commit of a hub dataset, it came from, for provenance."""
-    file: str = ""
-    row: int = 0
-
-    @property
-    def place(self) -> Place:
-        """Where it was read."""
-        return Place(self.where, self.file, self.row)
 
 
 def one_line(text: str | BaseException) -> str:
@@ -97,16 +89,15 @@ def _document(row: Cell, source: RowSource, place: Place, origin: Path | str | N
     if column not in row:
         raise BadRow(place, no_column(column, row))
     value = row[column]
-    document = Document(place.where, origin=origin, file=place.file, row=place.row)
     if source.chat:
         # A table gives every message the fields of all messages; a field that a message lacks is null.
         columnar = not isinstance(source, JsonLines)
         whole = {name: without_nulls(item) if columnar else item for name, item in row.items() if item is not None}
         messages = messages_of(whole.pop(column, None), column, place)
-        return replace(document, messages=messages, beside=whole)
+        return Document(place, messages=messages, beside=whole, origin=origin)
     if source.tokens:
-        return replace(document, token_ids=_token_ids(value, column, place))
-    return replace(document, text=_text(value, column, place))
+        return Document(place, token_ids=_token_ids(value, column, place), origin=origin)
+    return Document(place, text=_text(value, column, place), origin=origin)
 
 
 def no_column(column: str, row: Mapping[str, Cell]) -> str:

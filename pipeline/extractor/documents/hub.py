@@ -92,7 +92,8 @@ def _table(datasets: ModuleType, source: HubDataset, path: str) -> tuple[str | N
     builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
     if Path(path).is_dir():
         check_all_read(builder.config.data_files or {}, Path(path), source)
-    commit = _commit(str(builder.base_path))
+    found = re.search(r"@([0-9a-f]{40})(?:/|$)", str(builder.base_path))
+    commit = found.group(1) if found else None
     # The commit that was found, not the branch again, so that the recorded commit is the one that is read.
     revision = commit if commit is not None else source.revision
     options = {"split": source.split, "revision": revision, "streaming": source.streaming}
@@ -133,11 +134,6 @@ def _only(table: Table, source: HubDataset) -> Table:
     features = getattr(table, "features", None)
     only = features and source.column in features and not source.chat
     return table.select_columns([source.column]) if only else table
-
-
-def _commit(base_path: str) -> str | None:
-    found = re.search(r"@([0-9a-f]{40})(?:/|$)", base_path)
-    return found.group(1) if found else None
 
 
 def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from strata_sae.pipeline.config.corpus import PythonDocs
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.document import Document
+from strata_sae.pipeline.extractor.documents.document import Document, Place
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -20,7 +20,7 @@ def read(source: PythonDocs) -> Iterator[Document]:
     modules = sorted((path.relative_to(library).as_posix(), path) for path in library.rglob("*.py"))
     for name, path in modules:
         if SKIPPED_FOLDERS.isdisjoint(name.split("/")) and (text := module_documentation(name, path)):
-            yield Document(f"python_docs:{name}", text=text)
+            yield Document(Place(f"python_docs:{name}"), text=text)
 
 
 def _topics() -> Iterator[Document]:
@@ -31,7 +31,7 @@ def _topics() -> Iterator[Document]:
             "python_docs: this Python lacks pydoc_data.topics; use a complete Python, or another source of text"
         ) from error
     for name in sorted(topics):
-        yield Document(f"python_docs:topics[{name}]", text=topics[name])
+        yield Document(Place(f"python_docs:topics[{name}]"), text=topics[name])
 
 
 def module_documentation(name: str, path: Path) -> str:

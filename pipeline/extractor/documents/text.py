@@ -30,7 +30,7 @@ def read(source: TextFiles) -> Iterator[Document | BadRow]:
             if isinstance(text, BadRow):
                 yield text
             elif text.strip() or not separator:
-                yield Document(place.where, text=text, origin=path, file=place.file, row=place.row)
+                yield Document(place, text=text, origin=path)
     if separator and not found:
         hint = '; in YAML, only "\\n" in double quotes is a line feed' if b"\\" in separator else ""
         raise ConfigError(
