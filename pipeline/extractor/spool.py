@@ -16,8 +16,8 @@ from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 from strata_sae.pipeline.language_model import Tokenizer, given_back_line
 from strata_sae.pipeline.progress import Progress
+from strata_sae.stores import permutation
 from strata_sae.stores.files.canonical import Json
-from strata_sae.stores.reading.masks import permutation
 
 
 @dataclass(frozen=True)
