@@ -75,7 +75,9 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     check(any(name.endswith(".dist-info/licenses/LICENSE") for name in names), f"{wheel.name} holds LICENSE")
     tracked = run("git", "ls-files", "pipeline", "stores", cwd=ROOT).splitlines()
     code = {name for name in names if ".dist-info/" not in name}
-    expected = {"strata_sae/__init__.py"} | {f"strata_sae/{name}" for name in tracked if (ROOT / name).is_file()}
+    expected = {"strata_sae/__init__.py", "strata_sae/__init__.pyi"} | {
+        f"strata_sae/{name}" for name in tracked if (ROOT / name).is_file()
+    }
     missing, extra = sorted(expected - code), sorted(code - expected)
     check(not missing and not extra, f"it holds the {len(expected)} files of the packages; {missing=} {extra=}")
 

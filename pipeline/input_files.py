@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from strata_sae.stores import cache_root
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.hashing import descriptor_sha256, sha256
-from strata_sae.stores.format.folders import cache_root
 
 SETTLED_NS = 2_000_000_000
 """A file that was written this shortly before it was hashed may be written again without a change of its times: some

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from strata_sae.pipeline.reading.feed import to_tensor
-from strata_sae.stores import ActivationStore, Batches
-from strata_sae.stores.serving.batches import StreamOptions, StreamSettings
+from strata_sae.stores import ActivationStore, Batches, StreamOptions, StreamSettings
 
 
 def activation_batches(

@@ -14,8 +14,10 @@ def outside_stores(path: Path, where: str, *, may_be_one: bool = False) -> Path:
     Raises: ConfigError if it lies inside a store.
 
     """
-    from strata_sae.stores import StoreError  # numpy and zarr come with it, and a config without outputs needs neither
-    from strata_sae.stores.format.folders import refuse_inside_a_store
+    from strata_sae.stores import (
+        StoreError,  # numpy and zarr come with it, and a config without outputs needs neither
+        refuse_inside_a_store,
+    )
 
     try:
         refuse_inside_a_store(path, where, may_be_one=may_be_one)

@@ -27,10 +27,11 @@ def packages(folder: Path, *, links: bool) -> Path:
     """The packages in a zip file made and unpacked as a hosting site and a desktop do, with links or without."""
     with zipfile.ZipFile(folder / "strata.zip", "w") as archive:
         for package in ("pipeline", "stores"):
-            for path in sorted((ROOT / package).rglob("*.py")):
+            for path in sorted([*(ROOT / package).rglob("*.py"), *(ROOT / package).rglob("*.pyi")]):
                 archive.write(path, path.relative_to(ROOT))
             archive.writestr(f"strata_sae/{package}", f"../{package}")
-        archive.write(ROOT / "strata_sae" / "__init__.py", "strata_sae/__init__.py")
+        for name in ("__init__.py", "__init__.pyi"):
+            archive.write(ROOT / "strata_sae" / name, f"strata_sae/{name}")
     with zipfile.ZipFile(folder / "strata.zip") as archive:
         archive.extractall(folder / "unpacked")
     for package in ("pipeline", "stores") if links else ():
@@ -80,5 +81,5 @@ def test_every_name_of_the_face_is_there_and_says_what_it_takes() -> None:
 
     for name in strata_sae.__all__:
         assert len((getattr(strata_sae, name).__doc__ or "").strip()) > 10, name
-    with pytest.raises(AttributeError, match="has no attribute 'open_stores'; it has: ActivationStore"):
+    with pytest.raises(AttributeError, match="No strata_sae attribute open_stores"):
         getattr(strata_sae, "open_" + "stores")

@@ -31,7 +31,6 @@ ALLOWED = {
     "stores/test_chunk_cache.py test_leavings_of_dead_writers_are_removed: time": OLD,
     "stores/test_chunk_cache.py test_what_was_not_used_for_a_day_goes_first: time": OLD,
     "report/test_browser.py : set_options": "takes a limit of five seconds away",
-    "stores/test_diagnostics.py test_the_clock_adds_up_what_threads_report: wait": "for a clock to count",
     "test_supervised.py INTERRUPTED: sleep": "until a signal comes; the second sleep gives a second one time to show",
 }
 """File, function and call -> why the speed of the machine does not matter there."""

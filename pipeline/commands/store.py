@@ -53,7 +53,7 @@ def list_(
     ] = None,
 ) -> None:
     """The stores in a folder: model, sites, rows, encoding, bytes, id, age."""
-    from strata_sae.stores.front.listing import list_stores, stores_table
+    from strata_sae.stores import list_stores, stores_table
 
     typer.echo(stores_table(list_stores(data_root() if root is None else root)))
 
@@ -63,8 +63,7 @@ def info(
     store: StoreAnywhere, as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False
 ) -> None:
     """What a store holds."""
-    from strata_sae.stores import ActivationStore
-    from strata_sae.stores.front.listing import summary_text
+    from strata_sae.stores import ActivationStore, summary_text
 
     summary = ActivationStore.open(store).summary()
     typer.echo(json.dumps(summary, indent=2) if as_json else summary_text(summary))
@@ -76,8 +75,7 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and compare its hash.")] = False,
 ) -> None:
     """Check that a store is complete and undamaged."""
-    from strata_sae.stores import StoreError, verify
-    from strata_sae.stores.front.verifying import verified_level
+    from strata_sae.stores import StoreError, verified_level, verify
 
     problems = verify(store, deep=deep)
     if problems:
@@ -101,7 +99,7 @@ def spot_check(
 ) -> None:
     """Run the model again on random rows and compare: what no checksum finds."""
     from strata_sae.pipeline.extractor.spot_check import spot_check
-    from strata_sae.stores.format.plan_file import read_plan
+    from strata_sae.stores import read_plan
 
     if rows > (n_rows := read_plan(store).n_rows):
         raise ConfigError(f"--rows: {rows} is more than the {n_rows} rows of {store}; lower it")
@@ -118,8 +116,7 @@ def slice_(
     compressor: Annotated[str | None, typer.Option(help="none, planes or zstd.")] = None,
 ) -> None:
     """A smaller store: some sites, a range of rows, another encoding."""
-    from strata_sae.stores import ActivationStore
-    from strata_sae.stores.deriving.slice import slice_store
+    from strata_sae.stores import ActivationStore, slice_store
 
     outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
@@ -145,8 +142,7 @@ def shuffle(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_INT, help="Names the order.")] = 0,
 ) -> None:
     """The same rows in random order within each split, for disks and trainers that read in sequence."""
-    from strata_sae.stores import ActivationStore
-    from strata_sae.stores.deriving.shuffle import shuffle_store
+    from strata_sae.stores import ActivationStore, shuffle_store
 
     outside_stores(out, "OUT", may_be_one=True)
     source = ActivationStore.open(store)
@@ -181,8 +177,7 @@ def add_sites(
 @store_app.command()
 def push(store: StoreFolder, url: Annotated[str, Place]) -> None:
     """Copy a store to where others can pull it; goes on where it stopped."""
-    from strata_sae.stores.remote import push
-    from strata_sae.stores.remote.transports import local_folder
+    from strata_sae.stores import local_folder, push
 
     if (folder := local_folder(url)) is not None:
         outside_stores(folder, "URL", may_be_one=True)
@@ -205,7 +200,7 @@ def pull(
             raise ConfigError("--expect names a whole store; open the part's parent id with store info instead")
         slice_(url, out, site, rows)
         return
-    from strata_sae.stores.remote import pull
+    from strata_sae.stores import pull
 
     outside_stores(out, "OUT", may_be_one=True)
     with _progress("pull", None, "byte") as bar:

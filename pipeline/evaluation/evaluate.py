@@ -33,9 +33,7 @@ from strata_sae.pipeline.runs.evaluation_records import (
 )
 from strata_sae.pipeline.runs.record_files import read_record
 from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
-from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.batches import joint_mask
+from strata_sae.stores import ActivationStore, Filters, Together, joint_mask
 
 log = logging.getLogger(__name__)
 

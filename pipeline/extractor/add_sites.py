@@ -8,13 +8,18 @@ from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model.loading import Description, describe
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.deriving.slice import lineage_of, plan_derived_store, token_map_of
+from strata_sae.stores import (
+    MANIFEST,
+    ActivationStore,
+    PlanFields,
+    StoreError,
+    aligned,
+    lineage_of,
+    plan_derived_store,
+    token_map_of,
+)
 from strata_sae.stores.files.canonical import Json, as_object
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.format.plan import MANIFEST
-from strata_sae.stores.front.aligned import aligned
-from strata_sae.stores.writing.planning import PlanFields
 
 
 def add_sites(

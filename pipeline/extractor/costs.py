@@ -14,13 +14,22 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.spool import Arrangement
 from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
 from strata_sae.pipeline.language_model.loading import Description
-from strata_sae.stores import Plan, StoreError
+from strata_sae.stores import (
+    MAX_CHUNK_BYTES,
+    MAX_SITES,
+    MAX_UNITS,
+    MAX_WIDTHS,
+    ArraySpec,
+    Plan,
+    StoreError,
+    activation_bytes,
+    check_limits,
+    documents_per_window,
+    predicted_variance_ratio,
+    token_map_bytes,
+)
 from strata_sae.stores.files.canonical import parse_canonical
 from strata_sae.stores.files.filesystem import missing_space
-from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
-from strata_sae.stores.format.plan_file import MAX_CHUNK_BYTES, MAX_SITES, MAX_UNITS, MAX_WIDTHS, check_limits
-from strata_sae.stores.format.shards import ArraySpec
-from strata_sae.stores.serving.mixing import documents_per_window, predicted_variance_ratio
 
 MAX_CHUNKS_PER_UNIT = 2**20
 """Of all arrays of all sites: the indices of a unit's shards are made in memory, 16 bytes a chunk."""

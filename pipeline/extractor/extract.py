@@ -19,12 +19,10 @@ from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.which_store import find_siblings, find_store
 from strata_sae.pipeline.runs import changed_keys
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore, Plan, StoreError, read_plan
+from strata_sae.stores import MANIFEST, STAGING, ActivationStore, Plan, StoreError, committed_units, read_plan
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import remove_dead
-from strata_sae.stores.format.commits import committed_units
-from strata_sae.stores.format.plan import MANIFEST, STAGING
 
 log = logging.getLogger(__name__)
 

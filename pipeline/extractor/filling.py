@@ -19,14 +19,22 @@ from strata_sae.pipeline.language_model.loading import load
 from strata_sae.pipeline.language_model.probe import check_isolation
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import Plan
+from strata_sae.stores import (
+    Plan,
+    StoredArray,
+    UnitWriter,
+    commit_calibration,
+    committed_columns,
+    finish_store,
+    is_calibrated,
+    next_unit,
+    recover,
+    shard_records,
+    unit_bytes,
+    write_timing,
+)
 from strata_sae.stores.files.filesystem import FileSystem, missing_space
 from strata_sae.stores.files.places import LocalPlace
-from strata_sae.stores.format.plan import unit_bytes
-from strata_sae.stores.reading.array import StoredArray, shard_records
-from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
-from strata_sae.stores.writing.units import UnitWriter, commit_calibration
 
 log = logging.getLogger(__name__)
 

@@ -24,13 +24,21 @@ from strata_sae.pipeline.language_model.probe import assumptions
 from strata_sae.pipeline.language_model.sites import FAMILIES
 from strata_sae.pipeline.language_model.tokens_text import token_bytes
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
-from strata_sae.stores import Plan, read_plan
+from strata_sae.stores import (
+    MANIFEST,
+    PLAN,
+    TOKEN_ROWS_PER_CHUNK,
+    Layout,
+    Plan,
+    PlanFields,
+    create_store,
+    layout,
+    read_plan,
+    sample_spans,
+)
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, remove_dead
-from strata_sae.stores.format.plan import MANIFEST, PLAN, TOKEN_ROWS_PER_CHUNK
-from strata_sae.stores.writing.planning import Layout, PlanFields, create_store, layout
-from strata_sae.stores.writing.units import sample_spans
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 from strata_sae.pipeline.language_model.tokens_text import given_back_line
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.pipeline.progress import Progress
+from strata_sae.stores import permutation
 from strata_sae.stores.files.canonical import Json
-from strata_sae.stores.reading.masks import permutation
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,17 @@ from strata_sae.pipeline.language_model.inputs import Inputs, Recorded, Span, ba
 from strata_sae.pipeline.language_model.loading import describe, load
 from strata_sae.pipeline.language_model.probe import SAME_ROW, check_isolation, check_sites
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores import (
+    ActivationStore,
+    StoreError,
+    dequantise,
+    permutation,
+    quantise,
+    random_words,
+    to_float32,
+    to_stored,
+)
 from strata_sae.stores.files.canonical import Json
-from strata_sae.stores.format.encodings import dequantise, quantise, to_float32, to_stored
-from strata_sae.stores.reading.masks import permutation, random_words
 
 log = logging.getLogger(__name__)
 

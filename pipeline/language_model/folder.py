@@ -15,13 +15,11 @@ from strata_sae.pipeline.input_files import file_sha256
 from strata_sae.pipeline.language_model.transformers_library import first_line, quiet
 from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import StoreError
+from strata_sae.stores import FileRecord, StoreError, cache_root, parse_file_record
 from strata_sae.stores.files.canonical import Json, as_object, canonical_json, read_canonical
 from strata_sae.stores.files.filesystem import publish_folder, write_bytes
 from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.locks import hold
-from strata_sae.stores.format.folders import cache_root
-from strata_sae.stores.format.records import FileRecord, parse_file_record
 
 # Not "*.safetensors": repositories may carry the weights a second time, in another layout, under another name.
 _SAFETENSORS = ["model*.safetensors"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
-from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores import Token
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _COUNTED_DOCUMENTS = 1000

@@ -8,9 +8,7 @@ import numpy as np
 from strata_sae.pipeline.reading.feed import side_by_side
 from strata_sae.pipeline.runs.evaluation_records import Example
 from strata_sae.pipeline.runs.trained import TrainedSAE
-from strata_sae.stores import ActivationStore, Filters
-from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.serving.batches import Sites
+from strata_sae.stores import ActivationStore, Filters, Sites, Token
 
 LONGEST_CHARACTER = 4
 """Bytes of UTF-8; a token holds at least one of them."""

@@ -12,10 +12,16 @@ from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path
-from strata_sae.stores import Filters
-from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.batches import JoinedBatches, Sites, StreamSettings, joint_mask
-from strata_sae.stores.serving.mixing import BatchMixing, batch_mixing
+from strata_sae.stores import (
+    BatchMixing,
+    Filters,
+    JoinedBatches,
+    Sites,
+    StreamSettings,
+    Together,
+    batch_mixing,
+    joint_mask,
+)
 
 
 class Scaling(NamedTuple):

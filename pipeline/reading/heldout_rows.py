@@ -8,9 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.reading.feed import side_by_side, sites_of
-from strata_sae.stores import Filters
-from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.batches import joined_in_order
+from strata_sae.stores import Filters, Together, joined_in_order
 
 
 class HeldOut(NamedTuple):

@@ -2,11 +2,7 @@
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.reading.which_store import find_store, open_store
-from strata_sae.stores.format.plan import MANIFEST
-from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.front.store import Outliers, outliers
-from strata_sae.stores.reading.masks import Filters
-from strata_sae.stores.remote import is_url
+from strata_sae.stores import MANIFEST, Filters, Outliers, Together, is_url, outliers
 
 NORM_MULTIPLE = 3.0
 """A row is an outlier beyond this multiple of the median norm. Norms of ordinary rows lie within a factor of two of the

@@ -5,15 +5,10 @@ from pathlib import Path
 
 from strata_sae.pipeline.config.run import RunConfig, differences
 from strata_sae.pipeline.outside import outside_stores
+from strata_sae.stores import MANIFEST, PLAN, ActivationStore, Plan, Together, aligned, check_opened, is_url, read_plan
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import as_object, parse_json
 from strata_sae.stores.files.hashing import file_sha256
-from strata_sae.stores.format.plan import MANIFEST, PLAN, Plan
-from strata_sae.stores.format.plan_file import read_plan
-from strata_sae.stores.front.aligned import Together, aligned
-from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.remote import is_url
 
 _MAY_DIFFER = ("sites", "shard_bytes", "compressor")
 """Keys of `store` that are compared with the plan itself (sites, compressor), or change no row and no batch."""

@@ -15,7 +15,7 @@ from strata_sae.pipeline.runs import RunFolder, VariantFolder, changed_keys, rea
 from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
 from strata_sae.pipeline.runs.record_files import with_fingerprint
 from strata_sae.pipeline.runs.records import ResamplingPart, SAEPart, SAERecord, SitePart, TermPart, TrainingPart
-from strata_sae.stores.front.aligned import Together
+from strata_sae.stores import Together
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.session import Session, is_logged
 from strata_sae.pipeline.trainer.trainee import Trainee
-from strata_sae.stores.front.aligned import Together
+from strata_sae.stores import Together
 
 
 def run_pass(

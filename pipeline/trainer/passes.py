@@ -14,8 +14,7 @@ from strata_sae.pipeline.reading.feed import Scaling, capped_window, stream_sett
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer.checkpoint import KEPT_CHECKPOINTS
 from strata_sae.pipeline.trainer.jobs import Job, is_done
-from strata_sae.stores.front.aligned import Together
-from strata_sae.stores.serving.batches import StreamSettings
+from strata_sae.stores import StreamSettings, Together
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Mea
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.one_pass import run_pass
 from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes
+from strata_sae.stores import Together
 from strata_sae.stores.files.filesystem import missing_space
-from strata_sae.stores.front.aligned import Together
 
 log = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "stores": lambda patch: patch.setattr(StoredArray, "_check_place", lambda *_: None),
     "runs": lambda patch: patch.setattr(chain, "_check", lambda *_: None),
     "answers": lambda patch: patch.setattr(Retries, "failed", _bug),
-    "environment": lambda patch: patch.setattr(listing, "table", lambda _: f"{os.environ.get('LANG')}"),
+    "environment": lambda patch: patch.setattr(listing, "stores_table", lambda _: f"{os.environ.get('LANG')}"),
 }
 """A hole for each family, of the kind that it is there to find."""
 

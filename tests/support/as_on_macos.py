@@ -70,10 +70,10 @@ def main(store: str) -> None:
     from strata_sae.pipeline.commands.sigbus_guard import supervise
     from strata_sae.pipeline.config import RunConfig, dump
     from strata_sae.pipeline.evaluation import evaluate
-    from strata_sae.pipeline.report import write
+    from strata_sae.pipeline.report import page
     from strata_sae.pipeline.trainer import train
 
-    assert all((evaluate, write, train))
+    assert all((evaluate, page, train))
     torch.set_num_threads(1)
     take_away()
     for name, training, io_kind in (("plain", {}, "mmap"), ("shared", {"shared_windows": "windows"}, "pread")):

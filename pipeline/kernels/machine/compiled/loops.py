@@ -29,8 +29,8 @@ from numba.core import base, caching, compiler, types
 from numba.core.serialize import dumps
 from torch import Tensor
 
+from strata_sae.stores import cache_root, refuse_inside_a_store
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.format.folders import cache_root, refuse_inside_a_store
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,85 @@
+"""The face of the activation store: every name that anybody outside may use, beside `stores.files` and `stores.errors`.
+
+`__init__.py` reads this file and loads the module of a name when the name is first used.
+"""
+
+from .deriving.shuffle import shuffle_store as shuffle_store
+from .deriving.slice import (
+    lineage_of as lineage_of,
+    plan_derived_store as plan_derived_store,
+    slice_store as slice_store,
+    token_map_of as token_map_of,
+)
+from .errors import StoreError as StoreError
+from .format.commits import committed_units as committed_units
+from .format.encodings import (
+    dequantise as dequantise,
+    quantise as quantise,
+    to_float32 as to_float32,
+    to_stored as to_stored,
+)
+from .format.folders import cache_root as cache_root, refuse_inside_a_store as refuse_inside_a_store
+from .format.plan import (
+    MANIFEST as MANIFEST,
+    PLAN as PLAN,
+    Plan as Plan,
+    STAGING as STAGING,
+    TOKEN_ROWS_PER_CHUNK as TOKEN_ROWS_PER_CHUNK,
+    activation_bytes as activation_bytes,
+    token_map_bytes as token_map_bytes,
+    unit_bytes as unit_bytes,
+)
+from .format.plan_file import (
+    MAX_CHUNK_BYTES as MAX_CHUNK_BYTES,
+    MAX_SITES as MAX_SITES,
+    MAX_UNITS as MAX_UNITS,
+    MAX_WIDTHS as MAX_WIDTHS,
+    check_limits as check_limits,
+    read_plan as read_plan,
+)
+from .format.records import FileRecord as FileRecord, parse_file_record as parse_file_record
+from .format.shards import ArraySpec as ArraySpec
+from .format.vocabulary import Token as Token
+from .front.aligned import Together as Together, aligned as aligned
+from .front.listing import list_stores as list_stores, stores_table as stores_table, summary_text as summary_text
+from .front.store import (
+    ActivationStore as ActivationStore,
+    Outliers as Outliers,
+    open_store as open_store,
+    outliers as outliers,
+)
+from .front.verifying import verified_level as verified_level, verify as verify
+from .front.write_store import write_store as write_store
+from .reading.array import StoredArray as StoredArray, shard_records as shard_records
+from .reading.checking import check_opened as check_opened
+from .reading.masks import Filters as Filters, permutation as permutation, random_words as random_words
+from .reading.site_rows import committed_columns as committed_columns, is_calibrated as is_calibrated
+from .remote import is_url as is_url, pull as pull, push as push
+from .remote.transports import local_folder as local_folder
+from .serving.batches import (
+    Batches as Batches,
+    JoinedBatches as JoinedBatches,
+    Sites as Sites,
+    StreamOptions as StreamOptions,
+    StreamSettings as StreamSettings,
+    joined_in_order as joined_in_order,
+    joint_mask as joint_mask,
+)
+from .serving.mixing import (
+    BatchMixing as BatchMixing,
+    batch_mixing as batch_mixing,
+    documents_per_window as documents_per_window,
+    predicted_variance_ratio as predicted_variance_ratio,
+)
+from .writing.finishing import (
+    finish_store as finish_store,
+    next_unit as next_unit,
+    recover as recover,
+    write_timing as write_timing,
+)
+from .writing.planning import Layout as Layout, PlanFields as PlanFields, create_store as create_store, layout as layout
+from .writing.units import (
+    UnitWriter as UnitWriter,
+    commit_calibration as commit_calibration,
+    sample_spans as sample_spans,
+)
