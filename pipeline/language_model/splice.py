@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from strata_sae.pipeline.language_model.capture import Capture, Passed, first_argument, main_tensor, rows_per_position
-from strata_sae.pipeline.language_model.sites import Site
 
 
 @runtime_checkable
@@ -86,7 +85,7 @@ class Splice:
         found = main_tensor(value, self._site)
         rows_BSM = rows_per_position(found, self._site, self._model.token_ids_BS)
         written_BSM = self._write(rows_BSM)
-        _check_alike(written_BSM, rows_BSM, self._site)
+        _check_alike(written_BSM, rows_BSM, self._site.name)
         return _with_main_tensor(value, written_BSM.reshape(found.shape))
 
 
@@ -102,9 +101,9 @@ def _with_main_tensor(value: Passed, tensor: Tensor) -> Passed:
     return tensor
 
 
-def _check_alike(written: Tensor, read: Tensor, site: Site) -> None:
+def _check_alike(written: Tensor, read: Tensor, site: str) -> None:
     if (written.shape, written.dtype, written.device) != (read.shape, read.dtype, read.device):
         raise ValueError(
-            f"{site.name}: a splice must give what it got, {read.dtype} of shape {list(read.shape)} on {read.device}; "
+            f"{site}: a splice must give what it got, {read.dtype} of shape {list(read.shape)} on {read.device}; "
             f"it gave {written.dtype} of shape {list(written.shape)} on {written.device}"
         )

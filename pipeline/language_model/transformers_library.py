@@ -1,9 +1,9 @@
 """What this package uses of transformers: types for its objects, which have none, and a block in which it is quiet."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, Self, TypedDict, TypeVar
+from typing import ClassVar, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,42 +46,17 @@ class ModelOutput(Protocol):
     """[B, S, V]."""
 
 
-class CausalModel(Protocol):
-    """A `PreTrainedModel` with a head that gives logits; a torch module."""
+class CausalModel(nn.Module):
+    """The type of a `PreTrainedModel` with a head that gives logits; no object is made of this class itself."""
 
     config: ModelConfig
     dtype: torch.dtype
-    forward: Callable[..., ModelOutput]
-
-    def __call__(self, **inputs: Tensor | Literal[False]) -> ModelOutput:
-        """One forward pass over token ids [B, S]."""
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: None, **options: ModelConfig | Mapping[str, Tensor] | torch.dtype | bool
-    ) -> tuple["CausalModel", LoadingInfo]:
-        """The model with these tensors, and what of them did not fit."""
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The table of token embeddings, weight [V, M]."""
-
-    def get_submodule(self, target: str) -> nn.Module:
-        """The module at a path; the model itself for an empty one."""
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """(path, module) of all modules, the model itself first with an empty path."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters."""
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Name -> tensor."""
-
-    def eval(self) -> Self:
-        """Switch dropout off."""
-
-    def to(self, device: torch.device) -> Self:
-        """Move to a device."""
+    __call__: Callable[..., ModelOutput]
+    """One forward pass over token ids [B, S]."""
+    from_pretrained: ClassVar[Callable[..., tuple["CausalModel", LoadingInfo]]]
+    """The model with the tensors of a state dict, and what of them did not fit."""
+    get_input_embeddings: Callable[[], nn.Embedding]
+    """The table of token embeddings, weight [V, M]."""
 
 
 class AddedToken(Protocol):
