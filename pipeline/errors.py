@@ -28,6 +28,16 @@ def shown(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def one_line(text: str | BaseException) -> str:
+    """All that an error of another library says, in one line."""
+    return " ".join(str(text).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question naming the nearest known name ("; did you mean 'x'?"), or nothing when none is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

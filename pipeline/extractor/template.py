@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import jinja2
 from jinja2 import meta, nodes
@@ -14,9 +14,6 @@ from jinja2 import meta, nodes
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.document import Cell
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
-
-if TYPE_CHECKING:
-    from _typeshed import TraceFunction
 
 # A template that prints today's date would make a store that differs from day to day. This is Llama 3.1's default.
 TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
@@ -99,6 +96,13 @@ class TooLong(Exception):
     """A template that was stopped."""
 
 
+class TraceFunction(Protocol):
+    """What `sys.settrace` takes."""
+
+    def __call__(self, frame: FrameType, event: str, argument: Cell) -> "TraceFunction | None":
+        """Called at every line, call and return; gives the function for the frame's next events."""
+
+
 @contextmanager
 def limited() -> Iterator[None]:
     """Count the lines of templates, what they print, and the calls of Python functions, in this thread.
@@ -108,7 +112,7 @@ def limited() -> Iterator[None]:
     """
     n_steps = n_characters = 0
 
-    def step(frame: FrameType, event: str, argument: Cell) -> "TraceFunction | None":
+    def step(frame: FrameType, event: str, argument: Cell) -> TraceFunction | None:
         nonlocal n_steps, n_characters
         n_steps += 1
         if n_steps > MAX_STEPS:

@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.pipeline.input_files import file_sha256
-from strata_sae.pipeline.language_model.transformers_library import first_line, quiet
+from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import FileRecord, StoreError, cache_root, parse_file_record

@@ -46,7 +46,7 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def weights_identity(folder: Path, *, with_code: bool) -> dict[str, Json]:
+def of_weights(folder: Path, *, with_code: bool) -> dict[str, Json]:
     """sha256 of every weight file, of all of them together, of config.json, and of the code where it is run."""
     digests = {path.name: file_sha256(path) for path in weight_files(folder)}
     identity: dict[str, Json] = {
@@ -69,7 +69,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [folder / name for name in (*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS) if (folder / name).is_file()]
 
 
-def tokenizer_identity(folder: Path, tokenizer: Tokenizer) -> dict[str, Json]:
+def of_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, Json]:
     """sha256 of the vocabulary and of the chat template, and the ids that begin and end a text (null: it has none)."""
     names = _TOKENIZER_FILES[:1] if (folder / _TOKENIZER_FILES[0]).is_file() else _TOKENIZER_FILES[1:]
     digests = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}

@@ -10,19 +10,11 @@ import torch
 from pydantic import BaseModel, JsonValue
 
 from strata_sae.pipeline.available import choose_device
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file
+from strata_sae.pipeline.language_model import identity
 from strata_sae.pipeline.language_model.capture import Capture, isolates
 from strata_sae.pipeline.language_model.folder import demo_gguf, model_folder
-from strata_sae.pipeline.language_model.identity import (
-    check_config,
-    code_files,
-    software,
-    tokenizer_files,
-    tokenizer_identity,
-    weight_files,
-    weights_identity,
-)
 from strata_sae.pipeline.language_model.probe import probe
 from strata_sae.pipeline.language_model.splice import WholeModel
 from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
@@ -32,7 +24,6 @@ from strata_sae.pipeline.language_model.transformers_library import (
     LoadingInfo,
     ModelConfig,
     Tokenizer,
-    first_line,
     quiet,
 )
 from strata_sae.pipeline.settings import ModelSettings
@@ -89,7 +80,7 @@ def config_from(folder: Path, settings: ModelSettings) -> ModelConfig:
         raise ConfigError(
             f"model.path: {folder} has no config.json; give the folder that `save_pretrained` wrote, or a .gguf file"
         )
-    check_config(folder / "config.json")
+    identity.check_config(folder / "config.json")
     with _explained(folder, "config.json"), quiet():
         config: ModelConfig = AutoConfig.from_pretrained(
             folder,
@@ -118,7 +109,7 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Tokenizer:
 def _weights_from(folder: Path, settings: ModelSettings, config: ModelConfig) -> tuple[CausalModel, LoadingInfo]:
     from transformers import AutoModelForCausalLM
 
-    weight_files(folder)
+    identity.weight_files(folder)
     with _explained(folder, "the weights"), quiet():
         loaded: tuple[CausalModel, LoadingInfo] = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -179,9 +170,9 @@ def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
         "attention": found.attention,
         "trust_remote_code": settings.trust_remote_code,
         "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
-        "tokenizer": tokenizer_identity(source.path, tokenizer_from(source.path, settings)),
-        "software": software(),
-        **weights_identity(source.path, with_code=settings.trust_remote_code),
+        "tokenizer": identity.of_tokenizer(source.path, tokenizer_from(source.path, settings)),
+        "software": identity.software(),
+        **identity.of_weights(source.path, with_code=settings.trust_remote_code),
     }
     return Description(
         widths={name: found.widths[name] for name in sites},
@@ -235,17 +226,17 @@ def _parts(settings: ModelSettings, recorded: Mapping[str, Json]) -> Iterator[Co
 def _folder(folder: Path, settings: ModelSettings, recorded: _RecordedFolder) -> Iterator[Comparison]:
     weights: dict[str, Path] = {}
     with suppress(ConfigError):  # there are none, or not all: each recorded file is compared by its name
-        weights = {path.name: path for path in weight_files(folder)}
+        weights = {path.name: path for path in identity.weight_files(folder)}
     yield from _files(folder, recorded.weight_files_sha256, weights)
     yield compare_file("config.json", recorded.config_sha256, folder / "config.json")
     if recorded.code_files_sha256 is not None:
-        yield from _files(folder, recorded.code_files_sha256, {path.name: path for path in code_files(folder)})
-    now = {path.name: path for path in tokenizer_files(folder)}
+        yield from _files(folder, recorded.code_files_sha256, {path.name: path for path in identity.code_files(folder)})
+    now = {path.name: path for path in identity.tokenizer_files(folder)}
     hashes = recorded.tokenizer.get("tokenizer_files_sha256")
     if isinstance(hashes, dict):
         yield from _files(folder, {name: str(sha256) for name, sha256 in hashes.items()}, now)
     elif now:  # plans of older versions record no hashes of the tokenizer's files
-        found = tokenizer_identity(folder, tokenizer_from(folder, settings))
+        found = identity.of_tokenizer(folder, tokenizer_from(folder, settings))
         changed = (key for key, value in recorded.tokenizer.items() if found[key] != value)
         yield Comparison(tuple(f"tokenizer.{key}: was {recorded.tokenizer[key]}, is {found[key]}" for key in changed))
 

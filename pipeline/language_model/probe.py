@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.inputs import restarted_positions
 from strata_sae.pipeline.language_model.splice import Splice, WholeModel
-from strata_sae.pipeline.language_model.transformers_library import CausalModel, first_line
+from strata_sae.pipeline.language_model.transformers_library import CausalModel
 from strata_sae.stores.files.canonical import Json
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.pipeline.language_model.capture import attach, rows_per_position
 from strata_sae.pipeline.language_model.sites import Site, resolve
-from strata_sae.pipeline.language_model.transformers_library import CausalModel, ModelConfig, first_line
+from strata_sae.pipeline.language_model.transformers_library import CausalModel, ModelConfig
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.pipeline.language_model.identity import weight_files
 from strata_sae.pipeline.language_model.survey import Survey, cut_above, weightless
-from strata_sae.pipeline.language_model.transformers_library import (
-    CausalModel,
-    LoadingInfo,
-    ModelConfig,
-    first_line,
-    quiet,
-)
+from strata_sae.pipeline.language_model.transformers_library import CausalModel, LoadingInfo, ModelConfig, quiet
 from strata_sae.pipeline.settings import ModelSettings
 
 log = logging.getLogger(__name__)

@@ -61,7 +61,7 @@ def _bug(*_: object) -> None:
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "configs": lambda patch: patch.setattr(loading, "lines_of", _bug),
     **dict.fromkeys(ROWS, lambda patch: patch.setattr(Noted, "provenance", lambda self: {})),
-    "models": lambda patch: patch.setattr(description, "weights_identity", lambda *_, **__: {}),
+    "models": lambda patch: patch.setattr(description.identity, "of_weights", lambda *_, **__: {}),
     "stores": lambda patch: patch.setattr(StoredArray, "_check_place", lambda *_: None),
     "runs": lambda patch: patch.setattr(chain, "_check", lambda *_: None),
     "answers": lambda patch: patch.setattr(Retries, "failed", _bug),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, one_line
 
 Cell: TypeAlias = bool | int | float | str | bytes | date | Sequence["Cell"] | Mapping[str, "Cell"] | None
 """What a row holds in a column: JSON, or what tables know besides."""
@@ -50,11 +50,6 @@ class Document:
     """The other columns of a chat's row, but for nulls: a template may read some of them."""
     origin: Path | str | None = None
     """The file, or the commit of a hub dataset, it came from, for provenance."""
-
-
-def one_line(text: str | BaseException) -> str:
-    """What an error of another library says, in one line."""
-    return " ".join(str(text).split())
 
 
 def shown(value: Cell) -> str:

@@ -11,24 +11,10 @@ from types import ModuleType
 from typing import Protocol
 
 from strata_sae.pipeline.config.corpus import HubDataset
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.document import (
-    BadRow,
-    Cell,
-    Document,
-    Place,
-    from_row,
-    no_column,
-    one_line,
-)
+from strata_sae.pipeline.errors import ConfigError, one_line
+from strata_sae.pipeline.extractor.documents import finding
+from strata_sae.pipeline.extractor.documents.document import BadRow, Cell, Document, Place, from_row, no_column
 from strata_sae.pipeline.extractor.documents.files import file_record, foreign, head_of, needed, printable
-from strata_sae.pipeline.extractor.documents.finding import (
-    SAVED_DATASET,
-    SAVED_DATASETS,
-    elsewhere,
-    is_saved_dataset,
-    local_files,
-)
 from strata_sae.pipeline.paths import as_path
 from strata_sae.stores.files.canonical import Json
 
@@ -87,7 +73,7 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
 
 def _table(datasets: ModuleType, source: HubDataset, path: str) -> tuple[str | None, Table]:
     """The commit of a dataset of the hub (None for a folder), and its rows."""
-    if is_saved_dataset(Path(path)):
+    if finding.is_saved_dataset(Path(path)):
         return None, saved_split(datasets.load_from_disk(path), source)
     builder = datasets.load_dataset_builder(path, source.name, revision=source.revision)
     if Path(path).is_dir():
@@ -105,14 +91,14 @@ def provenance(source: HubDataset, commits: list[str]) -> dict[str, Json]:
     folder = as_path(source.path, _KEY)
     record: dict[str, Json] = {"name": source.name, "split": source.split, "revision": source.revision}
     if folder.is_dir():
-        files: list[Json] = [file_record(path) for path in local_files(folder)]
+        files: list[Json] = [file_record(path) for path in finding.local_files(folder)]
         return {**record, "path": printable(folder.resolve().name), "files": files}
     return {**record, "path": source.path, "commits": [*commits]}
 
 
 def _folder(source: HubDataset) -> Path:
     """The folder that `path` names, if it names one. Raises: ConfigError for a file, and for an address."""
-    if said := elsewhere(source.path):
+    if said := finding.elsewhere(source.path):
         raise ConfigError(f"{_KEY}: {source.path!r} {said}")
     path = as_path(source.path, _KEY)
     if path.is_dir() and source.revision is not None:
@@ -139,7 +125,7 @@ def _only(table: Table, source: HubDataset) -> Table:
 def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError:
     folder = as_path(source.path, _KEY)
     if folder.is_dir():
-        endings = Counter("".join(path.suffixes[-2:]) for path in local_files(folder))
+        endings = Counter("".join(path.suffixes[-2:]) for path in finding.local_files(folder))
         held = ", ".join(ending for ending, _ in endings.most_common(8)) or "no file"
         advice = (
             f"Check these names; the folder holds {held}, and `datasets` reads files of one kind: .parquet, .jsonl, "
@@ -158,7 +144,7 @@ def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError
 
 _TABLES = {".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"}
 _PACKED = {".gz", ".bz2", ".xz", ".zst"}
-_DESCRIPTIONS = {SAVED_DATASET, SAVED_DATASETS, "dataset_info.json", "dataset_infos.json"}
+_DESCRIPTIONS = {finding.SAVED_DATASET, finding.SAVED_DATASETS, "dataset_info.json", "dataset_infos.json"}
 _PLAIN = re.compile(r"[^\[\]*?{}!\n\r\ud800-\udfff]*")
 
 

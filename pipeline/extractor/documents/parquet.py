@@ -5,16 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from strata_sae.pipeline.config.corpus import Parquet
-from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.documents.document import (
-    BadRow,
-    Cell,
-    Document,
-    Place,
-    from_row,
-    no_column,
-    one_line,
-)
+from strata_sae.pipeline.errors import ConfigError, one_line
+from strata_sae.pipeline.extractor.documents.document import BadRow, Cell, Document, Place, from_row, no_column
 from strata_sae.pipeline.extractor.documents.files import compression, foreign, head_of, needed, printable
 from strata_sae.pipeline.extractor.documents.finding import matching
 
