@@ -19,7 +19,6 @@ from strata_sae.stores import (
     MAX_SITES,
     MAX_UNITS,
     MAX_WIDTHS,
-    ArraySpec,
     Plan,
     StoreError,
     activation_bytes,
@@ -148,13 +147,10 @@ def filling_bytes(plan: Plan) -> int:
     group_rows = max(GROUP_BATCHES * recorded.model.batch_tokens, recorded.corpus.context_length)
     held = GROUPS_HELD * min(group_rows, plan.n_rows) * columns * item_bytes
     arrays = [spec for specs in plan.site_specs.values() for spec in specs.values()]
-    chunks = sum(2 * _chunk_bytes(spec) for spec in arrays)  # each as collected, and as encoded
+    chunks = sum(spec.rows_per_chunk * int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in arrays)
     calibration = sum(stop - start for start, stop in plan.calibration or [])
-    return held + chunks + 2 * calibration * columns * 4  # twice: in pieces, and joined
-
-
-def _chunk_bytes(spec: ArraySpec) -> int:
-    return spec.rows_per_chunk * int(np.prod(spec.shape[1:])) * np.dtype(spec.dtype).itemsize
+    # Chunks twice: as collected, and as encoded. The calibration twice: in pieces, and joined.
+    return held + 2 * chunks + 2 * calibration * columns * 4
 
 
 def describe_draft(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> str:

@@ -122,18 +122,15 @@ def reusable(config: RunConfig) -> Reuse:
         return Reuse([own, *siblings], [f"{names}: holds the sites that {own} lacks", *lines])
     plan = read_plan(found)
     now = compare_inputs(plan, config)
-    if changed := [*now.differences, *_software_changes(plan)]:
+    # Other versions than those that computed the rows can change the last bits.
+    recorded = recorded_model(plan).get("software")
+    versions = [] if recorded is None else changed_keys(recorded, software(), "software")
+    if changed := [*now.differences, *versions]:
         return Reuse(
             [], [f"{found}: was made from this config, but from other inputs: {shown(tuple(changed))}; not used"]
         )
     used = f"{found}: finished, and holds all that this run asks for; used as it is, nothing is extracted"
     return Reuse([found], [used, *not_compared(found, now)])
-
-
-def _software_changes(plan: Plan) -> list[str]:
-    """Versions that differ from those that computed the rows; they can change the last bits."""
-    recorded = recorded_model(plan).get("software")
-    return [] if recorded is None else changed_keys(recorded, software(), "software")
 
 
 def _lacks_sites_only(own: Path, config: RunConfig) -> bool:

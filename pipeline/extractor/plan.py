@@ -88,8 +88,7 @@ def _drafted(config: RunConfig, *, show_progress: bool) -> Iterator[Draft]:
     """A draft; the folder that its tokens lie in is removed when the block ends."""
     choose_device(config.model.device, "model.device")
     description = describe(config.model, config.store.sites)
-    _check_context(config, description)
-    _check_isolation(config, description)
+    _check_corpus(config, description)
     store = config.store
     sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
     check_settings(Plan(files={}, **_fields(config, description, sizes)))
@@ -115,16 +114,14 @@ def _described(config: RunConfig, draft: Draft) -> str:
     return text
 
 
-def _check_context(config: RunConfig, description: Description) -> None:
+def _check_corpus(config: RunConfig, description: Description) -> None:
+    """Raises: ConfigError where the model cannot see sequences of such a length, or such documents apart."""
     asked, longest = config.corpus.context_length, description.max_positions
     if longest is not None and asked > longest:
         raise ConfigError(
             f"corpus.context_length: {asked} tokens, but the model was made for {longest} at most; "
             f"set it to {longest} or less"
         )
-
-
-def _check_isolation(config: RunConfig, description: Description) -> None:
     if config.corpus.isolate_documents and not description.isolates:
         architecture, attention = (description.provenance[key] for key in ("architecture", "attention"))
         raise ConfigError(

@@ -13,7 +13,6 @@ from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
-from strata_sae.pipeline.language_model.tokens_text import given_back_line
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.pipeline.progress import Progress
 from strata_sae.stores import permutation
@@ -75,18 +74,17 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, 
         raise ConfigError(
             f"corpus.sources: no document of two tokens or more ({skipped} shorter ones were skipped); add text"
         )
-    given_back = document_tokenizer.given_back.record()
-    lost = given_back_line(given_back)
+    given_back = document_tokenizer.given_back
     return Spool(
         token_id=np.memmap(token_path, dtype="<i4", mode="r"),
         flags=np.memmap(flags_path, dtype=np.uint8, mode="r"),
         starts=np.array(starts, dtype=np.int64),
         document=np.array(documents, dtype=np.int64),
         skipped_documents=skipped,
-        provenance={"sources": [stream.provenance() for stream in streams], "text_given_back": {**given_back}},
+        provenance={"sources": [stream.provenance() for stream in streams], "text_given_back": {**given_back.record()}},
         sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
-        lines=(*(line for stream in streams for line in stream.lines()), *([lost] if lost else [])),
+        lines=(*(line for stream in streams for line in stream.lines()), *given_back.lines()),
     )
 
 

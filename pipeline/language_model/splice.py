@@ -65,9 +65,7 @@ class Splice:
         else:
             self._handle = module.register_forward_hook(self._after)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._handle.remove()
 
     def _before(

@@ -1,7 +1,7 @@
 """Tokens as the bytes of text that they stand for, and whether these bytes, joined, are the text again."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores import Token
@@ -57,18 +57,15 @@ class GivenBack:
         """{documents, exact, but_for_a_space_before}: counts; the last: texts that come back after a space."""
         return {"documents": self._n_documents, "exact": self._n_exact, "but_for_a_space_before": self._n_but_for_space}
 
-
-def given_back_line(record: dict[str, int]) -> str | None:
-    """The line of a plan about a tokenizer that loses text; None where it loses none."""
-    documents, exact, spaced = (record[key] for key in ("documents", "exact", "but_for_a_space_before"))
-    if exact == documents:
-        return None
-    line = f"the tokens of {exact:,} of the first {documents:,} documents give their text back byte for byte"
-    if spaced:
-        line += f", of {spaced:,} more with a space put before it"
-    if lost := documents - exact - spaced:
-        line += f"; the tokenizer changes the text of {lost:,} (case, spaces, characters it does not know)"
-    return line
+    def lines(self) -> Iterator[str]:
+        """The line of a plan about a tokenizer that loses text; none about one that loses none."""
+        documents, exact, spaced = self.record().values()
+        if exact < documents:
+            line = f"the tokens of {exact:,} of the first {documents:,} documents give their text back byte for byte"
+            line += f", of {spaced:,} more with a space put before it" if spaced else ""
+            if lost := documents - exact - spaced:
+                line += f"; the tokenizer changes the text of {lost:,} (case, spaces, characters it does not know)"
+            yield line
 
 
 def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes]:

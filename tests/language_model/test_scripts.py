@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from strata_sae.pipeline.language_model.loading import load_tokenizer
-from strata_sae.pipeline.language_model.tokens_text import GivenBack, given_back_line, token_bytes
+from strata_sae.pipeline.language_model.tokens_text import GivenBack, token_bytes
 from strata_sae.pipeline.settings import ModelSettings
 
 SCRIPTS = {
@@ -81,12 +81,12 @@ def composing() -> Tokenizer:
     return backend
 
 
-def given_back(tokenizer: Any, text: str) -> tuple[bytes, dict[str, int]]:
+def given_back(tokenizer: Any, text: str) -> tuple[bytes, GivenBack]:
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     tokens = token_bytes(tokenizer, ids)
     count = GivenBack(tokenizer)
     count.add(text, ids)
-    return b"".join(tokens[token_id].data for token_id in ids), count.record()
+    return b"".join(tokens[token_id].data for token_id in ids), count
 
 
 def fast(backend: Tokenizer, **options: str) -> PreTrainedTokenizerFast:
@@ -99,10 +99,10 @@ def fast(backend: Tokenizer, **options: str) -> PreTrainedTokenizerFast:
 )
 def test_a_lossless_tokenizer_gives_the_text_back_byte_for_byte(make: Callable[[], Tokenizer], script: str) -> None:
     text = SCRIPTS[script]
-    data, record = given_back(fast(make()), text)
+    data, count = given_back(fast(make()), text)
     assert data == text.encode()
-    assert record == {"documents": 1, "exact": 1, "but_for_a_space_before": 0}
-    assert given_back_line(record) is None
+    assert count.record() == {"documents": 1, "exact": 1, "but_for_a_space_before": 0}
+    assert not list(count.lines())
 
 
 def test_one_token_alone_loses_what_the_joined_bytes_keep() -> None:
@@ -139,10 +139,9 @@ def test_added_tokens_that_are_text_are_text() -> None:
 def test_a_tokenizer_that_changes_the_text_is_told(
     make: Callable[[], Tokenizer], text: str, spaced: int, said: str
 ) -> None:
-    _, record = given_back(fast(make()), text)
-    assert record == {"documents": 1, "exact": 0, "but_for_a_space_before": spaced}
-    line = given_back_line(record)
-    assert line is not None
+    _, count = given_back(fast(make()), text)
+    assert count.record() == {"documents": 1, "exact": 0, "but_for_a_space_before": spaced}
+    [line] = count.lines()
     assert said in line
     assert "0 of the first 1 documents" in line
 
