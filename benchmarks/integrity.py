@@ -59,7 +59,7 @@ def no_checksums() -> Iterator[None]:
     with (
         mock.patch("strata_sae.stores.writing.shards.hashlib", SimpleNamespace(sha256=lambda: digest)),
         mock.patch("strata_sae.stores.writing.shards.google_crc32c", crc),
-        mock.patch("strata_sae.stores.format.encodings.google_crc32c", crc),
+        mock.patch("strata_sae.stores.format.shards.google_crc32c", crc),
         mock.patch("strata_sae.stores.writing.units.file_sha256", return_value="0" * 64),
     ):
         yield

@@ -145,4 +145,4 @@ def test_a_selected_zero_has_fired_there_and_not_here() -> None:
     ours.update(x_BM)
     other.update(0, x_BM)
     assert int((ours.dead_clock.rows_since_active == 0).sum()) == 0
-    assert int((other.trainer.num_rows_since_active == 0).sum()) > 0
+    assert int((other.trainer.num_tokens_since_fired == 0).sum()) > 0

@@ -43,7 +43,7 @@ def matrices_after(name: str, rate: float, steps: int = STEPS) -> tuple[Weights,
         exchanged_E |= exchanged(ours, theirs, x_BM)
         assert ours.update(x_BM) is not None
         theirs.update(step, x_BM)
-    fired_E, fired_there_E = ours.dead_clock.rows_since_active == 0, theirs.trainer.num_rows_since_active == 0
+    fired_E, fired_there_E = ours.dead_clock.rows_since_active == 0, theirs.trainer.num_tokens_since_fired == 0
     assert torch.equal(fired_E[~exchanged_E], fired_there_E[~exchanged_E])
     return ours.sae.parameters(), theirs.weights(), exchanged_E
 
