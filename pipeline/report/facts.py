@@ -147,7 +147,7 @@ def _extracted(run: Run) -> str:
         return "The record of the activation store is not in this run folder."
     model, sites = run.store.model.model or "of an unknown name", _number(len(run.store.sites), "site")
     tokens = count(run.store.n_rows)
-    return f"The language model {model} read {tokens} tokens once; its activations at {sites} were stored."
+    return f"The language model {model} was run once over {tokens} tokens; its activations at {sites} were stored."
 
 
 def _trained(run: Run) -> str:
@@ -182,12 +182,12 @@ def _scored(run: Run) -> str:
     if not scored:
         return "Nothing has been scored yet."
     n_documents = max(sae.metrics.n_documents for sae in scored if sae.metrics)
-    measured = f"They were scored on {_number(n_documents, 'document')} that training never saw."
+    measured = f"They were scored on {_number(n_documents, 'document')} that were not used in training."
     best = [line for site in run.sites for line in _best_of_equals([sae for sae in scored if sae.site == site])]
     if best:
         return f"{measured} R² can be compared between equal L0 only: {'; '.join(best)}."
     one = len(scored) == 1
-    return measured if one else f"{measured} No two at one site have equal L0, so R² alone makes none of them the best."
+    return measured if one else f"{measured} No two SAEs at one site have equal L0, so R² alone does not rank them."
 
 
 def _best_of_equals(saes: list[Trained]) -> list[str]:
@@ -206,7 +206,7 @@ def _best_of_equals(saes: list[Trained]) -> list[str]:
 
 def _uneven(run: Run) -> str:
     sites = list(uneven_sites(run))
-    return f"Read R² at {_list(sites)} with care: a few very long rows decide it." if sites else ""
+    return f"R² at {_list(sites)} depends mostly on a few rows of very large norm." if sites else ""
 
 
 def _number(n: int, noun: str) -> str:

@@ -30,8 +30,8 @@ CURVE_DEFINITIONS = {
     "l0": "Mean number of active latents of a row, of one training batch, as training selects them.",
     "dead_latents": "Latents active on none of the last dead_after_rows rows of training.",
     "decoder_max_cosine_mean": "As in the table, of the weights at that step.",
-    "orthogonality/competing_pairs": "Pairs of latents that are active together often enough, in one training batch, "
-    "for the orthogonality term to push them apart.",
+    "orthogonality/competing_pairs": "Pairs of latents that are active together so often in one training batch "
+    "that the orthogonality term acts on them.",
 }
 ONLY_IN_CSV = ("sse", "alive_latents")
 COUNTED = ("waits", "n_bytes", "steps")

@@ -30,12 +30,12 @@ def sha256(text: str) -> str:
 def test_the_statement_says_what_happened(run_folder):
     text = Page(write_report(run_folder, "A run")).text
     assert (
-        "The language model SmolLM2-135M-Instruct read 1 048 576 tokens once; its activations at two sites were stored."
-        in " ".join(text.replace("\N{NARROW NO-BREAK SPACE}", " ").split())
+        "The language model SmolLM2-135M-Instruct was run once over 1 048 576 tokens; "
+        "its activations at two sites were stored." in " ".join(text.replace("\N{NARROW NO-BREAK SPACE}", " ").split())
     )
     assert "10 of 12 finished" in text
     assert "Training diverged and was stopped for topk-hot" in text
-    assert "441 documents that training never saw" in text
+    assert "441 documents that were not used in training" in text
     assert "of 2 with 32.0 active latents per row at blocks.9.hook_resid_post, topk (R² 0.8710)" in text
 
 
@@ -44,7 +44,7 @@ def test_unequal_l0_has_no_winner(run_folder):
     for place, path in enumerate(sorted(run_folder.glob("variants/*/metrics.json"))):
         edit(path, lambda record, place=place: record["metrics"]["l0"].update(value=30.0 + place))
     text = Page(write_report(run_folder)).text
-    assert "No two at one site have equal L0, so R² alone makes none of them the best." in text
+    assert "No two SAEs at one site have equal L0, so R² alone does not rank them." in text
     assert "with 3" not in text.split("Results")[0]
 
 
@@ -72,7 +72,7 @@ def test_a_site_that_a_few_rows_decide_has_a_warning(run_folder):
         edit(path, {"top_percent_square_share": 0.99})
     text = Page(write_report(run_folder)).text
     assert text.count("1 % of the scored rows carry 99 % of the squared norm here") == 1
-    assert "Read R² at blocks.20.hook_resid_post with care" in text
+    assert "R² at blocks.20.hook_resid_post depends mostly on a few rows" in text
 
 
 @pytest.mark.parametrize(
