@@ -181,7 +181,7 @@ def add_sites(
 @store_app.command()
 def push(store: StoreFolder, url: Annotated[str, Place]) -> None:
     """Copy a store to where others can pull it; goes on where it stopped."""
-    from strata_sae.stores.remote import push
+    from strata_sae.stores.remote.push import push
     from strata_sae.stores.remote.transports import local_folder
 
     if (folder := local_folder(url)) is not None:
@@ -205,7 +205,7 @@ def pull(
             raise ConfigError("--expect names a whole store; open the part's parent id with store info instead")
         slice_(url, out, site, rows)
         return
-    from strata_sae.stores.remote import pull
+    from strata_sae.stores.remote.pull import pull
 
     outside_stores(out, "OUT", may_be_one=True)
     with _progress("pull", None, "byte") as bar:

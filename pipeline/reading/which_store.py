@@ -13,7 +13,7 @@ from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.aligned import Together, aligned
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.checking import check_opened
-from strata_sae.stores.remote import is_url
+from strata_sae.stores.remote.transports import is_url
 
 _MAY_DIFFER = ("sites", "shard_bytes", "compressor")
 """Keys of `store` that are compared with the plan itself (sites, compressor), or change no row and no batch."""
@@ -31,7 +31,7 @@ def find_store(config: RunConfig) -> Path:
     satisfying = [(path, plan) for path, plan in _finished(own.parent) if satisfies(plan, config)]
     whole = [path for path, plan in satisfying if _is_whole(path, plan)]
     trained_on = _trained_on(config)
-    return min(whole, key=lambda path: (_store_id(path) not in trained_on, path.name), default=own)
+    return min(whole, key=lambda path: (file_sha256(path / MANIFEST) not in trained_on, path.name), default=own)
 
 
 def find_siblings(config: RunConfig, store: Path) -> list[Path]:
@@ -100,10 +100,6 @@ def _is_whole(path: Path, plan: Plan) -> bool:
     except (StoreError, OSError):
         return False
     return True
-
-
-def _store_id(path: Path) -> str:
-    return file_sha256(path / MANIFEST)
 
 
 def _trained_on(config: RunConfig) -> set[str]:

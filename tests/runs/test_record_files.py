@@ -189,8 +189,8 @@ def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 def test_write_flushes_the_file_before_its_name_and_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     steps = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(_kind(descriptor)))
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("rename"), replace(*paths)))
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *paths: (steps.append("rename"), rename(*paths)))
     write_bytes(tmp_path / "file", b"x")
     assert steps == ["file", "rename", "folder"]
 
