@@ -115,17 +115,21 @@ def compare_commit(kind: str, name: str, revision: str | None, recorded: str) ->
 
 def forget() -> None:
     """Forget every hash, so that each file is read anew."""
-    with suppress(StoreError):  # no home folder: then nothing is remembered
-        folder = cache_root() / "inputs"
-        for entry in folder.iterdir() if folder.is_dir() else []:
+    with suppress(StoreError, FileNotFoundError, NotADirectoryError):
+        for entry in _folder().iterdir():
             entry.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    """Raises: StoreError where there is no home folder: then nothing is remembered."""
+    return cache_root() / "inputs"
 
 
 def _remembered(path: str, state: FileState) -> str | None:
     try:
         with open(_entry(path), "rb") as file:
             data = file.read(_ENTRY_BYTES + 1)
-    except (OSError, StoreError):  # StoreError: no home folder, and so no cache
+    except (OSError, StoreError):
         return None
     known = data[:_SHA256_DIGITS]
     return known.decode("ascii") if data == _content(path, state, known) else None
@@ -144,7 +148,7 @@ def _remember(path: str, state: FileState, digest: str) -> None:
 
 
 def _entry(path: str) -> Path:
-    return cache_root() / "inputs" / sha256(os.fsencode(path))
+    return _folder() / sha256(os.fsencode(path))
 
 
 def _content(path: str, state: FileState, digest: bytes) -> bytes:

@@ -38,24 +38,19 @@ from .format.plan_file import (
     read_plan as read_plan,
 )
 from .format.records import FileRecord as FileRecord, parse_file_record as parse_file_record
-from .format.shards import ArraySpec as ArraySpec
 from .format.vocabulary import Token as Token
 from .front.aligned import Together as Together, aligned as aligned
 from .front.listing import list_stores as list_stores, stores_table as stores_table, summary_text as summary_text
-from .front.store import (
-    ActivationStore as ActivationStore,
-    Outliers as Outliers,
-    open_store as open_store,
-    outliers as outliers,
-)
+from .front.store import ActivationStore as ActivationStore, open_store as open_store, outliers as outliers
 from .front.verifying import verified_level as verified_level, verify as verify
 from .front.write_store import write_store as write_store
 from .reading.array import StoredArray as StoredArray, shard_records as shard_records
 from .reading.checking import check_opened as check_opened
 from .reading.masks import Filters as Filters, permutation as permutation, random_words as random_words
 from .reading.site_rows import committed_columns as committed_columns, is_calibrated as is_calibrated
-from .remote import is_url as is_url, pull as pull, push as push
-from .remote.transports import local_folder as local_folder
+from .remote.pull import pull as pull
+from .remote.push import push as push
+from .remote.transports import is_url as is_url, local_folder as local_folder
 from .serving.batches import (
     Batches as Batches,
     JoinedBatches as JoinedBatches,

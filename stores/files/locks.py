@@ -40,13 +40,16 @@ def release(descriptor: int) -> None:
 
 
 @contextmanager
-def hold(path: Path, *, shared: bool = False, wait: bool = True, needed: bool = True) -> Iterator[int]:
+def hold(
+    path: Path, *, shared: bool = False, wait: bool = True, needed: bool = True, busy: Exception | None = None
+) -> Iterator[int]:
     """Lock a folder, or a lock file, which is made if it is not there, and stays: to remove it would let two in.
 
     Yields: the descriptor that the lock belongs to. Two locks of one process exclude each other, too.
 
     Args:
         needed: false: where the file system has no locks, go on without one.
+        busy: raised in the place of BlockingIOError.
     Raises: BlockingIOError if another holds it, and `wait` is false; OSError where it cannot be opened or locked.
 
     """
@@ -60,7 +63,7 @@ def hold(path: Path, *, shared: bool = False, wait: bool = True, needed: bool = 
                 raise
             taken = True
         if not taken:
-            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
+            raise busy or BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
         yield descriptor
     finally:
         os.close(descriptor)
@@ -99,8 +102,7 @@ class Lease:
             remove_tree(self._files, self.folder)
             self._lock.unlink(missing_ok=True)
         finally:  # where that failed, the kernel drops the lock, and the next worker removes the rest
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self.abandon()
 
 
 def planning_prefix(store: Path) -> str:
@@ -111,7 +113,7 @@ def planning_prefix(store: Path) -> str:
 def leased(parent: Path, prefix: str) -> set[str]:
     """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
     names = set()
-    for lock in _locks(parent, prefix):
+    for lock in (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK)):
         with _if_dead(lock) as dead:
             if not dead:
                 names.add(lock.name.removesuffix(_LOCK))
@@ -134,7 +136,8 @@ def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
     """Remove those of the folders whose owner died."""
     for folder in folders:
         lock = folder.with_name(folder.name + _LOCK)
-        with _if_dead(lock) as dead:
+        # A missing lock file is made: while it is held, no owner can come to this folder.
+        with _if_dead(lock, os.O_CREAT) as dead:
             if dead:
                 remove_tree(files, folder)
                 lock.unlink(missing_ok=True)
@@ -144,14 +147,10 @@ def _entries(parent: Path, prefix: str) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.name.startswith(prefix)) if parent.is_dir() else []
 
 
-def _locks(parent: Path, prefix: str) -> Iterator[Path]:
-    return (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK))
-
-
 def _create_locked(lock: Path) -> int:
-    """Descriptor of a new lock file that we hold, whatever others made of it before we held it."""
+    """Descriptor of the lock file at a path, which we hold, whatever others made of it before we held it."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with suppress(OSError):  # a file system without locks: then no other process can take it either
             take(descriptor)
         if os.fstat(descriptor).st_nlink:
@@ -160,17 +159,20 @@ def _create_locked(lock: Path) -> int:
 
 
 @contextmanager
-def _if_dead(lock: Path) -> Iterator[bool]:
-    """Whether the owner of a lock is gone; if so no other process can take the lock inside the block."""
+def _if_dead(lock: Path, flags: int = 0) -> Iterator[bool]:
+    """Whether the owner of a lock is gone; if so no other process can take the lock file inside the block.
+
+    A file that was removed after it was opened counts as living: an owner may have made the next one.
+    """
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
     except FileNotFoundError:
         yield True
         return
     try:
         dead = False
         with suppress(OSError):  # a file system without locks: one cannot tell, so the owner counts as living
-            dead = take(descriptor, wait=False)
+            dead = take(descriptor, wait=False) and os.fstat(descriptor).st_nlink > 0
         yield dead
     finally:
         os.close(descriptor)

@@ -21,27 +21,6 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
-def content_length(headers: Message) -> int | None:
-    """Bytes that the answer announces; None if it does not say, or nothing that is a size."""
-    return _number(headers, "Content-Length")
-
-
-def retry_after(headers: Message) -> float:
-    """Seconds after which to ask again; 0 where the answer does not say, or names a date."""
-    return float(_number(headers, "Retry-After") or 0)
-
-
-def content_range(headers: Message) -> tuple[int, int] | None:
-    """First and last byte of the part that is sent, or None."""
-    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def changes_bytes(headers: Message) -> bool:
-    """Whether what is sent is not the file as it is, but compressed on the way."""
-    return bool(headers.get("Content-Encoding", "identity") != "identity")
-
-
 def object_identity(headers: Message) -> str | None:
     """What names the object that the bytes are of, as far as the server says: its ETag, or else its time and size.
 
@@ -57,6 +36,7 @@ def object_identity(headers: Message) -> str | None:
 
 
 def _number(headers: Message, name: str) -> int | None:
+    """A number that the answer states; None if it does not, or states no number."""
     text = headers.get(name, "").strip()
     return int(text) if _NUMBER.fullmatch(text) else None
 
@@ -121,7 +101,7 @@ class HttpSource:
         with self._request(path, f"bytes={start}-" if start else None) as response:
             if start:
                 _check_range(response, path, start, None)
-            missing = content_length(response.headers)
+            missing = _number(response.headers, "Content-Length")
             while piece := self._read(response, path):
                 missing = None if missing is None else missing - len(piece)
                 yield piece
@@ -156,7 +136,7 @@ class HttpSource:
                 raise _meaning(error, path) from None
         except _WEB_ERRORS as error:
             raise _broken(error, f"{self.url}/{path}") from None
-        if changes_bytes(response.headers):
+        if response.headers.get("Content-Encoding", "identity") != "identity":  # compressed on the way
             response.close()
             raise StoreError(f"{self.address(path)}: the server changes files as it sends them (Content-Encoding)")
         return response
@@ -170,12 +150,12 @@ class HttpSource:
 
 
 def _check_range(response: HTTPResponse, path: str, start: int, n_bytes: int | None) -> None:
-    found = content_range(response.headers)
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status != 206 or found is None:
         raise RangesUnsupported(
             f"{path}: asked for bytes from {start}, the server answers {response.status} without saying which it sends"
         )
-    first, last = found
+    first, last = int(found[1]), int(found[2])
     if first != start or (n_bytes is not None and last != start + n_bytes - 1):
         raise RangesUnsupported(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
 
@@ -184,7 +164,8 @@ def _meaning(error: urllib.error.HTTPError, path: str) -> Exception:
     if error.code in (404, 410):
         return NotFound(f"the server answers {error.code}")
     if error.code in _PASSING:
-        return Transient(f"the server answers {error.code}", retry_after(error.headers))
+        # Seconds; 0 where the answer does not say, or names a date.
+        return Transient(f"the server answers {error.code}", float(_number(error.headers, "Retry-After") or 0))
     if error.code == 416:
         return RangesUnsupported(f"{path}: is shorter than the bytes that were asked for (416)")
     hint = "; log in, or ask for access" if error.code in (401, 403) else ""

@@ -134,7 +134,7 @@ def test_control_without_a_look_at_the_time_a_write_is_served(store: Path, other
     opened = ActivationStore.open(store, io=io)
     read_everything(opened)
     write_over(store, other)
-    for array in (opened.values(SITE)._arrays[0], opened._site(SITE)[1]):  # type: ignore[attr-defined]
+    for array in (*opened.values(SITE)._arrays, opened._site(SITE)[1]):  # type: ignore[attr-defined]
         for file in array._files._open.values():
             status = os.stat(file._path)
             file._identity, file._written = places.identity_of(status), (status.st_size, status.st_mtime_ns)
