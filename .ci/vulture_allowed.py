@@ -7,6 +7,7 @@ _.ignore_aliases  # PyYAML calls it
 _.model_config  # pydantic reads it
 _.field_is_required  # pydantic calls it where it makes a JSON schema
 _.activation_batches  # for users: the README's loader
+_.write_store  # for users: docs/notebook.md
 _.ActivationDataset  # for users: the README's torch dataset
 _.using  # for tests and users: another kernel backend for a while
 _.allow_bf16_reduced_precision_reduction  # a switch of torch
@@ -37,7 +38,6 @@ _.py_func  # Numba asks its cache for it
 _._cache_path  # Numba asks its cache for it
 _._cache_file  # Numba asks its cache for it
 _._experts_implementation  # transformers reads it from a config
-_.__getattr__  # Python calls it for a name of `stores`
 _.missing_keys  # a key of what transformers returns
 _.unexpected_keys  # a key of what transformers returns
 _.mismatched_keys  # a key of what transformers returns
