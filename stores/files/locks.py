@@ -134,7 +134,8 @@ def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
     """Remove those of the folders whose owner died."""
     for folder in folders:
         lock = folder.with_name(folder.name + _LOCK)
-        with _if_dead(lock) as dead:
+        # A missing lock file is made: while it is held, no owner can come to this folder.
+        with _if_dead(lock, os.O_CREAT) as dead:
             if dead:
                 remove_tree(files, folder)
                 lock.unlink(missing_ok=True)
@@ -149,9 +150,9 @@ def _locks(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _create_locked(lock: Path) -> int:
-    """Descriptor of a new lock file that we hold, whatever others made of it before we held it."""
+    """Descriptor of the lock file at a path, which we hold, whatever others made of it before we held it."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with suppress(OSError):  # a file system without locks: then no other process can take it either
             take(descriptor)
         if os.fstat(descriptor).st_nlink:
@@ -160,17 +161,20 @@ def _create_locked(lock: Path) -> int:
 
 
 @contextmanager
-def _if_dead(lock: Path) -> Iterator[bool]:
-    """Whether the owner of a lock is gone; if so no other process can take the lock inside the block."""
+def _if_dead(lock: Path, flags: int = 0) -> Iterator[bool]:
+    """Whether the owner of a lock is gone; if so no other process can take the lock file inside the block.
+
+    A file that was removed after it was opened counts as living: an owner may have made the next one.
+    """
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
     except FileNotFoundError:
         yield True
         return
     try:
         dead = False
         with suppress(OSError):  # a file system without locks: one cannot tell, so the owner counts as living
-            dead = take(descriptor, wait=False)
+            dead = take(descriptor, wait=False) and os.fstat(descriptor).st_nlink > 0
         yield dead
     finally:
         os.close(descriptor)

@@ -3,11 +3,15 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.files.locks import Lease, leased, remove_dead
+import pytest
+
+from strata_sae.stores.files import locks
+from strata_sae.stores.files.filesystem import FileSystem, remove_tree
+from strata_sae.stores.files.locks import Lease, abandoned, hold, leased, remove_abandoned, remove_dead, take
 from strata_sae.stores.writing.finishing import next_unit
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import plan_store, token_map
@@ -64,6 +68,82 @@ def test_nobody_takes_the_folder_of_a_lease_that_is_just_being_made(tmp_path: Pa
         child.join()
     assert [child.exitcode for child in children] == [0] * 4
     assert list(tmp_path.iterdir()) == []
+
+
+def remove_if_lock_is_missing(files: FileSystem, folders: Iterable[Path]) -> None:
+    """As it was: a lock file that is not there is no lock that an owner would have to wait for."""
+    for folder in folders:
+        if not folder.with_name(folder.name + ".lock").exists():
+            locks.remove_tree(files, folder)
+
+
+@pytest.mark.parametrize(("remove", "is_lost"), [(remove_abandoned, False), (remove_if_lock_is_missing, True)])
+def test_an_owner_that_comes_while_its_folder_is_removed(
+    remove: Callable[[FileSystem, list[Path]], None], is_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[Lease] = []
+
+    def come_then_remove(files: FileSystem, folder: Path) -> None:
+        try:
+            with hold(tmp_path / "x-1.lock", wait=False):
+                pass
+        except BlockingIOError:  # the owner has to wait until the folder is removed
+            pass
+        else:
+            came.append(Lease(FILES, folder))
+        remove_tree(files, folder)
+
+    (tmp_path / "x-1.lock").touch()  # of an owner that has made it and not locked it yet
+    listed = abandoned(tmp_path, "x-")
+    assert listed == [tmp_path / "x-1"]
+    remove_dead(FILES, tmp_path, "x-")  # another cleaner
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(locks, "remove_tree", come_then_remove)
+    remove(FILES, listed)
+    monkeypatch.undo()
+    with came[0] if came else Lease(FILES, tmp_path / "x-1") as folder:
+        assert folder.exists() is not is_lost
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_whose_lock_file_was_removed_before_it_held_it_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[int] = []
+
+    def remove_then_take(descriptor: int, *, wait: bool = True) -> bool:
+        if wait and not removed:
+            removed.append(descriptor)
+            remove_dead(FILES, tmp_path, "x-")
+            assert os.fstat(descriptor).st_nlink == 0
+        return take(descriptor, wait=wait)
+
+    monkeypatch.setattr(locks, "take", remove_then_take)
+    with Lease(FILES, tmp_path / "x-1") as folder:
+        assert removed
+        assert leased(tmp_path, "x-") == {"x-1"}
+        remove_abandoned(FILES, [folder])
+        assert folder.exists()
+
+
+def test_a_cleaner_whose_lock_file_was_removed_before_it_held_it_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x-1"
+    came: list[Lease] = []
+
+    def come_then_take(descriptor: int, *, wait: bool = True) -> bool:
+        if not came:
+            monkeypatch.undo()
+            remove_abandoned(FILES, [folder])
+            came.append(Lease(FILES, folder))
+        return take(descriptor, wait=wait)
+
+    folder.mkdir()
+    monkeypatch.setattr(locks, "take", come_then_take)
+    remove_abandoned(FILES, [folder])
+    with came[0]:
+        assert folder.exists()
 
 
 def test_a_unit_that_somebody_fills_is_left_to_the_last(tmp_path: Path) -> None:
