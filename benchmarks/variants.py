@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.toy import met, sized
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.writing.finishing import finish_store, next_unit

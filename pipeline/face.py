@@ -9,8 +9,8 @@ from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config import load as load_config
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import as_path
-from strata_sae.pipeline.runs import RunFolder, VariantFolder
 from strata_sae.pipeline.runs import trained as trained_saes
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.trained import TrainedSAE
 
 FORMATS = ("strata",)

@@ -12,7 +12,7 @@ import support.dense_saes as dense_saes
 import support.dense_terms as dense_terms
 from strata_sae.pipeline.config import load
 from strata_sae.pipeline.objective import TERMS
-from strata_sae.pipeline.runs import read_record
+from strata_sae.pipeline.runs.record_files import read_record
 from strata_sae.pipeline.runs.records import Ending
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer.train import train

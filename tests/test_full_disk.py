@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import dump
-from strata_sae.pipeline.runs import sha256_of
+from strata_sae.stores.files.hashing import file_sha256
 from support.extraction import SITES, extraction_config
 from support.full_disk import disk
 from support.small_run import TOPK
@@ -68,7 +68,7 @@ def strata(stage: str) -> tuple[int, str]:
 
 def results(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.name in RESULTS
+        str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.name in RESULTS
     }
 
 

@@ -30,7 +30,7 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
     from strata_sae.pipeline.engines import Local
     from strata_sae.pipeline.extractor.extract import extract
     from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
-    from strata_sae.pipeline.runs import naming
+    from strata_sae.stores.files.filesystem import naming
 
     with naming(config.store_path()):
         extract(config, Local(n_workers), show_progress=shows_progress())

@@ -10,7 +10,7 @@ from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettin
 from strata_sae.pipeline.config.variants import Variant, check_sites
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path, data_root, impersonal
-from strata_sae.pipeline.runs import changed_keys
+from strata_sae.pipeline.runs.record_files import changed_keys
 from strata_sae.pipeline.settings import ModelSettings, Name, Settings
 from strata_sae.pipeline.strict_yaml import Yaml
 

@@ -19,7 +19,6 @@ from strata_sae.pipeline.reading.feed import filters_of, sites_of
 from strata_sae.pipeline.reading.heldout_rows import heldout_rows
 from strata_sae.pipeline.reading.top_rows import CHOICE, TopRows, choose_latents
 from strata_sae.pipeline.reading.which_store import open_store
-from strata_sae.pipeline.runs import RunFolder, VariantFolder, fingerprint, sha256_of, sync, write_bytes, write_record
 from strata_sae.pipeline.runs.chain import UNHASHED, check_examples, check_features, check_metrics
 from strata_sae.pipeline.runs.evaluation_records import (
     EvaluationPart,
@@ -31,9 +30,12 @@ from strata_sae.pipeline.runs.evaluation_records import (
     Scored,
     StoreSummary,
 )
-from strata_sae.pipeline.runs.record_files import read_record
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.record_files import fingerprint, read_record, write_record
 from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
 from strata_sae.stores import ActivationStore, Filters, Together, joint_mask
+from strata_sae.stores.files.filesystem import sync, write_bytes
+from strata_sae.stores.files.hashing import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +187,7 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
         n_documents=len(population.documents),
         top_percent_square_share=population.top_percent_square_share(),
         fingerprint=identity,
-        sha256=MeasuredHashes(features=sha256_of(folder.features), examples=sha256_of(folder.examples)),
+        sha256=MeasuredHashes(features=file_sha256(folder.features), examples=file_sha256(folder.examples)),
     )
     write_record(folder.metrics, metrics)
 

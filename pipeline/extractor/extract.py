@@ -17,7 +17,7 @@ from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.identity import software
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.which_store import find_siblings, find_store
-from strata_sae.pipeline.runs import changed_keys
+from strata_sae.pipeline.runs.record_files import changed_keys
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import MANIFEST, STAGING, ActivationStore, Plan, StoreError, committed_units, read_plan
 from strata_sae.stores.files.canonical import as_object

@@ -13,7 +13,7 @@ from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.sources import files_of
 from strata_sae.pipeline.input_files import Comparison, compare_commit, compare_file, shown
 from strata_sae.pipeline.language_model import compare_model
-from strata_sae.pipeline.runs import changed_keys
+from strata_sae.pipeline.runs.record_files import changed_keys
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import Plan, StoreError
 from strata_sae.stores.files.canonical import Json

@@ -30,10 +30,11 @@ from strata_sae.pipeline.report.results import (
     results_csv,
 )
 from strata_sae.pipeline.report.run_data import Run, Trained, read_run
-from strata_sae.pipeline.runs import RunFolder, write_bytes
 from strata_sae.pipeline.runs.evaluation_records import Histogram
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.records import Record
+from strata_sae.stores.files.filesystem import write_bytes
 
 REPORT = "strata_sae.pipeline.report"
 N_COLOURS = 10

@@ -14,7 +14,6 @@ from pydantic import JsonValue
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import masked
-from strata_sae.pipeline.runs import RunFolder, VariantFolder, read_record, read_yaml
 from strata_sae.pipeline.runs.chain import (
     UNHASHED,
     check_curves,
@@ -26,8 +25,9 @@ from strata_sae.pipeline.runs.chain import (
     read_training,
 )
 from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics, StoreSummary
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.migration import JsonObject
-from strata_sae.pipeline.runs.record_files import Found, read_lines, read_whole_lines
+from strata_sae.pipeline.runs.record_files import Found, read_lines, read_record, read_whole_lines, read_yaml
 from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, LoaderLine, Record, SAERecord
 from strata_sae.pipeline.strict_yaml import parse, unparse
 

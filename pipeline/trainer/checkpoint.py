@@ -14,20 +14,13 @@ import safetensors.torch
 from torch import Tensor
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs import (
-    make_folder,
-    publish_folder,
-    read_record,
-    remove_folder,
-    remove_staged,
-    sha256_of,
-    staging_path,
-    write_record,
-)
 from strata_sae.pipeline.runs.chain import UNHASHED
 from strata_sae.pipeline.runs.migration import migrated_keys
+from strata_sae.pipeline.runs.record_files import read_record, write_record
 from strata_sae.pipeline.runs.records import SAERecord, State
 from strata_sae.pipeline.trainer.jobs import refuse_change
+from strata_sae.stores.files.filesystem import make_folder, publish_folder, remove_folder, remove_staged, staging_path
+from strata_sae.stores.files.hashing import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +96,7 @@ def _write(staged: Path, checkpoint: Checkpoint, record: SAERecord) -> None:
         curves_bytes=checkpoint.curves.n_bytes,
         curves_sha256=checkpoint.curves.sha256,
         config=record,
-        sha256=sha256_of(staged / TENSORS),
+        sha256=file_sha256(staged / TENSORS),
     )
     write_record(staged / "state.json", state)
 
@@ -144,7 +137,7 @@ def _read(path: Path) -> State:
     """state.json of a checkpoint. Raises: DamagedCheckpoint if it, or the tensors beside it, are not whole."""
     try:
         state, is_hashed = read_record(path / "state.json", State)
-        whole = is_hashed and state.sha256 == sha256_of(path / TENSORS)
+        whole = is_hashed and state.sha256 == file_sha256(path / TENSORS)
     except (CheckpointError, OSError) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     if not whole:

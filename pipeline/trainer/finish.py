@@ -8,12 +8,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.runs import sha256_of, write_bytes, write_record
+from strata_sae.pipeline.runs.record_files import write_record
 from strata_sae.pipeline.runs.records import Ending, FinalHashes, SAERecord, SitePart, Thresholds
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.jobs import Job, remove_checkpoints
 from strata_sae.pipeline.trainer.optimiser import Tensors
 from strata_sae.pipeline.trainer.trainee import Trainee
+from strata_sae.stores.files.filesystem import write_bytes
+from strata_sae.stores.files.hashing import file_sha256
 
 FIRST_KEPT_MULTIPLE = 2
 """Activations kept at first, in multiples of the number wanted; doubled while the threshold lies below them."""
@@ -121,7 +123,7 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
             # Of what was handed to the disk, not of what is read back: damage by the disk is then found later.
             weights=hashlib.sha256(data).hexdigest(),
             curves=curves_sha256,
-            state=sha256_of(last) if finished else None,  # equal states, optimiser included, mean equal training
+            state=file_sha256(last) if finished else None,  # equal states, optimiser included, mean equal training
         ),
     )
     write_record(folder.training, ending)

@@ -11,9 +11,9 @@ from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.variants import Route, Variant
 from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
 from strata_sae.pipeline.reading.feed import Scaling, TrainingRows, filters_of, training_rows
-from strata_sae.pipeline.runs import RunFolder, VariantFolder, changed_keys, read_record
 from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
-from strata_sae.pipeline.runs.record_files import with_fingerprint
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.record_files import changed_keys, read_record, with_fingerprint
 from strata_sae.pipeline.runs.records import ResamplingPart, SAEPart, SAERecord, SitePart, TermPart, TrainingPart
 from strata_sae.stores import Together
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.feed import Feed
-from strata_sae.pipeline.runs import RunFolder, make_folder, naming
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.saes import initial_weights
@@ -21,6 +21,7 @@ from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.session import Session, is_logged
 from strata_sae.pipeline.trainer.trainee import Trainee
 from strata_sae.stores import Together
+from strata_sae.stores.files.filesystem import make_folder, naming
 
 
 def run_pass(

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.reading.feed import Rows
-from strata_sae.pipeline.runs import make_folder, naming, sync, write_record
-from strata_sae.pipeline.runs.record_files import line_of
+from strata_sae.pipeline.runs.record_files import line_of, write_record
 from strata_sae.pipeline.runs.records import CurveLine
 from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save
 from strata_sae.pipeline.trainer.finish import calibrate, finish
 from strata_sae.pipeline.trainer.jobs import Job
 from strata_sae.pipeline.trainer.trainee import Trainee, Update
+from strata_sae.stores.files.filesystem import make_folder, naming, sync
 
 log = logging.getLogger(__name__)
 

@@ -13,17 +13,9 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.break_even import measured_break_even
 from strata_sae.pipeline.reading.outlier_norms import outlier_norms
 from strata_sae.pipeline.reading.which_store import open_store
-from strata_sae.pipeline.runs import (
-    RunFolder,
-    changed_keys,
-    environment,
-    only_writer,
-    read_record,
-    write_record,
-    write_yaml,
-)
-from strata_sae.pipeline.runs.record_files import read_lines
-from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure
+from strata_sae.pipeline.runs.folders import RunFolder, only_writer
+from strata_sae.pipeline.runs.record_files import changed_keys, read_lines, read_record, write_record, write_yaml
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure, environment
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.one_pass import run_pass
 from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from strata_sae.pipeline.reading.context import example
-from strata_sae.pipeline.runs import RunFolder
 from strata_sae.pipeline.runs.evaluation_records import Example
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.trained import TrainedSAE, load
 from strata_sae.stores import ActivationStore, Filters
 from strata_sae.stores.deriving.shuffle import shuffle_store

@@ -8,7 +8,7 @@ import pytest
 
 from strata_sae.pipeline.pages.text import csv_cell, script_json, visible
 from strata_sae.pipeline.report.page import write_report
-from strata_sae.pipeline.runs import read_yaml, write_yaml
+from strata_sae.pipeline.runs.record_files import read_yaml, write_yaml
 from strata_sae.pipeline.strict_yaml import unparse
 from support.made_up_run import HOSTILE, TOKENS, write_run
 from support.page_parser import Page

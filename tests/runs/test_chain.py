@@ -16,8 +16,8 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.report.results import results_csv
 from strata_sae.pipeline.report.run_data import Run, read_run
-from strata_sae.pipeline.runs import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.chain import UNHASHED
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.trainer.train import train
 from support.scored_run import Made
 from support.sealing import age, edit, load, seal, unhash

@@ -20,7 +20,8 @@ from strata_sae.pipeline.report import page
 from strata_sae.pipeline.report.page import render
 from strata_sae.pipeline.report.results import results_csv
 from strata_sae.pipeline.report.run_data import read_run
-from strata_sae.pipeline.runs import RunFolder, fingerprint
+from strata_sae.pipeline.runs.folders import RunFolder
+from strata_sae.pipeline.runs.record_files import fingerprint
 from strata_sae.pipeline.trainer.train import train
 from support.scored_run import Made
 from support.sealing import load, seal

@@ -14,7 +14,7 @@ from strata_sae.pipeline.pages.text import UNKNOWN
 from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.results import ADDED_UP
 from strata_sae.pipeline.report.run_data import read_run
-from strata_sae.pipeline.runs import write_yaml
+from strata_sae.pipeline.runs.record_files import write_yaml
 from strata_sae.pipeline.strict_yaml import parse, unparse
 from support.page_parser import Page
 from support.sealing import load

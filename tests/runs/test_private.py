@@ -7,7 +7,8 @@ import pytest
 from strata_sae.pipeline.config import load
 from strata_sae.pipeline.pages.text import masked
 from strata_sae.pipeline.report.page import write_report
-from strata_sae.pipeline.runs import RunFolder, read_yaml, write_yaml
+from strata_sae.pipeline.runs.folders import RunFolder
+from strata_sae.pipeline.runs.record_files import read_yaml, write_yaml
 from strata_sae.pipeline.strict_yaml import parse, unparse
 from support.scored_run import Made
 

@@ -6,28 +6,24 @@ from typing import Any
 import pytest
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs import (
-    RunFolder,
+from strata_sae.pipeline.runs.folders import RunFolder, only_writer
+from strata_sae.pipeline.runs.migration import VERSION
+from strata_sae.pipeline.runs.record_files import (
     changed_keys,
-    environment,
     fingerprint,
     json_text,
-    only_writer,
-    publish_folder,
+    line_of,
+    read_lines,
     read_record,
+    read_whole_lines,
     read_yaml,
-    remove_folder,
-    remove_staged,
-    sha256_of,
-    write_bytes,
     write_record,
     write_yaml,
 )
-from strata_sae.pipeline.runs.migration import VERSION
-from strata_sae.pipeline.runs.record_files import line_of, read_lines, read_whole_lines
-from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, SAERecord, State
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, SAERecord, State, environment
 from strata_sae.pipeline.strict_yaml import parse
-from strata_sae.stores.files.filesystem import FileSystem
+from strata_sae.stores.files.filesystem import FileSystem, publish_folder, remove_folder, remove_staged, write_bytes
+from strata_sae.stores.files.hashing import file_sha256
 from support.made_up_records import curve_line, sae_record
 from support.sealing import write
 
@@ -231,7 +227,7 @@ def test_removal_never_leaves_half_a_folder_under_its_name(tmp_path: Path, monke
 
 def test_sha256(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_environment_is_plain_and_impersonal():

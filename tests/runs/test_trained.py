@@ -7,7 +7,7 @@ import torch
 
 import support.scored_run as scored_run
 from strata_sae.pipeline.reading.feed import to_tensor
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.trained import TrainedSAE, load
 from strata_sae.stores import ActivationStore, Filters
 from support.scored_run import Made

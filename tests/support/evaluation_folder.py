@@ -7,7 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.runs import RunFolder, write_record
+from strata_sae.pipeline.runs.folders import RunFolder
+from strata_sae.pipeline.runs.record_files import write_record
 from support.made_up_records import curve_line, ending, sae_record, write_lines
 
 SITE = "blocks.1.hook_resid_post"

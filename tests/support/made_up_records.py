@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.runs import VariantFolder, sha256_of
+from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import line_of, with_fingerprint
 from strata_sae.pipeline.runs.records import (
     CurveLine,
@@ -15,6 +15,7 @@ from strata_sae.pipeline.runs.records import (
     Thresholds,
     TrainingPart,
 )
+from strata_sae.stores.files.hashing import file_sha256
 
 RECONSTRUCTION = {"reconstruction": {"term": "reconstruction", "weight": 1.0}}
 
@@ -71,7 +72,7 @@ def ending(
         n_steps=n_steps,
         rows=n_steps * config.training.batch_size,
         threshold=Thresholds(calibrated=None if diverged else 0.31, running_mean=0.29),
-        sha256=FinalHashes(weights=sha256_of(folder.weights), curves=sha256_of(folder.curves), state=state),
+        sha256=FinalHashes(weights=file_sha256(folder.weights), curves=file_sha256(folder.curves), state=state),
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from strata_sae.pipeline.evaluation.metrics import METRICS as REGISTERED
 from strata_sae.pipeline.evaluation.scores import definition
-from strata_sae.pipeline.runs import RunFolder, VariantFolder, sha256_of, write_record, write_yaml
 from strata_sae.pipeline.runs.evaluation_records import (
     EvaluationPart,
     Example,
@@ -21,7 +20,10 @@ from strata_sae.pipeline.runs.evaluation_records import (
     Metrics,
     StoreSummary,
 )
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.record_files import write_record, write_yaml
 from strata_sae.pipeline.runs.records import CurveLine, Environment, SAERecord
+from strata_sae.stores.files.hashing import file_sha256
 from support.made_up_records import curve_line, ending, sae_record, write_lines
 
 SITES = {"blocks.9.hook_resid_post": 576, "blocks.20.hook_resid_post": 576}
@@ -200,8 +202,8 @@ def write_scores(
         fingerprint=fingerprint,
         store_id=STORE_ID,
         sae=config.fingerprint,
-        weights_sha256=sha256_of(folder.weights),
-        sha256=MeasuredHashes(features=sha256_of(folder.features), examples=sha256_of(folder.examples)),
+        weights_sha256=file_sha256(folder.weights),
+        sha256=MeasuredHashes(features=file_sha256(folder.features), examples=file_sha256(folder.examples)),
     )
     write_record(folder.metrics, metrics)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.runs import fingerprint, json_text
 from strata_sae.pipeline.runs.migration import ADDED_KEYS, RENAMED_KEYS, REWORDED, SECTIONS
+from strata_sae.pipeline.runs.record_files import fingerprint, json_text
 
 
 def load(path: Path) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from strata_sae.pipeline.config import load
-from strata_sae.pipeline.runs import read_record, write_record
+from strata_sae.pipeline.runs.record_files import read_record, write_record
 from strata_sae.pipeline.runs.records import SAERecord
 from strata_sae.stores import ActivationStore, Batches, StoreError, verify
 from support.made_up_records import sae_record

@@ -9,9 +9,10 @@ import safetensors.torch
 import torch
 
 from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.runs import RunFolder, VariantFolder, sha256_of
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.trainer import session
 from strata_sae.pipeline.trainer.train import train
+from strata_sae.stores.files.hashing import file_sha256
 from support.small_run import SITE
 
 RUN = Path("runs/run")
@@ -22,8 +23,8 @@ def hashes(run: Path = RUN) -> dict[str, Any]:
     found = {}
     for folder in RunFolder(run).trained():
         found[folder.variant] = json.loads(folder.training.read_text())["sha256"]
-        assert found[folder.variant]["weights"] == sha256_of(folder.weights)
-        assert found[folder.variant]["curves"] == sha256_of(folder.curves)
+        assert found[folder.variant]["weights"] == file_sha256(folder.weights)
+        assert found[folder.variant]["curves"] == file_sha256(folder.curves)
         assert not folder.checkpoints.exists()
     return found
 

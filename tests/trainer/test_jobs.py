@@ -7,7 +7,7 @@ import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.reading.which_store import open_store
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.passes import Pass, plan_passes
 from support.small_run import SITE, run_data

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from support.small_run import ALL
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from strata_sae.pipeline.reading import feed
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.trainer.train import train
 from support.small_run import ALL, SITE, TOPK
 from support.trained_run import RUN, curves, hashes, train_until

@@ -13,7 +13,7 @@ from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import dump
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.kernels import selection
-from strata_sae.pipeline.runs import read_yaml
+from strata_sae.pipeline.runs.record_files import read_yaml
 from strata_sae.pipeline.trainer.train import describe_training, train
 from support.small_run import ALL, RELU, SITE, TOPK
 from support.trained_run import RUN, folder_of, hashes

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from strata_sae.pipeline.reading import feed
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.trainer import one_pass

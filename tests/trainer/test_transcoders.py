@@ -15,7 +15,7 @@ from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.report.page import write_report
 from strata_sae.pipeline.report.results import result_tables
 from strata_sae.pipeline.report.run_data import read_run
-from strata_sae.pipeline.runs import RunFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.trained import load
 from strata_sae.pipeline.trainer import session
 from strata_sae.pipeline.trainer.jobs import plan_jobs
