@@ -115,40 +115,31 @@ def compare_commit(kind: str, name: str, revision: str | None, recorded: str) ->
 
 def forget() -> None:
     """Forget every hash, so that each file is read anew."""
-    folder = _folder()
-    if folder is not None and folder.is_dir():
-        for entry in folder.iterdir():
+    with suppress(StoreError, FileNotFoundError, NotADirectoryError):
+        for entry in _folder().iterdir():
             entry.unlink(missing_ok=True)
 
 
-def _folder() -> Path | None:
-    try:
-        return cache_root() / "inputs"
-    except StoreError:  # no home folder: then nothing is remembered
-        return None
+def _folder() -> Path:
+    """Raises: StoreError where there is no home folder: then nothing is remembered."""
+    return cache_root() / "inputs"
 
 
 def _remembered(path: str, state: FileState) -> str | None:
-    folder = _folder()
-    if folder is None:
-        return None
     try:
-        with open(_entry(folder, path), "rb") as file:
+        with open(_entry(path), "rb") as file:
             data = file.read(_ENTRY_BYTES + 1)
-    except OSError:
+    except (OSError, StoreError):
         return None
     known = data[:_SHA256_DIGITS]
     return known.decode("ascii") if data == _content(path, state, known) else None
 
 
 def _remember(path: str, state: FileState, digest: str) -> None:
-    folder = _folder()
-    if folder is None:
-        return
-    entry = _entry(folder, path)
-    draft = entry.with_name(f".{entry.name}-{uuid.uuid4().hex}")
-    with suppress(OSError):  # a cache that cannot be written costs time, no more
-        folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError, StoreError):  # a cache that cannot be written costs time, no more
+        entry = _entry(path)
+        draft = entry.with_name(f".{entry.name}-{uuid.uuid4().hex}")
+        entry.parent.mkdir(parents=True, exist_ok=True)
         try:
             draft.write_bytes(_content(path, state, digest.encode("ascii")))
             os.replace(draft, entry)
@@ -156,8 +147,8 @@ def _remember(path: str, state: FileState, digest: str) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _entry(folder: Path, path: str) -> Path:
-    return folder / sha256(os.fsencode(path))
+def _entry(path: str) -> Path:
+    return _folder() / sha256(os.fsencode(path))
 
 
 def _content(path: str, state: FileState, digest: bytes) -> bytes:

@@ -111,11 +111,8 @@ class R2Pooled(Metric):
     # Source: SAELens' ExplainedVarianceCalculator. dictionary_learning's frac_variance_explained centres the residual
     # within each batch, and so forgives a constant error.
     unit = "fraction of variance"
-
-    def __init__(self, max_cosine_E: Tensor) -> None:
-        super().__init__(max_cosine_E)
-        self.square = 0.0
-        self.sum_M: Tensor | None = None
+    square = 0.0
+    sum_M: Tensor | None = None
 
     def _add(self, rows: ScoredRows) -> None:
         self.total += float(rows.error_square_B.sum())
@@ -146,10 +143,7 @@ class NormRatio(Metric):
     """E [||xhat|| / ||x||], over the rows where x is not 0."""
 
     unit = "ratio"
-
-    def __init__(self, max_cosine_E: Tensor) -> None:
-        super().__init__(max_cosine_E)
-        self.n_defined = 0
+    n_defined = 0
 
     def _add(self, rows: ScoredRows) -> None:
         defined_B = rows.square_B > 0.0
@@ -165,10 +159,7 @@ class RelativeReconstructionBias(Metric):
 
     # Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), equation 10; pooled over all rows here.
     unit = "ratio"
-
-    def __init__(self, max_cosine_E: Tensor) -> None:
-        super().__init__(max_cosine_E)
-        self.dot = 0.0
+    dot = 0.0
 
     def _add(self, rows: ScoredRows) -> None:
         self.total += float(rows.xhat_square_B.sum())

@@ -151,9 +151,8 @@ def _extracted(run: Run) -> str:
 
 
 def _trained(run: Run) -> str:
-    if any(
-        sae.config and sae.config.reads for sae in run.trained
-    ):  # transcoders or crosscoders: no grid of variants and sites
+    # Transcoders and crosscoders are no grid of variants and sites.
+    if any(sae.config and sae.config.reads for sae in run.trained):
         n, noun, where = len(run.trained), "sparse coder", ""
     else:
         n, noun = len(run.variants), "sparse autoencoder"

@@ -1,12 +1,22 @@
 """Where things lie in a run folder, and the lock that gives it one writer at a time."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.stores.files.locks import hold
+
+
+class _Place:
+    """A name within a run folder or a variant's: read from one, its path."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: "RunFolder | VariantFolder", kind: type) -> Path:
+        return folder.path / self._name
 
 
 @dataclass(frozen=True)
@@ -33,45 +43,22 @@ class VariantFolder:
         """Name of the site in the store."""
         return self.name.partition("@")[2]
 
-    @property
-    def config(self) -> Path:
-        """The resolved config of this SAE; written first."""
-        return self.path / "config.json"
-
-    @property
-    def weights(self) -> Path:
-        """The trained SAE in raw units."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def curves(self) -> Path:
-        """One line per logged step."""
-        return self.path / "curves.jsonl"
-
-    @property
-    def training(self) -> Path:
-        """How training ended; written last, so its presence means done."""
-        return self.path / "training.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Scores."""
-        return self.path / "metrics.json"
-
-    @property
-    def features(self) -> Path:
-        """Per-latent measurements."""
-        return self.path / "features.safetensors"
-
-    @property
-    def examples(self) -> Path:
-        """Top-activating tokens."""
-        return self.path / "examples.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Resumable states; exists only while training is unfinished."""
-        return self.path / "checkpoints"
+    config = _Place("config.json")
+    """The resolved config of this SAE; written first."""
+    weights = _Place("weights.safetensors")
+    """The trained SAE in raw units."""
+    curves = _Place("curves.jsonl")
+    """One line per logged step."""
+    training = _Place("training.json")
+    """How training ended; written last, so its presence means done."""
+    metrics = _Place("metrics.json")
+    """Scores."""
+    features = _Place("features.safetensors")
+    """Per-latent measurements."""
+    examples = _Place("examples.json")
+    """Top-activating tokens."""
+    checkpoints = _Place("checkpoints")
+    """Resumable states; exists only while training is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -80,30 +67,16 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The run's resolved YAML."""
-        return self.path / "config.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions and processor of the last training."""
-        return self.path / "environment.json"
-
-    @property
-    def store(self) -> Path:
-        """What the store was that scores were measured on; written by evaluate."""
-        return self.path / "store.json"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
-
-    @property
-    def results(self) -> Path:
-        """The table."""
-        return self.path / "results.csv"
+    config = _Place("config.yaml")
+    """The run's resolved YAML."""
+    environment = _Place("environment.json")
+    """Versions and processor of the last training."""
+    store = _Place("store.json")
+    """What the store was that scores were measured on; written by evaluate."""
+    report = _Place("report.html")
+    """The page."""
+    results = _Place("results.csv")
+    """The table."""
 
     def loader(self, site: str) -> Path:
         """How reading batches of a site went, by the clock; no part of any identity."""
@@ -125,11 +98,6 @@ def only_writer(folder: Path) -> Iterator[None]:
     On a file system that knows no locks, none is taken. Raises: CheckpointError if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(hold(folder, wait=False, needed=False))
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{folder}: another process is writing this run; wait for it, or give this run another name"
-            ) from None
+    busy = CheckpointError(f"{folder}: another process is writing this run; wait for it, or give this run another name")
+    with hold(folder, wait=False, needed=False, busy=busy):
         yield

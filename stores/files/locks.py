@@ -40,13 +40,16 @@ def release(descriptor: int) -> None:
 
 
 @contextmanager
-def hold(path: Path, *, shared: bool = False, wait: bool = True, needed: bool = True) -> Iterator[int]:
+def hold(
+    path: Path, *, shared: bool = False, wait: bool = True, needed: bool = True, busy: Exception | None = None
+) -> Iterator[int]:
     """Lock a folder, or a lock file, which is made if it is not there, and stays: to remove it would let two in.
 
     Yields: the descriptor that the lock belongs to. Two locks of one process exclude each other, too.
 
     Args:
         needed: false: where the file system has no locks, go on without one.
+        busy: raised in the place of BlockingIOError.
     Raises: BlockingIOError if another holds it, and `wait` is false; OSError where it cannot be opened or locked.
 
     """
@@ -60,7 +63,7 @@ def hold(path: Path, *, shared: bool = False, wait: bool = True, needed: bool = 
                 raise
             taken = True
         if not taken:
-            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
+            raise busy or BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """What plan.json and the commit records say of a file, and of the store that a derived one was made from."""
 
 import re
+from contextlib import suppress
 from typing import NamedTuple
 
 from strata_sae.stores.files.canonical import Json, as_int, as_list, as_object, as_text
@@ -45,22 +46,13 @@ def parse_file_record(path: str, value: Json) -> FileRecord:
 
     Raises: ValueError naming the file if it is anything else.
     """
-    fields = value if isinstance(value, dict) else {}
-    n_bytes, sha256 = fields.get("bytes"), fields.get("sha256")
-    index, chunks = fields.get("index_crc32c", ""), fields.get("chunk_crc32c", "")
-    if (
-        isinstance(n_bytes, int)
-        and not isinstance(n_bytes, bool)
-        and n_bytes >= 0
-        and isinstance(sha256, str)
-        and isinstance(index, str)
-        and isinstance(chunks, str)
-        and _SHA256.fullmatch(sha256)
-        and _CRCS.fullmatch(index)
-        and _CRCS.fullmatch(chunks)
-        and len(fields) == (4 if index else 2)
-    ):
-        return FileRecord(path, n_bytes, sha256, index, chunks)
+    with suppress(KeyError, ValueError):
+        fields = as_object(value)
+        n_bytes, sha256 = as_int(fields["bytes"]), as_text(fields["sha256"])
+        index, chunks = as_text(fields.get("index_crc32c", "")), as_text(fields.get("chunk_crc32c", ""))
+        spelt = _SHA256.fullmatch(sha256) and _CRCS.fullmatch(index) and _CRCS.fullmatch(chunks)
+        if spelt and n_bytes >= 0 and len(fields) == (4 if index else 2):
+            return FileRecord(path, n_bytes, sha256, index, chunks)
     raise ValueError(f"what is said of {path[:80]!a} is not what a record of a file holds")
 
 

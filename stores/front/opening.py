@@ -1,5 +1,6 @@
 """Opening a store wherever it lies: here, by way of a nearer disk, or behind a URL."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,21 +63,15 @@ def opened_sites(opened: Opened) -> dict[str, tuple[SiteRows, StoredArray]]:
     if opened.cache is None:
         return found
     return {
-        site: (CachedRows(rows, opened.cache, _Hashes(opened.plan, site, opened.contents.files)), norms)
+        site: (CachedRows(rows, opened.cache, partial(_hashes, opened.plan, site, opened.contents.files)), norms)
         for site, (rows, norms) in found.items()
     }
 
 
-class _Hashes:
+def _hashes(plan: Plan, site: str, records: dict[str, FileRecord], chunk: int) -> str:
     """The sha256 of the files that hold a chunk of a site's rows: one of two planes may be that of another store."""
-
-    def __init__(self, plan: Plan, site: str, records: dict[str, FileRecord]) -> None:
-        self._specs = [spec for name, spec in sorted(plan.site_specs[site].items()) if name != "norm"]
-        self._records = records
-
-    def __call__(self, chunk: int) -> str:
-        paths = [spec.shard_path(chunk // spec.chunks_per_shard) for spec in self._specs]
-        return " ".join(self._records[path].sha256 for path in paths)
+    specs = [spec for name, spec in sorted(plan.site_specs[site].items()) if name != "norm"]
+    return " ".join(records[spec.shard_path(chunk // spec.chunks_per_shard)].sha256 for spec in specs)
 
 
 def _remote(url: str) -> Opened:

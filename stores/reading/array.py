@@ -60,11 +60,6 @@ class StoredArray:
         self._lock = threading.Lock()
         self._checked = np.zeros(spec.n_chunks, bool)
 
-    @property
-    def n_chunks(self) -> int:
-        """Chunks that hold rows."""
-        return len(self._checked)
-
     def chunk_rows(self, chunk: int) -> tuple[int, int]:
         """Rows [start, stop) of a chunk."""
         start = chunk * self.spec.rows_per_chunk

@@ -144,16 +144,12 @@ class QuantisedRows(PlainRows):
 
 
 class WrappedRows:
-    """`SiteRows` around others, which does nothing of its own."""
+    """What `SiteRows` around others have from those: all but `coded`."""
 
     def __init__(self, rows: SiteRows) -> None:
         self.rows = rows
         self.shape, self.rows_per_chunk = rows.shape, rows.rows_per_chunk
         self.coded_dtype, self.has_scales, self.columns = rows.coded_dtype, rows.has_scales, rows.columns
-
-    def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `SiteRows.coded`."""
-        return self.rows.coded(chunk)
 
     def decoded(self, coded: np.ndarray, scales: np.ndarray | None) -> np.ndarray:
         """See `SiteRows.decoded`."""
@@ -184,7 +180,7 @@ class NormCheckedRows(WrappedRows):
         super().__init__(rows)
         self._rounded = rounded
         self._norms, self._where = norms, where
-        self._checked = np.zeros(norms.n_chunks, bool)
+        self._checked = np.zeros(norms.spec.n_chunks, bool)
 
     def coded(self, chunk: int) -> tuple[np.ndarray, np.ndarray | None]:
         """See `SiteRows.coded`. Raises: StoreError if the compared rows have other norms than are stored for them."""

@@ -22,7 +22,6 @@ from strata_sae.stores.format.plan import ARRAYS, Plan
 from strata_sae.stores.format.records import FileRecord
 
 _MAX_BYTES = 4096
-_PIECE_BYTES = 4 * 2**20
 
 
 class Stamp(NamedTuple):
@@ -212,9 +211,8 @@ class StagedPlace:
     def _copy_with_retries(self, path: str, draft: Path) -> None:
         """What came wrong is read again: over a network it may have been right where it lies."""
         for left in reversed(range(_ATTEMPTS)):
-            draft.unlink(
-                missing_ok=True
-            )  # of a process that died, since the lock is held here; or of the attempt before
+            # Of a process that died, since the lock is held here; or of the attempt before.
+            draft.unlink(missing_ok=True)
             try:
                 return self._copy_verified(path, draft)
             except StoreError:

@@ -3,10 +3,10 @@
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, TypedDict
 from urllib.parse import quote
 
@@ -196,46 +196,36 @@ class Bucket:
             except NotFound:
                 raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
 
-    def _errors(self, path: str) -> "_Errors":
-        return _Errors(self._known, f"{self.url}/{path}", self._keys)
-
-
-class _Errors:
-    """Turns obstore's exceptions into ours; those that `send_new` looks at pass."""
-
-    def __init__(self, known: _Exceptions, where: str, keys: str) -> None:
-        self._known, self._where, self._keys = known, where, keys
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        known = self._known
-        if error is None or isinstance(
-            error, (known.AlreadyExistsError, known.PreconditionError, known.NotSupportedError)
-        ):
-            return
-        if isinstance(error, (FileNotFoundError, known.NotFoundError)):
+    @contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        """Turns obstore's exceptions into ours; those that `send_new` looks at pass."""
+        known, where = self._known, f"{self.url}/{path}"
+        try:
+            yield
+        except (known.AlreadyExistsError, known.PreconditionError, known.NotSupportedError):
+            raise
+        except (FileNotFoundError, known.NotFoundError):
             raise NotFound("there is no such file") from None
-        denied = (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError)
-        if isinstance(error, denied) or (isinstance(error, known.BaseError) and _NO_TOKEN in str(error)):
-            raise StoreError(
-                f"{self._where}: not allowed with the credentials of this environment; {self._keys}"
-            ) from None
-        if isinstance(error, (known.BaseError, OSError)):
-            raise self._by_status(error) from None
+        except (known.BaseError, OSError) as error:
+            denied = (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError)
+            if isinstance(error, denied) or (isinstance(error, known.BaseError) and _NO_TOKEN in str(error)):
+                raise StoreError(
+                    f"{where}: not allowed with the credentials of this environment; {self._keys}"
+                ) from None
+            raise _by_status(error, where) from None
 
-    def _by_status(self, error: BaseException) -> Exception:
-        """What a server answered: obstore has no class of its own for most answers of a server."""
-        found = _STATUS.search(str(error))
-        status = int(found[1]) if found else 0
-        if status == 404:
-            return NotFound("there is no such file or bucket")
-        if status == 416:
-            return RangesUnsupported("is shorter than the bytes that were asked for (416)")
-        if 400 <= status < 500 and status not in (408, 409, 425, 429):
-            return StoreError(f"{self._where}: refused ({_first_line(error)})")
-        return Transient(_first_line(error))
+
+def _by_status(error: BaseException, where: str) -> Exception:
+    """What a server answered: obstore has no class of its own for most answers of a server."""
+    found = _STATUS.search(str(error))
+    status = int(found[1]) if found else 0
+    if status == 404:
+        return NotFound("there is no such file or bucket")
+    if status == 416:
+        return RangesUnsupported("is shorter than the bytes that were asked for (416)")
+    if 400 <= status < 500 and status not in (408, 409, 425, 429):
+        return StoreError(f"{where}: refused ({_first_line(error)})")
+    return Transient(_first_line(error))
 
 
 def _profile(url: str) -> dict[str, _Handle]:

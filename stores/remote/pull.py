@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,12 +257,7 @@ def _alone(work: Path) -> Iterator[None]:
     if work.is_symlink():
         raise StoreError(f"{work}: is a link; remove it")
     lock = work.with_name(work.name + ".lock")
-    with ExitStack() as held:
-        try:
-            held.enter_context(hold(lock, wait=False, needed=False))
-        except BlockingIOError:
-            raise StoreError(
-                f"{work}: another process is pulling into it; wait for it, or choose another folder"
-            ) from None
+    busy = StoreError(f"{work}: another process is pulling into it; wait for it, or choose another folder")
+    with hold(lock, wait=False, needed=False, busy=busy):
         yield
         lock.unlink(missing_ok=True)

@@ -200,7 +200,14 @@ def local_folder(url: str | Path) -> Path | None:
 
 def open_source(url: str | Path, policy: RetryPolicy) -> Source:
     """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
-    return _transport(url, policy)
+    if not is_url(url):
+        url = Path(url).absolute().as_uri()
+    parts = split_url(str(url))
+    if parts.scheme not in TRANSPORTS:
+        raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
+    module, name = TRANSPORTS[parts.scheme]
+    source: Source = getattr(import_module(module), name)(str(url).rstrip("/"), policy)
+    return source
 
 
 def open_target(url: str | Path, policy: RetryPolicy) -> Target:
@@ -211,21 +218,10 @@ def open_target(url: str | Path, policy: RetryPolicy) -> Target:
     folder = local_folder(url)
     if folder is not None:
         refuse_inside_a_store(folder, "push", may_be_one=True)
-    target = _transport(url, policy)
+    target = open_source(url, policy)
     if not isinstance(target, Target):
         raise StoreError(f"{url}: can only be read from; push to s3://, gs://, az://, hf:// or a folder")
     return target
-
-
-def _transport(url: str | Path, policy: RetryPolicy) -> Source:
-    if not is_url(url):
-        url = Path(url).absolute().as_uri()
-    parts = split_url(str(url))
-    if parts.scheme not in TRANSPORTS:
-        raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
-    module, name = TRANSPORTS[parts.scheme]
-    source: Source = getattr(import_module(module), name)(str(url).rstrip("/"), policy)
-    return source
 
 
 def split_url(url: str) -> SplitResult:

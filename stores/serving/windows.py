@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,14 +37,7 @@ class LoaderTotals:
 
     def since(self, before: "LoaderTotals") -> "LoaderTotals":
         """What was added after `before`."""
-        return LoaderTotals(
-            self.fill_seconds - before.fill_seconds,
-            self.decode_seconds - before.decode_seconds,
-            self.thread_seconds - before.thread_seconds,
-            self.wait_seconds - before.wait_seconds,
-            self.waits - before.waits,
-            self.n_bytes - before.n_bytes,
-        )
+        return LoaderTotals(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
 class LoaderClock:
