@@ -31,7 +31,7 @@ from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.saes.topk import TopK
 from strata_sae.pipeline.trainer.optimiser import Adam
 from strata_sae.stores import ActivationStore, Batches
-from strata_sae.stores.remote import push
+from strata_sae.stores.remote.push import push
 
 N_ROWS, D_MODEL, BATCH, WINDOW = sized((2**16, 576, 2048, 2**15), (2**13, 64, 512, 2**12))
 N_EPOCHS = sized(5, 1)

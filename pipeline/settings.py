@@ -79,9 +79,6 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _pinned_remote_code(self) -> "ModelSettings":
-        pinned = (
-            self.revision is not None and len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
-        )
-        if self.trust_remote_code and not pinned:
+        if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError(f"trust_remote_code needs revision to be a 40-hex commit, got {self.revision!r}")
         return self

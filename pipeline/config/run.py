@@ -40,21 +40,13 @@ class RunConfig(Settings):
     """The report's page."""
 
     @model_validator(mode="after")
-    def _sites_are_stored(self) -> "RunConfig":
+    def _parts_fit_together(self) -> "RunConfig":
         for site in self.training.sites or []:
             if site not in self.store.sites:
                 raise ValueError(f"training.sites: {site!r} is not among store.sites {self.store.sites}")
-        return self
-
-    @model_validator(mode="after")
-    def _routes_are_stored(self) -> "RunConfig":
         for name, variant in self.variants.items():
             if variant.route is not None:
                 check_sites(name, variant.route, self.store.sites)
-        return self
-
-    @model_validator(mode="after")
-    def _training_fits_every_variant(self) -> "RunConfig":
         for name, variant in self.variants.items():
             try:
                 variant.resolved(self.training)

@@ -131,18 +131,10 @@ class Variant(Settings):
     """A grid over keys of this variant; `load` writes it out as variants (config/sweep.py)."""
 
     @model_validator(mode="after")
-    def _terms_fit_the_architecture(self) -> "Variant":
+    def _parts_fit_together(self) -> "Variant":
         check_terms(self.objective, self.sae)
-        return self
-
-    @model_validator(mode="after")
-    def _there_is_something_to_resample(self) -> "Variant":
         if self.resampling and not ARCHITECTURES[self.sae.architecture].learns:
             raise ValueError(f"resampling: {self.sae.architecture!r} has no latents that are trained; remove it")
-        return self
-
-    @model_validator(mode="after")
-    def _route_fits(self) -> "Variant":
         if self.route is not None:
             check_route(self.route, self.sae)
         for name, term in self.objective.items():

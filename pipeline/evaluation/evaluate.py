@@ -12,7 +12,7 @@ from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.evaluation.metrics import METRICS
-from strata_sae.pipeline.evaluation.scores import Population, Scores, definition
+from strata_sae.pipeline.evaluation.scores import Population, Scores, definition, density_histogram
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.context import example
 from strata_sae.pipeline.reading.feed import filters_of, sites_of
@@ -30,7 +30,7 @@ from strata_sae.pipeline.runs.evaluation_records import (
     Scored,
     StoreSummary,
 )
-from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.record_files import fingerprint, read_record, write_record
 from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
 from strata_sae.stores import ActivationStore, Filters, Together, joint_mask
@@ -156,7 +156,9 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
     trained, settings = scores.trained, held.config.evaluation
     folder, scored_as = trained.folder, _scored_as(trained, held)
     identity, density_E = fingerprint(scored_as.model_dump(mode="json")), scores.density_E()
-    _forget(folder)
+    if folder.metrics.exists():  # a kill must not leave older scores beside features and examples of these
+        folder.metrics.unlink()
+        sync(folder.path)
     features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
     write_bytes(folder.features, safetensors.torch.save(features, {"fingerprint": identity}))
     reads = [(held.stores.at(site), site) for site in held.route.reads]
@@ -182,7 +184,7 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
     metrics = Metrics(
         **dict(scored_as),
         metrics=scores.measured(),
-        density_histogram=scores.histogram(),
+        density_histogram=density_histogram(scores.latents.active_rows_E, population.n_rows),
         n_rows=population.n_rows,
         n_documents=len(population.documents),
         top_percent_square_share=population.top_percent_square_share(),
@@ -190,13 +192,6 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
         sha256=MeasuredHashes(features=file_sha256(folder.features), examples=file_sha256(folder.examples)),
     )
     write_record(folder.metrics, metrics)
-
-
-def _forget(folder: VariantFolder) -> None:
-    """Remove older scores first: a kill must not leave them beside features and examples of other ones."""
-    if folder.metrics.exists():
-        folder.metrics.unlink()
-        sync(folder.path)
 
 
 def _scored_as(trained: TrainedSAE, held: Held) -> Scored:

@@ -49,10 +49,6 @@ class Scores:
             for name, metric in (self.metrics | of_sites).items()
         }
 
-    def histogram(self) -> Histogram:
-        """How often latents are active."""
-        return density_histogram(self.latents.active_rows_E, self.latents.n_rows)
-
     def density_E(self) -> Tensor:
         """Share of the rows on which each latent is active: float64 [E]."""
         return self.latents.active_rows_E.double() / self.latents.n_rows

@@ -2,7 +2,7 @@
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.reading.which_store import find_store, open_store
-from strata_sae.stores import MANIFEST, Filters, Outliers, Together, is_url, outliers
+from strata_sae.stores import MANIFEST, Filters, Together, is_url, outliers
 
 NORM_MULTIPLE = 3.0
 """A row is an outlier beyond this multiple of the median norm. Norms of ordinary rows lie within a factor of two of the
@@ -28,10 +28,12 @@ def outlier_norms(config: RunConfig, stores: Together) -> str | None:
     if not found:
         return None
     worst = max(found, key=lambda site: found[site].square_share)
+    n_rows, n_outliers, square_share = found[worst]
     more = f" (and {len(found) - 1} more site{'s' if len(found) > 2 else ''})" if len(found) > 1 else ""
     return (
-        f"{worst}{more}: {_share(found[worst])}, so scores and updates depend on them more than on all others; "
-        f"training.filters.max_norm_multiple: {NORM_MULTIPLE:g} leaves them out"
+        f"{worst}{more}: {100 * n_outliers / n_rows:.2g} % of the rows to train on ({n_outliers:,} of {n_rows:,}) "
+        f"carry {100 * square_share:.1f} % of the sum of squares, so scores and updates depend on them more than on "
+        f"all others; training.filters.max_norm_multiple: {NORM_MULTIPLE:g} leaves them out"
     )
 
 
@@ -40,10 +42,3 @@ def stored_outlier_norms(config: RunConfig) -> str | None:
     if is_url(config.store.path or "") or not (find_store(config) / MANIFEST).is_file():
         return None
     return outlier_norms(config, open_store(config))
-
-
-def _share(found: Outliers) -> str:
-    return (
-        f"{100 * found.n_outliers / found.n_rows:.2g} % of the rows to train on ({found.n_outliers:,} of "
-        f"{found.n_rows:,}) carry {100 * found.square_share:.1f} % of the sum of squares"
-    )

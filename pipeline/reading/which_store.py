@@ -26,7 +26,7 @@ def find_store(config: RunConfig) -> Path:
     satisfying = [(path, plan) for path, plan in _finished(own.parent) if satisfies(plan, config)]
     whole = [path for path, plan in satisfying if _is_whole(path, plan)]
     trained_on = _trained_on(config)
-    return min(whole, key=lambda path: (_store_id(path) not in trained_on, path.name), default=own)
+    return min(whole, key=lambda path: (file_sha256(path / MANIFEST) not in trained_on, path.name), default=own)
 
 
 def find_siblings(config: RunConfig, store: Path) -> list[Path]:
@@ -95,10 +95,6 @@ def _is_whole(path: Path, plan: Plan) -> bool:
     except (StoreError, OSError):
         return False
     return True
-
-
-def _store_id(path: Path) -> str:
-    return file_sha256(path / MANIFEST)
 
 
 def _trained_on(config: RunConfig) -> set[str]:

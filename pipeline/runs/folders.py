@@ -9,7 +9,7 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.stores.files.locks import hold
 
 
-class _Place:
+class FixedPath:
     """A name within a run folder or a variant's: read from one, its path."""
 
     def __init__(self, name: str) -> None:
@@ -43,21 +43,21 @@ class VariantFolder:
         """Name of the site in the store."""
         return self.name.partition("@")[2]
 
-    config = _Place("config.json")
+    config = FixedPath("config.json")
     """The resolved config of this SAE; written first."""
-    weights = _Place("weights.safetensors")
+    weights = FixedPath("weights.safetensors")
     """The trained SAE in raw units."""
-    curves = _Place("curves.jsonl")
+    curves = FixedPath("curves.jsonl")
     """One line per logged step."""
-    training = _Place("training.json")
+    training = FixedPath("training.json")
     """How training ended; written last, so its presence means done."""
-    metrics = _Place("metrics.json")
+    metrics = FixedPath("metrics.json")
     """Scores."""
-    features = _Place("features.safetensors")
+    features = FixedPath("features.safetensors")
     """Per-latent measurements."""
-    examples = _Place("examples.json")
+    examples = FixedPath("examples.json")
     """Top-activating tokens."""
-    checkpoints = _Place("checkpoints")
+    checkpoints = FixedPath("checkpoints")
     """Resumable states; exists only while training is unfinished."""
 
 
@@ -67,15 +67,15 @@ class RunFolder:
 
     path: Path
 
-    config = _Place("config.yaml")
+    config = FixedPath("config.yaml")
     """The run's resolved YAML."""
-    environment = _Place("environment.json")
+    environment = FixedPath("environment.json")
     """Versions and processor of the last training."""
-    store = _Place("store.json")
+    store = FixedPath("store.json")
     """What the store was that scores were measured on; written by evaluate."""
-    report = _Place("report.html")
+    report = FixedPath("report.html")
     """The page."""
-    results = _Place("results.csv")
+    results = FixedPath("results.csv")
     """The table."""
 
     def loader(self, site: str) -> Path:

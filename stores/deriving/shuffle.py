@@ -16,6 +16,7 @@ from strata_sae.stores.deriving.slice import (
     lineage_of,
     plan_derived_store,
     rows_to_copy,
+    slice_fields,
     source_columns,
 )
 from strata_sae.stores.files.canonical import Json
@@ -185,13 +186,7 @@ def shuffle_store(
 def _fields(source: ActivationStore, seed: int, bucket_rows: int) -> PlanFields:
     plan = source.plan
     return {
-        "splits": plan.splits,
-        "sites": plan.sites,
-        "encoding": plan.encoding,
-        "compressor": plan.compressor,
-        "rows_per_chunk": plan.rows_per_chunk,
-        "rows_per_unit": plan.rows_per_unit,
-        "config": plan.config,
+        **slice_fields(source, None, (0, plan.n_rows), None, None),
         "provenance": plan.provenance | {"shuffle": {"seed": seed, "bucket_rows": bucket_rows}},
         "lineage": lineage_of("shuffle", source, (0, plan.n_rows), ""),
         # The columns are the source's; which rows they came from can no longer be said as ranges.

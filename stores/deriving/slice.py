@@ -66,7 +66,7 @@ def slice_store(
     """
     files = files or FileSystem()
     start, stop = rows or (0, source.plan.n_rows)
-    fields = _slice_fields(source, sites, (start, stop), encoding, compressor)
+    fields = slice_fields(source, sites, (start, stop), encoding, compressor)
     plan = plan_derived_store(files, out, fields, stop - start, partial(token_map_of, source, start, stop))
     if not (out / MANIFEST).is_file():
         missing = recover(files, out, plan)
@@ -135,13 +135,14 @@ def fill_missing(files: FileSystem, out: Path, plan: Plan, write: Callable[[Unit
         taken.add(unit)
 
 
-def _slice_fields(
+def slice_fields(
     source: ActivationStore,
     sites: Sequence[str] | None,
     rows: tuple[int, int],
     encoding: str | None,
     compressor: str | None,
 ) -> PlanFields:
+    """The fields of the plan of a slice. Raises: StoreError if there is no such site or row."""
     plan, (start, stop) = source.plan, rows
     if not 0 <= start < stop <= plan.n_rows:
         raise StoreError(f"rows {start}:{stop} are not in {source.path}, which has rows 0:{plan.n_rows}")

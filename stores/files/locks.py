@@ -114,7 +114,7 @@ def planning_prefix(store: Path) -> str:
 def leased(parent: Path, prefix: str) -> set[str]:
     """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
     names = set()
-    for lock in _locks(parent, prefix):
+    for lock in (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK)):
         with _if_dead(lock) as dead:
             if not dead:
                 names.add(lock.name.removesuffix(_LOCK))
@@ -146,10 +146,6 @@ def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
 
 def _entries(parent: Path, prefix: str) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.name.startswith(prefix)) if parent.is_dir() else []
-
-
-def _locks(parent: Path, prefix: str) -> Iterator[Path]:
-    return (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK))
 
 
 def _create_locked(lock: Path) -> int:

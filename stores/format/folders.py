@@ -40,14 +40,11 @@ def cache_root() -> Path:
     """
     named, xdg = environment.text("STRATA_CACHE"), environment.text("XDG_CACHE_HOME")
     try:
-        root = Path(named).expanduser() if named else (_home_cache(xdg) / "strata")
+        home = Path(xdg).expanduser() if xdg else Path.home() / ".cache"
+        root = Path(named).expanduser() if named else home / "strata"
     except RuntimeError:
         raise StoreError(
             "the cache folder: this user has no home folder; set STRATA_CACHE to a folder that may be written"
         ) from None
     refuse_inside_a_store(root, "STRATA_CACHE" if named else "the cache folder")
     return root
-
-
-def _home_cache(xdg: str | None) -> Path:
-    return Path(xdg).expanduser() if xdg else Path.home() / ".cache"

@@ -34,9 +34,8 @@ FLAG_BOS, FLAG_SPECIAL, FLAG_TEMPLATE = 1, 2, 4
 _ZARR_TYPES = {"<i4": "int32", "<i8": "int64", "|u1": "uint8", "|i1": "int8", "<f4": "float32"}
 
 
-def group_json() -> dict[str, Json]:
-    """Contents of a group's zarr.json."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": {}}
+_GROUP: dict[str, Json] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+"""Contents of a group's zarr.json."""
 
 
 def token_specs(n_rows: int) -> dict[str, ArraySpec]:
@@ -79,15 +78,7 @@ def site_specs(
         compressor=compressor,
         attributes={"dtype": encoding},
     )
-    norm = values._replace(
-        path=f"{ARRAYS}/sites/{site}/norm",
-        shape=(n_rows,),
-        dtype="<f4",
-        zarr_type="float32",
-        fill_value="NaN",
-        compressor="none",
-        attributes={},
-    )
+    norm = _numbers(f"{ARRAYS}/sites/{site}/norm", n_rows, rows_per_chunk, rows_per_unit)
     if compressor == "planes":
         plane = values._replace(dtype="|u1", zarr_type="uint8", fill_value=255)
         high = plane._replace(path=f"{ARRAYS}/sites/{site}/high", compressor="zstd_literals")
@@ -100,20 +91,13 @@ def site_specs(
 
 def column_specs(site: str, d_model: int) -> dict[str, ArraySpec]:
     """What int8 keeps per column: value = (q * scale) * column_scale + column_offset."""
-    return {
-        name: ArraySpec(
-            path=f"{ARRAYS}/sites/{site}/{name}",
-            shape=(d_model,),
-            dtype="<f4",
-            zarr_type="float32",
-            fill_value="NaN",
-            rows_per_chunk=d_model,
-            rows_per_shard=d_model,
-            compressor="none",
-            attributes={},
-        )
-        for name in ("column_offset", "column_scale")
-    }
+    names = ("column_offset", "column_scale")
+    return {name: _numbers(f"{ARRAYS}/sites/{site}/{name}", d_model, d_model, d_model) for name in names}
+
+
+def _numbers(path: str, n: int, rows_per_chunk: int, rows_per_shard: int) -> ArraySpec:
+    """An array [n] of float32 numbers."""
+    return ArraySpec(path, (n,), "<f4", "float32", "NaN", rows_per_chunk, rows_per_shard, "none", {})
 
 
 def group_paths(sites: Iterable[str]) -> list[str]:
@@ -217,7 +201,7 @@ class Plan:
 
     def metadata_files(self) -> dict[str, bytes]:
         """Path -> bytes of every zarr.json: all of zarr's metadata is a function of the plan."""
-        files = {f"{path}/zarr.json": canonical_json(group_json()) for path in group_paths(list(self.sites))}
+        files = {f"{path}/zarr.json": canonical_json(_GROUP) for path in group_paths(list(self.sites))}
         return files | {f"{spec.path}/zarr.json": canonical_json(spec.zarr_json()) for spec in self.arrays()}
 
     def arrays(self) -> list[ArraySpec]:

@@ -1,7 +1,6 @@
 """Several stores of the same rows, opened as one: a site more is then a store more, and the first stays as it is."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.format.plan import ARRAYS, Plan
@@ -19,13 +18,9 @@ class Together:
         """Raises: StoreError naming two stores that are not aligned."""
         self.stores = list(stores)
         for other in self.stores[1:]:
-            _check_aligned(self.stores[0], other)
+            if reason := aligned(self.stores[0].plan, other.plan):
+                raise StoreError(f"{_names([self.stores[0], other])} cannot be read as one: {reason}")
         self.path = self.stores[0].path
-
-    @classmethod
-    def open(cls, paths: Sequence[Path | str]) -> "Together":
-        """Open every store. Raises: StoreError if one cannot be opened, or two are not aligned."""
-        return cls([ActivationStore.open(path) for path in paths])
 
     @property
     def sites(self) -> dict[str, int]:
@@ -65,11 +60,6 @@ def aligned(first: Plan, second: Plan) -> str | None:
         for plan in (first, second)
     ]
     return None if tokens[0] == tokens[1] else "their token maps differ"
-
-
-def _check_aligned(first: ActivationStore, second: ActivationStore) -> None:
-    if reason := aligned(first.plan, second.plan):
-        raise StoreError(f"{_names([first, second])} cannot be read as one: {reason}")
 
 
 def _names(stores: Sequence[ActivationStore]) -> str:

@@ -16,7 +16,8 @@ from strata_sae.stores.reading.checking import Contents, check_opened, read_cont
 from strata_sae.stores.reading.chunk_cache import CachedRows, ChunkCache
 from strata_sae.stores.reading.site_rows import SiteRows, site_rows
 from strata_sae.stores.reading.staged import StagedPlace, files_to_stage
-from strata_sae.stores.remote import is_url, open_head
+from strata_sae.stores.remote.pull import open_head
+from strata_sae.stores.remote.transports import is_url
 
 IO = ("auto", "mmap", "pread")
 _CACHE_BYTES = 50 * 2**30

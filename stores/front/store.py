@@ -75,8 +75,7 @@ class ActivationStore:
 
     def columns(self, site: str) -> Columns | None:
         """int8 only: what the site's columns are shifted and divided by."""
-        values = self.values(site)
-        return values.columns
+        return self.values(site).columns
 
     def norms(self, site: str, start: int, stop: int) -> np.ndarray:
         """Euclidean norms [n] of the rows as they were captured, float32."""

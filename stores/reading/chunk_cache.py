@@ -230,8 +230,5 @@ class CachedRows(WrappedRows):
 
     def will_need(self, chunk: int) -> None:
         """See `SiteRows.will_need`."""
-        if not self._has(chunk):
+        if chunk_key(self._file_sha256(chunk), chunk, "rows") not in self._cache:
             self.rows.will_need(chunk)
-
-    def _has(self, chunk: int) -> bool:
-        return chunk_key(self._file_sha256(chunk), chunk, "rows") in self._cache

@@ -127,10 +127,10 @@ class PullFolder:
         """
         for attempt in range(1, _FETCHES + 1):
             draft = self._draft(file.path)
-            counted = _Counted(advance)
+            counted = _Counted(fetcher.pieces(file.path, max(file.n_bytes, 0)), advance)
             limit = MAX_JSON_BYTES if file.n_bytes == UNKNOWN_BYTES else file.n_bytes
             try:
-                n_bytes, found = write_pieces(self._files, draft, _whole(fetcher, file, counted), limit)
+                n_bytes, found = write_pieces(self._files, draft, counted, limit)
                 if found == file.sha256 and file.n_bytes in (UNKNOWN_BYTES, n_bytes):
                     self._publish(draft, file.path)
                     return
@@ -176,19 +176,17 @@ def local_errors(where: Path) -> Iterator[None]:
 
 
 class _Counted:
-    def __init__(self, advance: Advance) -> None:
+    """Pieces as they come, and the number of their bytes."""
+
+    def __init__(self, pieces: Iterator[bytes | memoryview], advance: Advance) -> None:
         self.n_bytes = 0
-        self._advance = advance
+        self._pieces, self._advance = pieces, advance
 
-    def add(self, n_bytes: int) -> None:
-        self.n_bytes += n_bytes
-        self._advance(n_bytes)
-
-
-def _whole(fetcher: Fetcher, file: FileRecord, counted: _Counted) -> Iterator[bytes | memoryview]:
-    for piece in fetcher.pieces(file.path, max(file.n_bytes, 0)):
-        counted.add(len(piece))
-        yield piece
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for piece in self._pieces:
+            self.n_bytes += len(piece)
+            self._advance(len(piece))
+            yield piece
 
 
 def _problem(file: FileRecord, n_bytes: int, sha256: str) -> str:

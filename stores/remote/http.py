@@ -21,11 +21,6 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
-def content_length(headers: Message) -> int | None:
-    """Bytes that the answer announces; None if it does not say, or nothing that is a size."""
-    return _number(headers, "Content-Length")
-
-
 def retry_after(headers: Message) -> float:
     """Seconds after which to ask again; 0 where the answer does not say, or names a date."""
     return float(_number(headers, "Retry-After") or 0)
@@ -35,11 +30,6 @@ def content_range(headers: Message) -> tuple[int, int] | None:
     """First and last byte of the part that is sent, or None."""
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     return (int(found[1]), int(found[2])) if found else None
-
-
-def changes_bytes(headers: Message) -> bool:
-    """Whether what is sent is not the file as it is, but compressed on the way."""
-    return bool(headers.get("Content-Encoding", "identity") != "identity")
 
 
 def object_identity(headers: Message) -> str | None:
@@ -57,6 +47,7 @@ def object_identity(headers: Message) -> str | None:
 
 
 def _number(headers: Message, name: str) -> int | None:
+    """A number that the answer states; None if it does not, or states no number."""
     text = headers.get(name, "").strip()
     return int(text) if _NUMBER.fullmatch(text) else None
 
@@ -121,7 +112,7 @@ class HttpSource:
         with self._request(path, f"bytes={start}-" if start else None) as response:
             if start:
                 _check_range(response, path, start, None)
-            missing = content_length(response.headers)
+            missing = _number(response.headers, "Content-Length")
             while piece := self._read(response, path):
                 missing = None if missing is None else missing - len(piece)
                 yield piece
@@ -156,7 +147,7 @@ class HttpSource:
                 raise _meaning(error, path) from None
         except _WEB_ERRORS as error:
             raise _broken(error, f"{self.url}/{path}") from None
-        if changes_bytes(response.headers):
+        if response.headers.get("Content-Encoding", "identity") != "identity":  # compressed on the way
             response.close()
             raise StoreError(f"{self.address(path)}: the server changes files as it sends them (Content-Encoding)")
         return response

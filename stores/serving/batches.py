@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ class _Epoch(NamedTuple):
     """Rows served before each window of the epoch, and after the last."""
 
 
-class Batches:
+class Batches(AbstractContextManager["Batches"]):
     """An endless stream of batches from one site and split: `Batches(store, site, batch_size=64, seed=1).batch(step)`.
 
     Blocks of rows are permuted over an epoch, `window_rows` rows at a time are copied into memory and mixed there, and
@@ -149,9 +150,6 @@ class Batches:
         self._windows.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self) -> "Batches":
-        return self
-
     def __exit__(self, *exception: _Exception) -> None:
         self.close()
 
@@ -231,7 +229,7 @@ def joint_mask(sites: Sites, split: str, filters: Filters) -> RowMask:
     return mask
 
 
-class JoinedBatches:
+class JoinedBatches(AbstractContextManager["JoinedBatches"]):
     """`Batches` of several sites side by side: row n of every site's batch is of the same token.
 
     A pure function of the step, too. Without a norm limit, its rows are those that `Batches` of one site would serve.
@@ -263,9 +261,6 @@ class JoinedBatches:
         """Stop the threads of every stream."""
         for stream in self.streams:
             stream.close()
-
-    def __enter__(self) -> "JoinedBatches":
-        return self
 
     def __exit__(self, *exception: _Exception) -> None:
         self.close()

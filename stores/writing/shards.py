@@ -53,8 +53,7 @@ class ShardWriter:
         index_crc = google_crc32c.value(index)
         self._write(index + index_crc.to_bytes(CRC_BYTES, "little"))
         self._files.sync(self._descriptor)
-        self._files.close(self._descriptor)
-        self._descriptor = -1
+        self.close()
         digest = self._digest.hexdigest()
         return FileRecord(str(self._path), self._n_bytes, digest, f"{index_crc:08x}", "".join(self._chunk_crcs))
 

@@ -17,7 +17,7 @@ from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.report.results import results_csv
 from strata_sae.pipeline.report.run_data import Run, read_run
 from strata_sae.pipeline.runs.chain import UNHASHED
-from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.folders import FixedPath, RunFolder, VariantFolder
 from strata_sae.pipeline.trainer.train import train
 from support.scored_run import Made
 from support.sealing import age, edit, load, seal, unhash
@@ -50,7 +50,8 @@ POSITIONS = [0.02, 0.3, 0.5, 0.7, 0.98]
 def properties(folder: type) -> set[str]:
     """Names of what lies in a folder, as its class says."""
     found = {name: value for name, value in vars(folder).items() if isinstance(value, property)}
-    return {name for name, value in found.items() if value.fget.__annotations__["return"] is Path}
+    computed = {name for name, value in found.items() if value.fget.__annotations__["return"] is Path}
+    return computed | {name for name, value in vars(folder).items() if isinstance(value, FixedPath)}
 
 
 def test_no_file_of_a_run_folder_is_left_out():

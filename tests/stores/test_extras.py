@@ -14,7 +14,8 @@ from strata_sae.stores.format import commits
 from strata_sae.stores.format.commits import commit_folders, commit_name, committed_units
 from strata_sae.stores.format.plan import TOKEN_BYTES
 from strata_sae.stores.format.vocabulary import Token
-from strata_sae.stores.remote import pull, push
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.push import push
 from strata_sae.stores.writing.planning import create_store
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store, plan_store

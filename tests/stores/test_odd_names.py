@@ -11,7 +11,8 @@ from strata_sae.stores import ActivationStore, verify
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
 from strata_sae.stores.files import places
-from strata_sae.stores.remote import pull, push
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.push import push
 from support.small_store import build_store
 
 SITE = "blocks.1.hook_resid_post"

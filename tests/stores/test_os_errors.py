@@ -18,8 +18,7 @@ from strata_sae.stores.files import places
 from strata_sae.stores.files.canonical import read_canonical
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.staged import StagedPlace
-from strata_sae.stores.remote import RetryPolicy
-from strata_sae.stores.remote.transports import open_source
+from strata_sae.stores.remote.transports import RetryPolicy, open_source
 from support.small_store import build_store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from strata_sae.stores import StoreError
-from strata_sae.stores.remote import RetryPolicy, http
+from strata_sae.stores.remote import http
 from strata_sae.stores.remote.fetching import Fetcher
-from strata_sae.stores.remote.transports import open_source, split_url
+from strata_sae.stores.remote.transports import RetryPolicy, open_source, split_url
 from support.lying_server import LyingServer, serving
 
 ROOT = Path(__file__).resolve().parents[2]

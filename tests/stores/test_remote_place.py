@@ -17,7 +17,8 @@ from strata_sae.stores.files.canonical import canonical_json
 from strata_sae.stores.files.hashing import file_sha256, sha256
 from strata_sae.stores.front.opening import Opened
 from strata_sae.stores.reading.checking import read_contents
-from strata_sae.stores.remote import RetryPolicy, open_head, pull
+from strata_sae.stores.remote.pull import open_head, pull
+from strata_sae.stores.remote.transports import RetryPolicy
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store
 

@@ -17,9 +17,10 @@ import pytest
 
 from strata_sae.stores import ActivationStore, StoreError, verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.remote import RetryPolicy, pull
 from strata_sae.stores.remote.fetching import Fetcher
 from strata_sae.stores.remote.http import HttpSource
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.transports import RetryPolicy
 from support.lying_server import LyingServer, serving
 from support.small_store import build_store
 from support.waiting import wait_until

@@ -14,11 +14,19 @@ import huggingface_hub.constants
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError, verify
-from strata_sae.stores.remote import RetryPolicy, open_head, pull, push
-from strata_sae.stores.remote import push as push_
 from strata_sae.stores.remote.fetching import Fetcher
-from strata_sae.stores.remote.push import dataset_card
-from strata_sae.stores.remote.transports import TRANSPORTS, Target, Unchanged, is_url, open_source, open_target
+from strata_sae.stores.remote.pull import open_head, pull
+from strata_sae.stores.remote.push import dataset_card, push
+from strata_sae.stores.remote.push import push as push_
+from strata_sae.stores.remote.transports import (
+    TRANSPORTS,
+    RetryPolicy,
+    Target,
+    Unchanged,
+    is_url,
+    open_source,
+    open_target,
+)
 from support.fake_hub import TOKEN, FakeHub
 from support.lying_server import serving
 from support.small_store import build_store

@@ -25,7 +25,7 @@ def test_each_site_comes_from_the_store_that_holds_it(whole: ActivationStore, tm
         slice_store(whole, tmp_path / site, sites=[site], encoding=encoding)
         for site, encoding in (("a", "float32"), ("b", "bfloat16"))
     ]
-    both = Together.open([part.path for part in parts])
+    both = Together(parts)
     assert both.sites == SITES
     assert (both.at("a").id, both.at("b").id) == (parts[0].id, parts[1].id)
     served = []
@@ -54,7 +54,7 @@ def test_stores_of_other_rows_are_refused(
     else:
         other = make_store("x", n_rows=900, sites=SITES, chunk_bytes=4096)
     with pytest.raises(StoreError, match=r"whole and .*x cannot be read as one: their batches have different orders"):
-        Together.open([whole.path, other])
+        Together([whole, ActivationStore.open(other)])
 
 
 def test_a_forged_order_is_refused_by_the_token_map(

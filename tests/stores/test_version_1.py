@@ -15,7 +15,8 @@ from strata_sae.stores.format.commits import commit_name, commit_path
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.verifying import verified_level
-from strata_sae.stores.remote import pull, push
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.push import push
 from strata_sae.stores.writing.finishing import finish_store, recover
 from support.small_store import fill_unit, stored_rows
 

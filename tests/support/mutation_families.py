@@ -24,7 +24,8 @@ from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.strict_yaml import parse
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.front.store import ActivationStore
-from strata_sae.stores.remote import RetryPolicy, pull
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.transports import RetryPolicy
 from support.mutating_server import MutatingServer
 from support.mutation_world import World, remove, strata
 from support.mutations import HOSTILE_VALUES, mutated_bytes, mutated_tree
