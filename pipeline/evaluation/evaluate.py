@@ -216,7 +216,7 @@ def _is_scored(trained: TrainedSAE, scored_as: Scored) -> bool:
     metrics, is_hashed = read_record(folder.metrics, Metrics)
     if not is_hashed:
         return False
-    if metrics.sae == scored_as.sae and not metrics.is_scored_as(scored_as):
+    if metrics.sae == scored_as.sae and any(getattr(metrics, key) != wanted for key, wanted in scored_as):
         return False  # other settings, rows or weights than now
     check_metrics(folder, metrics, trained.record, trained.training)
     check_features(folder, metrics)

@@ -82,10 +82,6 @@ class Metrics(Scored, Record):
     sha256: MeasuredHashes | None
     """null: from a version that did not hash them."""
 
-    def is_scored_as(self, wanted: Scored) -> bool:
-        """Whether these scores depend on just what `wanted` says."""
-        return all(getattr(self, name) == value for name, value in wanted)
-
 
 class Example(Group):
     """A row on which a latent is most active, with the text around it."""

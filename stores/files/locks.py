@@ -102,8 +102,7 @@ class Lease:
             remove_tree(self._files, self.folder)
             self._lock.unlink(missing_ok=True)
         finally:  # where that failed, the kernel drops the lock, and the next worker removes the rest
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self.abandon()
 
 
 def planning_prefix(store: Path) -> str:

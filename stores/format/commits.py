@@ -191,10 +191,7 @@ def commits(store: Path, plan: Plan, hashes: dict[str, str]) -> Iterator[tuple[i
 
 
 def file_records(store: Path, plan: Plan, hashes: dict[str, str]) -> dict[str, FileRecord]:
-    """What the plan and the commit records say of every data file, by path.
-
-    Raises: StoreError as `commits`.
-    """
+    """What the plan and the commit records say of every data file, by path. Raises: StoreError as `commits`."""
     records = dict(plan.files)
     for _, record in commits(store, plan, hashes):
         records |= record.files

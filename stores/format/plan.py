@@ -38,63 +38,6 @@ _GROUP: dict[str, Json] = {"zarr_format": 3, "node_type": "group", "attributes":
 """Contents of a group's zarr.json."""
 
 
-def token_specs(n_rows: int) -> dict[str, ArraySpec]:
-    """The token map's arrays by field."""
-    return {
-        field: ArraySpec(
-            path=f"{ARRAYS}/tokens/{field}",
-            shape=(n_rows,),
-            dtype=dtype,
-            zarr_type=_ZARR_TYPES[dtype],
-            fill_value=255 if dtype == "|u1" else -1,
-            rows_per_chunk=TOKEN_ROWS_PER_CHUNK,
-            rows_per_shard=TOKEN_ROWS_PER_SHARD,
-            compressor="zstd",
-            attributes={},
-        )
-        for field, dtype in TOKEN_FIELDS.items()
-    }
-
-
-def site_specs(
-    site: str, n_rows: int, d_model: int, encoding: str, compressor: str, rows_per_chunk: int, rows_per_unit: int
-) -> dict[str, ArraySpec]:
-    """A site's arrays by name.
-
-    `values` [N, M], or with byte planes `high` and `low` [N, M]; `scale` [N] for int8; `norm` [N], the Euclidean norm
-    of each row as it was captured.
-    """
-    if not SITE_NAME.fullmatch(site) or set(site) == {"."}:
-        raise StoreError(f"site name {site!r} is not allowed: letters, digits, '_', '.', '-', at most 128")
-    codec = CODECS[encoding]
-    values = ArraySpec(
-        path=f"{ARRAYS}/sites/{site}/values",
-        shape=(n_rows, d_model),
-        dtype=codec.dtype,
-        zarr_type=codec.zarr_type,
-        fill_value=codec.fill_value,
-        rows_per_chunk=rows_per_chunk,
-        rows_per_shard=rows_per_unit,
-        compressor=compressor,
-        attributes={"dtype": encoding},
-    )
-    norm = _numbers(f"{ARRAYS}/sites/{site}/norm", n_rows, rows_per_chunk, rows_per_unit)
-    if compressor == "planes":
-        plane = values._replace(dtype="|u1", zarr_type="uint8", fill_value=255)
-        high = plane._replace(path=f"{ARRAYS}/sites/{site}/high", compressor="zstd_literals")
-        low = plane._replace(path=f"{ARRAYS}/sites/{site}/low", compressor="none")
-        return {"high": high, "low": low, "norm": norm}
-    if encoding == "int8":
-        return {"values": values, "scale": norm._replace(path=f"{ARRAYS}/sites/{site}/scale"), "norm": norm}
-    return {"values": values, "norm": norm}
-
-
-def column_specs(site: str, d_model: int) -> dict[str, ArraySpec]:
-    """What int8 keeps per column: value = (q * scale) * column_scale + column_offset."""
-    names = ("column_offset", "column_scale")
-    return {name: _numbers(f"{ARRAYS}/sites/{site}/{name}", d_model, d_model, d_model) for name in names}
-
-
 def _numbers(path: str, n: int, rows_per_chunk: int, rows_per_shard: int) -> ArraySpec:
     """An array [n] of float32 numbers."""
     return ArraySpec(path, (n,), "<f4", "float32", "NaN", rows_per_chunk, rows_per_shard, "none", {})
@@ -187,17 +130,55 @@ class Plan:
     @cached_property
     def token_specs(self) -> dict[str, ArraySpec]:
         """The token map's arrays by field."""
-        return token_specs(self.n_rows)
+        return {
+            field: ArraySpec(
+                path=f"{ARRAYS}/tokens/{field}",
+                shape=(self.n_rows,),
+                dtype=dtype,
+                zarr_type=_ZARR_TYPES[dtype],
+                fill_value=255 if dtype == "|u1" else -1,
+                rows_per_chunk=TOKEN_ROWS_PER_CHUNK,
+                rows_per_shard=TOKEN_ROWS_PER_SHARD,
+                compressor="zstd",
+                attributes={},
+            )
+            for field, dtype in TOKEN_FIELDS.items()
+        }
 
     @cached_property
     def site_specs(self) -> dict[str, dict[str, ArraySpec]]:
         """Site -> array name -> spec."""
-        return {
-            site: site_specs(
-                site, self.n_rows, d_model, self.encoding, self.compressor, self.rows_per_chunk, self.rows_per_unit
-            )
-            for site, d_model in self.sites.items()
-        }
+        return {site: self._arrays_of(site, d_model) for site, d_model in self.sites.items()}
+
+    def _arrays_of(self, site: str, d_model: int) -> dict[str, ArraySpec]:
+        """A site's arrays by name.
+
+        `values` [N, M], or with byte planes `high` and `low` [N, M]; `scale` [N] for int8; `norm` [N], the Euclidean
+        norm of each row as it was captured.
+        """
+        if not SITE_NAME.fullmatch(site) or set(site) == {"."}:
+            raise StoreError(f"site name {site!r} is not allowed: letters, digits, '_', '.', '-', at most 128")
+        codec = CODECS[self.encoding]
+        values = ArraySpec(
+            path=f"{ARRAYS}/sites/{site}/values",
+            shape=(self.n_rows, d_model),
+            dtype=codec.dtype,
+            zarr_type=codec.zarr_type,
+            fill_value=codec.fill_value,
+            rows_per_chunk=self.rows_per_chunk,
+            rows_per_shard=self.rows_per_unit,
+            compressor=self.compressor,
+            attributes={"dtype": self.encoding},
+        )
+        norm = _numbers(f"{ARRAYS}/sites/{site}/norm", self.n_rows, self.rows_per_chunk, self.rows_per_unit)
+        if self.compressor == "planes":
+            plane = values._replace(dtype="|u1", zarr_type="uint8", fill_value=255)
+            high = plane._replace(path=f"{ARRAYS}/sites/{site}/high", compressor="zstd_literals")
+            low = plane._replace(path=f"{ARRAYS}/sites/{site}/low", compressor="none")
+            return {"high": high, "low": low, "norm": norm}
+        if self.encoding == "int8":
+            return {"values": values, "scale": norm._replace(path=f"{ARRAYS}/sites/{site}/scale"), "norm": norm}
+        return {"values": values, "norm": norm}
 
     def metadata_files(self) -> dict[str, bytes]:
         """Path -> bytes of every zarr.json: all of zarr's metadata is a function of the plan."""
@@ -215,10 +196,18 @@ class Plan:
 
     @cached_property
     def column_specs(self) -> dict[str, dict[str, ArraySpec]]:
-        """Site -> array name -> spec of what int8 needs beside its units; empty in other encodings."""
+        """Site -> array name -> spec of what int8 keeps per column; empty in other encodings.
+
+        value = (q * scale) * column_scale + column_offset.
+        """
         if self.encoding != "int8":
             return {}
-        return {site: column_specs(site, d_model) for site, d_model in self.sites.items()}
+        return {
+            site: {
+                name: _numbers(f"{ARRAYS}/sites/{site}/{name}", m, m, m) for name in ("column_offset", "column_scale")
+            }
+            for site, m in self.sites.items()
+        }
 
     def calibration_files(self) -> list[str]:
         """Paths of the shard files of the calibration."""

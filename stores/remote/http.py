@@ -21,17 +21,6 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
-def retry_after(headers: Message) -> float:
-    """Seconds after which to ask again; 0 where the answer does not say, or names a date."""
-    return float(_number(headers, "Retry-After") or 0)
-
-
-def content_range(headers: Message) -> tuple[int, int] | None:
-    """First and last byte of the part that is sent, or None."""
-    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-    return (int(found[1]), int(found[2])) if found else None
-
-
 def object_identity(headers: Message) -> str | None:
     """What names the object that the bytes are of, as far as the server says: its ETag, or else its time and size.
 
@@ -161,12 +150,12 @@ class HttpSource:
 
 
 def _check_range(response: HTTPResponse, path: str, start: int, n_bytes: int | None) -> None:
-    found = content_range(response.headers)
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status != 206 or found is None:
         raise RangesUnsupported(
             f"{path}: asked for bytes from {start}, the server answers {response.status} without saying which it sends"
         )
-    first, last = found
+    first, last = int(found[1]), int(found[2])
     if first != start or (n_bytes is not None and last != start + n_bytes - 1):
         raise RangesUnsupported(f"{path}: asked for bytes from {start} ({n_bytes}), the server answers {first}-{last}")
 
@@ -175,7 +164,8 @@ def _meaning(error: urllib.error.HTTPError, path: str) -> Exception:
     if error.code in (404, 410):
         return NotFound(f"the server answers {error.code}")
     if error.code in _PASSING:
-        return Transient(f"the server answers {error.code}", retry_after(error.headers))
+        # Seconds; 0 where the answer does not say, or names a date.
+        return Transient(f"the server answers {error.code}", float(_number(error.headers, "Retry-After") or 0))
     if error.code == 416:
         return RangesUnsupported(f"{path}: is shorter than the bytes that were asked for (416)")
     hint = "; log in, or ask for access" if error.code in (401, 403) else ""
