@@ -40,8 +40,10 @@ def cache_root() -> Path:
     """
     named, xdg = environment.text("STRATA_CACHE"), environment.text("XDG_CACHE_HOME")
     try:
-        home = Path(xdg).expanduser() if xdg else Path.home() / ".cache"
-        root = Path(named).expanduser() if named else home / "strata"
+        if named:
+            root = Path(named).expanduser()
+        else:
+            root = (Path(xdg).expanduser() if xdg else Path.home() / ".cache") / "strata"
     except RuntimeError:
         raise StoreError(
             "the cache folder: this user has no home folder; set STRATA_CACHE to a folder that may be written"
