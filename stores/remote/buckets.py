@@ -200,19 +200,18 @@ class Bucket:
     def _errors(self, path: str) -> Iterator[None]:
         """Turns obstore's exceptions into ours; those that `send_new` looks at pass."""
         known, where = self._known, f"{self.url}/{path}"
+        denied = StoreError(f"{where}: not allowed with the credentials of this environment; {self._keys}")
         try:
             yield
         except (known.AlreadyExistsError, known.PreconditionError, known.NotSupportedError):
             raise
         except (FileNotFoundError, known.NotFoundError):
             raise NotFound("there is no such file") from None
+        except (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError):
+            raise denied from None
         except (known.BaseError, OSError) as error:
-            denied = (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError)
-            if isinstance(error, denied) or (isinstance(error, known.BaseError) and _NO_TOKEN in str(error)):
-                raise StoreError(
-                    f"{where}: not allowed with the credentials of this environment; {self._keys}"
-                ) from None
-            raise _by_status(error, where) from None
+            no_token = isinstance(error, known.BaseError) and _NO_TOKEN in str(error)
+            raise (denied if no_token else _by_status(error, where)) from None
 
 
 def _by_status(error: BaseException, where: str) -> Exception:
