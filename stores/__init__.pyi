@@ -54,8 +54,9 @@ from .reading.array import StoredArray as StoredArray, shard_records as shard_re
 from .reading.checking import check_opened as check_opened
 from .reading.masks import Filters as Filters, permutation as permutation, random_words as random_words
 from .reading.site_rows import committed_columns as committed_columns, is_calibrated as is_calibrated
-from .remote import is_url as is_url, pull as pull, push as push
-from .remote.transports import local_folder as local_folder
+from .remote.pull import pull as pull
+from .remote.push import push as push
+from .remote.transports import is_url as is_url, local_folder as local_folder
 from .serving.batches import (
     Batches as Batches,
     JoinedBatches as JoinedBatches,
