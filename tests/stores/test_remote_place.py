@@ -280,7 +280,8 @@ BOUNDED = """
 import sys
 from pathlib import Path
 from strata_sae.stores import StoreError
-from strata_sae.stores.remote import RetryPolicy, pull
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.transports import RetryPolicy
 try:
     pull(sys.argv[1], Path(sys.argv[2]), policy=RetryPolicy(attempts=2, pause_seconds=0.01))
 except StoreError as error:

@@ -282,7 +282,8 @@ def test_an_unfinished_store_is_not_pulled(make_store: Callable[..., Path], tmp_
 PULL = """
 import sys
 from pathlib import Path
-from strata_sae.stores.remote import RetryPolicy, pull
+from strata_sae.stores.remote.pull import pull
+from strata_sae.stores.remote.transports import RetryPolicy
 print(pull(sys.argv[1], Path(sys.argv[2]), policy=RetryPolicy(pause_seconds=0.01)))
 """
 
