@@ -14,7 +14,6 @@ _.allow_bf16_reduced_precision_reduction  # a switch of torch
 _.hf_quantizer  # transformers reads it from a model
 _.is_quantized  # transformers reads it from a model
 _.pad_token_id  # transformers reads it from a config
-_.trace  # the last argument that Python gives to __exit__
 _.writeable  # a flag of NumPy's arrays
 _.Folder  # found by its scheme, file://
 _.HubRepository  # found by its scheme, hf://
