@@ -49,7 +49,7 @@ READ_BY_THE_STANDARD_LIBRARY = {"Location": ADDRESSES, "Transfer-Encoding": ["ch
 """The server's body is no chunks: what is read as their sizes is anything."""
 NUMBERS_FROM_ELSEWHERE = {
     ("buckets.py", "int(found[1])"): "three digits",
-    ("http.py", "float(_number(headers, 'Retry-After') or 0)"): "tried below, as the other headers are",
+    ("http.py", "float(_number(error.headers, 'Retry-After') or 0)"): "tried below, as the other headers are",
     ("http.py", "int(found[1])"): "the same",
     ("http.py", "int(found[2])"): "the same",
     ("http.py", "int(text)"): "the same",
