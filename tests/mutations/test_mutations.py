@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import strata_sae.stores as stores
 from strata_sae.pipeline.config import loading
 from strata_sae.pipeline.extractor.sources import Noted
 from strata_sae.pipeline.language_model import loading as description
 from strata_sae.pipeline.runs import chain
-from strata_sae.stores.front import listing
 from strata_sae.stores.reading.array import StoredArray
 from strata_sae.stores.remote.transports import Retries
 from support.mutation_families import FAMILIES, ROWS, SHARES, Verdict
@@ -65,7 +65,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "stores": lambda patch: patch.setattr(StoredArray, "_check_place", lambda *_: None),
     "runs": lambda patch: patch.setattr(chain, "_check", lambda *_: None),
     "answers": lambda patch: patch.setattr(Retries, "failed", _bug),
-    "environment": lambda patch: patch.setattr(listing, "stores_table", lambda _: f"{os.environ.get('LANG')}"),
+    "environment": lambda patch: patch.setattr(stores, "stores_table", lambda _: f"{os.environ.get('LANG')}"),
 }
 """A hole for each family, of the kind that it is there to find."""
 

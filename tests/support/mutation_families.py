@@ -387,7 +387,7 @@ def environment(world: World, rng: random.Random) -> Verdict:
 
 
 def _without_times(text: str) -> str:
-    """The output without what the clock says (ages, in their units and columns), measured speeds and sizes of memory."""
+    """The output without what the clock says: ages, in their units and columns, speeds and sizes of memory."""
     return re.sub(r" +", " ", re.sub(r"[0-9][0-9.,:]*( (s|min|h|d)\b)?", "#", text))
 
 
