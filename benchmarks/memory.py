@@ -73,7 +73,10 @@ def fill(folder: Path, shard_bytes: int) -> float:
         compressor="none",
         rows_per_chunk=sizes.rows_per_chunk,
         rows_per_unit=sizes.rows_per_unit,
-        config={"corpus": {"mode": "packed", "context_length": 256}, "model": {"batch_tokens": 256, "dtype": "float32"}},
+        config={
+            "corpus": {"mode": "packed", "context_length": 256},
+            "model": {"batch_tokens": 256, "dtype": "float32"},
+        },
         provenance={},
     )
     capture = Capture(Embedding().eval(), [Site(SITE, "embed", "output")])
