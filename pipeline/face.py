@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config import load as load_config
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.runs import trained as trained_saes
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
@@ -23,8 +22,9 @@ def load(path: Path | str, format: str = "strata", *, device: str = "cpu") -> Tr
     Args:
         path: the folder of a variant, `runs/<run>/variants/<variant>@<site>`, or the same without `variants/`.
         format: who wrote it; `strata` is the one that is read so far.
-        device: where its weights are to lie, `cpu` or `cuda`.
-    Raises: ConfigError if there is no such SAE; CheckpointError if its files are damaged or foreign to each other.
+        device: where its weights are to lie: `cpu`, `cuda`, `cuda:1` or `auto`.
+    Raises: ConfigError if there is no such SAE or device; CheckpointError if its training diverged, or if its files are
+        damaged or foreign to each other.
 
     """
     if format not in FORMATS:
@@ -32,7 +32,13 @@ def load(path: Path | str, format: str = "strata", *, device: str = "cpu") -> Tr
     given = as_path(str(path), "path")
     for folder in (VariantFolder(given), VariantFolder(given.parent / "variants" / given.name)):
         if folder.training.is_file():
-            return trained_saes.load(folder, torch.device(device))
+            trained = trained_saes.load(folder, choose_device(device, "device"))
+            if trained.training.status == "diverged":
+                raise CheckpointError(
+                    f"{folder.path}: training diverged at step {trained.training.diverged_at_step} "
+                    f"({trained.training.reason}), so this is no trained SAE; change the variant and train it again"
+                )
+            return trained
     raise ConfigError(
         f"{given}: no trained SAE; give the folder of a variant whose training is done, which holds training.json"
     )
@@ -55,15 +61,15 @@ def train(
 
     settings = _settings(config)
     train(settings, only=only, show_progress=show_progress)
-    folders = RunFolder(settings.run_path()).trained()
-    saes = {folder.name: trained_saes.load(folder, torch.device("cpu")) for folder in folders}
+    saes = {folder.name: trained_saes.load(folder) for folder in RunFolder(settings.run_path()).trained()}
     return {name: sae for name, sae in saes.items() if sae.training.status == "finished"}
 
 
 def evaluate(config: RunConfig | Path | str, *, show_progress: bool = True) -> dict[str, dict[str, float | None]]:
     """Score every trained SAE of a config's run on the held-out rows; what is scored already is read.
 
-    Returns: `<variant>@<site>` -> metric -> value (None where it is not defined); a report names each definition.
+    Returns: `<variant>@<site>` -> metric -> value (None where it is not defined). The SAE's metrics.json holds each
+        definition, how many rows and documents were scored, and which rows the filters left out.
     Raises: ConfigError, StoreError, CheckpointError.
     """
     from strata_sae.pipeline.evaluation.evaluate import evaluate, scores_of

@@ -18,7 +18,7 @@ from support.small_presets import FILES, loaded
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "run_pipeline.py", *sorted(ROOT.glob("stores/**/*.py")), *sorted(ROOT.glob("pipeline/**/*.py"))]
 SUFFIX_KEY = set("ABCEKLMNPRSV")
-MAX_LINES = 400
+MAX_LINES = 300
 
 LAYERS = "layers: stages speak only through files"
 LIBRARY = "stores is a library"

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import strata_sae as strata
 from strata_sae.pipeline.config import RunConfig, dump
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.stores import StoreError
 from support.small_run import TOPK, run_data
 from support.small_store import build_store
@@ -61,10 +63,34 @@ def test_a_config_may_be_settings_or_a_file(demo: None) -> None:
     ],
 )
 def test_what_is_no_sae_is_refused(demo: None, path: str, format: str, message: str) -> None:
-    from strata_sae.pipeline.errors import ConfigError
-
     with pytest.raises(ConfigError, match=message):
         strata.load(path, format)
+
+
+def test_a_device_that_is_not_there_is_refused(demo: None) -> None:
+    with pytest.raises(ConfigError, match="device: 'gpu' is not allowed here; allowed: auto, cpu"):
+        strata.load(f"runs/demo/topk@{SITE}", device="gpu")
+
+
+def test_an_sae_that_diverged_is_not_handed_out(demo: None) -> None:
+    wild = {**TOPK, "training": {"learning_rate": 1e30}}
+    data = run_data(Path("data/demo"), {"topk": TOPK, "wild": wild}, "demo")
+    data["store"]["sites"] = [SITE]
+    data["variants"]["wild"]["objective"] = {"reconstruction": {"weight": 1e30}}
+    assert strata.train(RunConfig.model_validate(data), show_progress=False).keys() == {f"topk@{SITE}"}
+    with pytest.raises(CheckpointError, match=r"training diverged at step \d+ \(.+\), so this is no trained SAE"):
+        strata.load(f"runs/demo/wild@{SITE}")
+
+
+def test_a_tilde_is_the_home_folder_for_every_function_that_takes_a_path(
+    demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert strata.open_store("~/data/demo").id == strata.open_store("data/demo").id
+    assert strata.load(f"~/runs/demo/topk@{SITE}").provenance == strata.load(f"runs/demo/topk@{SITE}").provenance
+    made = strata.write_store("~/made", {"mine": np.ones((20, 4), np.float32)})
+    assert made.path == tmp_path / "made"
+    assert not Path("~").exists()
 
 
 def test_both_spellings_of_a_path_give_one_sae(demo: None) -> None:

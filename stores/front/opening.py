@@ -42,7 +42,7 @@ def open_at(where: Path | str, io: str, stage: Path | None, stage_sites: list[st
     if is_url(str(where)):
         opened = _remote(str(where))
     else:
-        folder = Path(where)
+        folder = Path(where).expanduser()
         plan = read_plan(folder)
         mapped = io == "mmap" or (io == "auto" and is_safe_to_map(folder))
         seen: dict[str, Identity] = {}

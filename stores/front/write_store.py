@@ -59,7 +59,7 @@ def write_store(
     Raises: StoreError if the arrays do not fit together, hold a NaN or an infinity, or something else is at `path`.
 
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if encoding not in CODECS:
         raise StoreError(f"encoding: {encoding!r} is unknown; allowed: {', '.join(CODECS)}")
     n_rows = _n_rows(rows)
