@@ -8,6 +8,7 @@ A file of benchmarks/ either is a benchmark that takes its sizes from benchmarks
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ PARTS = {
     "walk_trace.py": "the tracer of walk.py",
 }
 """Files that others import and nobody runs."""
+LIMIT_SECONDS = 900
+"""A benchmark of toy size takes half a minute; one that is not done after this waits for something that never comes."""
 
 
 def benchmarks(folder: Path) -> list[Path]:
@@ -55,12 +58,23 @@ def run(file: Path) -> bool:
     python = {"python": sys.executable}.get(found := python_of(file) or "", str(ROOT / found))
     environment = {**os.environ, "STRATA_BENCHMARK_SIZE": "toy", "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
-    done = subprocess.run(
-        [python, str(file)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    verdict = f"FAILED ({done.returncode})\n{done.stdout}" if done.returncode else "ran"
+    with subprocess.Popen(
+        [python, str(file)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started, which holds the pipe too
+            output = f"{process.communicate()[0]}\nnot done after {LIMIT_SECONDS} s"
+    verdict = f"FAILED ({process.returncode})\n{output}" if process.returncode else "ran"
     print(f"{file.name:<30}{time.monotonic() - began:6.1f} s  {verdict}", flush=True)
-    return done.returncode == 0
+    return process.returncode == 0
 
 
 def main() -> int:

@@ -116,7 +116,7 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
         compressor="none",
         rows_per_chunk=sizes.rows_per_chunk,
         rows_per_unit=sizes.rows_per_unit,
-        config={"corpus": {"mode": "packed", "context_length": CONTEXT}, "model": {"batch_tokens": BATCH * CONTEXT}},
+        config={"corpus": {"mode": "packed", "context_length": CONTEXT}, "model": {"batch_tokens": BATCH * CONTEXT, "dtype": "float32"}},
         provenance={},
     )
     assert plan.n_units == N_SHARDS
@@ -152,9 +152,11 @@ def growth(prepare: Callable[[Path, int], Callable[[], None]], folder: Path, sha
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        job()
-        done.set()
-        sampler.join()
+        try:
+            job()
+        finally:  # a thread that goes on would keep this process, and whoever waits for it, for ever
+            done.set()
+            sampler.join()
     return max(peaks) - before, mebibytes(status, "VmHWM") - resident
 
 

@@ -123,9 +123,11 @@ def train(folder: Path) -> float:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    train(RunConfig.model_validate(config), show_progress=False)
-    done.set()
-    sampler.join()
+    try:
+        train(RunConfig.model_validate(config), show_progress=False)
+    finally:  # a thread that goes on would keep this process, and whoever waits for it, for ever
+        done.set()
+        sampler.join()
     return peak
 
 
