@@ -1,19 +1,28 @@
 """Run the lots of .ci/lots, all or those named, and print each one's result and time beside its budget.
 
 Exit code: 0 every lot passed; 1 one failed, the others still ran; 2 there is no such lot. A lot that takes longer than
-its budget passes with a warning. Needs nothing but Python: it makes the environments that everything else is in.
+its budget passes with a warning; one that prints nothing for SILENCE_SECONDS is ended and has failed. Needs nothing but
+Python: it makes the environments that everything else is in.
 """
 
+import os
+import queue
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 TABLE = Path(__file__).with_name("lots")
 CLOSING = re.compile(r"^(?:=+ )?(\d+ (?:passed|failed|error|skipped|deselected|xfailed)\b.* in .+?)(?: =+)?$")
 """pytest's last line."""
+SILENCE_SECONDS = 900
+"""The longest step of a lot prints a line within two minutes; one that is silent for this long waits for something that
+never comes, and the lots after it would not run."""
 
 
 class Lot(NamedTuple):
@@ -48,16 +57,43 @@ def run_lot(lot: Lot) -> Outcome:
     print(f"\n=== lot {lot.name}: {lot.command}", flush=True)
     began, closing = time.monotonic(), ""
     with subprocess.Popen(
-        lot.command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        lot.command,
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in _lines(process):
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
             found = CLOSING.match(line.decode(errors="replace").strip())
             closing = found[1] if found else closing
     result = f"FAILED ({process.returncode})" if process.returncode else "passed"
     return Outcome(result, time.monotonic() - began, closing)
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a process prints, line by line. It is killed, with all it started, when it prints none for too long."""
+    assert process.stdout is not None
+    lines: queue.Queue[bytes] = queue.Queue()
+
+    def read(stream: IO[bytes]) -> None:
+        for line in stream:
+            lines.put(line)
+        lines.put(b"")
+
+    threading.Thread(target=read, args=(process.stdout,), daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=SILENCE_SECONDS)
+        except queue.Empty:
+            os.killpg(process.pid, signal.SIGKILL)
+            yield f"nothing was printed for {SILENCE_SECONDS} s: ended\n".encode()
+            return
+        if not line:
+            return
+        yield line
 
 
 def table(outcomes: dict[Lot, Outcome]) -> str:

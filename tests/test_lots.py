@@ -110,3 +110,26 @@ def test_a_new_benchmark_without_toy_size_or_usage_is_refused(tmp_path: Path, so
         '"""New.\n\n    python benchmarks/new.py\n"""\nN = sized(2**20, 2)\n', encoding="utf-8"
     )
     assert TOY["benchmarks"](tmp_path) == [tmp_path / "new.py"], "control"
+
+
+def test_a_benchmark_that_waits_for_ever_fails_with_what_it_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "stuck.py"
+    usage = '"""Stuck.\n\n    python benchmarks/stuck.py\n"""\n'
+    child = "import subprocess, sys\nprint('begun', flush=True)\n"
+    forever = "subprocess.run([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+    stuck.write_text(usage + child + forever, encoding="utf-8")
+    monkeypatch.setitem(TOY["run"].__globals__, "LIMIT_SECONDS", 5)
+    assert not TOY["run"](stuck), "the child that holds the pipe is ended, too"
+    assert "begun\n\nnot done after 5 s" in capsys.readouterr().out
+    stuck.write_text(usage + child, encoding="utf-8")
+    assert TOY["run"](stuck), "control"
+
+
+def test_a_silent_lot_is_ended_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lots = runpy.run_path(str(CI / "run_lots.py"))
+    monkeypatch.setitem(lots["run_lot"].__globals__, "SILENCE_SECONDS", 2)
+    stuck = lots["run_lot"](lots["Lot"]("stuck", 1.0, "echo begun; tail -f /dev/null"))
+    assert stuck.result == "FAILED (-9)"
+    assert lots["run_lot"](lots["Lot"]("next", 1.0, "echo done")).result == "passed", "control"
