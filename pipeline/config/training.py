@@ -8,6 +8,9 @@ from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from strata_sae.pipeline.kernels.tiles import EncoderName
 from strata_sae.pipeline.settings import DeviceName, Settings
 
+InputScale = Literal["statistics", "none"]
+"""How rows are scaled for training."""
+
 
 class FilterSettings(Settings):
     """Rows left out when the store is read; nothing is thrown away at extraction."""
@@ -26,7 +29,10 @@ class UpdateSettings(Settings):
     """How updates are made: what one variant may do otherwise than the others (its own `training` group)."""
 
     batch_size: int = Field(default=2048, gt=0)
-    """Rows per step (count). Variants of one batch size and seed share a pass over the store."""
+    """Rows per step (count). Variants of one batch size, seed and input scale share a pass over the store."""
+    input_scale: InputScale = "statistics"
+    """What training sees of a row x. `statistics`: x times one number, so that E||x||^2 = 1 (dictionary_learning).
+    `none`: x itself (seeds 000, 001 and 003). Weights of terms depend on it: docs/input_scale.md converts them."""
     learning_rate: float | Literal["auto"] = Field(default=3e-4)
     """Adam step size; auto: 2e-4 / sqrt(d_sae / 2^14), as dictionary_learning's TopK family. Default: SAEBench."""
     warmup_steps: int = Field(default=1000, ge=0)

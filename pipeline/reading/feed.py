@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import FilterSettings, TrainingSettings, window_rows
+from strata_sae.pipeline.config.training import FilterSettings, InputScale, TrainingSettings, window_rows
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.outside import outside_stores
@@ -81,8 +81,8 @@ def filters_of(settings: FilterSettings) -> Filters:
     )
 
 
-def training_rows(route: Route, stores: Together, filters: Filters) -> TrainingRows:
-    """Count the training rows of a route and choose their scaling from their mean squared norms.
+def training_rows(route: Route, stores: Together, filters: Filters, input_scale: InputScale) -> TrainingRows:
+    """Count the training rows of a route and choose their scaling: from their mean squared norms, or none.
 
     Raises: ConfigError if E||x||^2 is 0 or not finite; StoreError if no row passes.
     """
@@ -91,7 +91,7 @@ def training_rows(route: Route, stores: Together, filters: Filters) -> TrainingR
     for site, mean_square in mean_squares.items():
         if not 0 < mean_square < float("inf"):
             raise ConfigError(f"{site}: E||x||^2 of the training rows is {mean_square}; check training.filters")
-    return TrainingRows(mask.n_rows, scaling(route, mean_squares))
+    return TrainingRows(mask.n_rows, scaling(route, mean_squares) if input_scale == "statistics" else unscaled(route))
 
 
 def scaling(route: Route, mean_squares: Mapping[str, float]) -> Scaling:
@@ -106,6 +106,11 @@ def scaling(route: Route, mean_squares: Mapping[str, float]) -> Scaling:
 
     total = sum(mean_squares[site] for site in route.writes)
     return Scaling(factors(route.reads), factors(route.writes), total**-0.5)
+
+
+def unscaled(route: Route) -> Scaling:
+    """Factors of rows that training sees as the store holds them."""
+    return Scaling((1.0,) * len(route.reads), (1.0,) * len(route.writes), 1.0)
 
 
 def stream_settings(route: Route, stores: Together, training: TrainingSettings, seed: int) -> StreamSettings:

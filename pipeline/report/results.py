@@ -26,7 +26,8 @@ LABELS = {
 }
 CURVE_DEFINITIONS = {
     "batch_r2": "1 - sum ||x - xhat||^2 / sum ||x - mean of the batch||^2, of one training batch.",
-    "loss": "All terms of the variant's objective, weighted, of one training batch of rows scaled to E ||x||^2 = 1.",
+    "loss": "All terms of the variant's objective, weighted, of one training batch, in units of the rows that training "
+    "saw (training.input_scale).",
     "l0": "Mean number of active latents of a row, of one training batch, as training selects them.",
     "dead_latents": "Latents active on none of the last dead_after_rows rows of training.",
     "decoder_max_cosine_mean": "As in the table, of the weights at that step.",

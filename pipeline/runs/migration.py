@@ -29,6 +29,7 @@ RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
 
 ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
     1: {
+        "training": {"input_scale": "statistics"},
         "config.json": {"d_in": None, "reads": [], "writes": [], "store_ids": {}},
         "state.json": {"curves_sha256": None},
         "metrics.json": {"sha256": None},

@@ -167,7 +167,7 @@ Measure = Annotated[int | float | None, BeforeValidator(_finite)]
 
 
 class CurveLine(Record):
-    """A line of curves.jsonl: one update; like the loss, in units of scaled rows. Further keys: terms and monitors."""
+    """A line of curves.jsonl: one update; in units of the rows that training saw. Further keys: terms and monitors."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Measure] = Field(init=False)

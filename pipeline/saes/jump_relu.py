@@ -38,7 +38,7 @@ class JumpReLU(SAE):
         initial_threshold: float = Field(default=0.001, ge=0.0)
         """Every threshold at the start, in units of pre-activations. Default: dictionary_learning."""
         bandwidth: float = Field(default=0.001, gt=0.0)
-        """Width of the kernel, in units of pre-activations of rows with E||x||^2 = 1. Default: dictionary_learning."""
+        """Width of the kernel, in units of pre-activations. Default: dictionary_learning."""
         ste_to_input: bool = False
         """Whether the kernel's gradient moves the encoder, too. true: Anthropic, January 2025; false: DeepMind."""
         compat: Literal["dictionary_learning"] | None = None

@@ -60,25 +60,27 @@ def plan_jobs(config: RunConfig, stores: Together, run: RunFolder, only: Sequenc
     wanted = [(name, route) for route in at_sites for name, variant in variants.items() if variant.route is None]
     wanted += [(name, variant.route) for name, variant in variants.items() if variant.route is not None]
     filters = filters_of(config.training.filters)
-    rows = {route: training_rows(route, stores, filters) for route in dict.fromkeys(route for _, route in wanted)}
+    rows: dict[tuple[Route, str], TrainingRows] = {}
     jobs = []
     for name, route in wanted:
         variant = variants[name]
         seed = config.seed if variant.seed is None else variant.seed
         training = variant.resolved(config.training)
-        if training.batch_size > (n_rows := rows[route].n_rows):
+        if (read_as := (route, training.input_scale)) not in rows:
+            rows[read_as] = training_rows(route, stores, filters, training.input_scale)
+        if training.batch_size > (n_rows := rows[read_as].n_rows):
             raise ConfigError(
                 f"training.batch_size: a batch of {training.batch_size} rows is larger than the training split of "
                 f"{route.name}, which has {n_rows} rows after training.filters; lower it, or extract more tokens"
             )
-        record = _record(name, variant, route, seed, training, stores, rows[route].scaling)
+        record = _record(name, variant, route, seed, training, stores, rows[read_as].scaling)
         job = Job(
             variant_name=name,
             variant=variant,
             route=route,
             seed=seed,
             training=training,
-            rows=rows[route],
+            rows=rows[read_as],
             record=record,
             folder=run.variant(record.name),
         )

@@ -31,13 +31,13 @@ class Pass:
 
     Which settings hold: those of `training` for the pass (batches, steps, logging, checkpoints), those of a job's own
     `training` for its updates. The two agree but for what a variant may change (`UpdateSettings`), and in the batch
-    size they always agree.
+    size and the input scale they always agree.
     """
 
     route: Route
     seed: int
     training: TrainingSettings
-    """The run's `training` section, with the batch size of these jobs."""
+    """The run's `training` section, with the batch size and input scale of these jobs."""
     stream: StreamSettings
     scaling: Scaling
     """Factors of the rows: the same for every variant, and folded into its final weights."""
@@ -78,7 +78,7 @@ class Pass:
 
 
 def plan_passes(jobs: list[Job], stores: Together, training: TrainingSettings, device: torch.device) -> list[Pass]:
-    """The passes that are left to make: unfinished jobs by route, batch size and seed, as many in one as memory allows.
+    """The passes that are left to make: unfinished jobs that read the same batches, as many in one as memory allows.
 
     Sharing a pass changes no bit of a job, so passes may differ from one call to the next.
 
@@ -87,9 +87,10 @@ def plan_passes(jobs: list[Job], stores: Together, training: TrainingSettings, d
     Raises: CheckpointError if a job's folder holds another SAE; ConfigError if a job needs more memory than there is.
 
     """
-    together: dict[tuple[Route, int, int], list[Job]] = {}
+    together: dict[tuple[Route, int, int, str], list[Job]] = {}
     for job in jobs:
-        unfinished = together.setdefault((job.route, job.training.batch_size, job.seed), [])
+        read_as = (job.route, job.training.batch_size, job.seed, job.training.input_scale)
+        unfinished = together.setdefault(read_as, [])
         if is_done(job):
             log.info("%s: trained already, skipped", job.name)
         else:
@@ -104,11 +105,12 @@ def plan_passes(jobs: list[Job], stores: Together, training: TrainingSettings, d
 
 
 def _pass_of(jobs: list[Job], stores: Together, training: TrainingSettings) -> Pass:
-    """One pass for jobs of one route, batch size and seed."""
+    """One pass for jobs of one route, batch size, seed and input scale."""
     first = jobs[0]
     route = first.route
     plans = {site: stores.at(site).plan for site in route.sites}
-    training = training.model_copy(update={"batch_size": first.training.batch_size})
+    own = {"batch_size": first.training.batch_size, "input_scale": first.training.input_scale}
+    training = training.model_copy(update=own)
     return Pass(
         route=route,
         seed=first.seed,

@@ -12,6 +12,7 @@ from support.small_run import TOPK, run_data
 
 CHANGES: dict[str, Any] = {
     "batch_size": 32,
+    "input_scale": "none",
     "learning_rate": 5e-5,
     "warmup_steps": 0,
     "decay_start": 0.5,

@@ -8,7 +8,8 @@ from strata_sae.pipeline.runs.migration import JsonObject, migrated, new_name
 
 def test_old_keys_become_todays_wherever_their_section_stands() -> None:
     old: JsonObject = {"training": {"dead_after_tokens": 5}, "d_model": 4, "store_id": "a"}
-    new = {"training": {"dead_after_rows": 5}, "d_out": 4, "store_id": "a"}
+    training: JsonObject = {"dead_after_rows": 5, **migration.ADDED_KEYS[1]["training"]}
+    new: JsonObject = {"training": training, "d_out": 4, "store_id": "a"}
     added: JsonObject = {"d_in": None, "reads": [], "writes": [], "store_ids": {}}
     assert migrated(old, "config.json", 1) == new | added
     assert migrated({"config": old, "step": 3, "scalars": {"step": 3}}, "state.json", 1) == {
@@ -19,7 +20,8 @@ def test_old_keys_become_todays_wherever_their_section_stands() -> None:
     assert old["d_model"] == 4, "what was read is left as it is"
 
 
-def test_every_variant_of_a_recorded_config_is_reached() -> None:
+def test_every_variant_of_a_recorded_config_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(migration.ADDED_KEYS[1], "training")
     variants: JsonObject = {"a": {"training": {"dead_after_tokens": 1}}, "b": {"sae": {"d_model": 2}}}
     found = migrated({"training": {"dead_after_tokens": 9}, "variants": variants}, "config.yaml", 1)
     assert found == {
