@@ -5,6 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from strata_sae.pipeline.settings import Settings, SiteName
+from strata_sae.pipeline.strict_yaml import Yaml
 
 
 class _Source(Settings):
@@ -92,6 +93,13 @@ SOURCES: dict[str, type[AnySource]] = {
 """The settings of each kind of source."""
 
 
+class DeduplicationSettings(Settings):
+    """Leave out documents that share a run of words with an earlier one: the rule of FAST (2506.07691, algorithm 1)."""
+
+    n: int = Field(default=20, ge=1, le=1000)
+    """Words in a row (count) that no two stored documents share. FAST: 20. Of a source of token ids: tokens."""
+
+
 class CorpusSettings(Settings):
     """The documents, how they are cut into sequences, and which are held out."""
 
@@ -119,6 +127,9 @@ class CorpusSettings(Settings):
     bad_rows: Literal["error", "skip"] = "error"
     """What to do with a row that is no document: null or of another type, broken JSON, no UTF-8, longer than 64 MiB, a
     chat that the template refuses, an id that is no token. `skip`: leave it out; the plan counts and lists them."""
+    deduplicate: DeduplicationSettings | None = None
+    """Leave out each document that shares `n` words in a row with one that was read before it (docs/corpus.md).
+    null: every document is stored."""
     repeat: bool = False
     """Start again at the first document when the corpus holds fewer than `n_tokens` tokens."""
 
@@ -130,6 +141,11 @@ class CorpusSettings(Settings):
                 f"set one of the two"
             )
         return self
+
+
+NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {"deduplicate": None}
+"""Settings of a corpus, or of a source, that a plan records only where they have another value than this one: plans
+of before there were such settings keep their ids, and with them the order of batches."""
 
 
 class StoreSettings(Settings):

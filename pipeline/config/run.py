@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from strata_sae.pipeline.config.corpus import SOURCES, CorpusSettings, StoreSettings
+from strata_sae.pipeline.config.corpus import NOT_RECORDED_WHERE_UNSET, SOURCES, CorpusSettings, StoreSettings
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from strata_sae.pipeline.config.variants import Variant, check_sites
@@ -92,8 +92,24 @@ def recorded(extraction: dict[str, Yaml]) -> dict[str, Yaml]:
     """`RunConfig.extraction()` with every path that starts at the root or at a named home as `<name>#<hash>`.
 
     Stores are shared, and such paths hold user names. The hash is of the path as it was given, so that another path
-    still counts as another config. Done to what is recorded already, it changes nothing.
+    still counts as another config. Done to what is recorded already, it changes nothing. Settings that older plans do
+    not know are left out where they are unset.
     """
+    made = _with_impersonal_paths(extraction)
+    if isinstance(corpus := made.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
+        made["corpus"] = _set_only(corpus | {"sources": [_set_only(source) for source in sources]})
+    return made
+
+
+def _set_only(settings: Yaml) -> Yaml:
+    """The settings of a corpus or a source without those of NOT_RECORDED_WHERE_UNSET that are unset."""
+    if not isinstance(settings, dict):
+        return settings
+    unset = NOT_RECORDED_WHERE_UNSET
+    return {key: value for key, value in settings.items() if key not in unset or value != unset[key]}
+
+
+def _with_impersonal_paths(extraction: dict[str, Yaml]) -> dict[str, Yaml]:
     made = {**extraction, "model": _impersonal(extraction.get("model"))}
     if isinstance(corpus := extraction.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
         made["corpus"] = corpus | {"sources": [_impersonal(source) for source in sources]}
@@ -109,7 +125,7 @@ def differences(plan_config: dict[str, Yaml], extraction: dict[str, Yaml]) -> li
     if isinstance(corpus := filled.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
         kinds = [SOURCES.get(str(source.get("kind"))) if isinstance(source, dict) else None for source in sources]
         filled["corpus"] = corpus | {"sources": [*map(_filled, sources, kinds)]}
-    return changed_keys(recorded(filled), recorded(extraction))
+    return changed_keys(_with_impersonal_paths(filled), _with_impersonal_paths(extraction))
 
 
 _SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}

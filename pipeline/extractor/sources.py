@@ -2,7 +2,6 @@
 
 import os
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,24 +12,29 @@ from strata_sae.pipeline.extractor.documents import describe, read_documents
 from strata_sae.pipeline.extractor.documents.document import BadRow
 from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.documents.finding import local_files, matching
+from strata_sae.pipeline.extractor.ngrams import SeenNgrams
+from strata_sae.pipeline.extractor.noted import Noted
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
 from strata_sae.pipeline.paths import as_path
 from strata_sae.stores.files.canonical import Json
-
-N_LISTED = 20
-"""Bad rows, and special tokens in the text, that a plan lists; it counts them all."""
 
 
 class Stream:
     """One source's documents as tokens, again from the first one after each end."""
 
-    def __init__(self, corpus: CorpusSettings, number: int, tokenizer: DocumentTokenizer) -> None:
+    def __init__(
+        self, corpus: CorpusSettings, number: int, tokenizer: DocumentTokenizer, seen: SeenNgrams | None = None
+    ) -> None:
+        """`seen`: n-grams of the documents of all sources that were read before."""
         self.source = source = corpus.sources[number]
         self.label = f"corpus.sources[{number}] ({source.kind})"
         self.tokens = 0
         self.documents = 0
         self.skipped = 0
         self._tokenizer = tokenizer
+        self._deduplicate = corpus.deduplicate
+        self._seen = SeenNgrams() if seen is None else seen
+        self._left_out = bytearray()  # by place in the source: 1 for a document that shares n-grams
         self._noted = Noted()
         self._skip_short, self._bad_rows = corpus.short_documents == "skip", corpus.bad_rows
         self._indices = array("q")  # by place in the source; a document drawn again keeps the index it got first
@@ -55,7 +59,8 @@ class Stream:
                     self._noted.bad_row(document)
             elif len(document.token_id) >= 2:
                 self._place += 1
-                return document
+                if not self._is_left_out(document):
+                    return document
             elif self._skip_short:
                 self.skipped += self._first_pass
             else:
@@ -71,6 +76,22 @@ class Stream:
                 f"{first.why}"
             )
         return None
+
+    def _is_left_out(self, document: TokenisedDocument) -> bool:
+        """Whether the document at this place shares an n-gram; decided when it is first read, and kept for repeats."""
+        if document.ngrams is None:
+            return False
+        if self._place == len(self._left_out):
+            shares = self._seen.holds_any(document.ngrams)
+            if not shares:
+                self._seen.add(document.ngrams)
+            self._left_out.append(shares)
+        return bool(self._left_out[self._place])
+
+    @property
+    def n_left_out(self) -> int:
+        """Documents left out by `corpus.deduplicate`, each counted once."""
+        return sum(self._left_out)
 
     def rewind(self) -> None:
         """Go back to the first document. Raises: ConfigError where the pass now over gave nothing."""
@@ -109,6 +130,8 @@ class Stream:
             "documents_too_short": self.skipped,
             **self._noted.provenance(),
         }
+        if self._deduplicate is not None:
+            record["documents_deduplicated"] = self.n_left_out
         self._files.check_unchanged(files)
         if not_read is not None:
             record["files_not_read"] = not_read
@@ -118,6 +141,12 @@ class Stream:
         """What is to be said of the source beside its counts: a line each, naming the source."""
         for line in self._noted.lines(self.source):
             yield f"{self.label}: {line}"
+        if self._deduplicate is not None:
+            what = "tokens" if getattr(self.source, "tokens", False) else "words"
+            yield (
+                f"{self.label}: left out by deduplicate: {self.n_left_out:,} of {len(self._left_out):,} documents, "
+                f"each with {self._deduplicate.n} {what} in a row of an earlier one"
+            )
 
 
 def drawn(corpus: CorpusSettings, streams: list[Stream]) -> Iterator[tuple[TokenisedDocument, int, int]]:
@@ -178,6 +207,8 @@ def _exhausted(n_tokens: int, ended: Stream, streams: list[Stream]) -> ConfigErr
             f"but {ended.label} ended after {had:,} in all ({shares}), and going on would change the sources' shares"
         )
         advice = f"lower corpus.n_tokens, or the weight of {ended.label}"
+    if n_left_out := sum(stream.n_left_out for stream in streams):
+        found += f", {n_left_out:,} documents having been left out by corpus.deduplicate"
     return ConfigError(
         f"corpus.n_tokens asks for {n_tokens:,} tokens, {found}; {advice}, set n_tokens to null (everything once), "
         f"add sources, or set corpus.repeat: true"
@@ -235,61 +266,3 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     except OSError:  # the file is gone, or the reader will say why it cannot be read
         return None
     return found.st_size, found.st_mtime_ns, found.st_ino  # not ctime: a hard link or a new mode is no new content
-
-
-class Noted:
-    """What a reader of the plan should know of a source's rows, counted over its first pass."""
-
-    def __init__(self) -> None:
-        self.n_bad_rows = 0
-        self.bad_rows: list[BadRow] = []
-        """The first N_LISTED."""
-        self._n_spelled = 0
-        self._spelled: dict[str, None] = {}
-        self._unread: Counter[str] = Counter()
-
-    def bad_row(self, bad: BadRow) -> None:
-        """Count a row that was left out."""
-        self.n_bad_rows += 1
-        if len(self.bad_rows) < N_LISTED:
-            self.bad_rows.append(bad)
-
-    def document(self, document: TokenisedDocument) -> None:
-        """Count what the plan says of a document that is stored."""
-        self._unread.update(document.unread)
-        if document.spelled is not None:
-            self._n_spelled += 1
-            if len(self._spelled) < N_LISTED:
-                self._spelled[document.spelled] = None
-
-    def provenance(self) -> dict[str, Json]:
-        """The counts that are not zero."""
-        record: dict[str, Json] = {}
-        if self.n_bad_rows:
-            first: list[Json] = [
-                {"file": bad.place.file, "row": bad.place.row, "why": bad.why} for bad in self.bad_rows
-            ]
-            record["bad_rows"] = {"count": self.n_bad_rows, "first": first}
-        if self._n_spelled:
-            record["special_tokens_spelled"] = {"documents": self._n_spelled, "tokens": [*self._spelled]}
-        if self._unread:
-            record["not_read_by_template"] = {**dict(sorted(self._unread.items()))}
-        return record
-
-    def lines(self, source: Source) -> Iterator[str]:
-        """The same in words."""
-        if self.n_bad_rows:
-            first = self.bad_rows[0]
-            where = f"{first.place.file}, row {first.place.row}"
-            yield f"bad rows left out: {self.n_bad_rows:,}; the first is {where}: {first.why}"
-        if self._n_spelled:
-            what = f"documents that contain the text of special tokens, such as {next(iter(self._spelled))!r}: "
-            what += f"{self._n_spelled:,}"
-            if getattr(source, "chat", False):
-                yield f"{what}; it becomes those tokens, as the template's own text does"
-            else:
-                advice = "set `separator` if it stands between documents, or " if source.kind == "text" else ""
-                yield f"{what}; it is stored as ordinary text: {advice}remove it if it is no text"
-        if self._unread:
-            each = ", ".join(f"{name} ({count:,} documents)" for name, count in sorted(self._unread.items()))
-            yield f"not read by the chat template, so not stored: {each}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.ngrams import SeenNgrams
 from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
@@ -50,7 +51,8 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, 
     Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
     """
     document_tokenizer = DocumentTokenizer(tokenizer, corpus)
-    streams = [Stream(corpus, number, document_tokenizer) for number in range(len(corpus.sources))]
+    seen = SeenNgrams()
+    streams = [Stream(corpus, number, document_tokenizer, seen) for number in range(len(corpus.sources))]
     folder.mkdir(parents=True, exist_ok=True)
     token_path, flags_path = folder / "token_id.int32", folder / "flags.uint8"
     starts = array("q", [0])
@@ -84,8 +86,13 @@ def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, 
         provenance={"sources": [stream.provenance() for stream in streams], "text_given_back": {**given_back.record()}},
         sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
-        lines=(*(line for stream in streams for line in stream.lines()), *given_back.lines()),
+        lines=(*(line for stream in streams for line in stream.lines()), *given_back.lines(), *_remembered(seen)),
     )
+
+
+def _remembered(seen: SeenNgrams) -> Iterator[str]:
+    if len(seen):
+        yield f"deduplicate: {len(seen):,} different n-grams were remembered, in {seen.n_bytes:,} bytes of memory"
 
 
 def sequence_hash(tokens: bytes) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered, is_template
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document
+from strata_sae.pipeline.extractor.ngrams import ngrams_of
 from strata_sae.pipeline.language_model.tokens_text import GivenBack
 from strata_sae.pipeline.language_model.transformers_library import Encoded, Tokenizer
 
@@ -35,6 +36,8 @@ class TokenisedDocument:
     """A special token that the document's own text spells, if it does: the first."""
     unread: tuple[str, ...] = ()
     """Fields of a chat that the template does not read."""
+    ngrams: np.ndarray | None = None
+    """Fingerprints (uint64) of its n-grams, where the corpus is deduplicated."""
 
 
 class DocumentTokenizer:
@@ -45,6 +48,7 @@ class DocumentTokenizer:
         self.given_back = GivenBack(tokenizer)
         self._template: ChatTemplate | None = None
         self._skip_bad = corpus.bad_rows == "skip"
+        self._ngram = None if corpus.deduplicate is None else corpus.deduplicate.n
         self._limit = corpus.context_length if corpus.mode == "sequential" else None
         self._bos = tokenizer.bos_token_id
         before = self._bos if corpus.prepend_bos else None
@@ -157,7 +161,8 @@ class DocumentTokenizer:
             flags[0] = flags[0] & TEMPLATE | BOS
         limit = self._limit
         where, origin = document.place.where, document.origin
-        return TokenisedDocument(where, origin, token_id[:limit], flags[:limit], spelled, unread)
+        ngrams = None if self._ngram is None else ngrams_of(document, self._ngram)
+        return TokenisedDocument(where, origin, token_id[:limit], flags[:limit], spelled, unread, ngrams)
 
 
 def _batches(rows: Iterable[Document | BadRow]) -> Iterator[list[Document | BadRow]]:

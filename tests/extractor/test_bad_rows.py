@@ -12,7 +12,7 @@ import pytest
 
 from strata_sae.pipeline.config.corpus import SOURCES
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.sources import N_LISTED
+from strata_sae.pipeline.extractor.noted import N_LISTED
 from support.corpora import ROW_KINDS, drain, lines, write_rows
 
 GOOD = b'{"text": "good"}'
