@@ -38,7 +38,7 @@ PARAMETERS = {
     "train --add": INPUT,
     "evaluate config": INPUT,
     "evaluate --set": "the keys below",
-    "report config": INPUT,
+    "report paths": INPUT,
     "report --set": "the keys below",
     "runs list folder": INPUT,
     "runs delete run": "only removed from",
