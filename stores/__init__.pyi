@@ -40,6 +40,7 @@ from .format.plan_file import (
 from .format.records import FileRecord as FileRecord, parse_file_record as parse_file_record
 from .format.vocabulary import Token as Token
 from .front.aligned import Together as Together, aligned as aligned
+from .front.deleting import deletable as deletable, delete_store as delete_store
 from .front.listing import list_stores as list_stores, stores_table as stores_table, summary_text as summary_text
 from .front.store import ActivationStore as ActivationStore, open_store as open_store, outliers as outliers
 from .front.verifying import verified_level as verified_level, verify as verify

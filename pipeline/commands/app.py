@@ -17,6 +17,7 @@ from strata_sae.pipeline.commands.evaluate import evaluate
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.report import report
 from strata_sae.pipeline.commands.run import run
+from strata_sae.pipeline.commands.runs import runs_app
 from strata_sae.pipeline.commands.sigbus_guard import supervise
 from strata_sae.pipeline.commands.store import store_app
 from strata_sae.pipeline.commands.train import train
@@ -93,6 +94,7 @@ app = typer.Typer(
 for _command in (run, plan, extract, train, evaluate, report):
     app.command()(_command)
 app.add_typer(store_app, name="store")
+app.add_typer(runs_app, name="runs")
 
 
 @app.callback(invoke_without_command=True)

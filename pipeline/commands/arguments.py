@@ -1,11 +1,14 @@
 """What several commands take: a config, changes to it, and a second look at the input files."""
 
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
@@ -28,6 +31,25 @@ Rehash = Annotated[
     bool,
     typer.Option("--rehash", help="Read every input file again, also those that look as they did when last hashed."),
 ]
+
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking, as scripts need it.")]
+
+
+def ask_to_delete(folders: Sequence[Path], yes: bool) -> None:
+    """Say what is to be deleted, and ask unless `yes`. Ends the command with exit code 1 where the answer is no.
+
+    Raises: ConfigError where there is no terminal that could answer.
+    """
+    from strata_sae.stores.files.deletion import content_of
+
+    for folder in folders:
+        found = content_of(folder)
+        typer.echo(f"{folder}: {found.n_files:,} files, {found.n_bytes:,} bytes")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("--yes: is needed here, since no terminal can answer whether to delete this; nothing was")
+    typer.confirm("Delete this for good?", abort=True)
 
 
 def config_of(path: Path, overrides: list[str], rehash: bool = False) -> "RunConfig":

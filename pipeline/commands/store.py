@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strata_sae.pipeline.commands.arguments import Yes, ask_to_delete
 from strata_sae.pipeline.commands.stages import shows_progress
 from strata_sae.pipeline.errors import LARGEST_INT, ConfigError
 from strata_sae.pipeline.outside import outside_stores
@@ -15,7 +16,7 @@ from strata_sae.pipeline.paths import data_root, place_reader_of, reader_of
 if TYPE_CHECKING:
     from strata_sae.pipeline.progress import Progress
 
-store_app = typer.Typer(help="Look at an activation store, check, cut or share it.", rich_markup_mode=None)
+store_app = typer.Typer(help="Look at an activation store, check, cut, share or delete it.", rich_markup_mode=None)
 
 _ROW = re.compile(r"[0-9]{1,18}")
 _SHOWN = 60
@@ -172,6 +173,42 @@ def add_sites(
     outside_stores(out, "OUT", may_be_one=True)
     made = add_sites(store, site, out, model=load(config, []).model if config else None, show_progress=shows_progress())
     typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
+
+
+@store_app.command()
+def delete(
+    store: StoreFolder,
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Also a store that runs were trained on.")] = False,
+) -> None:
+    """Delete a store. One that is being filled or read by training, and files of others in it, are refused."""
+    from strata_sae.stores import deletable, delete_store
+
+    found = deletable(store)
+    if found.store_id is not None:
+        _refuse_in_use(store, found.store_id, force)
+    ask_to_delete(found.folders, yes)
+    delete_store(store)
+    typer.echo(f"{store}: deleted")
+
+
+def _refuse_in_use(store: Path, store_id: str, force: bool) -> None:
+    """Runs are looked for in runs/, of this folder and of the one that the stores' folder lies in.
+
+    Raises: StoreError if one is being trained on the store, or without `force` if one was.
+    """
+    from strata_sae.pipeline.runs.listing import runs_of_store
+    from strata_sae.stores import StoreError
+
+    runs = runs_of_store(store_id, [Path("runs"), store.resolve().parent.parent / "runs"])
+    if written := [str(run.path) for run in runs if run.is_written]:
+        raise StoreError(f"{store}: is in use by {', '.join(written)}, which is being written now; stop that first")
+    if runs and not force:
+        named = ", ".join(f"{run.path} ({run.n_saes} SAEs)" for run in runs)
+        raise StoreError(
+            f"{store}: SAEs of {named} were trained on it; without it they cannot be evaluated again, and no variant "
+            f"can be added. With --force it is deleted nevertheless"
+        )
 
 
 @store_app.command()

@@ -83,6 +83,8 @@ def satisfies(plan: Plan, config: RunConfig) -> bool:
 
 def _finished(root: Path) -> Iterator[tuple[Path, Plan]]:
     for manifest in sorted(root.glob(f"*/{MANIFEST}")):
+        if manifest.parent.name.startswith("."):  # what a deletion has left
+            continue
         try:
             yield manifest.parent, read_plan(manifest.parent)
         except StoreError:

@@ -87,12 +87,13 @@ def result_tables(run: Run) -> dict[str, Table]:
         saes = run.at(site)
         # What is scored of one of several sites that are written (r2_pooled/<site>) stands where it was measured.
         names = [name for name in every if "/" not in name or any(sae.value(name) is not None for sae in saes)]
-        columns = [Column(name, _label(name), units[name]) for name in names]
+        columns = [Column(name, label_of(name), units[name]) for name in names]
         tables[site] = Table(columns, [_row(sae, columns) for sae in saes])
     return tables
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """The heading of a metric's column; of `r2_pooled/<site>` with the site behind it."""
     metric, _, site = name.partition("/")
     return f"{LABELS.get(metric, metric)}, {site}" if site else LABELS.get(name, name)
 
@@ -114,18 +115,21 @@ def pretty(definition: str) -> str:
     return re.sub(r"<([^<>]*)>", r"⟨\1⟩", text).replace(" - ", " \N{MINUS SIGN} ")
 
 
-def _row(sae: Trained, columns: list[Column]) -> Row:
+def status_of(sae: Trained) -> str:
+    """What is to be said beside an SAE's name; nothing where it is finished and scored."""
     if sae.refused:
-        status = "not shown"
-    elif sae.training is None:
-        status = "not finished"
-    elif sae.diverged:
-        status = f"diverged at step {count(sae.training.diverged_at_step)}"
-    else:
-        status = "" if sae.metrics else "not scored"
+        return "not shown"
+    if sae.training is None:
+        return "not finished"
+    if sae.diverged:
+        return f"diverged at step {count(sae.training.diverged_at_step)}"
+    return "" if sae.metrics else "not scored"
+
+
+def _row(sae: Trained, columns: list[Column]) -> Row:
     values = [sae.value(column.name) for column in columns]
     cells = [Cell(value, show(value, column.unit)) for value, column in zip(values, columns, strict=True)]
-    return Row(sae.variant, status, cells)
+    return Row(sae.variant, status_of(sae), cells)
 
 
 def results_csv(run: Run) -> str:

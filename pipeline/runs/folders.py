@@ -13,10 +13,10 @@ class FixedPath:
     """A name within a run folder or a variant's: read from one, its path."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
 
     def __get__(self, folder: "RunFolder | VariantFolder", kind: type) -> Path:
-        return folder.path / self._name
+        return folder.path / self.name
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ SELF = "self_sha256"
 """Key of a record's own hash: `fingerprint` of all its other keys."""
 MAX_BYTES = 2**30
 """Largest record that is read: examples of a million latents take less."""
-_YAML_HEAD = f"# {SELF}: "
+YAML_HEAD = f"# {SELF}: "
+"""How YAML begins that a stage has written."""
 _SAYS = {"missing": "is missing", "extra_forbidden": "is no key of this file"}
 
 
@@ -147,7 +148,7 @@ def _line(data: bytes, model: type[R], where: str) -> R:
 def write_yaml(path: Path, text: str) -> None:
     """Write YAML with its own hash in a comment before it, atomically and durably."""
     data = text.encode("utf-8")
-    write_bytes(path, f"{_YAML_HEAD}{sha256(data)}\n".encode() + data)
+    write_bytes(path, f"{YAML_HEAD}{sha256(data)}\n".encode() + data)
 
 
 def read_yaml(path: Path) -> tuple[str, bool]:
@@ -162,9 +163,9 @@ def read_yaml(path: Path) -> tuple[str, bool]:
     except ValueError:
         raise CheckpointError(f"{path}: not UTF-8 text; run train, which writes it again") from None
     head, _, text = whole.partition("\n")
-    if not head.startswith(_YAML_HEAD):
+    if not head.startswith(YAML_HEAD):
         return whole, False
-    if head.removeprefix(_YAML_HEAD) != sha256(text.encode("utf-8")):
+    if head.removeprefix(YAML_HEAD) != sha256(text.encode("utf-8")):
         raise CheckpointError(
             f"{path}: its {SELF} is not that of its content, so it was damaged or edited; "
             "run train, which writes it again"

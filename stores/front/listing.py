@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, parse_canonical
+from strata_sae.stores.files.deletion import half_deleted
 from strata_sae.stores.format.commits import commits, keys, read_commit, read_listed, read_manifest, statistics_name
 from strata_sae.stores.format.plan import ARRAYS, COMMITS, MANIFEST, PLAN, Plan
 from strata_sae.stores.format.plan_file import read_plan
@@ -46,7 +47,10 @@ def list_stores(root: Path) -> list[Row]:
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder")
     folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))]
-    return [_row(folder) for folder in folders if _looks_like_a_store(folder)]
+    rows = [_row(folder) for folder in folders if _looks_like_a_store(folder)]
+    for name, _ in half_deleted(root):
+        rows.append(Row(name, "half deleted", f"store delete {root / name} removes the rest"))
+    return rows
 
 
 def stores_table(rows: Sequence[Row]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from strata_sae.pipeline.report.comparison_page import write_comparison
 from strata_sae.pipeline.report.page import write_report
 from support.made_up_run import HOSTILE, SITES, TOKENS, VARIANTS, write_run
 
@@ -157,3 +158,12 @@ def test_dark_and_light_follow_the_reader(watch, run_folder):
     watched.page.emulate_media(color_scheme="dark")
     assert watched.page.evaluate(background) != light
     assert watched.errors == []
+
+
+def test_the_comparison_of_two_runs_draws_its_figures(watch, run_folder, tmp_path):
+    watched = watch(write_comparison([run_folder, write_run(tmp_path / "other")]))
+    for place in range(len(SITES)):
+        watched.page.locator(".plot").nth(place).locator("svg.main-svg").first.wait_for(state="attached")
+    assert watched.page.locator(".plot .scatterlayer .trace").count() == len(SITES) * 3  # a frontier and two runs
+    assert watched.errors == []
+    assert [url for url in watched.requests if url != watched.url] == []
