@@ -116,7 +116,10 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
         compressor="none",
         rows_per_chunk=sizes.rows_per_chunk,
         rows_per_unit=sizes.rows_per_unit,
-        config={"corpus": {"mode": "packed", "context_length": CONTEXT}, "model": {"batch_tokens": BATCH * CONTEXT, "dtype": "float32"}},
+        config={
+            "corpus": {"mode": "packed", "context_length": CONTEXT},
+            "model": {"batch_tokens": BATCH * CONTEXT, "dtype": "float32"},
+        },
         provenance={},
     )
     assert plan.n_units == N_SHARDS
