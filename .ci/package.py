@@ -22,8 +22,6 @@ STAGE_1_ONLY = ("transformers", "datasets", "tokenizers", "pyarrow")
 FOUND = "from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
 CONFIG = """
 name: packaged
-model: {path: none}
-corpus: {sources: [{kind: python_docs}], n_tokens: 2000}
 store: {path: store, sites: [blocks.1.hook_resid_post], encoding: float32}
 training: {n_steps: 4, batch_size: 64, warmup_steps: 1, window_rows: 512, calibration_rows: 256, device: cpu}
 variants:

@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import sized
-from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.run import ExtractConfig
 from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
 from strata_sae.pipeline.language_model.capture import Capture
@@ -41,8 +41,8 @@ N_ROUNDS = sized(3, 1)
 TARGET = 1.10
 
 
-def config(path: Path, dtype: str) -> RunConfig:
-    return RunConfig.model_validate(
+def config(path: Path, dtype: str) -> ExtractConfig:
+    return ExtractConfig.model_validate(
         {
             "name": "benchmark",
             "model": {"path": "demo", "dtype": dtype, "batch_tokens": 4096},

@@ -6,6 +6,7 @@ from pathlib import Path
 from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config import load as load_config
+from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.paths import as_path
 from strata_sae.pipeline.runs import trained as trained_saes
@@ -79,5 +80,8 @@ def evaluate(config: RunConfig | Path | str, *, show_progress: bool = True) -> d
     return scores_of(RunFolder(settings.run_path()))
 
 
-def _settings(config: RunConfig | Path | str) -> RunConfig:
-    return config if isinstance(config, RunConfig) else load_config(as_path(str(config), "config"))
+def _settings(config: RunConfig | Path | str) -> TrainConfig:
+    if isinstance(config, RunConfig):
+        return TrainConfig.of(config, config.name)
+    path = as_path(str(config), "config")
+    return TrainConfig.of(load_config(path), path)

@@ -9,4 +9,6 @@ from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, config
 def evaluate(context: typer.Context, config: ConfigFile, overrides: Overrides) -> None:
     """Stage 3: scores of every SAE on held-out rows."""
     guard(context, config, overrides)
-    stages.evaluate_saes(config_of(config, overrides))
+    from strata_sae.pipeline.config.run import TrainConfig
+
+    stages.evaluate_saes(TrainConfig.of(config_of(config, overrides), config))

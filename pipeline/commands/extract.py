@@ -10,7 +10,9 @@ from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash
 
 def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
     """What extract would do: tokens, bytes, free space."""
-    settings = config_of(config, overrides, rehash)
+    from strata_sae.pipeline.config.run import ExtractConfig
+
+    settings = ExtractConfig.of(config_of(config, overrides, rehash), config)
     from strata_sae.pipeline.extractor.extract import describe_plan
 
     typer.echo(describe_plan(settings, show_progress=stages.shows_progress()))
@@ -33,4 +35,7 @@ def extract(
     if dry_run:
         plan(config, overrides, rehash)
     else:
-        stages.extract_activations(config_of(config, overrides, rehash), workers)
+        from strata_sae.pipeline.config.run import ExtractConfig
+
+        settings = ExtractConfig.of(config_of(config, overrides, rehash), config)
+        stages.extract_activations(settings, workers)

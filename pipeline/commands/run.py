@@ -9,4 +9,8 @@ from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash
 def run(context: typer.Context, config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
     """All four stages; finished parts are skipped."""
     guard(context, config, overrides)
-    stages.run_stages(config_of(config, overrides, rehash))
+    from strata_sae.pipeline.config.run import ExtractConfig, TrainConfig
+
+    settings = config_of(config, overrides, rehash)
+    to_extract = ExtractConfig.of(settings, config) if settings.model or settings.corpus else None
+    stages.run_stages(TrainConfig.of(settings, config), to_extract)

@@ -6,23 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from strata_sae.pipeline.config import RunConfig
+    from strata_sae.pipeline.config.run import ExtractConfig, RunConfig, TrainConfig
 
 # Imports that take seconds (torch, zarr, transformers) stand inside the functions that need them, so --help is quick.
 
 log = logging.getLogger(__name__)
 
 
-def run_stages(config: "RunConfig") -> None:
-    """The pipeline. A part that is finished is recognised and skipped."""
+def run_stages(config: "TrainConfig", to_extract: "ExtractConfig | None") -> None:
+    """The pipeline. A part that is finished is recognised and skipped.
+
+    to_extract: the same config, or None where it names no model and no text, but a store that is there.
+    """
     config.run_path()  # a name that cannot be a folder is refused now, before the store is made
-    extract_activations(config)
+    if to_extract is not None:
+        extract_activations(to_extract)
     train_saes(config)
     evaluate_saes(config)
     write_report(config)
 
 
-def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
+def extract_activations(config: "ExtractConfig", n_workers: int = 1) -> None:
     """Stage 1: corpus and language model -> activation store. The only stage that loads a language model."""
     if "://" in (config.store.path or ""):
         log.info("%s: a store that is read where it lies; nothing to extract", config.store.path)
@@ -38,14 +42,14 @@ def extract_activations(config: "RunConfig", n_workers: int = 1) -> None:
         log.warning("%s", line)
 
 
-def train_saes(config: "RunConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
+def train_saes(config: "TrainConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
     """Stage 2: store -> one SAE per variant and site."""
     from strata_sae.pipeline.trainer.train import train
 
     train(config, stage=stage, only=only, show_progress=shows_progress())
 
 
-def evaluate_saes(config: "RunConfig") -> None:
+def evaluate_saes(config: "TrainConfig") -> None:
     """Stage 3: held-out rows of the store -> scores of every SAE."""
     from strata_sae.pipeline.evaluation.evaluate import evaluate
 

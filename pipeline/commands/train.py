@@ -36,8 +36,9 @@ def train(
     """Stage 2: store to trained SAEs, without the model. What is trained already stays as it is."""
     guard(context, config, overrides)
     from strata_sae.pipeline.config import load
+    from strata_sae.pipeline.config.run import TrainConfig
 
-    settings = load(config, overrides, add or ())
+    settings = TrainConfig.of(load(config, overrides, add or ()), config)
     if dry_run:
         from strata_sae.pipeline.trainer.train import describe_training
 

@@ -34,9 +34,10 @@ def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) 
 
 
 def dump(config: RunConfig) -> str:
-    """YAML of every key of a config, defaults included; `load` reads an equal config from it."""
+    """YAML of every key of the sections that a config has, defaults included; `load` reads an equal config from it."""
     excluded = {"variants": {"__all__": {"objective": {"__all__": {"term"}}}}}  # a term's key is its name already
-    return unparse(config.model_dump(mode="json", exclude=excluded))
+    data = config.model_dump(mode="json", exclude=excluded)
+    return unparse({section: value for section, value in data.items() if value not in (None, {})})
 
 
 def _mapping(path: Path) -> tuple[dict[str, Yaml], dict[KeyPath, str]]:

@@ -1,13 +1,16 @@
 """The whole of one run's configuration, and what of it the plan of a store records."""
 
 from pathlib import Path
+from typing import Annotated, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from strata_sae.pipeline.config.corpus import NOT_RECORDED_WHERE_UNSET, SOURCES, CorpusSettings, StoreSettings
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from strata_sae.pipeline.config.variants import Variant, check_sites
+from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path, data_root, impersonal
 from strata_sae.pipeline.runs.record_files import changed_keys
@@ -15,23 +18,31 @@ from strata_sae.pipeline.settings import ModelSettings, Name, Settings
 from strata_sae.pipeline.strict_yaml import Yaml
 
 
+class _Section:
+    """A group of settings that may be left out; in a file it is never null."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Settings], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(get_args(source)[0])
+
+
 class RunConfig(Settings):
-    """One YAML file: extract once, train many."""
+    """One YAML file: extract once, train many. A section that a command does not need may be left out."""
 
     name: Name
     """Name of the run, and of its store where `store.path` is null."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed of the document order, the batches and the initial weights."""
-    model: ModelSettings
-    """The language model."""
-    corpus: CorpusSettings
-    """The text."""
+    model: Annotated[ModelSettings | None, _Section] = None
+    """The language model. Needed to make a store; one that is there holds it in its plan."""
+    corpus: Annotated[CorpusSettings | None, _Section] = None
+    """The text. Needed to make a store; one that is there holds it in its plan."""
     store: StoreSettings
     """The activation store."""
-    training: TrainingSettings
-    """The training loop."""
-    variants: dict[Name, Variant] = Field(min_length=1)
-    """The SAEs to train at every site, by name."""
+    training: Annotated[TrainingSettings | None, _Section] = None
+    """The training loop. Needed to train and to evaluate."""
+    variants: dict[Name, Variant] = Field(default={}, min_length=1)
+    """The SAEs to train at every site, by name. Needed to train and to evaluate."""
     sweep: Sweep = Field(default=None, exclude=True)
     """A grid over every variant; `load` writes it out as variants (config/sweep.py) and removes it."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -41,24 +52,42 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
-        for site in self.training.sites or []:
+        for site in self.sae_sites():
             if site not in self.store.sites:
                 raise ValueError(f"training.sites: {site!r} is not among store.sites {self.store.sites}")
         for name, variant in self.variants.items():
             if variant.route is not None:
                 check_sites(name, variant.route, self.store.sites)
-        for name, variant in self.variants.items():
-            try:
-                variant.resolved(self.training)
-            except ValueError as error:
-                raise ValueError(f"training of variant {name!r}: {error}") from None
+        if self.training is not None:
+            for name, variant in self.variants.items():
+                try:
+                    variant.resolved(self.training)
+                except ValueError as error:
+                    raise ValueError(f"training of variant {name!r}: {error}") from None
         return self
+
+    @classmethod
+    def of(cls, config: "RunConfig", where: Path | str) -> Self:
+        """The same config as one of this class: with the sections that it requires.
+
+        where: the file, for the error.
+        Raises: ConfigError naming each section that is missing.
+        """
+        needed = [name for name, field in cls.model_fields.items() if field.is_required()]
+        if missing := [name for name in needed if not getattr(config, name)]:
+            lines = (f"{where}: {name}: missing; {RunConfig.model_fields[name].description}" for name in missing)
+            raise ConfigError("\n".join(lines))
+        # Its groups are checked already, and taken as they are.
+        return cls.model_validate({name: group for name, group in config if name in config.model_fields_set})
+
+    def sae_sites(self) -> list[str]:
+        """The sites at which SAEs are trained."""
+        return (self.training and self.training.sites) or self.store.sites
 
     def sites_to_train_on(self) -> list[str]:
         """The sites of the SAEs, then those that other variants read and write."""
         routes = [variant.route for variant in self.variants.values() if variant.route is not None]
-        saes = self.training.sites or self.store.sites
-        return list(dict.fromkeys([*saes, *(site for route in routes for site in route.sites)]))
+        return list(dict.fromkeys([*self.sae_sites(), *(site for route in routes for site in route.sites)]))
 
     def store_path(self) -> Path:
         """Folder of this run's activation store. Raises: ConfigError if it lies inside another store."""
@@ -68,6 +97,13 @@ class RunConfig(Settings):
     def run_path(self) -> Path:
         """Folder of this run's results. Raises: ConfigError if it lies inside a store."""
         return outside_stores(Path("runs") / self.name, "name")
+
+
+class ExtractConfig(RunConfig):
+    """A config of which a store can be made: plan, extract."""
+
+    model: ModelSettings
+    corpus: CorpusSettings
 
     def extraction(self, **store: Yaml) -> dict[str, Yaml]:
         """The part that decides the store's content: plain data, the same for every run that may share the store.
@@ -80,6 +116,13 @@ class RunConfig(Settings):
             "corpus": self.corpus.model_dump(mode="json"),
             "store": self.store.model_dump(mode="json", exclude={*_NOT_RECORDED}) | store,
         }
+
+
+class TrainConfig(RunConfig):
+    """A config of which SAEs can be trained and judged: train, evaluate."""
+
+    training: TrainingSettings
+    variants: dict[Name, Variant]
 
 
 def follow_registries() -> None:

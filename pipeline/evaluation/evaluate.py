@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from strata_sae.pipeline.available import choose_device
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.evaluation.metrics import METRICS
@@ -48,7 +48,7 @@ class Held:
 
     stores: Together
     route: Route
-    config: RunConfig
+    config: TrainConfig
     device: torch.device
 
     @property
@@ -62,7 +62,7 @@ class Held:
         return filters_of(self.config.training.filters)
 
 
-def evaluate(config: RunConfig, *, show_progress: bool = False) -> None:
+def evaluate(config: TrainConfig, *, show_progress: bool = False) -> None:
     """Score every SAE of the run that finished training; what is scored already is skipped.
 
     Raises: StoreError, ConfigError, CheckpointError.
@@ -109,9 +109,9 @@ def _summary(stores: Together) -> StoreSummary:
         raise CheckpointError(f"{stores.path}: {key[:200]}: {first['msg']}; the store's plan is none of ours") from None
 
 
-def _routes(config: RunConfig) -> list[Route]:
+def _routes(config: TrainConfig) -> list[Route]:
     """Every site as an SAE reads it, then what other variants read and write."""
-    saes = [Route((site,), (site,)) for site in config.training.sites or config.store.sites]
+    saes = [Route((site,), (site,)) for site in config.sae_sites()]
     return list(dict.fromkeys([*saes, *(v.route for v in config.variants.values() if v.route is not None)]))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from strata_sae.pipeline.available import free_bytes
-from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.training import window_rows
+from strata_sae.pipeline.config.run import ExtractConfig
+from strata_sae.pipeline.config.training import TrainingSettings, window_rows
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.spool import Arrangement
 from strata_sae.pipeline.language_model.inputs import GROUP_BATCHES, Recorded
@@ -153,12 +153,12 @@ def filling_bytes(plan: Plan) -> int:
     return held + 2 * chunks + 2 * calibration * columns * 4
 
 
-def describe_draft(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> str:
+def describe_draft(config: ExtractConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> str:
     """What the store will hold and cost, and how well the training window will mix documents."""
     return "\n".join(f"{title:<11}{line}" for title, line in _lines(config, model_name, plan, arrangement))
 
 
-def _lines(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> Iterator[tuple[str, str]]:
+def _lines(config: ExtractConfig, model_name: str, plan: Plan, arrangement: Arrangement) -> Iterator[tuple[str, str]]:
     """(title, line) of all that `strata plan` says; there may be several lines of one title, or none."""
     corpus, spool, train_rows = config.corpus, arrangement.spool, arrangement.splits["train"][1]
     yield "model", f"{model_name} ({config.model.dtype})"
@@ -188,15 +188,16 @@ def _lines(config: RunConfig, model_name: str, plan: Plan, arrangement: Arrangem
         yield "sequences", f"{corpus.context_length} tokens of joined documents{isolated}"
     yield "units", f"{plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows"
     yield "memory", f"{filling_bytes(plan):,} bytes to fill a unit, beside the model"
-    yield from (("mixing", line) for line in _mixing(config, plan, arrangement))
+    if config.training is not None:
+        yield from (("mixing", line) for line in _mixing(config, config.training, plan, arrangement))
 
 
-def _mixing(config: RunConfig, plan: Plan, arrangement: Arrangement) -> Iterator[str]:
+def _mixing(config: ExtractConfig, training: TrainingSettings, plan: Plan, arrangement: Arrangement) -> Iterator[str]:
     """A line for each window that training will serve: how large it is depends on the sites and on the batch size."""
-    training, train_rows = config.training, arrangement.splits["train"][1]
+    train_rows = arrangement.splits["train"][1]
     starts = arrangement.starts[arrangement.starts <= train_rows]
     served: dict[tuple[int, int], list[str]] = {}
-    for name, sites, batch_size in _batches(config):
+    for name, sites, batch_size in _batches(config, training):
         rows = window_rows(training, sum(plan.bytes_per_row(site) for site in sites), batch_size)
         served.setdefault((rows, batch_size), []).append(name)
     for (rows, batch_size), names in served.items():
@@ -212,12 +213,12 @@ def _mixing(config: RunConfig, plan: Plan, arrangement: Arrangement) -> Iterator
         )
 
 
-def _batches(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
+def _batches(config: ExtractConfig, training: TrainingSettings) -> Iterator[tuple[str, tuple[str, ...], int]]:
     """(site or route, the sites that are read together, rows of a batch) of every SAE that the config trains."""
     for variant in config.variants.values():
-        batch_size = variant.resolved(config.training).batch_size
+        batch_size = variant.resolved(training).batch_size
         if variant.route is not None:
             yield variant.route.name, variant.route.sites, batch_size
         else:
-            for site in config.training.sites or config.store.sites:
+            for site in config.sae_sites():
                 yield site, (site,), batch_size

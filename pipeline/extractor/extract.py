@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.run import differences
+from strata_sae.pipeline.config.run import ExtractConfig, differences
 from strata_sae.pipeline.engines import Engine
 from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.extractor.filling import fill_and_finish
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 _ONE_PROCESS = Local(n_workers=1)
 
 
-def extract(config: RunConfig, engine: Engine = _ONE_PROCESS, *, show_progress: bool = True) -> None:
+def extract(config: ExtractConfig, engine: Engine = _ONE_PROCESS, *, show_progress: bool = True) -> None:
     """Plan the store if that is not done, fill the units that are missing, finish it. A finished store is left alone.
 
     If a finished store beside it already holds what the config asks for, nothing is done: that store is used.
@@ -52,7 +51,7 @@ def extract(config: RunConfig, engine: Engine = _ONE_PROCESS, *, show_progress: 
         fill(config.model, path, plan, engine, show_progress=show_progress)
 
 
-def describe_plan(config: RunConfig, *, show_progress: bool) -> str:
+def describe_plan(config: ExtractConfig, *, show_progress: bool) -> str:
     """What `extract` would make and what it would cost, in words; writes nothing that stays."""
     reuse = reusable(config)
     planned_here = [] if reuse.stores else described(config, show_progress=show_progress)
@@ -105,7 +104,7 @@ class Reuse(NamedTuple):
     """What a log says of this."""
 
 
-def reusable(config: RunConfig) -> Reuse:
+def reusable(config: ExtractConfig) -> Reuse:
     """What a run need not extract.
 
     Another run's store is used only if text and model are now what it was made from; inputs that were deleted since
@@ -133,7 +132,7 @@ def reusable(config: RunConfig) -> Reuse:
     return Reuse([found], [used, *not_compared(found, now)])
 
 
-def _lacks_sites_only(own: Path, config: RunConfig) -> bool:
+def _lacks_sites_only(own: Path, config: ExtractConfig) -> bool:
     if not (own / MANIFEST).is_file():
         return False
     plan = read_plan(own)

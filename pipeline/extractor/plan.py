@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.pipeline.available import choose_device
-from strata_sae.pipeline.config import RunConfig
-from strata_sae.pipeline.config.run import differences, recorded
+from strata_sae.pipeline.config.run import ExtractConfig, differences, recorded
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.costs import check_draft, check_settings, describe_draft
 from strata_sae.pipeline.extractor.provenance import check_inputs, model_changes
@@ -53,7 +52,7 @@ class Draft:
     tokenizer: Tokenizer
 
 
-def planned(config: RunConfig, *, show_progress: bool) -> Plan:
+def planned(config: ExtractConfig, *, show_progress: bool) -> Plan:
     """The plan at the config's store path; made and written there if nothing is.
 
     Raises: ConfigError if the store there was made from another config, naming what differs; StoreError if something
@@ -73,7 +72,7 @@ def planned(config: RunConfig, *, show_progress: bool) -> Plan:
         return _write(path, config, draft)
 
 
-def described(config: RunConfig, *, show_progress: bool) -> list[str]:
+def described(config: ExtractConfig, *, show_progress: bool) -> list[str]:
     """The lines that `planned` would log; writes nothing that stays. Raises: as `planned`."""
     path = config.store_path()
     if (path / PLAN).is_file():
@@ -84,7 +83,7 @@ def described(config: RunConfig, *, show_progress: bool) -> list[str]:
 
 
 @contextmanager
-def _drafted(config: RunConfig, *, show_progress: bool) -> Iterator[Draft]:
+def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
     """A draft; the folder that its tokens lie in is removed when the block ends."""
     choose_device(config.model.device, "model.device")
     description = describe(config.model, config.store.sites)
@@ -102,7 +101,7 @@ def _drafted(config: RunConfig, *, show_progress: bool) -> Iterator[Draft]:
         yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
 
 
-def _described(config: RunConfig, draft: Draft) -> str:
+def _described(config: ExtractConfig, draft: Draft) -> str:
     """The draft in words. Raises: ConfigError, after logging them, where no such store can be filled here."""
     plan = Plan(files={}, **_fields(config, draft.description, draft.sizes, draft.arrangement))
     text = describe_draft(config, str(draft.description.provenance["model"]), plan, draft.arrangement)
@@ -114,7 +113,7 @@ def _described(config: RunConfig, draft: Draft) -> str:
     return text
 
 
-def _check_corpus(config: RunConfig, description: Description) -> None:
+def _check_corpus(config: ExtractConfig, description: Description) -> None:
     """Raises: ConfigError where the model cannot see sequences of such a length, or such documents apart."""
     asked, longest = config.corpus.context_length, description.max_positions
     if longest is not None and asked > longest:
@@ -130,7 +129,7 @@ def _check_corpus(config: RunConfig, description: Description) -> None:
         )
 
 
-def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
+def _existing(path: Path, config: ExtractConfig) -> tuple[Plan, list[str]]:
     """The plan at `path`, and a line where its inputs could not be compared with what they are now."""
     plan = read_plan(path)
     if changed := differences(plan.config, config.extraction()):
@@ -149,7 +148,7 @@ def _existing(path: Path, config: RunConfig) -> tuple[Plan, list[str]]:
     return plan, lines
 
 
-def _write(path: Path, config: RunConfig, draft: Draft) -> Plan:
+def _write(path: Path, config: ExtractConfig, draft: Draft) -> Plan:
     arrangement = draft.arrangement
     used: set[int] = set()
     for block in arrangement.blocks(TOKEN_ROWS_PER_CHUNK):
@@ -170,7 +169,7 @@ class _Fields(PlanFields):
 
 
 def _fields(
-    config: RunConfig, description: Description, sizes: Layout, arrangement: Arrangement | None = None
+    config: ExtractConfig, description: Description, sizes: Layout, arrangement: Arrangement | None = None
 ) -> _Fields:
     """The fields of a plan; where there is no arrangement yet, those of a plan with one unit of rows."""
     one_unit = {"train": (0, sizes.rows_per_unit)}

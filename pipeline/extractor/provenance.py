@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.config.corpus import HubDataset, Source
+from strata_sae.pipeline.config.run import ExtractConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.sources import files_of
@@ -44,7 +44,7 @@ class _Commits(BaseModel):
     commits: list[str]
 
 
-def check_inputs(path: Path, plan: Plan, config: RunConfig) -> list[str]:
+def check_inputs(path: Path, plan: Plan, config: ExtractConfig) -> list[str]:
     """Refuse to take the store at `path`, finished or not, for what the config's inputs would give now.
 
     Returns: a line where there is something that could not be compared, such as a corpus that was deleted since.
@@ -67,7 +67,7 @@ def not_compared(path: Path, found: Comparison) -> list[str]:
     return [f"{path}: used as it is; not compared with what it was made from: {shown(found.unknown)}"]
 
 
-def compare_inputs(plan: Plan, config: RunConfig) -> Comparison:
+def compare_inputs(plan: Plan, config: ExtractConfig) -> Comparison:
     """Every file, commit and version that decides the rows; the configs must be equal already.
 
     A file whose size, times and inode are as they were when it was hashed is not read again.
@@ -79,12 +79,12 @@ def compare_inputs(plan: Plan, config: RunConfig) -> Comparison:
     return Comparison.of([compare_corpus(plan, config), model])
 
 
-def compare_corpus(plan: Plan, config: RunConfig) -> Comparison:
+def compare_corpus(plan: Plan, config: ExtractConfig) -> Comparison:
     """The part of `compare_inputs` that is text."""
     return Comparison.of(_corpus(plan, config))
 
 
-def _corpus(plan: Plan, config: RunConfig) -> Iterator[Comparison]:
+def _corpus(plan: Plan, config: ExtractConfig) -> Iterator[Comparison]:
     for number, source in enumerate(config.corpus.sources):
         where = f"corpus.sources[{number}] ({source.kind})"
         try:

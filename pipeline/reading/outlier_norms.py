@@ -1,6 +1,7 @@
 """The line that `plan`, `extract` and `train` print where few rows carry most of the norm."""
 
 from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.training import FilterSettings
 from strata_sae.pipeline.reading.which_store import find_store, open_store
 from strata_sae.stores import MANIFEST, Filters, Together, is_url, outliers
 
@@ -16,7 +17,7 @@ scales the rows, R2 and the loss then depend on those rows more than on all othe
 
 def outlier_norms(config: RunConfig, stores: Together) -> str | None:
     """One line if few of the rows to train on carry much of the sum of squares at a site; None if that is not so."""
-    filters = Filters(**config.training.filters.model_dump())
+    filters = Filters(**(config.training.filters if config.training else FilterSettings()).model_dump())
     found = {
         site: measured
         for site in config.sites_to_train_on()

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from strata_sae.pipeline.config.run import RunConfig, differences
+from strata_sae.pipeline.config.run import ExtractConfig, RunConfig, differences
+from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.stores import MANIFEST, PLAN, ActivationStore, Plan, Together, aligned, check_opened, is_url, read_plan
 from strata_sae.stores.errors import StoreError
@@ -19,11 +20,21 @@ def find_store(config: RunConfig) -> Path:
     that satisfies the config, else its own folder.
 
     A store that SAEs of this run were trained on comes first, then the first by name.
+    Raises: ConfigError where no store is there, and the config does not say what to make one of.
     """
     own = config.store_path()
-    if config.store.path is not None or (own / PLAN).is_file():
+    is_there = is_url(config.store.path or "") or (own / PLAN).is_file()
+    if not is_there and not (config.model and config.corpus):
+        found = ", ".join(str(path) for path, _ in _finished(own.parent))
+        raise ConfigError(
+            f"store.path: there is no store at {own}, and the config has no model and corpus to make one of; set "
+            f"store.path to one that is there ({f'beside it: {found}' if found else 'there is none beside it'}), or "
+            f"add model and corpus"
+        )
+    if config.store.path is not None or is_there:
         return own
-    satisfying = [(path, plan) for path, plan in _finished(own.parent) if satisfies(plan, config)]
+    wanted = ExtractConfig.of(config, config.name)
+    satisfying = [(path, plan) for path, plan in _finished(own.parent) if satisfies(plan, wanted)]
     whole = [path for path, plan in satisfying if _is_whole(path, plan)]
     trained_on = _trained_on(config)
     return min(whole, key=lambda path: (file_sha256(path / MANIFEST) not in trained_on, path.name), default=own)
@@ -37,7 +48,7 @@ def find_siblings(config: RunConfig, store: Path) -> list[Path]:
     if not (store / MANIFEST).is_file():
         return []
     base = read_plan(store)
-    missing = {site for site in [*config.store.sites, *(config.training.sites or [])] if site not in base.sites}
+    missing = {site for site in config.store.sites if site not in base.sites}
     found = []
     for path, plan in _finished(store.parent) if missing else ():
         if missing & plan.sites.keys() and not aligned(base, plan) and _is_whole(path, plan):
@@ -63,7 +74,7 @@ def open_store(config: RunConfig, stage: Path | None = None) -> Together:
     return Together([ActivationStore.open(p, io=config.store.io, stage=stage, stage_sites=sites) for p in paths])
 
 
-def satisfies(plan: Plan, config: RunConfig) -> bool:
+def satisfies(plan: Plan, config: ExtractConfig) -> bool:
     """Whether a store of this plan holds what the config would extract: all of its rows, in the same blocks.
 
     Not a slice of some rows, a shuffle, or another number format than the one that was captured: those are used by

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.config.training import TrainingSettings
 from strata_sae.pipeline.config.variants import Route, Variant
 from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
@@ -46,7 +46,7 @@ class Job:
         return self.folder.name
 
 
-def plan_jobs(config: RunConfig, stores: Together, run: RunFolder, only: Sequence[str] = ()) -> list[Job]:
+def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Sequence[str] = ()) -> list[Job]:
     """Every SAE at every site, then every variant with a route of its own, in config order.
 
     Args:
@@ -150,9 +150,9 @@ def _chosen(names: list[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in names if not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
-def _sites(config: RunConfig, stores: Together) -> list[str]:
+def _sites(config: TrainConfig, stores: Together) -> list[str]:
     """The sites to train on. Raises: ConfigError if the stores lack one."""
-    sites = config.training.sites or config.store.sites
+    sites = config.sae_sites()
     for site in sites:
         if site not in stores.sites:
             raise ConfigError(

@@ -8,7 +8,7 @@ import torch
 
 from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.loading import dump
-from strata_sae.pipeline.config.run import RunConfig
+from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.break_even import measured_break_even
 from strata_sae.pipeline.reading.outlier_norms import outlier_norms
@@ -28,7 +28,7 @@ HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s", ""
 
 
 def train(
-    config: RunConfig, *, stage: Path | None = None, only: Sequence[str] = (), show_progress: bool = True
+    config: TrainConfig, *, stage: Path | None = None, only: Sequence[str] = (), show_progress: bool = True
 ) -> None:
     """Train every variant at every site; what is finished is skipped, what was interrupted goes on.
 
@@ -54,7 +54,7 @@ def train(
             log.info("%s", line)
 
 
-def describe_training(config: RunConfig, only: Sequence[str] = ()) -> str:
+def describe_training(config: TrainConfig, only: Sequence[str] = ()) -> str:
     """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`."""
     stores = open_store(config)
     device = choose_device(config.training.device, "training.device")
@@ -65,7 +65,7 @@ def describe_training(config: RunConfig, only: Sequence[str] = ()) -> str:
     return "\n".join([f"{n_left} of {len(jobs)} SAEs are left to train", *announcement(passes, stores), *measured])
 
 
-def _prepare(passes: list[Pass], config: RunConfig, stores: Together, run: RunFolder, device: torch.device) -> None:
+def _prepare(passes: list[Pass], config: TrainConfig, stores: Together, run: RunFolder, device: torch.device) -> None:
     """Record the environment, announce the passes with their warnings, and check that their files find room.
 
     Raises: CheckpointError if the run folder's disk lacks room.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.run import ExtractConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
 from strata_sae.stores import StoreError, verify
@@ -37,14 +37,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_an_odd_number_is_refused_in_a_line_or_extracted(
     plain: dict[str, Any], tmp_path: Path, leaf: Leaf, value: float
 ) -> None:
-    data = RunConfig.model_validate(plain).model_dump(mode="json") | {"variants": plain["variants"]}
+    data = ExtractConfig.model_validate(plain).model_dump(mode="json") | {"variants": plain["variants"]}
     data["store"]["path"] = str(tmp_path / "store")
     here = data
     for step in leaf.path[:-1]:
         here = here[step]
     here[leaf.path[-1]] = value
     try:
-        config = RunConfig.model_validate(data)
+        config = ExtractConfig.model_validate(data)
     except ValidationError:
         return
     try:

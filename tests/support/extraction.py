@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from strata_sae.pipeline.config import RunConfig
+from strata_sae.pipeline.config.run import ExtractConfig
 from support.tiny_models import save_tiny_model
 
 SITES = ["blocks.0.hook_resid_post", "blocks.1.mlp.hook_post"]
@@ -18,7 +18,7 @@ def write_corpus(folder: Path, n_documents: int = 40) -> str:
     return str(folder / "*.txt")
 
 
-def extraction_config(folder: Path, *, model_type: str = "llama", **changes: Any) -> RunConfig:
+def extraction_config(folder: Path, *, model_type: str = "llama", **changes: Any) -> ExtractConfig:
     """A config whose store, model and text all lie under `folder`; `changes` are `section={key: value}`."""
     model = folder / f"model-{model_type}"
     if not model.is_dir():
@@ -46,4 +46,4 @@ def extraction_config(folder: Path, *, model_type: str = "llama", **changes: Any
     }
     for section, values in changes.items():
         sections[section] = sections[section] | values
-    return RunConfig.model_validate(sections)
+    return ExtractConfig.model_validate(sections)
