@@ -43,15 +43,17 @@ class Session:
 
     def advance(self, rows: Rows, mixed: dict[str, float]) -> None:
         """Learn from one batch; then log, with how well the batch is `mixed`, and save; freeze an SAE that diverged."""
+        training = self.job.training
+        is_line = is_logged(self.trainee.step + 1, training.log_every_steps, training.n_steps)
         began = time.perf_counter()
-        update = self.trainee.update(rows.x_BM, rows.target_BM)
+        update = self.trainee.update(rows.x_BM, rows.target_BM, monitored=is_line)
         self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
         if update is None:
             log.warning("%s: diverged at step %d: %s", self.job.name, self.trainee.step, self.trainee.diverged)
             self.finish(None)
             return
-        step, training = self.trainee.step, self.job.training
-        if is_logged(step, training.log_every_steps, training.n_steps):
+        step = self.trainee.step
+        if is_line:
             self._last = self._line(rows.target, update, mixed)
             self._curves.write(self._last)
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
