@@ -34,6 +34,7 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
         "metrics.json": {"sha256": None},
         "store.json": {"siblings": {}},
         "orthogonality": {"from_progress": 0.0},
+        "curves.jsonl": {"similarity": None},
         "loader.jsonl": {"perfect_documents": None, "perfect_positions": None, "predicted_variance_ratio": None},
     }
 }

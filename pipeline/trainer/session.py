@@ -17,6 +17,7 @@ from strata_sae.pipeline.runs.records import CurveLine
 from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save
 from strata_sae.pipeline.trainer.finish import calibrate, finish
 from strata_sae.pipeline.trainer.jobs import Job
+from strata_sae.pipeline.trainer.snapshots import share_due, snapshot, watched_latents
 from strata_sae.pipeline.trainer.trainee import Trainee, Update
 from strata_sae.stores.files.filesystem import make_folder, naming, sync
 
@@ -94,6 +95,8 @@ class Session:
             further["resampled_latents"] = update.resampled_latents
         if has_cosines(step, training.log_every_steps, training.n_steps):
             further["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
+        share = share_due(step, training.log_every_steps, training.n_steps)
+        watched = watched_latents(trainee.objective.terms)
         line = CurveLine(
             step=step,
             rows=step * training.batch_size,
@@ -104,6 +107,7 @@ class Session:
             learning_rate=update.learning_rate,
             threshold=trainee.threshold.value(),
             gradient_norm=update.gradient_norm,
+            similarity=None if share is None else snapshot(trainee.sae.W_dec, share, watched),
         )
         return line.with_further(further)
 
