@@ -131,7 +131,7 @@ def main() -> int:
     step = best["step with the term"] / best["plain step"]
     off = abs(float(loss) / float(expected) - 1)
     gradient_off = float((gradient - expected_gradient).norm() / expected_gradient.norm())
-    result = one.objective.forward_backward(x_BM, None, 0.0, workspace)
+    result = one.objective.forward_backward(x_BM, None, 0.0, workspace, monitored=True)
     print(f"M {D_MODEL}, E {D_SAE}, k {K}, B {BATCH}, {torch.get_num_threads()} threads")
     print(f"  competing pairs {float(result.monitors['orthogonality/competing_pairs']):.0f}")
     for name, milliseconds in {**best, **alone}.items():

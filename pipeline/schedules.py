@@ -37,8 +37,8 @@ class Schedule(Settings):
     """Share of the run (0 to 1) at which it starts to move."""
     finish: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of the run (0 to 1) at which it arrives."""
-    exponent: float = Field(default=2.0, gt=0.0)
-    """Exponent of `power`; seed 001 uses 2 and 0.5."""
+    exponent: float = Field(default=2.0, ge=0.0)
+    """Exponent of `power`; seed 001 uses 2 and 0.5. 0: it stays at start."""
 
     @model_validator(mode="after")
     def _ends_after_it_begins(self) -> "Schedule":

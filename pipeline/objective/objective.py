@@ -10,6 +10,8 @@ from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.objective.adaptive_lp import FrequencyWeightedLp, PAnneal
 from strata_sae.pipeline.objective.aux_k import AuxK, GhostGradients
 from strata_sae.pipeline.objective.gated_auxiliary import GatedAuxiliary
+from strata_sae.pipeline.objective.gradients import backward
+from strata_sae.pipeline.objective.monitors import MonitoredStep, of_gradients, of_terms
 from strata_sae.pipeline.objective.ort_sae import OrtSAE
 from strata_sae.pipeline.objective.orthogonality import Orthogonality
 from strata_sae.pipeline.objective.partial_reconstruction import HierarchicalTopK, MultiK, PrefixReconstruction
@@ -80,25 +82,32 @@ class Objective:
         workspace: Workspace | None = None,
         encoding: Encoding | None = None,
         target_BM: Tensor | None = None,
+        *,
+        monitored: bool = False,
     ) -> StepResult:
         """Loss and gradients of a batch at `fraction_done` (share of the run done); dead_E (bool) feeds AuxK.
 
         `encoding`: of this batch at this point, where the caller has it already (active latents are counted first).
-        `target_BM`: what is to be reconstructed, where that is not x_BM.
+        `target_BM`: what is to be reconstructed, where that is not x_BM. `monitored`: whether to measure what is only
+        worth logging; loss and gradients have the same bits either way.
         """
         encoding = encoding or self.sae.encode(x_BM, fraction_done=fraction_done, workspace=workspace)
         target_BM = x_BM if target_BM is None else target_BM
-        step = Step(self.sae, target_BM, encoding, self.sae.decode(encoding.codes), dead_E, fraction_done)
+        kind = MonitoredStep if monitored else Step
+        step = kind(self.sae, target_BM, encoding, self.sae.decode(encoding.codes), dead_E, fraction_done)
         losses: dict[str, Tensor] = {}
-        owners: list[str] = []
+        norms: dict[str, dict[str, Tensor]] = {}
         for name, term in self.terms.items():
+            if isinstance(step, MonitoredStep):
+                step.begin()
             losses[name] = term.add(step)
-            owners += [name] * (len(step.direct) - len(owners))
+            if isinstance(step, MonitoredStep):
+                norms[name] = step.gradient_norms()
         loss = torch.stack(list(losses.values())).sum()
-        pulls = _pulls(step, owners, self.terms)
-        gradients = _backward(step)
-        monitors = {**step.monitors, **_shares(self.terms, losses, loss), **_pull_shares(pulls, gradients)}
-        return StepResult(loss, losses, gradients, encoding.codes, encoding, step.xhat_BM, monitors)
+        gradients = backward(step)
+        if monitored:
+            step.monitors |= of_terms(self.terms, losses, fraction_done) | of_gradients(norms, gradients)
+        return StepResult(loss, losses, gradients, encoding.codes, encoding, step.xhat_BM, step.monitors)
 
     def state(self) -> dict[str, Tensor]:
         """What the terms keep between steps, for checkpoints."""
@@ -124,63 +133,3 @@ def check_terms(term_settings: Mapping[str, TermSettings], sae_settings: SAESett
         choices = ", ".join(name for name, term in TERMS.items() if term.reconstructs)
         found = ", ".join(reconstructing) or "none"
         raise ValueError(f"an objective needs exactly one term that reconstructs ({choices}), got {found}")
-
-
-def _backward(step: Step) -> dict[str, Tensor]:
-    """From dloss/dxhat, dloss/dvalues and the direct gradients to the gradients of all parameters."""
-    sae, codes = step.sae, step.codes
-    shared: dict[str, Tensor] = {}
-    if step.error_gradient_BM is not None:
-        step.add_values_gradient(codes.dots(step.error_gradient_BM, sae.W_dec))
-        space = step.encoding.space_for("W_dec", sae.W_dec)
-        shared["W_dec"] = codes.transposed_times(step.error_gradient_BM, out=space)
-        shared["b_dec"] = step.error_gradient_BM.sum(0)
-    for name, gradient in sae.backward(step.encoding, step.values_gradient, step.penalty_gradient).items():
-        shared[name] = shared[name] + gradient if name in shared else gradient
-    unknown = {name for name, _, _ in step.direct} - sae.parameters().keys()
-    if unknown:
-        raise ValueError(f"a term adds a gradient of {', '.join(sorted(unknown))}, which this SAE does not train")
-    gradients = {
-        name: _total(parameter, shared.get(name), [(d, rows) for owner, d, rows in step.direct if owner == name])
-        for name, parameter in sae.parameters().items()
-    }
-    if sae.settings.pre_bias:
-        # x0 = x - b_dec, so b_dec gets minus the gradient of x0: summed over rows first, it is one matrix-vector
-        # product.
-        gradients["b_dec"] = gradients["b_dec"] - sae.input_gradient(gradients)
-    return gradients
-
-
-def _total(parameter: Tensor, shared: Tensor | None, direct: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """The sum of a parameter's gradients, written into the first of them; direct ones may cover only some rows."""
-    whole = [gradient for gradient in (shared, *(g for g, rows in direct if rows is None)) if gradient is not None]
-    total = whole[0] if whole else torch.zeros_like(parameter)
-    for gradient in whole[1:]:
-        total += gradient
-    for gradient, rows in direct:
-        if rows is not None:
-            total[rows] += gradient
-    return total
-
-
-def _shares(terms: Mapping[str, Term], losses: Mapping[str, Tensor], loss: Tensor) -> dict[str, Tensor | float]:
-    """For each term that does not reconstruct: its share of the loss."""
-    loss = loss.clamp(min=torch.finfo(loss.dtype).tiny)  # a loss of 0 has shares of 0, not NaN
-    return {f"{name}/loss_share": losses[name] / loss for name, term in terms.items() if not term.reconstructs}
-
-
-def _pulls(step: Step, owners: list[str], terms: Mapping[str, Term]) -> dict[str, Tensor]:
-    """For each term that does not reconstruct: the norm of its own gradient of W_dec."""
-    return {
-        owner: gradient.norm()
-        for owner, (name, gradient, _) in zip(owners, step.direct, strict=True)
-        if name == "W_dec" and not terms[owner].reconstructs
-    }
-
-
-def _pull_shares(pulls: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
-    """Each of these norms over the norm of the whole gradient."""
-    if not pulls:
-        return {}
-    whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)
-    return {f"{owner}/gradient_share": pull / whole for owner, pull in pulls.items()}

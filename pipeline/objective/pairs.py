@@ -1,17 +1,17 @@
-"""Pairs of latents: how strongly two latents that are active together compete, and penalties of their similarity.
+"""Pairs of latents: how often two latents are active together, and how strongly they compete.
 
 No matrix [E, E] is formed.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.kernels.codes import SparseCodes
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes, SparseCodes
 from strata_sae.pipeline.kernels.machine.backend import backend_of
 from strata_sae.pipeline.kernels.machine.reference import RowPairs, occurrences, partner_offsets
 
@@ -23,9 +23,18 @@ LARGEST_LIFT = 10.0
 ROUNDING_MARGIN = 1e-12
 """A share above the threshold by less than this (relative) counts as equal to it."""
 # Above the rounding of a float64 quotient (2e-16). Such a pair has c = 0, and its least count would depend on rounding.
-SUMMED_AT_ONCE = 4096
-"""Values that one thread sums (count)."""
-# Of a fixed length, because torch splits a sum by the number of threads, which would change the last bits of the loss.
+
+
+class Form(NamedTuple):
+    """How competition follows from counts."""
+
+    normalisation: str
+    """Name in NORMALISATIONS."""
+    shape: str
+    """Name in SHAPES."""
+    threshold: float
+    """Above 0."""
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,28 @@ NORMALISATIONS: dict[str, Callable[[CoActive], tuple[Tensor, Tensor]]] = {
 """Name -> mask intersection n_ij and n_ji, from 0 to 1. `conditional`: share of i's rows in which j is active.
 `lift`: the larger of both directions' P(i|j) / (l0 / d_sae), from 0 to LARGEST_LIFT; 1 is chance."""
 
+
+def _sigmoid(n: Tensor, threshold: float, temperature: float) -> Tensor:
+    return torch.sigmoid((n - threshold) / temperature)
+
+
 SHAPES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "linear": lambda n, threshold, temperature: ((n - threshold) / threshold).clamp(0, 1),
-    "sigmoid": lambda n, threshold, temperature: torch.sigmoid((n - threshold) / temperature),
+    "sigmoid": _sigmoid,
+    "sigmoid_co_active": _sigmoid,
     "proportional": lambda n, threshold, temperature: n,
 }
-"""Name -> competition c of a mask intersection n, given the threshold (above 0) and the temperature."""
+"""Name -> competition c of a mask intersection n, given the threshold (above 0) and the temperature.
+
+`sigmoid_co_active` is 0 for a pair that is never active together; `sigmoid` is not: see `apart`.
+"""
+
+
+def apart(form: Form) -> float:
+    """c_ij of latents that are never active together (n is 0): above 0 for `sigmoid` only."""
+    if form.shape != "sigmoid":
+        return 0.0
+    return float(_sigmoid(torch.zeros((), dtype=torch.float64), form.threshold, form.temperature))
 
 
 def least_share(normalisation: str, shape: str, threshold: float, density: float) -> float:
@@ -104,6 +129,13 @@ def competition(pairs: CoActive, normalisation: str, shape: str, threshold: floa
     return c + c if n_back is n_there else c + SHAPES[shape](n_back, threshold, temperature)
 
 
+def competition_of_any(pairs: CoActive, form: Form) -> Tensor:
+    """c_ij + c_ji of pairs that may never be active together, or of which a latent is never active (n is then 0)."""
+    at_least_one = replace(pairs, n_first=pairs.n_first.clamp(min=1), n_second=pairs.n_second.clamp(min=1))
+    c = competition(at_least_one, *form)
+    return c * (pairs.n_both > 0) if form.shape == "sigmoid_co_active" else c
+
+
 def competing(
     codes: SparseCodes, normalisation: str, shape: str, threshold: float, temperature: float
 ) -> Iterator[tuple[RowPairs, Tensor]]:
@@ -113,7 +145,7 @@ def competing(
     share = least_share(normalisation, shape, threshold, density) * (1 + ROUNDING_MARGIN)
     # In float64 counts are exact; + 1 and cutting off make "more than the share" of "at least this many rows".
     least_E = (n_rows_E.double() * share + 1).clamp(max=codes.batch_size + 1).int()
-    n_rows_P = n_rows_E.to(_counted_in(codes))[codes.indices_P]
+    n_rows_P = n_rows_E.to(counted_in(codes.values_P))[codes.indices_P]
     room_E = partner_offsets(codes.entries)
     for first, stop in _chunks(room_E):
         pairs = backend_of(codes.values_P).pairs_together(codes.entries, room_E, least_E, first, stop)
@@ -125,7 +157,7 @@ def competing(
 
 def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
     """All pairs of latents in the same row of sorted codes, as often as they occur, in chunks of rising latents."""
-    n_rows_E = codes.by_latent[2].diff().to(_counted_in(codes))
+    n_rows_E = codes.by_latent[2].diff().to(counted_in(codes.values_P))
     for first, stop in _chunks(partner_offsets(codes.entries)):
         where = Occurrences(*occurrences(codes.entries, first, stop))
         once = where.n_both.cumsum(0) - where.n_both
@@ -135,20 +167,29 @@ def co_active(codes: SparseCodes) -> Iterator[tuple[CoActive, Occurrences]]:
         yield CoActive(where.n_both.to(n_first.dtype), n_first, n_second, codes.batch_size, _density(codes)), where
 
 
-def between(codes: SparseCodes, first: Tensor, second: Tensor) -> CoActive:
+def between(codes: Codes, first: Tensor, second: Tensor) -> CoActive:
     """The same counts for given pairs, also for those that are never active together."""
-    one, other = (_is_active(codes, latents) for latents in (first, second))
+    one, other = (activations(codes, latents) != 0 for latents in (first, second))
     counts = ((one & other).sum(0).double(), one.sum(0).double(), other.sum(0).double())
-    return CoActive(*counts, codes.batch_size, codes.n_active() / max(codes.batch_size * codes.n_latents, 1))
+    return CoActive(*counts, codes.batch_size, density_of(codes))
 
 
-def _is_active(codes: SparseCodes, latents: Tensor) -> Tensor:
-    """Whether each of some latents is active in each row: bool, [B, number of latents]."""
+def activations(codes: Codes, latents: Tensor) -> Tensor:
+    """The values of some latents in every row. Returns: [B, number of latents]."""
+    if isinstance(codes, DenseCodes):
+        return codes.values_BE[:, latents]
     columns = []
     for latent in latents.tolist():
-        rows = codes.rows_P[(codes.indices_P == latent) & (codes.values_P != 0)]
-        columns.append(torch.bincount(rows, minlength=codes.batch_size) > 0)
+        places = (codes.indices_P == latent).nonzero().squeeze(1)
+        column_B = codes.values_P.new_zeros(codes.batch_size)
+        column_B[codes.rows_P[places].long()] = codes.values_P[places]
+        columns.append(column_B)
     return torch.stack(columns, dim=1)
+
+
+def density_of(codes: Codes) -> float:
+    """Share of active latents over the batch."""
+    return codes.n_active() / max(codes.batch_size * codes.n_latents, 1)
 
 
 def _both_ways(n: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,9 +200,9 @@ def _density(codes: SparseCodes) -> float:
     return codes.indices_P.numel() / max(codes.batch_size * codes.n_latents, 1)
 
 
-def _counted_in(codes: SparseCodes) -> torch.dtype:
+def counted_in(values: Tensor) -> torch.dtype:
     """A dtype that holds counts exactly."""
-    return torch.promote_types(codes.values_P.dtype, torch.float32)
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _chunks(room_E: Tensor) -> Iterator[tuple[int, int]]:
@@ -173,57 +214,3 @@ def _chunks(room_E: Tensor) -> Iterator[tuple[int, int]]:
         stop = min(max(bisect_right(room, room[first] + OCCURRENCES_PER_CHUNK) - 1, first + 1), n_latents)
         yield first, stop
         first = stop
-
-
-PENALTIES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "absolute": (torch.abs, torch.sign),
-    "squared": (torch.square, lambda similarity: 2 * similarity),
-}
-"""Name -> penalty of a similarity, and its derivative."""
-
-
-class Penalised(NamedTuple):
-    """Sums over pairs, 0-dim, in float64."""
-
-    loss: Tensor
-    """Of c * penalty(similarity)."""
-    absolute: Tensor
-    """Of the absolute similarities of the pairs that compete."""
-
-
-def of_decoder(
-    W_EM: Tensor, codes: SparseCodes, pairs: RowPairs, c: Tensor, penalty: str, weight: float, gradient_EM: Tensor
-) -> Penalised:
-    """Penalty of the inner products of decoder rows; adds weight times the loss's gradient to gradient_EM."""
-    value, slope = PENALTIES[penalty]
-    c = c.to(W_EM.dtype)
-    backend, entries = backend_of(W_EM), codes.entries
-    dots = backend.pair_dots(W_EM, entries, pairs)
-    backend.add_pair_sums(W_EM, entries, pairs, slope(dots).mul_(c).mul_(weight), gradient_EM)
-    return Penalised(_sum(value(dots).mul_(c)), _sum(dots.abs_().mul_(c > 0)))
-
-
-def of_activations(
-    codes: SparseCodes, where: Occurrences, c: Tensor, penalty: str, weight: float, gradient_P: Tensor
-) -> Penalised:
-    """Penalty of (f^T f)_ij / B, where f are the codes; `where` must have all rows in which a pair is active."""
-    value, slope = PENALTIES[penalty]
-    first, second = where.first_place, where.second_place
-    c = c.to(codes.values_P.dtype)
-    left, right = codes.values_P[first], codes.values_P[second]
-    similarity = torch.segment_reduce(left * right, "sum", lengths=where.n_both, unsafe=True) / codes.batch_size
-    pull = weight / codes.batch_size * c * slope(similarity)
-    pull = pull.repeat_interleave(where.n_both, output_size=first.numel())
-    # Sorted by place, so that every sum has one order, whatever the number of threads.
-    places, parts = torch.cat([first, second]), torch.cat([pull * right, pull * left])
-    n_parts = torch.bincount(places, minlength=codes.values_P.numel())
-    order = places.int().argsort(stable=True)
-    gradient_P += torch.segment_reduce(parts[order], "sum", lengths=n_parts, unsafe=True)
-    return Penalised(_sum(c * value(similarity)), _sum(similarity.abs() * (c > 0)))
-
-
-def _sum(values: Tensor) -> Tensor:
-    """Their sum in float64, in an order that does not depend on the number of threads."""
-    whole = values.numel() - values.numel() % SUMMED_AT_ONCE
-    parts = values[:whole].view(-1, SUMMED_AT_ONCE).sum(1, dtype=torch.float64)
-    return parts.sum() + values[whole:].sum(dtype=torch.float64)

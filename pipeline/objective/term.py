@@ -35,6 +35,8 @@ class Step:
     """bool: latents that have not been active for long. None: no latent is dead."""
     fraction_done: float
     """Share of the run done, 0 to 1."""
+    monitored: bool = False
+    """Whether the step is logged. What is only worth logging is measured then, and changes nothing else."""
 
     error_gradient_BM: Tensor | None = None
     """dloss/dxhat, summed over terms."""

@@ -43,7 +43,7 @@ COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
 CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS)
 MAX_CURVE_POINTS = 400
 """Points of a curve: a figure is about that many pixels wide."""
-ELSEWHERE = ("metrics.density_histogram", "metrics.definitions")
+ELSEWHERE = ("metrics.density_histogram", "metrics.definitions", "curves.similarity")
 """What the page shows as a figure, or once for all SAEs."""
 Cells = list[tuple[str, str]]
 

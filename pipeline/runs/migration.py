@@ -34,6 +34,8 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
         "state.json": {"curves_sha256": None},
         "metrics.json": {"sha256": None},
         "store.json": {"siblings": {}},
+        "orthogonality": {"from_progress": 0.0},
+        "curves.jsonl": {"similarity": None},
         "loader.jsonl": {"perfect_documents": None, "perfect_positions": None, "predicted_variance_ratio": None},
     }
 }
@@ -41,6 +43,7 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
 
 REWORDED: dict[int, dict[str, dict[str, str]]] = {
     1: {
+        "orthogonality": {"sigmoid": "sigmoid_co_active"},
         "definitions": {
             "Mean number of nonzero codes of a row.": (
                 "Mean number of active latents of a row: those whose code is not 0."
@@ -60,7 +63,7 @@ REWORDED: dict[int, dict[str, dict[str, str]]] = {
             "Median over the alive latents of the share of rows on which the latent fires.": (
                 "Median over the alive latents of the share of rows on which the latent is active."
             ),
-        }
+        },
     }
 }
 """Version -> section -> a text as that version put it -> the same in the words of the next version."""
@@ -71,6 +74,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "variants.*.training": "training",
         "variants.*.sae": "sae",
         "variants.*.objective.*": "term",
+        "variants.*.objective.orthogonality": "orthogonality",
         "variants.*.resampling": "resampling",
     },
     "config.json": {
@@ -78,6 +82,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "training": "training",
         "sae": "sae",
         "objective.*": "term",
+        "objective.orthogonality": "orthogonality",
         "resampling": "resampling",
     },
     "metrics.json": {"": "metrics.json", "definitions": "definitions", "metrics.*": "definitions"},

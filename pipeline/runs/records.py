@@ -166,6 +166,25 @@ Measure = Annotated[int | float | None, BeforeValidator(_finite)]
 """A number, or null where JSON has no spelling for it (NaN, infinity)."""
 
 
+COSINE_BINS = 40
+"""Bins of equal width from -1 to 1 in which cosines are counted (count)."""
+
+
+class Similarity(Group):
+    """How similar the rows of W_dec are at a share of the run."""
+
+    share: float
+    """Of the run, 0 to 1; the line is the first that is logged at it or after it."""
+    pairs: list[Count]
+    """Pairs of latents in each of COSINE_BINS bins of their cosine."""
+    largest: list[Count]
+    """Latents in each bin of their largest cosine with another one."""
+    latents: list[Count]
+    """The latents that are watched, rising."""
+    cosines: list[list[float]]
+    """Their cosines with each other."""
+
+
 class CurveLine(Record):
     """A line of curves.jsonl: one update; in units of the rows that training saw. Further keys: terms and monitors."""
 
@@ -182,6 +201,8 @@ class CurveLine(Record):
     learning_rate: float
     threshold: Measure
     gradient_norm: Measure
+    similarity: Similarity | None
+    """At some shares of the run; null in the other lines."""
 
     def with_further(self, further: Mapping[str, float | int]) -> "CurveLine":
         """The line with more quantities, by name."""
@@ -189,7 +210,7 @@ class CurveLine(Record):
 
     def numbers(self) -> dict[str, Measure]:
         """Every quantity of the line, by name."""
-        return self.model_dump(exclude={"version"})
+        return self.model_dump(exclude={"version", "similarity"})
 
     def value(self, name: str) -> Measure:
         """One quantity; None where the line does not hold it."""

@@ -17,6 +17,7 @@ from strata_sae.pipeline.runs.records import CurveLine
 from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save
 from strata_sae.pipeline.trainer.finish import calibrate, finish
 from strata_sae.pipeline.trainer.jobs import Job
+from strata_sae.pipeline.trainer.snapshots import share_due, snapshot, watched_latents
 from strata_sae.pipeline.trainer.trainee import Trainee, Update
 from strata_sae.stores.files.filesystem import make_folder, naming, sync
 
@@ -43,15 +44,17 @@ class Session:
 
     def advance(self, rows: Rows, mixed: dict[str, float]) -> None:
         """Learn from one batch; then log, with how well the batch is `mixed`, and save; freeze an SAE that diverged."""
+        training = self.job.training
+        is_line = is_logged(self.trainee.step + 1, training.log_every_steps, training.n_steps)
         began = time.perf_counter()
-        update = self.trainee.update(rows.x_BM, rows.target_BM)
+        update = self.trainee.update(rows.x_BM, rows.target_BM, monitored=is_line)
         self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
         if update is None:
             log.warning("%s: diverged at step %d: %s", self.job.name, self.trainee.step, self.trainee.diverged)
             self.finish(None)
             return
-        step, training = self.trainee.step, self.job.training
-        if is_logged(step, training.log_every_steps, training.n_steps):
+        step = self.trainee.step
+        if is_line:
             self._last = self._line(rows.target, update, mixed)
             self._curves.write(self._last)
         if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
@@ -92,6 +95,8 @@ class Session:
             further["resampled_latents"] = update.resampled_latents
         if has_cosines(step, training.log_every_steps, training.n_steps):
             further["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
+        share = share_due(step, training.log_every_steps, training.n_steps)
+        watched = watched_latents(trainee.objective.terms)
         line = CurveLine(
             step=step,
             rows=step * training.batch_size,
@@ -102,6 +107,7 @@ class Session:
             learning_rate=update.learning_rate,
             threshold=trainee.threshold.value(),
             gradient_norm=update.gradient_norm,
+            similarity=None if share is None else snapshot(trainee.sae.W_dec, share, watched),
         )
         return line.with_further(further)
 

@@ -117,8 +117,10 @@ class Trainee:
         """Whether update `step` (0-based) is the next one to make."""
         return self.diverged is None and self.step == step
 
-    def update(self, x_BM: Tensor, target_BM: Tensor | None = None) -> Update | None:
+    def update(self, x_BM: Tensor, target_BM: Tensor | None = None, *, monitored: bool = False) -> Update | None:
         """Learn from one batch of scaled rows; target_BM: what to reconstruct, where that is not x_BM.
+
+        monitored: whether the update is logged, and its monitors are measured; that changes no bit of the parameters.
 
         Returns: None if it diverged, with the parameters as they were.
         """
@@ -126,7 +128,9 @@ class Trainee:
         fraction_done = self.step / self.training.n_steps
         encoding = self.sae.encode(x_BM, fraction_done=fraction_done, workspace=self.workspace)
         dead_E = self.dead_clock.update(encoding.codes)
-        result = self.objective.forward_backward(x_BM, dead_E, fraction_done, encoding=encoding, target_BM=target_BM)
+        result = self.objective.forward_backward(
+            x_BM, dead_E, fraction_done, encoding=encoding, target_BM=target_BM, monitored=monitored
+        )
         radial, square = None, None
         if self.sae.settings.decoder == "unit":
             radial = radial_part(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)

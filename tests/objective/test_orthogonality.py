@@ -1,5 +1,6 @@
 """The orthogonality term: every form against autograd, what it refuses, remembers, shows and costs."""
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -74,15 +75,17 @@ def test_the_forms_differ_from_each_other():
         ({"watch": [[1, -2]]}, "pairs of two different latents"),
         ({"every_steps": 0}, "every_steps"),
         ({"on": "encoder"}, "on"),
+        ({"from_progress": 1.0}, "from_progress"),
+        ({"weight": Schedule(shape="power", start=1.0, end=0.0).model_dump() | {"exponent": -1.0}}, "exponent"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
-        TERMS["orthogonality"].Settings(weight=0.1, **options)
+        TERMS["orthogonality"].Settings(**{"weight": 0.1, **options})
 
 
 def test_a_config_that_was_written_out_in_full_is_read_again():
-    for shape in ("linear", "sigmoid", "proportional"):
+    for shape in ("linear", "sigmoid", "sigmoid_co_active", "proportional"):
         settings = TERMS["orthogonality"].Settings(weight=0.1, shape=shape)
         assert TERMS["orthogonality"].Settings.model_validate(settings.model_dump()) == settings
 
@@ -124,10 +127,10 @@ def test_momentum_follows_its_recurrence_and_survives_a_checkpoint():
             state, running = running.state(), objective(sae, **options)
             assert state["orthogonality.threshold"].dtype == torch.float64
             running.load_state(state)
-        monitors = running.forward_backward(rows(), None, fraction_done).monitors
+        monitors = running.forward_backward(rows(), None, fraction_done, monitored=True).monitors
         seen.append(monitors["orthogonality/threshold"])
         assert seen[-1] == pytest.approx(expected, rel=1e-15)
-    forgetful = objective(sae, **options).forward_backward(rows(), None, 5 / 6)
+    forgetful = objective(sae, **options).forward_backward(rows(), None, 5 / 6, monitored=True)
     assert forgetful.monitors["orthogonality/threshold"] != pytest.approx(expected, rel=1e-3)
 
 
@@ -157,17 +160,58 @@ def test_the_gradient_moves_only_the_decoder():
     assert not torch.equal(plain.gradients["W_dec"], pushed.gradients["W_dec"])
 
 
-def test_a_weight_of_zero_costs_nothing_and_changes_nothing(monkeypatch):
+@pytest.mark.parametrize("options", [{"weight": 0.0}, {"from_progress": 0.6}, {"every_steps": 2}])
+def test_a_step_in_which_the_term_does_not_act_costs_nothing_and_changes_nothing(options, monkeypatch):
     sae = make_sae()
     plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
-    monkeypatch.setattr("strata_sae.pipeline.objective.orthogonality.competing", None)
-    off = objective(sae, weight=Schedule(shape="power", start=1.0, end=0.0)).forward_backward(rows(), None, 1.0)
-    assert torch.equal(plain.gradients["W_dec"], off.gradients["W_dec"])
+    monkeypatch.setattr("strata_sae.pipeline.objective.orthogonality.active_sorted", None)
+    off = objective(sae, **options).forward_backward(rows(), None, 0.5)
+    assert all(torch.equal(plain.gradients[name], off.gradients[name]) for name in plain.gradients)
+    assert float(off.losses["orthogonality"]) == 0.0
+    with pytest.raises(TypeError):  # control: where it acts, it sorts the codes
+        objective(sae).forward_backward(rows(), None, 0.5)
+
+
+@pytest.mark.parametrize("on", ["decoder", "activations"])
+def test_with_weight_zero_everything_is_measured_and_nothing_is_moved(on):
+    sae, watch = make_sae(), [[0, 1], [2, 3]]
+    plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
+    treated = objective(sae, weight=0.3, watch=watch, on=on).forward_backward(rows(), monitored=True)
+    baseline = objective(sae, weight=0.0, watch=watch, on=on).forward_backward(rows(), monitored=True)
+    assert all(torch.equal(plain.gradients[name], baseline.gradients[name]) for name in plain.gradients)
+    assert baseline.monitors.keys() == treated.monitors.keys()
+    measured = [name for name in treated.monitors if name.startswith("orthogonality/") and "share" not in name]
+    assert len(measured) == 3 * len(watch) + 4
+    for name in set(measured) - {"orthogonality/weight"}:
+        assert torch.equal(torch.as_tensor(baseline.monitors[name]), torch.as_tensor(treated.monitors[name])), name
+    assert float(baseline.monitors["gradient_norm/orthogonality"]) == 0.0
+    assert float(treated.monitors["gradient_norm/orthogonality"]) > 0.0
+
+
+def test_before_its_share_of_the_run_only_watched_pairs_are_measured():
+    running = objective(make_sae(), from_progress=0.5, watch=[[0, 1]])
+    before = running.forward_backward(rows(), None, 0.49, monitored=True)
+    after = running.forward_backward(rows(), None, 0.5, monitored=True)
+    assert float(before.losses["orthogonality"]) == 0.0
+    assert float(after.losses["orthogonality"]) > 0.0
+    pairs = {"orthogonality/competing_pairs", "orthogonality/mean_abs_cos"}
+    assert after.monitors.keys() - before.monitors.keys() == pairs
+    assert "orthogonality/c_0_1" in before.monitors
+
+
+def test_exponent_zero_is_the_static_form_to_the_end():
+    sae = make_sae()
+    weight = Schedule(shape="power", start=0.3, end=0.0, exponent=0.0)
+    for fraction_done in (0.0, 0.7, 1.0):
+        one, other = (objective(sae, weight=w).forward_backward(rows(), None, fraction_done) for w in (weight, 0.3))
+        assert torch.equal(one.gradients["W_dec"], other.gradients["W_dec"])
+    falling = objective(sae, weight=Schedule(shape="power", start=0.3, end=0.0, exponent=0.5))
+    assert float(falling.forward_backward(rows(), None, 1.0).losses["orthogonality"]) == 0.0
 
 
 def test_monitors():
     sae = make_sae()
-    result = objective(sae, threshold=0.2).forward_backward(rows())
+    result = objective(sae, threshold=0.2).forward_backward(rows(), monitored=True)
     active_BE = (result.codes.to_dense() != 0).double()
     n_E = active_BE.sum(0)
     overlap_EE = (active_BE.T @ active_BE / torch.minimum(n_E[:, None], n_E).clamp(min=1)).triu(1)
@@ -179,6 +223,7 @@ def test_monitors():
     assert monitors["orthogonality/loss_share"] == pytest.approx(float(result.losses["orthogonality"] / result.loss))
     plain = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(rows())
     own = (result.gradients["W_dec"] - plain.gradients["W_dec"]).norm()
+    assert monitors["gradient_norm/orthogonality"] == pytest.approx(float(own))
     assert monitors["orthogonality/gradient_share"] == pytest.approx(float(own / result.gradients["W_dec"].norm()))
 
 
@@ -210,15 +255,20 @@ def test_every_third_step_and_a_checkpoint_between():
 def test_watched_pairs_show_their_competition_and_cosine():
     sae = make_sae()
     plain = objective(sae, threshold=0.2)
-    active_BE = (plain.forward_backward(rows()).codes.to_dense() != 0).double()
+    codes_BE = plain.forward_backward(rows()).codes.to_dense()
+    active_BE = (codes_BE != 0).double()
     both_EE, n_E = active_BE.T @ active_BE, active_BE.sum(0)
     together = (both_EE.triu(1) > 0).nonzero().tolist()[:3]
-    apart = (both_EE + torch.eye(40) == 0).nonzero().tolist()[0]
-    monitors = objective(sae, threshold=0.2, watch=[*together, apart]).forward_backward(rows()).monitors
+    apart = next([i, j] for i, j in (both_EE == 0).nonzero().tolist() if i != j and n_E[i] and n_E[j])
+    watching = objective(sae, threshold=0.2, watch=[*together, apart])
+    assert watching.forward_backward(rows()).monitors == {}, "only logged steps are measured"
+    monitors = watching.forward_backward(rows(), monitored=True).monitors
     for i, j in [*together, apart]:
         n = float(both_EE[i, j] / torch.minimum(n_E[i], n_E[j]).clamp(min=1))
         assert float(monitors[f"orthogonality/c_{i}_{j}"]) == pytest.approx(min(max((n - 0.2) / 0.2, 0), 1))
         assert float(monitors[f"orthogonality/cos_{i}_{j}"]) == pytest.approx(float(sae.W_dec[i] @ sae.W_dec[j]))
+        expected = np.corrcoef(codes_BE[:, i].numpy(), codes_BE[:, j].numpy())[0, 1]
+        assert float(monitors[f"orthogonality/correlation_{i}_{j}"]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_on_activations_the_gradient_moves_only_the_encoder():

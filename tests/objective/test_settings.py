@@ -50,7 +50,6 @@ def test_default_prefixes():
     [
         ({"reconstruction": {}, "l1": {"weight": 0.1}}, TOPK, r"term 'l1' fits .* \(relu.*\), got 'topk'"),
         ({"reconstruction": {}, "aux_k": {}}, RELU, "term 'aux_k' .* got 'relu'"),
-        ({"reconstruction": {}, "orthogonality": {"weight": 0.1}}, RELU, "term 'orthogonality' .* got 'relu'"),
         ({"l1": {"weight": 0.1}}, RELU, r"exactly one .* \(reconstruction, prefix_reconstruction, .*\), got none"),
         ({}, RELU, "exactly one"),
         ({"reconstruction": {}, "prefix_reconstruction": {}}, TOPK, "got reconstruction, prefix_reconstruction"),

@@ -30,6 +30,16 @@ def test_every_variant_of_a_recorded_config_is_reached(monkeypatch: pytest.Monke
     }
 
 
+def test_an_old_sigmoid_is_the_one_over_pairs_active_together() -> None:
+    old: JsonObject = {"objective": {"orthogonality": {"shape": "sigmoid"}, "l1": {"weight": 1.0}}}
+    new = {"orthogonality": {"shape": "sigmoid_co_active", "from_progress": 0.0}, "l1": {"weight": 1.0}}
+    assert migrated({"variants": {"a": old}}, "config.yaml", 1)["variants"] == {"a": {"objective": new}}
+    assert migrated(old, "config.json", 1)["objective"] == new
+    linear: JsonObject = {"objective": {"orthogonality": {"shape": "linear"}}}
+    found = migrated(linear, "config.json", 1)["objective"]
+    assert found == {"orthogonality": {"shape": "linear", "from_progress": 0.0}}
+
+
 def test_items_of_a_list_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(migration.SECTIONS, "example.json", {"corpus.sources.*": "source"})
     monkeypatch.setitem(migration.RENAMED_KEYS[1], "source", {"old": "new"})

@@ -127,6 +127,8 @@ def orthogonality(at: At, settings: Any) -> Tensor:
         similarity_EE = at.dense.codes.T @ at.dense.codes / len(at.x)
     threshold = max(value_at(settings.threshold, at.fraction_done), settings.floor)
     loss = at.x.new_zeros(())
+    if at.fraction_done < settings.from_progress:
+        return loss
     for i in range(active_BE.shape[1]):
         for j in range(active_BE.shape[1]):
             both, n_i, n_j = (
@@ -134,15 +136,17 @@ def orthogonality(at: At, settings: Any) -> Tensor:
                 float(active_BE[:, i].sum()),
                 float(active_BE[:, j].sum()),
             )
-            if i == j or both == 0:
+            if i == j or (both == 0 and settings.shape == "sigmoid_co_active"):
                 continue
-            n = {
-                "min": both / min(n_i, n_j),
-                "batch": both / len(at.x),
-                "jaccard": both / (n_i + n_j - both),
-                "conditional": both / n_i,
-                "lift": min(max(both / n_i, both / n_j) / float(active_BE.mean()), 10.0),
-            }[settings.normalisation]
+            n = 0.0
+            if both:
+                n = {
+                    "min": both / min(n_i, n_j),
+                    "batch": both / len(at.x),
+                    "jaccard": both / (n_i + n_j - both),
+                    "conditional": both / n_i,
+                    "lift": min(max(both / n_i, both / n_j) / float(active_BE.mean()), 10.0),
+                }[settings.normalisation]
             if settings.shape == "linear":
                 c = min(max((n - threshold) / threshold, 0.0), 1.0)
             elif settings.shape == "proportional":
@@ -255,7 +259,7 @@ FITS: dict[str, set[str]] = {
     "frequency_weighted_lp": {"relu", "gated"},
     "aux_k": {"topk", "batch_topk", "groupmax"},
     "ghost_gradients": {"relu"},
-    "orthogonality": {"topk", "batch_topk", "groupmax", "two_child_topk"},
+    "orthogonality": set(ENCODERS),
     "ort_sae": set(ENCODERS),
     "gated_auxiliary": {"gated"},
     "l0": {"jump_relu"},

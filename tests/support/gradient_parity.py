@@ -60,8 +60,8 @@ def largest_difference(found: Parameters, expected: Parameters) -> float:
     return max(float((found[n] - expected[n]).abs().max() / expected[n].abs().max().clamp(min=1e-30)) for n in expected)
 
 
-def step(settings, sae: SAE, x_BM: Tensor, dead_E: Tensor | None = None) -> StepResult:
-    return Objective(settings, sae).forward_backward(x_BM, dead_E, PROGRESS)
+def step(settings, sae: SAE, x_BM: Tensor, dead_E: Tensor | None = None, *, monitored: bool = False) -> StepResult:
+    return Objective(settings, sae).forward_backward(x_BM, dead_E, PROGRESS, monitored=monitored)
 
 
 def assert_equal_to_reference(sae: SAE, settings, dead_E: Tensor | None = None) -> None:

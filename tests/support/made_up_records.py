@@ -11,6 +11,7 @@ from strata_sae.pipeline.runs.records import (
     FinalHashes,
     SAEPart,
     SAERecord,
+    Similarity,
     TermPart,
     Thresholds,
     TrainingPart,
@@ -76,7 +77,9 @@ def ending(
     )
 
 
-def curve_line(step: int, *, batch_size: int = 2048, **numbers: float | None) -> CurveLine:
+def curve_line(
+    step: int, *, batch_size: int = 2048, similarity: Similarity | None = None, **numbers: float | None
+) -> CurveLine:
     """A line of curves.jsonl; what is not given is an ordinary number."""
     usual = {
         "loss": 0.5,
@@ -87,7 +90,8 @@ def curve_line(step: int, *, batch_size: int = 2048, **numbers: float | None) ->
         "threshold": 0.3,
         "gradient_norm": 0.4,
     }
-    return CurveLine.model_validate({"step": step, "rows": step * batch_size, **usual, **numbers})
+    line = {"step": step, "rows": step * batch_size, "similarity": similarity, **usual, **numbers}
+    return CurveLine.model_validate(line)
 
 
 def write_lines(path: Path, lines: list[CurveLine]) -> None:

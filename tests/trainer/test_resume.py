@@ -27,12 +27,12 @@ def test_resume_after_a_stop_in_every_single_step(make_config, uninterrupted, mo
     real = Trainee.update
     left = 0
 
-    def dying(self: Trainee, *rows: torch.Tensor | None) -> Any:
+    def dying(self: Trainee, *rows: torch.Tensor | None, monitored: bool) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise Stop
-        return real(self, *rows)
+        return real(self, *rows, monitored=monitored)
 
     monkeypatch.setattr(Trainee, "update", dying)
     for attempt in range(100):
@@ -74,7 +74,7 @@ def test_finished_at_the_last_checkpoint_needs_no_update(make_config, uninterrup
     """Killed between the last checkpoint and `done`: the next call only finishes."""
     train_until(make_config(ALL), monkeypatch, 18, before=False)
 
-    def no_update(self: Trainee, *rows: torch.Tensor | None) -> None:
+    def no_update(self: Trainee, *rows: torch.Tensor | None, monitored: bool) -> None:
         raise AssertionError("an update was made")
 
     monkeypatch.setattr(Trainee, "update", no_update)

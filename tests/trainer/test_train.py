@@ -91,9 +91,9 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
     at: dict[int, dict[str, torch.Tensor]] = {}
     real = Trainee.update
 
-    def poisoned(self: Trainee, *batch: torch.Tensor | None) -> Any:
+    def poisoned(self: Trainee, *batch: torch.Tensor | None, monitored: bool) -> Any:
         if self.variant.sae.architecture != "topk" or self.step != 33:
-            return real(self, *batch)
+            return real(self, *batch, monitored=monitored)
         at[33] = {name: tensor.clone() for name, tensor in self.sae.parameters().items()}
         compute = self.objective.forward_backward
 
@@ -103,7 +103,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
             return result
 
         self.objective.forward_backward = forward_backward  # type: ignore[method-assign]
-        return real(self, *batch)
+        return real(self, *batch, monitored=monitored)
 
     monkeypatch.setattr(Trainee, "update", poisoned)
     if interrupted:
