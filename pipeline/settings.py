@@ -1,9 +1,11 @@
 """The base of every configuration model, the values that several of them hold, and the language model's settings."""
 
 import re
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Hashable
+from types import UnionType
+from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from strata_sae.pipeline.errors import LARGEST_FLOAT, LARGEST_INT
 
@@ -11,17 +13,61 @@ Held = TypeVar("Held")
 
 
 class Settings(BaseModel):
-    """A frozen, strict group of settings: unknown keys and wrong types are errors; a field's string documents it."""
+    """A frozen, strict group of settings: unknown keys and wrong types are errors; a field's string documents it.
+
+    An integer may be spelt as any number that is whole: YAML reads `1e4` as the float 10000.0.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers_are_integers(cls, data: Held) -> Held | dict[str, JsonValue]:
+        if not isinstance(data, dict):
+            return data
+        kinds = get_type_hints(cls)
+        return {key: _as_integers(value, kinds.get(key)) for key, value in data.items()}
 
     @field_validator("*")
     @classmethod
     def _can_be_held(cls, value: Held) -> Held:
         _check_size(value)
         return value
+
+
+_LARGEST_EXACT = 2.0**53
+"""Above it a float stands for several integers."""
+
+
+def _as_integers(value: JsonValue, kind: Hashable) -> JsonValue:
+    """The value with an integer for each whole float where `kind`, the type of a setting, has an integer and no float.
+
+    Anything else is left to pydantic, which refuses a float that is not whole, or too large.
+    """
+    options = _options(kind)
+    if isinstance(value, float):
+        is_integer = int in options and float not in options and value.is_integer() and abs(value) <= _LARGEST_EXACT
+        return int(value) if is_integer else value
+    for option in options:
+        origin, inner = get_origin(option), get_args(option)
+        if origin is list and isinstance(value, list):
+            return [_as_integers(item, inner[0]) for item in value]
+        if origin is tuple and isinstance(value, list) and len(value) == len(inner):
+            return [_as_integers(item, one) for item, one in zip(value, inner, strict=True)]
+        if origin is dict and isinstance(value, dict):
+            return {key: _as_integers(item, inner[1]) for key, item in value.items()}
+    return value
+
+
+def _options(kind: Hashable) -> list[Hashable]:
+    """The members of a union, without `Annotated`; the type itself if it is none."""
+    if get_origin(kind) is Annotated:
+        return _options(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [option for member in get_args(kind) for option in _options(member)]
+    return [kind]
 
 
 def _check_size(value: Held) -> None:

@@ -19,15 +19,26 @@ class _Rows(_Source):
     column: str = "text"
     """Column (key) that holds the text; the messages, for `chat`; the token ids, for `tokens`."""
     chat: bool = False
-    """The column holds messages, `{role, content, ...}`: apply the tokenizer's chat template to them, whole, and to
-    what it reads beside them (`tools`, `documents`, `chat_template_kwargs`, its own variables)."""
+    """The column holds messages, `{role, content, ...}` or ShareGPT's `{from, value}`: apply the tokenizer's chat
+    template to them, whole, and to what it reads beside them (`tools`, `documents`, `chat_template_kwargs`, its own
+    variables)."""
     tokens: bool = False
     """The column holds token ids of the model's tokenizer. They are stored as they are: no BOS or EOS is added."""
+
+    system_drop_probability: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the chats (0 to 1) that are stored without system prompt: without their system messages, and without
+    what the template writes by itself where there is none. Which ones: by the config's seed and the messages. Source:
+    dictionary_learning, 0.9."""
 
     @model_validator(mode="after")
     def _one_kind_of_document(self) -> "_Rows":
         if self.chat and self.tokens:
             raise ValueError("chat: true and tokens: true exclude each other; set the one that the column holds")
+        if self.system_drop_probability and not self.chat:
+            raise ValueError(
+                f"system_drop_probability: {self.system_drop_probability} needs chat: true; only chats have a system "
+                f"prompt; remove it"
+            )
         return self
 
 
@@ -143,7 +154,7 @@ class CorpusSettings(Settings):
         return self
 
 
-NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {"deduplicate": None}
+NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {"deduplicate": None, "system_drop_probability": 0.0}
 """Settings of a corpus, or of a source, that a plan records only where they have another value than this one: plans
 of before there were such settings keep their ids, and with them the order of batches."""
 

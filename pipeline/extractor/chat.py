@@ -8,6 +8,7 @@ import numpy as np
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents.document import BadRow, Cell, Document, half_of_a_pair
+from strata_sae.pipeline.extractor.system_prompts import OwnPrompts, others
 from strata_sae.pipeline.extractor.template import BESIDE, SETTINGS, Template
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.stores import StoreError
@@ -126,6 +127,8 @@ class Rendered(NamedTuple):
     own: list[Own]
     unread: tuple[str, ...]
     """Fields of the messages, and columns beside them, that the template does not read."""
+    system: str | None = None
+    """What became of its system prompt, `dropped` or `kept`, where the source drops some and it has one."""
 
 
 class ChatTemplate:
@@ -149,6 +152,7 @@ class ChatTemplate:
         self._templates: dict[bool, Template] = {}  # by whether there are tools
         self._skeletons: dict[str, Skeleton] = {}
         self._shows: dict[str, bool] = {}  # fields that the template does not name
+        self._prompts = OwnPrompts(tokenizer.bos_token or "")
 
     def render(self, document: Document) -> Rendered:
         """The conversation as the model sees it, and the character spans of the messages' own strings.
@@ -157,6 +161,9 @@ class ChatTemplate:
             read a field that says something.
         """
         messages = document.messages or []
+        n_messages, without = len(messages), others(messages)
+        if document.drops_system:
+            messages = without
         template, beside = self._chosen(document)
         rendered = _applied(template, messages, beside, document)
         if (half := half_of_a_pair(rendered)) is not None:  # from a column beside the messages
@@ -173,7 +180,21 @@ class ChatTemplate:
                 f"cannot be told from content",
             )
         columns = sorted((document.beside or {}).keys() - beside.keys() - {SETTINGS})
-        return Rendered(rendered, spans, own, (*unread, *(f"column {name!r}" for name in columns)))
+        chat = Rendered(rendered, spans, own, (*unread, *(f"column {name!r}" for name in columns)))
+        if document.drops_system is None:
+            return chat
+        return self._with_system_decided(chat, n_messages - len(without), beside, document)
+
+    def _with_system_decided(
+        self, chat: Rendered, n_system: int, beside: dict[str, Cell], document: Document
+    ) -> Rendered:
+        """The chat without the template's own system prompt, or as it is; and what became of its system prompt."""
+        start, stop = self._prompts.span(chat.text, self._template(None), beside)
+        if not document.drops_system or start == stop:
+            word = "dropped" if document.drops_system else "kept"
+            return chat._replace(system=word if n_system or start < stop else None)
+        spans = [(one - stop + start, other - stop + start) for one, other in chat.spans]
+        return chat._replace(text=chat.text[:start] + chat.text[stop:], spans=spans, system="dropped")
 
     def _chosen(self, document: Document) -> tuple[Template, dict[str, Cell]]:
         """The template for a row, and the columns beside the messages that it reads."""

@@ -22,6 +22,7 @@ class Noted:
         self._n_spelled = 0
         self._spelled: dict[str, None] = {}
         self._unread: Counter[str] = Counter()
+        self._system: Counter[str] = Counter()
 
     def bad_row(self, bad: BadRow) -> None:
         """Count a row that was left out."""
@@ -32,6 +33,8 @@ class Noted:
     def document(self, document: TokenisedDocument) -> None:
         """Count what the plan says of a document that is stored."""
         self._unread.update(document.unread)
+        if document.system is not None:
+            self._system[document.system] += 1
         if document.spelled is not None:
             self._n_spelled += 1
             if len(self._spelled) < N_LISTED:
@@ -49,6 +52,8 @@ class Noted:
             record["special_tokens_spelled"] = {"documents": self._n_spelled, "tokens": [*self._spelled]}
         if self._unread:
             record["not_read_by_template"] = {**dict(sorted(self._unread.items()))}
+        if self._system:
+            record["system_prompts"] = {what: self._system[what] for what in ("dropped", "kept")}
         return record
 
     def lines(self, source: Source) -> Iterator[str]:
@@ -68,3 +73,6 @@ class Noted:
         if self._unread:
             each = ", ".join(f"{name} ({count:,} documents)" for name, count in sorted(self._unread.items()))
             yield f"not read by the chat template, so not stored: {each}"
+        if self._system:
+            dropped, total = self._system["dropped"], self._system.total()
+            yield f"system prompts dropped: {dropped:,} of {total:,} documents that have one"

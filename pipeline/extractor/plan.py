@@ -97,7 +97,7 @@ def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
     prefix = f".{path.name}.tokens-"
     remove_dead(FileSystem(), path.parent, prefix)
     with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
-        spool = spool_documents(config.corpus, tokenizer, folder, show_progress)
+        spool = spool_documents(config.corpus, tokenizer, folder, show_progress, config.seed)
         yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
 
 

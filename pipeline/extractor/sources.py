@@ -14,6 +14,7 @@ from strata_sae.pipeline.extractor.documents.files import printable
 from strata_sae.pipeline.extractor.documents.finding import local_files, matching
 from strata_sae.pipeline.extractor.ngrams import SeenNgrams
 from strata_sae.pipeline.extractor.noted import Noted
+from strata_sae.pipeline.extractor.system_prompts import decided
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer, TokenisedDocument
 from strata_sae.pipeline.paths import as_path
 from strata_sae.stores.files.canonical import Json
@@ -23,15 +24,21 @@ class Stream:
     """One source's documents as tokens, again from the first one after each end."""
 
     def __init__(
-        self, corpus: CorpusSettings, number: int, tokenizer: DocumentTokenizer, seen: SeenNgrams | None = None
+        self,
+        corpus: CorpusSettings,
+        number: int,
+        tokenizer: DocumentTokenizer,
+        *,
+        seed: int = 0,
+        seen: SeenNgrams | None = None,
     ) -> None:
-        """`seen`: n-grams of the documents of all sources that were read before."""
+        """`seed`: the config's. `seen`: n-grams of the documents of all sources that were read before."""
         self.source = source = corpus.sources[number]
         self.label = f"corpus.sources[{number}] ({source.kind})"
         self.tokens = 0
         self.documents = 0
         self.skipped = 0
-        self._tokenizer = tokenizer
+        self._tokenizer, self._seed = tokenizer, seed
         self._deduplicate = corpus.deduplicate
         self._seen = SeenNgrams() if seen is None else seen
         self._left_out = bytearray()  # by place in the source: 1 for a document that shares n-grams
@@ -45,7 +52,10 @@ class Stream:
         self._restart()
 
     def _restart(self) -> None:
-        self._read = self._tokenizer.tokenise(read_documents(self.source, self._bad_rows))
+        rows = read_documents(self.source, self._bad_rows)
+        self._read = self._tokenizer.tokenise(
+            decided(rows, getattr(self.source, "system_drop_probability", 0.0), self._seed)
+        )
         self._place = -1
 
     def next(self) -> TokenisedDocument | None:

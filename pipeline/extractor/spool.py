@@ -45,14 +45,18 @@ class Spool:
     """What `strata plan` says of the corpus beside its counts."""
 
 
-def spool_documents(corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, show_progress: bool) -> Spool:
+def spool_documents(
+    corpus: CorpusSettings, tokenizer: Tokenizer, folder: Path, show_progress: bool, seed: int = 0
+) -> Spool:
     """Tokenise the corpus into `folder/token_id.int32` and `folder/flags.uint8`, a batch in memory at a time.
 
     Raises: ConfigError for a corpus that cannot be read, is empty, or holds fewer than `n_tokens` tokens.
     """
     document_tokenizer = DocumentTokenizer(tokenizer, corpus)
     seen = SeenNgrams()
-    streams = [Stream(corpus, number, document_tokenizer, seen) for number in range(len(corpus.sources))]
+    streams = [
+        Stream(corpus, number, document_tokenizer, seed=seed, seen=seen) for number in range(len(corpus.sources))
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     token_path, flags_path = folder / "token_id.int32", folder / "flags.uint8"
     starts = array("q", [0])

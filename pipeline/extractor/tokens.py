@@ -36,6 +36,8 @@ class TokenisedDocument:
     """A special token that the document's own text spells, if it does: the first."""
     unread: tuple[str, ...] = ()
     """Fields of a chat that the template does not read."""
+    system: str | None = None
+    """What became of a chat's system prompt (see `Rendered`)."""
     ngrams: np.ndarray | None = None
     """Fingerprints (uint64) of its n-grams, where the corpus is deduplicated."""
 
@@ -106,7 +108,7 @@ class DocumentTokenizer:
             template = is_template(offsets, chat.spans, len(chat.text)).astype(np.uint8) * np.uint8(TEMPLATE)
             spelled = next((found for own in chat.own if (found := self._spelled(own.text))), None)
             token_id = np.array(token_ids, dtype=np.int32)
-            yield self._document(document, token_id, template, spelled=spelled, unread=chat.unread)
+            yield self._document(document, token_id, template, spelled, chat.unread, chat.system)
 
     def _rendered(self, document: Document) -> Rendered | BadRow:
         if self._template is None:
@@ -154,6 +156,7 @@ class DocumentTokenizer:
         template: np.ndarray | int,
         spelled: str | None = None,
         unread: tuple[str, ...] = (),
+        system: str | None = None,
     ) -> TokenisedDocument:
         flags = np.isin(token_id, self._special).astype(np.uint8) * np.uint8(SPECIAL) | np.uint8(template)
         # Where one token serves as BOS and as end of turn (GPT-2, SmolLM2), only the first of a document is its BOS.
@@ -162,7 +165,7 @@ class DocumentTokenizer:
         limit = self._limit
         where, origin = document.place.where, document.origin
         ngrams = None if self._ngram is None else ngrams_of(document, self._ngram)
-        return TokenisedDocument(where, origin, token_id[:limit], flags[:limit], spelled, unread, ngrams)
+        return TokenisedDocument(where, origin, token_id[:limit], flags[:limit], spelled, unread, system, ngrams)
 
 
 def _batches(rows: Iterable[Document | BadRow]) -> Iterator[list[Document | BadRow]]:

@@ -75,6 +75,7 @@ class Encoded(TypedDict, total=False):
 class Tokenizer(Protocol):
     """A `PreTrainedTokenizerBase`."""
 
+    bos_token: str | None
     bos_token_id: int | None
     eos_token_id: int | None
     all_special_ids: list[int | None]

@@ -108,6 +108,47 @@ def test_a_number_that_nothing_can_hold_is_refused_with_its_key(leaf: Leaf, pres
         assert len(said) < 600, said
 
 
+INTEGERS = [leaf for leaf in NUMBERS if int in leaf.types and float not in leaf.types]
+
+
+@pytest.mark.parametrize("leaf", INTEGERS, ids=label)
+def test_an_integer_may_be_spelt_as_any_whole_number(leaf: Leaf, presets: list[RunConfig]) -> None:
+    """As `1e4`, which YAML reads as the float 10000.0: accepted or refused as the integer is, and then the same."""
+    for value in (0, 1, 2, 8, 10_000, 2**40, 2**53):
+        as_integer, as_float = (config_with(leaf, spelt, presets) for spelt in (value, float(value)))
+        refused = refusal(as_integer)
+        assert (refusal(as_float) is None) == (refused is None), (value, refused, refusal(as_float))
+        if refused is None:
+            found = RunConfig.model_validate(as_float)
+            assert found == RunConfig.model_validate(as_integer)
+            assert dump(found) == dump(RunConfig.model_validate(as_integer))
+    for value in (2.5, 1e-3, float(2**53) + 2, math.nan):
+        said = refusal(config_with(leaf, value, presets))
+        assert names(said or "it is accepted", leaf), said
+
+
+def test_integers_of_every_shape_are_found_and_no_other_number_becomes_one() -> None:
+    keys = {leaf.key for leaf in INTEGERS}
+    assert keys >= {
+        "seed", "corpus.n_tokens", "corpus.deduplicate.n", "training.n_steps", "variants.v.sae.k",
+        "variants.v.sae.d_sae", "variants.v.objective.orthogonality.watch.0.0",
+        "variants.v.objective.hierarchical_topk.ks.0", "evaluation.max_rows",
+    }  # fmt: skip
+    weight = Schedule.model_validate({"start": 2.0, "end": 1, "begin": 0.0})
+    assert [type(value) for value in (weight.start, weight.begin)] == [float, float]
+
+
+def test_a_file_may_say_1e4(tmp_path: Path, presets: list[RunConfig]) -> None:
+    text = dump(presets[0]).replace(f"n_tokens: {presets[0].corpus.n_tokens}\n", "n_tokens: 1e4\n")
+    assert "n_tokens: 1e4" in text
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert (load(path).corpus.n_tokens, load(path, ["seed=2e3"]).seed) == (10_000, 2000)
+    path.write_text(text.replace("1e4", "1.00005e4"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"c\.yaml:\d+: corpus\.n_tokens: expected an integer or null, got 10000\.5"):
+        load(path)
+
+
 TRAINED_ON = [
     leaf
     for leaf in NUMBERS

@@ -158,7 +158,8 @@ def test_a_tokenizer_with_a_template_for_tools_uses_it_where_there_are_tools(tmp
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ({"from": "human", "value": "hi"}, "ShareGPT's keys: rename `from` to role .* and `value` to content"),
+        ({"from": "bing", "value": "hi"}, "from: str 'bing' is no speaker that is known: human, gpt, "),
+        ({"from": "human", "value": None}, "content: expected text, got NoneType None"),
         ({"role": "user", "content": [{"type": "image", "url": "x.png"}]}, "part 0 is of type 'image'"),
         ({"role": "user", "content": {"a": 1}}, "expected text or a list of parts, got dict"),
         ({"role": "user", "content": "a", "name": "\ud800"}, "name: half of a surrogate pair"),

@@ -48,6 +48,8 @@ class Document:
     token_ids: list[int] | None = None
     beside: dict[str, Cell] | None = None
     """The other columns of a chat's row, but for nulls: a template may read some of them."""
+    drops_system: bool | None = None
+    """Of a chat of a source with `system_drop_probability`: whether it is stored without its system prompt."""
     origin: Path | str | None = None
     """The file, or the commit of a hub dataset, it came from, for provenance."""
 
@@ -169,7 +171,7 @@ def without_nulls(value: Cell) -> Cell:
 
 def _listed(value: Cell) -> Cell:
     """A mapping of equally long lists, as some tables hold messages, as a list of mappings; other values unchanged."""
-    if not isinstance(value, dict) or not {"role", "content"} <= value.keys():
+    if not isinstance(value, dict) or not any(keys <= value.keys() for keys in ({"role", "content"}, _SHAREGPT)):
         return value
     columns = list(value.values())
     if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
@@ -177,10 +179,28 @@ def _listed(value: Cell) -> Cell:
     return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
+_SHAREGPT = {"from", "value"}
+"""The keys of ShareGPT, from which datasets of chats took theirs: who speaks, and what."""
+_SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+_SPEAKERS |= {role: role for role in ("system", "user", "assistant", "tool")}
+
+
+def _of_sharegpt(value: Cell, where: str, place: Place) -> Cell:
+    """A message with ShareGPT's keys as one with `role` and `content`; any other value unchanged."""
+    if not isinstance(value, dict) or "role" in value or not value.keys() >= _SHAREGPT:
+        return value
+    speaker = value["from"]
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS:
+        raise BadRow(place, f"{where}: from: {shown(speaker)} is no speaker that is known: {', '.join(_SPEAKERS)}")
+    rest = {key: item for key, item in value.items() if key not in _SHAREGPT}
+    return {"role": _SPEAKERS[speaker], "content": value["value"], **rest}
+
+
 def _message(value: Cell, where: str, place: Place) -> dict[str, Cell]:
+    value = _of_sharegpt(value, where, place)
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise BadRow(
-            place, f"{where}: expected a mapping with the keys role and content, got {shown(value)}{_keys(value)}"
+            place, f"{where}: expected a mapping with the keys role and content (or from and value), got {shown(value)}"
         )
     message = {key: item for key, item in value.items() if item is not None}
     if message.keys() == {"role"}:
@@ -190,12 +210,6 @@ def _message(value: Cell, where: str, place: Place) -> dict[str, Cell]:
     for key, item in message.items():
         _check_strings(item, f"{where}: {key}", place)
     return message
-
-
-def _keys(value: Cell) -> str:
-    if isinstance(value, dict) and {"from", "value"} <= value.keys():
-        return "; these are ShareGPT's keys: rename `from` to role (human: user, gpt: assistant) and `value` to content"
-    return ""
 
 
 def _check_content(content: Cell, where: str, place: Place) -> None:
