@@ -37,6 +37,7 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
         "loader.jsonl": {"perfect_documents": None, "perfect_positions": None, "predicted_variance_ratio": None},
         "sae topk": {"inference": "k"},
         "sae batch_topk": {"inference": "threshold"},
+        "sae two_child_topk": {"per_child_k": None},
     }
 }
 """Version -> section -> a key that not every record of that version holds -> what its absence meant.
