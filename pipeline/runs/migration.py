@@ -36,7 +36,7 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
         "store.json": {"siblings": {}},
         "loader.jsonl": {"perfect_documents": None, "perfect_positions": None, "predicted_variance_ratio": None},
         "sae topk": {"inference": "k"},
-        "sae batch_topk": {"inference": "threshold"},
+        "sae batch_topk": {"inference": "threshold", "tie_break": "first"},
         "sae two_child_topk": {"per_child_k": None},
     }
 }

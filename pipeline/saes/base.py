@@ -132,6 +132,9 @@ class SAE:
     break_even_density: float = BREAK_EVEN_DENSITY
     """Share of active latents above which codes are full matrices; set from the SAE's record where there is one."""
 
+    seed: int = 0
+    """Of the run: with fraction_done it names the random choices of an encoding in training."""
+
     W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]
     b_enc: Tensor  # [E]

@@ -1,5 +1,6 @@
 """SAEs that fill a k by rank: TopK in each row, BatchTopK over the batch."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -162,6 +163,9 @@ class BatchTopK(Ranked):
         inference: Inference = "threshold"
         """How the trained SAE selects: every value above the threshold that training sets, so that k is a mean over
         rows, as in training; or the final k largest of each row. Evaluation scores both."""
+        tie_break: Literal["first", "random"] = "first"
+        """Which of several equal values at the cut of a training batch are active: the first in row order, or a random
+        choice that seed and step name (seed 000). k x B are active either way."""
 
     settings: Settings
     has_threshold: ClassVar[bool] = True
@@ -171,13 +175,21 @@ class BatchTopK(Ranked):
         """The k * B largest of the batch."""
         n_entries = k_at(self.settings.k, fraction_done) * pre_BE.shape[0]
         guess = 0.9 * self._previous_cut  # the cut moves little from batch to batch; too high a guess costs a pass
-        codes, self._previous_cut = batch_topk(pre_BE, n_entries, self.break_even_density, guess)
+        draw = self._draw(fraction_done)
+        codes, self._previous_cut = batch_topk(pre_BE, n_entries, self.break_even_density, guess, draw)
         return codes
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """The k * B largest of the batch."""
         n_entries = k_at(self.settings.k, fraction_done) * tiles.shape[0]
-        return batch_topk_of_tiles(tiles, n_entries, self.break_even_density)
+        return batch_topk_of_tiles(tiles, n_entries, self.break_even_density, self._draw(fraction_done))
+
+    def _draw(self, fraction_done: float) -> int | None:
+        """Names the random choice among equal values: another for every seed and step. None: the first stay."""
+        if self.settings.tie_break == "first":
+            return None
+        digest = hashlib.sha256(f"ties {self.seed} {float(fraction_done).hex()}".encode()).digest()
+        return int.from_bytes(digest[:8], "little")
 
 
 def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:
