@@ -6,7 +6,8 @@
         sweep: {sae.k: [32, 64]}          # in a variant: for this one; topk_k-32_seed-0, topk_k-32_seed-1, ...
         sae: {architecture: topk, d_sae: 16384}
 
-A key is a path from the variant. Its values are a list, or a mapping of labels (parts of names) to values.
+A key is a path from the variant. Its values are a list, or a mapping of labels (parts of names) to values. What a sweep
+makes of a variant is of one `kind`: with `evaluation.target_l0` the report names the one nearest to it.
 """
 
 import copy
@@ -121,7 +122,7 @@ def _short(grid: Grid) -> list[str]:
 
 
 def _with(data: dict[str, Yaml], point: dict[str, Yaml], name: str) -> Yaml:
-    """A copy of a variant's data, with the values of a point of the grid at their keys."""
+    """A copy of a variant's data, with the values of a point of the grid at their keys, and the variant as its kind."""
     made = {key: copy.deepcopy(value) for key, value in data.items() if key != "sweep"}
     for key, value in point.items():
         *path, last = key.split(".")
@@ -134,4 +135,4 @@ def _with(data: dict[str, Yaml], point: dict[str, Yaml], name: str) -> Yaml:
                 )
             here = inner
         here[last] = value
-    return made
+    return {"kind": name} | made

@@ -140,6 +140,9 @@ class EvaluationSettings(Settings):
     """Rows to score (count, from the start of the split). null: the whole split."""
     batch_size: int = Field(default=4096, gt=0)
     """Rows per pass (count)."""
+    target_l0: float | None = Field(default=None, gt=0.0)
+    """Active latents per row at which sweeps are to be compared: table, page and results.csv mark, of the variants of
+    each kind, the SAE nearest to it, the lowest FVU among equals (seed 000). null: none is marked."""
     example_latents: int = Field(default=6, ge=0)
     """Latents per variant whose top-activating tokens are kept (count)."""
     examples_per_latent: int = Field(default=6, gt=0)

@@ -127,6 +127,9 @@ class Variant(Settings):
     writes: list[SiteName] | None = Field(default=None, min_length=1)
     """Sites that it reconstructs. null: those of `reads`."""
 
+    kind: str | None = None
+    """Variants of one kind are alternatives: the report names the one nearest `evaluation.target_l0`. A sweep gives its
+    variants the name it stood under. null: of no kind."""
     sweep: Sweep = Field(default=None, exclude=True)
     """A grid over keys of this variant; `load` writes it out as variants (config/sweep.py)."""
 

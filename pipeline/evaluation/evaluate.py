@@ -11,8 +11,9 @@ from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.evaluation.metric import definition
 from strata_sae.pipeline.evaluation.metrics import METRICS
-from strata_sae.pipeline.evaluation.scores import Population, Scores, definition, density_histogram
+from strata_sae.pipeline.evaluation.scores import Population, Scores, density_histogram
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.context import example
 from strata_sae.pipeline.reading.feed import filters_of, sites_of
@@ -159,7 +160,11 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
     if folder.metrics.exists():  # a kill must not leave older scores beside features and examples of these
         folder.metrics.unlink()
         sync(folder.path)
-    features = {"density": density_E.float().cpu(), "decoder_max_cosine": scores.max_cosine_E.float().cpu()}
+    features = {
+        "density": density_E.float().cpu(),
+        "decoder_max_cosine": scores.weights.decoder_max_cosine_E.float().cpu(),
+        "encoder_max_cosine": scores.weights.encoder_max_cosine_E.float().cpu(),
+    }
     write_bytes(folder.features, safetensors.torch.save(features, {"fingerprint": identity}))
     reads = [(held.stores.at(site), site) for site in held.route.reads]
     latents = [
@@ -195,7 +200,7 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
 
 
 def _scored_as(trained: TrainedSAE, held: Held) -> Scored:
-    """What the scores depend on. The batch size is not in it: no definition depends on it."""
+    """What the scores depend on; no definition depends on the batch size, and only the report on the target L0."""
     settings = held.config.evaluation
     return Scored(
         sae=trained.record.fingerprint,
@@ -203,7 +208,7 @@ def _scored_as(trained: TrainedSAE, held: Held) -> Scored:
         store_id=held.store.id,
         split=SPLIT,
         filters=FilterPart.model_validate(held.filters.key()),
-        evaluation=EvaluationPart.model_validate(settings.model_dump(mode="json", exclude={"batch_size"})),
+        evaluation=EvaluationPart.model_validate(settings.model_dump(mode="json", exclude={"batch_size", "target_l0"})),
         definitions={name: definition(metric) for name, metric in METRICS.items()},
     )
 

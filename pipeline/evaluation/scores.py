@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.evaluation.metrics import METRICS, DeadLatents, Metric, R2Pooled, ScoredRows
-from strata_sae.pipeline.runs.evaluation_records import Histogram, Measured
+from strata_sae.pipeline.evaluation.metric import Metric, definition
+from strata_sae.pipeline.evaluation.metrics import METRICS, DeadLatents, R2Pooled
+from strata_sae.pipeline.evaluation.scored_rows import ScoredRows, WeightFacts, weight_facts
+from strata_sae.pipeline.runs.evaluation_records import Histogram, Measured, other_form
 from strata_sae.pipeline.runs.trained import TrainedSAE
 from strata_sae.stores import ActivationStore
 
@@ -16,47 +18,69 @@ DECADES = 7
 """Rarer than 1e-7 is seen in stores of more than ten million held-out rows only."""
 
 
-class Scores:
-    """All metrics of one SAE, fed with the same batches."""
+class Measures:
+    """Metrics of one SAE, of one of its ways of inference, over the rows that are handed to it."""
 
-    def __init__(self, trained: TrainedSAE) -> None:
-        self.trained = trained
-        self.max_cosine_E = decoder_max_cosine(trained.sae.W_dec)
-        self.metrics: dict[str, Metric] = {name: metric(self.max_cosine_E) for name, metric in METRICS.items()}
-        self.latents = DeadLatents(self.max_cosine_E)
-        writes = trained.record.writes
-        self.widths = {part.site: part.width for part in writes} if len(writes) > 1 else {}
-        self.by_site: dict[str, Metric] = {site: R2Pooled(self.max_cosine_E) for site in self.widths}
+    def __init__(self, weights: WeightFacts, sites: dict[str, int], *, weights_too: bool = True) -> None:
+        """sites: widths of several sites that are written. weights_too: whether with metrics that no row changes."""
+        chosen = {name: metric for name, metric in METRICS.items() if weights_too or not metric.of_weights}
+        self.metrics: dict[str, Metric] = {name: metric(weights) for name, metric in chosen.items()}
+        self._sites = sites
+        self._by_site: dict[str, Metric] = {site: R2Pooled(weights) for site in sites}
 
-    def update(self, x_BM: Tensor, target_BM: Tensor) -> None:
-        """Take one batch in: what is read, and what is to be written."""
-        codes = self.trained.encode(x_BM)
-        xhat_BM = self.trained.decode(codes)
-        rows = ScoredRows(target_BM, codes, xhat_BM)
+    def update(self, rows: ScoredRows) -> None:
+        """Take one batch in."""
         start = 0
-        for site, width in self.widths.items():
+        for site, width in self._sites.items():
             own = slice(start, start := start + width)
-            self.by_site[site].update(ScoredRows(target_BM[:, own], codes, xhat_BM[:, own]))
-        self.latents.update(rows)
+            self._by_site[site].update(ScoredRows(rows.target_BM[:, own], rows.codes, rows.xhat_BM[:, own]))
         for metric in self.metrics.values():
             metric.update(rows)
 
     def measured(self) -> dict[str, Measured]:
         """Every number with its unit and definition."""
-        of_sites = {f"r2_pooled/{site}": r2 for site, r2 in self.by_site.items()}
+        of_sites = {f"r2_pooled/{site}": r2 for site, r2 in self._by_site.items()}
         return {
             name: Measured(value=metric.value(), unit=metric.unit, definition=definition(type(metric)))
             for name, metric in (self.metrics | of_sites).items()
         }
 
+
+class Scores:
+    """All that is measured of one SAE, fed with the same batches: each is encoded once for every way of inference."""
+
+    def __init__(self, trained: TrainedSAE) -> None:
+        self.trained = trained
+        self.weights = weight_facts(trained.sae.W_dec, trained.sae.W_enc)
+        self.latents = DeadLatents(self.weights)
+        writes = trained.record.writes
+        sites = {part.site: part.width for part in writes} if len(writes) > 1 else {}
+        self.ways = trained.sae.inferences()
+        self.of_encode = Measures(self.weights, sites)
+        self.of_others = {way: Measures(self.weights, sites, weights_too=False) for way in self.ways[1:]}
+
+    def update(self, x_BM: Tensor, target_BM: Tensor) -> None:
+        """Take one batch in: what is read, and what is to be written."""
+        sae = self.trained.sae
+        codes, *others = sae.encode_as(x_BM, self.ways) if self.ways else [self.trained.encode(x_BM)]
+        rows = ScoredRows(target_BM, codes, self.trained.decode(codes))
+        self.latents.update(rows)
+        self.of_encode.update(rows)
+        for measures, other in zip(self.of_others.values(), others, strict=True):
+            measures.update(ScoredRows(target_BM, other, self.trained.decode(other)))
+
+    def measured(self) -> dict[str, Measured]:
+        """Every number of the codes that `encode` gives, then of the other ways of inference, by `other_form`."""
+        others = {
+            other_form(name, way): measured
+            for way, measures in self.of_others.items()
+            for name, measured in measures.measured().items()
+        }
+        return self.of_encode.measured() | others
+
     def density_E(self) -> Tensor:
         """Share of the rows on which each latent is active: float64 [E]."""
         return self.latents.active_rows_E.double() / self.latents.n_rows
-
-
-def definition(metric: type[Metric]) -> str:
-    """A metric's definition: its docstring on one line."""
-    return " ".join((metric.__doc__ or "").split())
 
 
 class Population:
@@ -93,22 +117,3 @@ def density_histogram(active_rows_E: Tensor, n_rows: int) -> Histogram:
     log10_density = (active_rows_E[active_rows_E > 0].double() / n_rows).log10()
     bins = ((log10_density + DECADES) * BINS_PER_DECADE).floor().long().clamp(0, n_bins - 1)
     return Histogram(log10_edges=edges, counts=torch.bincount(bins, minlength=n_bins).tolist())
-
-
-def decoder_max_cosine(W_dec: Tensor, tile_rows: int = 1024) -> Tensor:
-    """Each latent's largest cosine to another decoder row, float64 [E], by products in W_dec's own precision.
-
-    A zero row has cosine 0 to all. Works on tiles of `tile_rows` x `tile_rows`: the E x E matrix never exists.
-    """
-    unit_EM = torch.nn.functional.normalize(W_dec, dim=1)
-    best_E = unit_EM.new_full((len(unit_EM),), -1.0)
-    for start in range(0, len(unit_EM), tile_rows):
-        tile_RM, best_R = unit_EM[start : start + tile_rows], best_E[start : start + tile_rows]
-        for other in range(start, len(unit_EM), tile_rows):
-            cosine_RR = tile_RM @ unit_EM[other : other + tile_rows].T
-            if other == start:
-                cosine_RR.fill_diagonal_(-1.0)
-            torch.maximum(best_R, cosine_RR.amax(dim=1), out=best_R)
-            best_other_R = best_E[other : other + tile_rows]
-            torch.maximum(best_other_R, cosine_RR.amax(dim=0), out=best_other_R)
-    return best_E.double()

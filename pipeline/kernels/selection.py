@@ -37,11 +37,13 @@ def row_topk(pre_BE: Tensor, k: int, break_even_density: float) -> Codes:
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, n_latents)
 
 
-def batch_topk(pre_BE: Tensor, n_entries: int, break_even_density: float, guess: float = 0.0) -> tuple[Codes, float]:
+def batch_topk(
+    pre_BE: Tensor, n_entries: int, break_even_density: float, guess: float = 0.0, draw: int | None = None
+) -> tuple[Codes, float]:
     """The n_entries largest positive values of the whole batch (all of them where fewer are positive).
 
     `guess` only saves time: where too few values are above it, all positive ones are considered. Of equal values at the
-    cut, the first in row order stay, so the result does not depend on the guess.
+    cut, the first in row order stay (draw None), or some at random; the result does not depend on the guess.
 
     Returns: the codes, and the smallest selected value (0.0 when nothing was cut).
     """
@@ -50,22 +52,47 @@ def batch_topk(pre_BE: Tensor, n_entries: int, break_even_density: float, guess:
     if candidates_P.numel() < n_entries and guess > 0:
         candidates_P = true_places(flat > 0)
     # The k-th largest is sought among the few candidates, not among all B * E values.
-    kept_P, cut = largest_entries(flat[candidates_P], n_entries)
+    kept_P, cut = largest_entries(flat[candidates_P], n_entries, candidates_P, draw)
     codes = from_flat(candidates_P[kept_P], pre_BE)
     return (
         DenseCodes(codes.to_dense()) if is_dense(kept_P.numel(), pre_BE.numel(), break_even_density) else codes
     ), cut
 
 
-def largest_entries(values_P: Tensor, n_entries: int) -> tuple[Tensor, float]:
-    """Rising places of the largest values, of equal ones the first; and the smallest of them (0.0: nothing is cut)."""
+def largest_entries(values_P: Tensor, n_entries: int, flat_P: Tensor, draw: int | None = None) -> tuple[Tensor, float]:
+    """Rising places of the largest values, and the smallest of them (0.0: nothing is cut).
+
+    Of equal ones at the cut, the first; with a `draw`, those with the smallest random numbers. A number depends on
+    `draw` and on flat_P, the entry's place in the whole batch: on no tile, guess or machine.
+    """
     if values_P.numel() <= n_entries:
         return torch.arange(values_P.numel(), device=values_P.device), 0.0
     smallest = backend_of(values_P).kth_largest(values_P, n_entries)
     kept_P = values_P > smallest
     ties_P = (values_P == smallest).nonzero().squeeze(1)
+    if draw is not None:
+        ties_P = ties_P[random_numbers(flat_P[ties_P], draw).sort(stable=True).indices]
     kept_P[ties_P[: n_entries - int(kept_P.sum())]] = True
     return kept_P.nonzero().squeeze(1), smallest
+
+
+def random_numbers(places_P: Tensor, draw: int) -> Tensor:
+    """A random number for each place, int64, named by `draw`. Source: SplitMix64 (Steele et al. 2014), as a hash."""
+    mixed = _signed(draw) + (places_P + 1) * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * _signed(factor)
+    return mixed ^ _shifted(mixed, 31)
+
+
+def _signed(word: int) -> int:
+    """64 bits as the signed number that torch reads in them; its sums and products wrap around."""
+    word %= 2**64
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _shifted(words: Tensor, shift: int) -> Tensor:
+    """To the right, zeros moving in: torch copies the sign."""
+    return (words >> shift) & (2 ** (64 - shift) - 1)
 
 
 def above(pre_BE: Tensor, threshold: float | Tensor, break_even_density: float) -> Codes:

@@ -81,7 +81,9 @@ def row_topk_of_tiles(tiles: Tiles, k: int, break_even_density: float) -> Codes 
     return SparseCodes(values.clamp(min=0).view(-1), latents.view(-1), offsets, n_latents)
 
 
-def batch_topk_of_tiles(tiles: Tiles, n_entries: int, break_even_density: float) -> Codes | None:
+def batch_topk_of_tiles(
+    tiles: Tiles, n_entries: int, break_even_density: float, draw: int | None = None
+) -> Codes | None:
     """As `batch_topk` of all tiles together; None where the codes would be dense.
 
     A guess of the cut comes from the first tile. Each tile's values above it are kept; if they are too few in the end,
@@ -98,7 +100,7 @@ def batch_topk_of_tiles(tiles: Tiles, n_entries: int, break_even_density: float)
         lower = guess / 2 if guess > torch.finfo(tiles.b_E.dtype).eps else 0.0
         guess, found = _above(tiles, lower)
     values_P, rows_P, latents_P = _in_row_order(*found, tiles.shape)
-    kept_P, _ = largest_entries(values_P, n_entries)
+    kept_P, _ = largest_entries(values_P, n_entries, rows_P.long() * n_latents + latents_P, draw)
     offsets = offsets_of(torch.bincount(rows_P[kept_P], minlength=n_rows))
     return SparseCodes(values_P[kept_P], latents_P[kept_P], offsets, n_latents)
 

@@ -113,6 +113,10 @@ class Objective:
         """What the terms keep between steps, for checkpoints."""
         return {f"{name}.{key}": value for name, term in self.terms.items() for key, value in term.state().items()}
 
+    def for_readers(self) -> dict[str, Tensor]:
+        """What the final file holds of the terms, by key."""
+        return {key: tensor for term in self.terms.values() for key, tensor in term.for_readers().items()}
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a saved state."""
         for name, term in self.terms.items():

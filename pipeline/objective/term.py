@@ -99,6 +99,10 @@ class Term:
         """What the term keeps between steps, for checkpoints."""
         return {}
 
+    def for_readers(self) -> dict[str, Tensor]:
+        """What the file of the trained SAE holds of the term, by key: beside the parameters, and in no unit of rows."""
+        return {}
+
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a saved state."""
 

@@ -17,8 +17,9 @@ class TwoChildCosine(Term):
     """weight * -(mean over rows of sum over parents with z > 0 of cos(z w, z w + c v)).
 
     z and w: code and decoder row of the parent; c and v: of its active child. z, c and the choice of the child are
-    constants. For the log and for readers, the term also keeps a running mean of c / z for every child. Source: seed
-    002 (sae_hacking: auxiliary_loss, update_parent_child_ratio3).
+    constants. For the log and for readers, the term also keeps a running mean of c / z for every child, which the
+    final file holds as `child_parent_ratio`. Source: seed 002 (sae_hacking: auxiliary_loss,
+    update_parent_child_ratio3).
     """
 
     class Settings(TermSettings):
@@ -44,6 +45,11 @@ class TwoChildCosine(Term):
             raise ValueError(
                 f"term {settings.term!r} fits the architecture 'two_child_topk', got {sae_settings.architecture!r}, "
                 "whose latents have no children; remove it"
+            )
+        if sae_settings.per_child_k is not None:
+            raise ValueError(
+                f"term {settings.term!r} needs one active child for each active parent, and sae.per_child_k "
+                f"({sae_settings.per_child_k}) activates any number; set per_child_k to null, or remove the term"
             )
 
     def add(self, step: Step) -> Tensor:
@@ -83,6 +89,10 @@ class TwoChildCosine(Term):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a saved running mean."""
         self._ratio_E = state["child_parent_ratio"].clone() if "child_parent_ratio" in state else None
+
+    def for_readers(self) -> dict[str, Tensor]:
+        """The running mean: of codes over codes, so that it is the same in any unit of the rows."""
+        return self.state()
 
     def _ratio(self, codes: SparseCodes) -> Tensor:
         if self._ratio_E is None:

@@ -22,8 +22,8 @@ from strata_sae.pipeline.report.comparison import (
     unequal_definitions,
 )
 from strata_sae.pipeline.report.page import N_COLOURS, REPORT
-from strata_sae.pipeline.report.results import ONLY_IN_CSV, Cell, Column, definitions, label_of, pretty, status_of
-from strata_sae.pipeline.runs.evaluation_records import Measured
+from strata_sae.pipeline.report.results import Cell, Column, definitions, in_table, label_of, pretty, status_of
+from strata_sae.pipeline.runs.evaluation_records import Measured, way_of
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.stores.files.filesystem import write_bytes
 
@@ -93,7 +93,7 @@ def render(comparison: Comparison) -> str:
         settings=differing_settings(comparison),
         tables={site: score_table(comparison, site) for site in comparison.sites},
         unequal=unequal_definitions(comparison.runs),
-        definitions=_definitions(comparison),
+        definitions={name: entry for name, entry in _definitions(comparison).items() if way_of(name) is None},
         pretty=pretty,
         taken_ids=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
     )
@@ -138,7 +138,7 @@ def mark_of(place: int | None) -> str:
 def score_table(comparison: Comparison, site: str) -> ScoreTable:
     """The scores at a site: of each variant the runs' SAEs below each other."""
     entries, units = comparison.sites[site], _definitions(comparison)
-    names = [name for name in metrics_of(comparison.runs) if name not in ONLY_IN_CSV]
+    names = [name for name in metrics_of(comparison.runs) if in_table(name)]
     names = [name for name in names if "/" not in name or any(entry.sae.value(name) is not None for entry in entries)]
     columns = [Column(name, label_of(name), units[name].unit) for name in names]
     rows = [

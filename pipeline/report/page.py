@@ -30,7 +30,7 @@ from strata_sae.pipeline.report.results import (
     results_csv,
 )
 from strata_sae.pipeline.report.run_data import Run, Trained, read_run
-from strata_sae.pipeline.runs.evaluation_records import Histogram
+from strata_sae.pipeline.runs.evaluation_records import Histogram, way_of
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.records import Record
@@ -77,6 +77,7 @@ def render(run: Run, title: str | None) -> str:
         uneven=uneven_sites(run),
         tables=result_tables(run),
         definitions=definitions(run),
+        way_of=way_of,
         pretty=pretty,
         curve_definitions=curve_definitions(run),
         environment_facts=environment_facts(run),

@@ -6,8 +6,9 @@ import re
 from typing import NamedTuple
 
 from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, show
+from strata_sae.pipeline.report.matched_l0 import kind_of, nearest_to_target, target_l0
 from strata_sae.pipeline.report.run_data import Run, Trained
-from strata_sae.pipeline.runs.evaluation_records import Measured
+from strata_sae.pipeline.runs.evaluation_records import Measured, other_form, way_of
 from strata_sae.pipeline.runs.records import CurveLine, LoaderLine
 
 LABELS = {
@@ -23,6 +24,19 @@ LABELS = {
     "density_median": "density",
     "decoder_max_cosine_mean": "max cos, mean",
     "decoder_max_cosine_p95": "max cos, p95",
+    "l1": "L1",
+    "fvu": "FVU",
+    "normalised_mse_per_batch": "normalised MSE, per batch",
+    "frac_variance_explained": "FVE",
+    "frac_variance_explained_per_batch": "FVE, per batch",
+    "explained_variance_legacy": "explained variance, legacy",
+    "relative_reconstruction_bias_per_batch": "bias, per batch",
+    "frac_alive": "share alive",
+    "frac_rare": "share rare",
+    "decoder_max_cosine_max": "max cos, largest",
+    "encoder_max_cosine_mean": "encoder max cos, mean",
+    "encoder_max_cosine_p95": "encoder max cos, p95",
+    "encoder_max_cosine_max": "encoder max cos, largest",
 }
 CURVE_DEFINITIONS = {
     "batch_r2": "1 - sum ||x - xhat||^2 / sum ||x - mean of the batch||^2, of one training batch.",
@@ -34,7 +48,20 @@ CURVE_DEFINITIONS = {
     "orthogonality/competing_pairs": "Pairs of latents that are active together so often in one training batch "
     "that the orthogonality term acts on them.",
 }
-ONLY_IN_CSV = ("sse", "alive_latents")
+IN_TABLE = (
+    "l0",
+    "r2_pooled",
+    "cosine_similarity",
+    "norm_ratio",
+    "relative_reconstruction_bias",
+    "mse_per_dim",
+    "dead_latents",
+    "density_median",
+    "decoder_max_cosine_mean",
+    "decoder_max_cosine_p95",
+)
+"""Metrics that have a column on the page; results.csv has all."""
+# As many as fit the width of a screen.
 COUNTED = ("waits", "n_bytes", "steps")
 ADDED_UP = tuple(name for name in LoaderLine.model_fields if name.endswith("seconds") or name in COUNTED)
 """Keys of the loader's log whose lines are summed; the others are alike in all lines of one batch size and seed."""
@@ -58,8 +85,10 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An SAE of a table. `status`: what is to be said beside its name."""
+    """An SAE of a table, as it encodes by one way of inference. `status`: what is to be said beside its name."""
 
+    key: str
+    """By which it is sorted, and which no other row of the table has."""
     variant: str
     status: str
     cells: list[Cell]
@@ -80,15 +109,20 @@ def metric_names(run: Run) -> list[str]:
 
 def result_tables(run: Run) -> dict[str, Table]:
     """For each site the columns, and the rows with their cells as text and as sort keys."""
-    every = [name for name in metric_names(run) if name not in ONLY_IN_CSV]
+    every = [name for name in metric_names(run) if in_table(name)]
     units = {name: entry.unit for name, entry in definitions(run).items()}
+    target, nearest = target_l0(run), nearest_to_target(run)
     tables = {}
     for site in run.sites:
         saes = run.at(site)
         # What is scored of one of several sites that are written (r2_pooled/<site>) stands where it was measured.
         names = [name for name in every if "/" not in name or any(sae.value(name) is not None for sae in saes)]
         columns = [Column(name, label_of(name), units[name]) for name in names]
-        tables[site] = Table(columns, [_row(sae, columns) for sae in saes])
+        tables[site] = Table(columns, [])
+        for sae in saes:
+            mark = f"nearest L0 {target:g}" if (sae.variant, sae.site) in nearest else ""
+            tables[site].rows.append(_row(sae, columns, mark))
+            tables[site].rows.extend(_other_row(sae, columns, way) for way in _other_ways(sae))
     return tables
 
 
@@ -115,6 +149,11 @@ def pretty(definition: str) -> str:
     return re.sub(r"<([^<>]*)>", r"⟨\1⟩", text).replace(" - ", " \N{MINUS SIGN} ")
 
 
+def in_table(name: str) -> bool:
+    """Whether a metric has a column on a page."""
+    return name.partition("/")[0] in IN_TABLE and way_of(name) is None
+
+
 def status_of(sae: Trained) -> str:
     """What is to be said beside an SAE's name; nothing where it is finished and scored."""
     if sae.refused:
@@ -126,10 +165,28 @@ def status_of(sae: Trained) -> str:
     return "" if sae.metrics else "not scored"
 
 
-def _row(sae: Trained, columns: list[Column]) -> Row:
-    values = [sae.value(column.name) for column in columns]
-    cells = [Cell(value, show(value, column.unit)) for value, column in zip(values, columns, strict=True)]
-    return Row(sae.variant, status_of(sae), cells)
+def _row(sae: Trained, columns: list[Column], mark: str) -> Row:
+    cells = [_cell(sae.value(column.name), column) for column in columns]
+    return Row(sae.variant, sae.variant, status_of(sae) or mark, cells)
+
+
+def _other_ways(sae: Trained) -> list[str]:
+    """Ways of inference by which it was scored beside that of its `encode`."""
+    names = sae.metrics.metrics if sae.metrics else []
+    return list(dict.fromkeys(way for name in names if (way := way_of(name)) is not None))
+
+
+def _other_row(sae: Trained, columns: list[Column], way: str) -> Row:
+    """The same SAE by another way of inference; what follows from the weights alone stays as it is."""
+    measured = sae.metrics.metrics if sae.metrics else {}
+    names = [other_form(column.name, way) for column in columns]
+    values = [sae.value(name if name in measured else column.name) for name, column in zip(names, columns, strict=True)]
+    cells = [_cell(value, column) for value, column in zip(values, columns, strict=True)]
+    return Row(other_form(sae.variant, way), sae.variant, f"inference: {way}", cells)
+
+
+def _cell(value: float | None, column: Column) -> Cell:
+    return Cell(value, show(value, column.unit))
 
 
 def results_csv(run: Run) -> str:
@@ -138,12 +195,15 @@ def results_csv(run: Run) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fixed = ["variant", "site", "architecture", "d_sae", "status", "steps", "split", "rows scored", "store_id"]
+    fixed += ["kind", "nearest target L0"]
+    target, nearest = target_l0(run), nearest_to_target(run)
     writer.writerow([csv_cell(cell) for cell in fixed + [f"{name} [{unit}]" for name, unit in units.items()]])
     for sae in (sae for site in run.sites for sae in run.at(site)):
         cells: list[str | float | None] = [sae.variant, sae.site]
         cells += [sae.config.sae.architecture, sae.config.sae.d_sae] if sae.config else [None] * 2
         cells += [sae.training.status, sae.training.n_steps] if sae.training else [None] * 2
         cells += [sae.metrics.split, sae.metrics.n_rows, sae.metrics.store_id] if sae.metrics else [None] * 3
+        cells += [kind_of(run, sae.variant), target if (sae.variant, sae.site) in nearest else None]
         writer.writerow([csv_cell(cell) for cell in [*cells, *(sae.value(name) for name in units)]])
     return text.getvalue()
 

@@ -6,6 +6,8 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from strata_sae.pipeline.runs.records import Count, Group, OpenGroup, Record
 
+_BY = "/inference="
+
 
 class Measured(Group):
     """One metric."""
@@ -13,6 +15,17 @@ class Measured(Group):
     value: float | None
     unit: str
     definition: str
+
+
+def other_form(metric: str, inference: str) -> str:
+    """Name of a metric of the codes that a trained SAE gives by a way of inference that its `encode` does not use."""
+    return f"{metric}{_BY}{inference}"
+
+
+def way_of(metric: str) -> str | None:
+    """The way of inference in a name that `other_form` made; None of any other name."""
+    name, found, inference = metric.rpartition(_BY)
+    return inference if name and found else None
 
 
 class Histogram(Group):

@@ -37,9 +37,15 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
         "orthogonality": {"from_progress": 0.0},
         "curves.jsonl": {"similarity": None},
         "loader.jsonl": {"perfect_documents": None, "perfect_positions": None, "predicted_variance_ratio": None},
+        "sae topk": {"inference": "k"},
+        "sae batch_topk": {"inference": "threshold", "tie_break": "first"},
+        "sae two_child_topk": {"per_child_k": None},
     }
 }
-"""Version -> section -> a key that not every record of that version holds -> what its absence meant."""
+"""Version -> section -> a key that not every record of that version holds -> what its absence meant.
+
+`sae topk`: of those groups of the section `sae` that are of the architecture topk; `term aux_k`: likewise of a term.
+"""
 
 REWORDED: dict[int, dict[str, dict[str, str]]] = {
     1: {
@@ -124,9 +130,9 @@ def _reworded(version: int, section: str, group: JsonObject) -> JsonObject:
     """One group of a file in the words of the version after `version`."""
     keys, texts = RENAMED_KEYS[version].get(section, {}), REWORDED[version].get(section, {})
     kept = {new: value for key, value in group.items() if (new := keys.get(key, key))}
-    return ADDED_KEYS[version].get(section, {}) | {
-        key: texts.get(value, value) if isinstance(value, str) else value for key, value in kept.items()
-    }
+    kind = kept.get("architecture", kept.get("term"))
+    added = ADDED_KEYS[version].get(section, {}) | ADDED_KEYS[version].get(f"{section} {kind}", {})
+    return added | {key: texts.get(value, value) if isinstance(value, str) else value for key, value in kept.items()}
 
 
 def _changed_at(group: JsonObject, path: list[str], change: Callable[[JsonObject], JsonObject]) -> JsonObject:

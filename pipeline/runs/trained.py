@@ -15,7 +15,7 @@ from strata_sae.pipeline.runs.chain import check_curves, check_weights, read_con
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.records import Ending, SAERecord
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.saes.base import SAE, Inference
 
 
 class Provenance(NamedTuple):
@@ -44,13 +44,23 @@ class TrainedSAE:
     unhashed: tuple[str, ...]
     """Names of the records that carry no hash, since an earlier version wrote them."""
 
-    def encode(self, x_BM: Tensor) -> Codes:
+    def encode(self, x_BM: Tensor, *, inference: Inference | None = None) -> Codes:
         """The sparse codes of rows, each decided by itself: rows of one batch do not change one another.
 
         Shapes: x_BM float32 [B, d_in], in the units of the store, on the device that the SAE was loaded to.
+        inference: `k` or `threshold`, for topk and batch_topk; None: as the config's `sae.inference` says.
         Returns: codes of B rows and `d_sae` latents; `to_dense()` gives them as [B, d_sae].
+        Raises: ValueError for a way in which this SAE cannot select.
         """
-        return self.sae.encode_inference(x_BM)
+        if inference is None:
+            return self.sae.encode_inference(x_BM)
+        if inference not in (ways := self.sae.inferences()):
+            raise ValueError(
+                f"inference: {inference!r}, but {self.folder.name} ({self.record.sae.architecture}) selects by "
+                f"{' or '.join(ways) or 'its one rule'}; leave the argument out"
+            )
+        (codes,) = self.sae.encode_as(x_BM, [inference])
+        return codes
 
     def decode(self, codes: Codes) -> Tensor:
         """The reconstruction of rows from their codes: float32 [B, d_out], in the units of the store."""
@@ -58,7 +68,10 @@ class TrainedSAE:
 
     @property
     def threshold(self) -> Tensor | None:
-        """Above which value a latent is active: one number, or [d_sae] of JumpReLU. None where nothing is compared."""
+        """Above which value a latent is active: one number, or [d_sae] of JumpReLU. None where nothing is compared.
+
+        topk and batch_topk select by it where `inference` is `threshold`.
+        """
         return self.sae.threshold
 
     @property

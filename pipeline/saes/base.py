@@ -1,5 +1,6 @@
 """What all architectures share: parameters, encoder product and decoder. Each one selects which latents are active."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -13,6 +14,9 @@ from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from strata_sae.pipeline.kernels.tiles import EncoderName, Tiles
 from strata_sae.pipeline.saes.initialisation import InitialSettings, initial_weights
 from strata_sae.pipeline.settings import Settings
+
+Inference = Literal["k", "threshold"]
+"""How a trained SAE of the TopK family selects: the k largest of each row, or every value above its threshold."""
 
 
 class Workspace:
@@ -115,7 +119,7 @@ class SAE:
 
     Settings: type[SAESettings]
     has_threshold: ClassVar[bool] = False
-    """Whether inference selects by `threshold`, which training has to estimate."""
+    """Whether training selects over the batch, so that only a `threshold`, which it estimates, gives as many."""
     learns_l0: ClassVar[bool] = False
     """Whether a sparsity term decides how many latents are active; otherwise the architecture fixes it."""
     has_runners_up: ClassVar[bool] = False
@@ -127,6 +131,9 @@ class SAE:
 
     break_even_density: float = BREAK_EVEN_DENSITY
     """Share of active latents above which codes are full matrices; set from the SAE's record where there is one."""
+
+    seed: int = 0
+    """Of the run: with fraction_done it names the random choices of an encoding in training."""
 
     W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]
@@ -198,6 +205,14 @@ class SAE:
     def encode_inference(self, x_BM: Tensor, *, workspace: Workspace | None = None) -> Codes:
         """The codes of a trained SAE: a row's codes do not depend on the other rows."""
         return self.select_inference(self._product(x_BM, workspace)[1])
+
+    def inferences(self) -> list[Inference]:
+        """Ways in which this SAE can select at inference, that of `encode_inference` first; empty: it has one alone."""
+        return []
+
+    def encode_as(self, x_BM: Tensor, inferences: Sequence[Inference]) -> list[Codes]:
+        """The codes of a trained SAE in each of some ways that `inferences` names; one encoder product for all."""
+        raise NotImplementedError(f"{self.settings.architecture} selects in one way")
 
     def decode(self, codes: Codes) -> Tensor:
         """The reconstruction. Returns: [B, M]."""

@@ -1,5 +1,7 @@
 """SAEs that fill a k by rank: TopK in each row, BatchTopK over the batch."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,7 +12,7 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.kernels.selection import above, batch_topk, row_topk
 from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
-from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from strata_sae.pipeline.saes.base import SAE, Encoding, Inference, SAESettings, Workspace
 from strata_sae.pipeline.schedules import Schedule, value_at
 
 
@@ -19,6 +21,9 @@ class RankedSettings(SAESettings):
 
     k: int | Schedule
     """Active latents per row (count)."""
+    inference: Inference = "k"
+    """How the trained SAE selects: the final k largest of each row, or every value above the threshold that training
+    sets (dictionary_learning's default). Evaluation scores both."""
     rank_by: Literal["pre_activation", "contribution"] = "pre_activation"
     """`contribution`: pre-activation times the norm of its decoder row (SAELens' rescale_acts_by_decoder_norm); the
     final weights then have rows of norm 1, whose codes are those contributions. Needs decoder: free."""
@@ -68,6 +73,34 @@ class Ranked(SAE):
             return super().encode_inference(x_BM, workspace=workspace)
         return self._unranked(self.select_inference(self._product(x_BM, workspace)[1].mul_(self._norms())))
 
+    def inferences(self) -> list[Inference]:
+        """That of the settings, then the other one; by a threshold only once there is one."""
+        ways: tuple[Inference, ...] = ("k",) if self.threshold is None else ("k", "threshold")
+        return list(dict.fromkeys([self.settings.inference, *ways]))
+
+    def encode_as(self, x_BM: Tensor, inferences: Sequence[Inference]) -> list[Codes]:
+        """The codes of a trained SAE, by k or by its threshold. Raises: CheckpointError if it has none."""
+        ranked_BE = self.pre_activations(x_BM)
+        found = [self._select_as(ranked_BE, inference) for inference in inferences]
+        return found if self.settings.rank_by == "pre_activation" else [self._unranked(codes) for codes in found]
+
+    def select_inference(self, pre_BE: Tensor) -> Codes:
+        """The final k largest of each row, or every value above the threshold, as the settings say.
+
+        Raises: CheckpointError while the threshold is unset.
+        """
+        return self._select_as(pre_BE, self.settings.inference)
+
+    def _select_as(self, pre_BE: Tensor, inference: Inference) -> Codes:
+        if inference == "k":
+            return row_topk(pre_BE, k_at(self.settings.k, 1.0), self.break_even_density)
+        if self.threshold is None:
+            raise CheckpointError(
+                f"this {self.settings.architecture} SAE has no threshold yet, and inference: threshold selects by it; "
+                "finish its training, which sets the threshold"
+            )
+        return above(pre_BE, max(float(self.threshold), 0.0), self.break_even_density)
+
     def pre_activations(self, x_BM: Tensor, out: Tensor | None = None) -> Tensor:
         """The encoder product, as it is ranked. Returns: [B, E], in `out` if given."""
         pre_BE = super().pre_activations(x_BM, out)
@@ -116,10 +149,6 @@ class TopK(Ranked):
         """The k largest of each row."""
         return row_topk_of_tiles(tiles, k_at(self.settings.k, fraction_done), self.break_even_density)
 
-    def select_inference(self, pre_BE: Tensor) -> Codes:
-        """The final k largest of each row."""
-        return row_topk(pre_BE, k_at(self.settings.k, 1.0), self.break_even_density)
-
 
 class BatchTopK(Ranked):
     """Source: Bussmann et al. 2024, BatchTopK Sparse Autoencoders."""
@@ -131,6 +160,12 @@ class BatchTopK(Ranked):
         """Name in ARCHITECTURES."""
         k: int | Schedule
         """Active latents per row, on average over a batch (count)."""
+        inference: Inference = "threshold"
+        """How the trained SAE selects: every value above the threshold that training sets, so that k is a mean over
+        rows, as in training; or the final k largest of each row. Evaluation scores both."""
+        tie_break: Literal["first", "random"] = "first"
+        """Which of several equal values at the cut of a training batch are active: the first in row order, or a random
+        choice that seed and step name (seed 000). k x B are active either way."""
 
     settings: Settings
     has_threshold: ClassVar[bool] = True
@@ -140,25 +175,21 @@ class BatchTopK(Ranked):
         """The k * B largest of the batch."""
         n_entries = k_at(self.settings.k, fraction_done) * pre_BE.shape[0]
         guess = 0.9 * self._previous_cut  # the cut moves little from batch to batch; too high a guess costs a pass
-        codes, self._previous_cut = batch_topk(pre_BE, n_entries, self.break_even_density, guess)
+        draw = self._draw(fraction_done)
+        codes, self._previous_cut = batch_topk(pre_BE, n_entries, self.break_even_density, guess, draw)
         return codes
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """The k * B largest of the batch."""
         n_entries = k_at(self.settings.k, fraction_done) * tiles.shape[0]
-        return batch_topk_of_tiles(tiles, n_entries, self.break_even_density)
+        return batch_topk_of_tiles(tiles, n_entries, self.break_even_density, self._draw(fraction_done))
 
-    def select_inference(self, pre_BE: Tensor) -> Codes:
-        """Every pre-activation above the threshold.
-
-        Raises: CheckpointError while the threshold is unset.
-        """
-        if self.threshold is None:
-            raise CheckpointError(
-                "this batch_topk SAE has no threshold yet, so inference would depend on the batch; "
-                "finish its training, which sets the threshold"
-            )
-        return above(pre_BE, max(float(self.threshold), 0.0), self.break_even_density)
+    def _draw(self, fraction_done: float) -> int | None:
+        """Names the random choice among equal values: another for every seed and step. None: the first stay."""
+        if self.settings.tie_break == "first":
+            return None
+        digest = hashlib.sha256(f"ties {self.seed} {float(fraction_done).hex()}".encode()).digest()
+        return int.from_bytes(digest[:8], "little")
 
 
 def check_k(k: int | Schedule, d_sae: int, limit: str = "d_sae") -> None:

@@ -97,7 +97,8 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
     folder, record = job.folder, job.record
     running = trainee.threshold.value() if trainee.threshold.is_set() else None
     threshold = running if calibrated is None or job.training.threshold_from == "running_mean" else calibrated
-    weights = {name: tensor.detach().cpu() for name, tensor in trainee.sae.weights().items()}
+    final = trainee.sae.weights() | trainee.objective.for_readers()
+    weights = {name: tensor.detach().cpu() for name, tensor in final.items()}
     if trainee.sae.target_l0(1.0) is not None and threshold is not None:
         weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
     scale = record.input_scale

@@ -98,14 +98,14 @@ class Trainee:
     def __init__(
         self, variant: Variant, training: TrainingSettings, weights: Tensors, workspace: Workspace, *, seed: int = 0
     ) -> None:
-        """`training` is that of the job. `seed` decides which rows resampling draws."""
+        """`training` is that of the job. `seed` decides which rows resampling draws, and between equal values."""
         device = weights["W_dec"].device
         self.variant, self.training, self.workspace, self.seed = variant, training, workspace, seed
         self.step = 0
         self.diverged: str | None = None
         d_in = weights["W_enc"].shape[1] if "W_enc" in weights else None  # tied weights read what they write
         self.sae = ARCHITECTURES[variant.sae.architecture](variant.sae, weights["b_dec"].numel(), weights, d_in)
-        self.sae.break_even_density = training.break_even_density
+        self.sae.break_even_density, self.sae.seed = training.break_even_density, seed
         self.objective = Objective(variant.objective, self.sae)
         self.adam = Adam.start(training, self.sae.parameters())
         self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_rows, device)

@@ -70,6 +70,12 @@ def test_values_can_have_labels(base: Path) -> None:
     assert variants["relu_weight-flat"].objective["l1"].weight == 0.5
 
 
+def test_what_a_sweep_makes_is_of_one_kind(base: Path) -> None:
+    assert {variant.kind for name, variant in load(base).variants.items() if name.startswith("topk")} == {"topk"}
+    assert load(base).variants["relu"].kind is None, "control: it has no sweep"
+    assert load(base, ["variants.topk.kind=mine"]).variants["topk_k-2_learning_rate-0.001"].kind == "mine"
+
+
 def test_nothing_is_left_of_a_sweep_in_the_dump(base: Path, tmp_path: Path) -> None:
     config = load(base, ["sweep={seed: [0, 1]}"])
     (tmp_path / "again.yaml").write_text(dump(config), encoding="utf-8")
@@ -79,7 +85,7 @@ def test_nothing_is_left_of_a_sweep_in_the_dump(base: Path, tmp_path: Path) -> N
 
 def test_a_key_nobody_has_yet_is_made_and_the_others_stay() -> None:
     made = {name: data for name, (_, data) in expand({"a": {**VARIANT, "sweep": {"training.beta1": [0.0]}}}).items()}
-    assert made == {"a_beta1-0": {**VARIANT, "training": {"beta1": 0.0}}}
+    assert made == {"a_beta1-0": {**VARIANT, "training": {"beta1": 0.0}, "kind": "a"}}
     assert "training" not in VARIANT
 
 

@@ -218,6 +218,66 @@ def test_an_sae_with_a_threshold_does_not_depend_on_its_batch(make_run):
     assert value("batch", "l0") == before > 0
 
 
+THRESHOLDED = {"architecture": "topk", "d_sae": 64, "k": 4}
+
+
+def form_by_loops(x_NM: np.ndarray, weights: dict[str, torch.Tensor], way: str, threshold: float) -> dict[str, float]:
+    """L0, L1, R2 and dead latents by one way of inference, row by row in float64."""
+    W_enc, W_dec, b_enc, b_dec = (weights[n].double().numpy() for n in ("W_enc", "W_dec", "b_enc", "b_dec"))
+    active, errors, absolute, seen = 0, 0.0, 0.0, set()
+    for x_M in x_NM:
+        value_E = W_enc @ (x_M - b_dec) + b_enc
+        chosen = np.argsort(-value_E)[:4] if way == "k" else np.flatnonzero(value_E > threshold)
+        chosen = [latent for latent in chosen if value_E[latent] > 0]
+        xhat_M = b_dec + sum((value_E[latent] * W_dec[latent] for latent in chosen), np.zeros_like(b_dec))
+        active, errors, seen = active + len(chosen), errors + ((x_M - xhat_M) ** 2).sum(), seen | set(chosen)
+        absolute += float(sum(value_E[latent] for latent in chosen))
+    spread = ((x_NM - x_NM.mean(axis=0)) ** 2).sum()
+    n = len(x_NM)
+    return {"l0": active / n, "l1": absolute / n, "r2_pooled": 1 - errors / spread, "dead_latents": 64 - len(seen)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "usual", "other"), [("topk", "k", "threshold"), ("batch_topk", "threshold", "k")]
+)
+def test_both_ways_of_inference_are_scored_from_one_read(make_run, monkeypatch, architecture, usual, other):
+    config, store = make_run()
+    weights = random_weights(64, 1, threshold=0.2)
+    write_trained(Path("runs/run"), "both", store.id, {**THRESHOLDED, "architecture": architecture}, weights)
+    reads = []
+    original = ActivationStore.in_order
+    monkeypatch.setattr(ActivationStore, "in_order", lambda *a: reads.append(a) or original(*a))
+    evaluate(config)
+    assert len(reads) == 2, "scores, examples: as many as without a second way"
+    rows, _ = heldout(store, drop_bos=True, drop_special=True)
+    found = {way: form_by_loops(rows.astype(np.float64), weights, way, 0.2) for way in (usual, other)}
+    for metric, wanted in found[usual].items():
+        assert value("both", metric) == pytest.approx(wanted, rel=1e-5), metric
+        assert value("both", f"{metric}/inference={other}") == pytest.approx(found[other][metric], rel=1e-5), metric
+        assert f"{metric}/inference={usual}" not in record("both")["metrics"]
+    assert found[usual]["l0"] != pytest.approx(found[other]["l0"], rel=0.05), "control: the ways differ"
+    assert not any(name.startswith("decoder_max") and "/" in name for name in record("both")["metrics"])
+    assert not any("inference" in name for name in record("topk")["metrics"]), "no threshold: one way"
+
+
+def test_what_encode_uses_has_the_plain_name(make_run):
+    config, store = make_run()
+    weights = random_weights(64, 1, threshold=0.2)
+    write_trained(Path("runs/run"), "by_k", store.id, THRESHOLDED, weights)
+    write_trained(Path("runs/run"), "by_t", store.id, {**THRESHOLDED, "inference": "threshold"}, weights)
+    evaluate(config)
+    assert value("by_k", "l0") == value("by_t", "l0/inference=k") != value("by_t", "l0")
+    assert value("by_k", "r2_pooled/inference=threshold") == value("by_t", "r2_pooled")
+
+
+def test_another_target_l0_measures_nothing_again(make_run, caplog):
+    config, _ = make_run()
+    evaluate(config)
+    with caplog.at_level(logging.INFO):
+        evaluate(make_run_again(config, target_l0=12.0))
+    assert f"topk@{SITE}: scored already" in caplog.text
+
+
 def test_dead_sae_has_scores_and_no_examples(make_run):
     config, store = make_run()
     weights = {name: torch.zeros_like(tensor) for name, tensor in identity_weights().items()}

@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.evaluation.metrics import METRICS, ScoredRows
-from strata_sae.pipeline.evaluation.scores import BINS_PER_DECADE, DECADES, decoder_max_cosine, density_histogram
+from strata_sae.pipeline.evaluation.metric import PerBatch
+from strata_sae.pipeline.evaluation.metrics import METRICS
+from strata_sae.pipeline.evaluation.scored_rows import ScoredRows, WeightFacts, max_cosine
+from strata_sae.pipeline.evaluation.scores import BINS_PER_DECADE, DECADES, density_histogram
 from strata_sae.pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.saes import ARCHITECTURES
+from support.small_saes import make_sae
 
-N_ROWS, D_MODEL, D_SAE = 300, 8, 40
+N_ROWS, D_MODEL, D_SAE, BATCH_ROWS = 300, 8, 40, 40
 
 
 @pytest.fixture
@@ -25,10 +29,18 @@ def rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x_BM, values_BE, xhat_BM, W_dec
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch):
+    """Of per-batch metrics: seven whole batches and a shorter one, which does not count."""
+    monkeypatch.setattr(PerBatch, "batch_rows", BATCH_ROWS)
+
+
 def scores(
-    x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor, batch: int = N_ROWS
+    x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor, batch: int = N_ROWS, W_enc: Tensor | None = None
 ) -> dict[str, float | None]:
-    metrics = {name: metric(decoder_max_cosine(W_dec, tile_rows=16)) for name, metric in METRICS.items()}
+    W_enc = encoder_of(W_dec) if W_enc is None else W_enc
+    weights = WeightFacts(max_cosine(W_dec, tile_rows=16), max_cosine(W_enc, tile_rows=7))
+    metrics = {name: metric(weights) for name, metric in METRICS.items()}
     for start in range(0, len(x_BM), batch):
         stop = start + batch
         scored = ScoredRows(x_BM[start:stop], DenseCodes(values_BE[start:stop]), xhat_BM[start:stop])
@@ -37,7 +49,61 @@ def scores(
     return {name: metric.value() for name, metric in metrics.items()}
 
 
-def brute_force(x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor) -> dict[str, float]:
+PER_BATCH = [name for name, metric in METRICS.items() if issubclass(metric, PerBatch)]
+
+
+def encoder_of(W_dec: Tensor) -> Tensor:
+    """A W_enc that is another matrix, of other width."""
+    return torch.cat([W_dec.flip(0) * 2, W_dec.square()[:, :3]], dim=1)
+
+
+def largest_cosines(W_EM: Tensor) -> list[float]:
+    """Of each row the largest cosine to another one, in rising order; every pair by itself."""
+    rows = W_EM.double().tolist()
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        dot, square_a, square_b = (
+            math.fsum(x * y for x, y in zip(u, v, strict=True)) for u, v in ((a, b), (a, a), (b, b))
+        )
+        return dot / math.sqrt(square_a * square_b) if square_a and square_b else 0.0
+
+    return sorted(max(cosine(a, b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows))
+
+
+def batch_by_batch(x_rows: list[list[float]], xhat_rows: list[list[float]]) -> dict[str, float | None]:
+    """What libraries that score batch by batch report: whole batches only, or the one that there is."""
+    n, d = len(x_rows), len(x_rows[0])
+    size = min(BATCH_ROWS, n)
+    found: dict[str, list[float]] = {name: [] for name in PER_BATCH}
+    for start in range(0, n - size + 1, size):
+        x, xhat = x_rows[start : start + size], xhat_rows[start : start + size]
+        e = [[a - b for a, b in zip(u, v, strict=True)] for u, v in zip(x, xhat, strict=True)]
+        mean = [math.fsum(row[i] for row in x) / size for i in range(d)]
+        error_mean = [math.fsum(row[i] for row in e) / size for i in range(d)]
+        sse = math.fsum(value**2 for row in e for value in row)
+        spread = math.fsum((row[i] - mean[i]) ** 2 for row in x for i in range(d))
+        centred = math.fsum((row[i] - error_mean[i]) ** 2 for row in e for i in range(d))
+        dot = math.fsum(a * b for u, v in zip(x, xhat, strict=True) for a, b in zip(u, v, strict=True))
+        if spread > 1e-9:
+            found["normalised_mse_per_batch"].append(sse / spread)
+            found["frac_variance_explained_per_batch"].append(1 - (centred / (size - 1)) / (spread / (size - 1)))
+        if dot:
+            square = math.fsum(value**2 for row in xhat for value in row)
+            found["relative_reconstruction_bias_per_batch"].append(square / dot)
+        distances = [math.fsum((row[i] - mean[i]) ** 2 for i in range(d)) for row in x]
+        shares = [
+            1 - math.fsum(value**2 for value in row) / distance
+            for row, distance in zip(e, distances, strict=True)
+            if distance
+        ]
+        if shares:
+            found["explained_variance_legacy"].append(math.fsum(shares) / len(shares))
+    return {name: math.fsum(values) / len(values) if values else None for name, values in found.items()}
+
+
+def brute_force(
+    x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor, W_enc: Tensor | None = None
+) -> dict[str, float | None]:
     """Every metric by its definition, row by row in Python floats."""
     x_rows, xhat_rows = x_BM.double().tolist(), xhat_BM.double().tolist()
     n, d = len(x_rows), len(x_rows[0])
@@ -52,28 +118,36 @@ def brute_force(x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor)
     centre = [mean([x[i] for x in x_rows]) for i in range(d)]
     sse = mean([dot(e, e) for e in errors])
     variance = mean([dot(x, x) for x in x_rows]) - dot(centre, centre)
+    error_mean = [mean([e[i] for e in errors]) for i in range(d)]
+    centred = [[value - error_mean[i] for i, value in enumerate(e)] for e in errors]
     pairs = list(zip(x_rows, xhat_rows, strict=True))
     active_rows = [sum(row[e] != 0.0 for row in values_BE.tolist()) for e in range(values_BE.shape[1])]
     alive = sorted(count for count in active_rows if count)
     half = len(alive) // 2
-    decoder = W_dec.double().tolist()
-    cosines = sorted(
-        max(dot(a, b) / math.sqrt(dot(a, a) * dot(b, b)) for j, b in enumerate(decoder) if j != i)
-        for i, a in enumerate(decoder)
-    )
+    decoder, encoder = largest_cosines(W_dec), largest_cosines(encoder_of(W_dec) if W_enc is None else W_enc)
     return {
+        **batch_by_batch(x_rows, xhat_rows),
         "l0": sum(active_rows) / n,
+        "l1": mean([math.fsum(abs(value) for value in row) for row in values_BE.double().tolist()]),
         "r2_pooled": 1 - sse / variance,
+        "fvu": sse / variance,
+        "frac_variance_explained": 1 - mean([dot(c, c) for c in centred]) / variance,
         "sse": sse,
         "mse_per_dim": sse / d,
-        "cosine_similarity": mean([dot(x, h) / math.sqrt(dot(x, x) * dot(h, h)) for x, h in pairs]),
+        "cosine_similarity": mean([dot(x, h) / math.sqrt(dot(x, x) * dot(h, h) or 1.0) for x, h in pairs]),
         "norm_ratio": mean([math.sqrt(dot(h, h) / dot(x, x)) for x, h in pairs]),
         "relative_reconstruction_bias": mean([dot(h, h) for _, h in pairs]) / mean([dot(x, h) for x, h in pairs]),
         "dead_latents": active_rows.count(0),
         "alive_latents": len(alive),
+        "frac_alive": len(alive) / len(active_rows),
+        "frac_rare": sum(count / n < 1e-4 for count in active_rows) / len(active_rows),
         "density_median": (alive[half] + alive[-1 - half]) / 2 / n,
-        "decoder_max_cosine_mean": mean(cosines),
-        "decoder_max_cosine_p95": cosines[round(0.95 * (len(cosines) - 1))],
+        "decoder_max_cosine_mean": mean(decoder),
+        "decoder_max_cosine_p95": decoder[round(0.95 * (len(decoder) - 1))],
+        "decoder_max_cosine_max": decoder[-1],
+        "encoder_max_cosine_mean": mean(encoder),
+        "encoder_max_cosine_p95": encoder[round(0.95 * (len(encoder) - 1))],
+        "encoder_max_cosine_max": encoder[-1],
     }
 
 
@@ -81,8 +155,30 @@ def test_every_metric_equals_its_definition_row_by_row(rows):
     measured, expected = scores(*rows), brute_force(*rows)
     assert measured.keys() == expected.keys() == METRICS.keys()
     for name in METRICS:
-        tolerance = 1e-6 if name.startswith("decoder") else 1e-12  # cosines are float32 products
+        tolerance = 1e-6 if "max_cosine" in name else 1e-12  # cosines are float32 products
         assert measured[name] == pytest.approx(expected[name], rel=tolerance), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_metric_of_an_sae_with_dead_dense_and_zero_latents(architecture: str):
+    """Of its own codes: some latents are never active, some on every row, and some have rows of zeros."""
+    sae, generator = make_sae(architecture), torch.Generator().manual_seed(4)
+    x_BM = torch.randn(130, sae.d_out, generator=generator, dtype=torch.float64) + 0.5
+    bias_E = {"gated": "b_gate"}.get(architecture, "b_enc")
+    if sae.learns:
+        getattr(sae, bias_E)[:3] -= 100.0
+        getattr(sae, bias_E)[3:5] += 100.0
+        for parameter in (sae.W_enc, sae.W_dec):
+            parameter[5:7] = 0.0
+    codes = sae.encode_inference(x_BM)
+    found = (x_BM, codes.to_dense(), sae.decode(codes), sae.W_dec)
+    measured, expected = scores(*found, batch=50, W_enc=sae.W_enc), brute_force(*found, W_enc=sae.W_enc)
+    assert measured.keys() == expected.keys()
+    for name in METRICS:
+        assert measured[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+    if sae.learns:
+        assert measured["dead_latents"] >= 3
+        assert codes.to_dense()[:, 3:5].all() or architecture in ("gated", "groupmax")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 128])
@@ -99,6 +195,9 @@ def test_perfect_reconstruction(rows):
     assert measured["sse"] == measured["mse_per_dim"] == 0.0
     assert measured["cosine_similarity"] == pytest.approx(1.0, abs=1e-15)
     assert measured["norm_ratio"] == measured["relative_reconstruction_bias"] == 1.0
+    assert measured["relative_reconstruction_bias_per_batch"] == measured["explained_variance_legacy"] == 1.0
+    assert measured["frac_variance_explained"] == measured["frac_variance_explained_per_batch"] == 1.0
+    assert measured["fvu"] == measured["normalised_mse_per_batch"] == 0.0
 
 
 def test_zero_reconstruction_has_no_nan(rows):
@@ -112,6 +211,13 @@ def test_zero_reconstruction_has_no_nan(rows):
     assert measured["relative_reconstruction_bias"] is None
     assert measured["density_median"] is None
     assert measured["dead_latents"] == D_SAE
+    assert (measured["frac_alive"], measured["frac_rare"], measured["l1"]) == (0.0, 1.0, 0.0)
+    assert measured["fvu"] == pytest.approx(square / variance)
+    assert measured["normalised_mse_per_batch"] > 1.0
+    assert measured["frac_variance_explained"] == pytest.approx(0.0, abs=1e-12)  # the error varies as x does
+    assert measured["frac_variance_explained_per_batch"] == pytest.approx(0.0, abs=1e-12)
+    assert measured["explained_variance_legacy"] < measured["r2_pooled"]
+    assert measured["relative_reconstruction_bias_per_batch"] is None
 
 
 def test_scaled_reconstruction(rows):
@@ -121,6 +227,10 @@ def test_scaled_reconstruction(rows):
     assert measured["norm_ratio"] == pytest.approx(0.5)
     assert measured["relative_reconstruction_bias"] == pytest.approx(0.5)
     assert measured["sse"] == pytest.approx(float((0.5 * x_BM).double().square().sum(1).mean()))
+    assert measured["relative_reconstruction_bias_per_batch"] == pytest.approx(0.5)
+    assert measured["frac_variance_explained"] == pytest.approx(0.75)
+    assert measured["frac_variance_explained_per_batch"] == pytest.approx(0.75)
+    assert measured["fvu"] == pytest.approx(0.25 * scores(x_BM, values_BE, torch.zeros_like(x_BM), W_dec)["fvu"])
 
 
 def test_a_constant_error_counts_in_r2_pooled_but_not_in_the_batch_variance_definition(rows):
@@ -132,12 +242,16 @@ def test_a_constant_error_counts_in_r2_pooled_but_not_in_the_batch_variance_defi
     variance = float(x_BM.double().var(dim=0, correction=0).sum())
     measured = scores(x_BM, values_BE, x_BM + offset, W_dec)
     assert measured["r2_pooled"] == pytest.approx(1 - D_MODEL * 0.25 / variance, rel=1e-6)
+    assert measured["frac_variance_explained"] == pytest.approx(1.0, abs=1e-6)
+    assert measured["frac_variance_explained_per_batch"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_rows_without_variance_have_no_r2():
     x_BM = torch.full((50, D_MODEL), 0.1)
     measured = scores(x_BM, torch.ones(50, D_SAE), 0.9 * x_BM, torch.ones(D_SAE, D_MODEL))
-    assert measured["r2_pooled"] is None
+    for name in ("r2_pooled", "fvu", "frac_variance_explained", *PER_BATCH[:2]):
+        assert measured[name] is None, name
+    assert measured["frac_rare"] == 0.0
     assert measured["decoder_max_cosine_mean"] == pytest.approx(1.0)
 
 
@@ -165,7 +279,8 @@ def test_what_overflows_has_no_value(rows, huge):
 
 
 def test_no_row_means_no_value():
-    assert all(metric(torch.zeros(3)).value() is None for metric in METRICS.values())
+    weights = WeightFacts(torch.zeros(3), torch.zeros(3))
+    assert all(metric(weights).value() is None for metric in METRICS.values())
 
 
 def test_every_metric_states_its_definition_and_unit():
@@ -174,19 +289,19 @@ def test_every_metric_states_its_definition_and_unit():
 
 
 @pytest.mark.parametrize("tile_rows", [1, 7, 16, 40, 64])
-def test_decoder_max_cosine_equals_the_full_matrix_for_every_tile(rows, tile_rows):
+def test_max_cosine_equals_the_full_matrix_for_every_tile(rows, tile_rows):
     W_dec = rows[3].double()
     unit_EM = W_dec / W_dec.norm(dim=1, keepdim=True)
     full_EE = unit_EM @ unit_EM.T
     with_itself = full_EE.amax(dim=1)
     full_EE.fill_diagonal_(-1.0)
-    assert torch.allclose(decoder_max_cosine(W_dec, tile_rows), full_EE.amax(dim=1), atol=1e-14)
-    assert not torch.allclose(decoder_max_cosine(W_dec, tile_rows), with_itself, atol=1e-3)  # the diagonal matters
+    assert torch.allclose(max_cosine(W_dec, tile_rows), full_EE.amax(dim=1), atol=1e-14)
+    assert not torch.allclose(max_cosine(W_dec, tile_rows), with_itself, atol=1e-3)  # the diagonal matters
 
 
-def test_decoder_max_cosine_of_orthogonal_and_zero_rows():
-    assert decoder_max_cosine(torch.eye(5)).tolist() == [0.0] * 5
-    assert decoder_max_cosine(torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])).tolist() == [1.0, 0.0, 1.0]
+def test_max_cosine_of_orthogonal_and_zero_rows():
+    assert max_cosine(torch.eye(5)).tolist() == [0.0] * 5
+    assert max_cosine(torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])).tolist() == [1.0, 0.0, 1.0]
 
 
 def test_density_histogram_counts_every_alive_latent_once():

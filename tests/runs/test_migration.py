@@ -56,3 +56,17 @@ def test_the_new_name_of_a_key_is_known() -> None:
     assert new_name("training", "dead_after_tokens") == "dead_after_rows"
     assert new_name("training", "dead_after_rows") is None
     assert new_name("sae", "dead_after_tokens") is None
+
+
+def test_a_key_that_one_architecture_has_is_added_to_its_groups_alone() -> None:
+    variants: JsonObject = {name: {"sae": {"architecture": name}} for name in ("topk", "batch_topk", "relu")}
+    found = migrated({"variants": variants}, "config.yaml", 1)["variants"]
+    assert isinstance(found, dict)
+    saes = {name: variant["sae"] for name, variant in found.items() if isinstance(variant, dict)}
+    assert saes["relu"] == {"architecture": "relu"}
+    assert saes["topk"] == {"architecture": "topk", "inference": "k"}
+    assert saes["batch_topk"]["inference"] == "threshold"
+    assert migrated({"sae": {"architecture": "topk", "inference": "threshold"}}, "config.json", 1)["sae"] == {
+        "architecture": "topk",
+        "inference": "threshold",
+    }

@@ -73,3 +73,19 @@ def test_provenance_names_run_stores_and_config(run: Path, store: ActivationStor
     assert found.store_ids == {SITE: store.id}
     assert found.config.sae.further()["k"] == 4
     assert found.weights_sha256 == read(sae.folder.training)["sha256"]["weights"]
+
+
+@pytest.mark.parametrize(("name", "usual", "other"), [(TOPK, "k", "threshold"), (BATCH, "threshold", "k")])
+def test_both_ways_of_inference_can_be_asked_for(run: Path, x_BM: torch.Tensor, name: str, usual: str, other: str):
+    sae = trained(run, name)
+    usual_BE, other_BE = (sae.encode(x_BM, inference=way).to_dense() for way in (usual, other))
+    assert torch.equal(usual_BE, sae.encode(x_BM).to_dense())
+    assert not torch.equal(usual_BE, other_BE)
+    by_k_BE, by_threshold_BE = (usual_BE, other_BE) if usual == "k" else (other_BE, usual_BE)
+    assert int((by_k_BE > 0).sum(1).max()) <= 4
+    assert float(by_threshold_BE[by_threshold_BE > 0].min()) > float(sae.sae.threshold)
+
+
+def test_an_sae_that_selects_in_one_way_refuses_another(run: Path, x_BM: torch.Tensor):
+    with pytest.raises(ValueError, match=r"inference: 'k', but relu@.* \(relu\) selects by its one rule"):
+        trained(run, RELU).encode(x_BM, inference="k")

@@ -76,6 +76,29 @@ def test_a_tied_sae_is_written_with_both_matrices():
     assert torch.equal(found["W_enc"], found["W_dec"])
 
 
+def test_the_ratio_of_child_and_parent_is_read_back(trained):
+    """Seed 002's adjusted cosine needs it: parent + ratio * child against a direction, here one of the rows."""
+    sae = load(folder_of("two_child_topk"), CPU).sae
+    ratio_E, n = sae.child_parent_ratio, sae.n_parents
+    assert ratio_E.shape == (48,)
+    assert torch.equal(ratio_E[:n], torch.ones(n))
+    assert len(ratio_E[n:].unique()) > n, "most children were active"
+    assert abs(float(ratio_E[n:].mean()) - curves("two_child_topk")[-1]["two_child_cosine/child_parent_ratio"]) < 1e-6
+    rows, _ = next(ActivationStore.open(trained).in_order(SITE, "train", Filters(True, True), 10**6))
+    direction_M = torch.from_numpy(rows[0]).float()
+    parents_EM = sae.W_dec[:n].repeat(2, 1)
+    for weight_E in (torch.zeros(2 * n), ratio_E[n:]):
+        composed_EM = parents_EM + weight_E[:, None] * sae.W_dec[n:]
+        raw = torch.cosine_similarity(parents_EM, direction_M[None]).max()
+        adjusted = torch.cosine_similarity(composed_EM, direction_M[None]).max()
+        assert bool(raw == adjusted) is not bool(weight_E.any())
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "two_child_topk"])
+def test_no_other_file_holds_a_ratio(name):
+    assert "child_parent_ratio" not in weights(name)
+
+
 def test_thresholds_have_moved_and_stay_positive():
     found = weights("jump_relu")["threshold"]
     assert found.shape == (48,)

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from strata_sae.pipeline.objective import TERMS, Objective
+from strata_sae.pipeline.objective import TERMS, Objective, check_terms
 from strata_sae.pipeline.saes import ARCHITECTURES, initial_weights
 from support.small_saes import make_sae, rows
 
@@ -38,6 +38,74 @@ def test_unsigned_codes_are_the_positive_ones_of_parents_that_are_on():
     parent_active_BE = expected_BE[:, :N_PARENTS] > 0
     assert (parent_active_BE.sum(1) < K).any()
     torch.testing.assert_close(sae.encode(x_BM).codes.to_dense(), expected_BE * parent_active_BE.repeat(1, 3))
+
+
+PER_CHILD_K = 2
+
+
+def source_codes_per_child(sae, x_BM: Tensor) -> Tensor:
+    """TinyStories form, row by row: all children, 0 where the parent is not active; the largest of each kind."""
+    codes_BE = torch.zeros(len(x_BM), sae.d_sae, dtype=x_BM.dtype)
+    for row_E, x_M in zip(codes_BE, x_BM, strict=True):
+        pre_E = [float((x_M - sae.b_dec) @ sae.W_enc[latent] + sae.b_enc[latent]) for latent in range(sae.d_sae)]
+        for parent in sorted(range(N_PARENTS), key=lambda parent: -pre_E[parent])[:K]:
+            row_E[parent] = pre_E[parent] if sae.settings.signed else max(pre_E[parent], 0.0)
+        for start in (N_PARENTS, 2 * N_PARENTS):
+            masked = [pre_E[start + parent] if row_E[parent] != 0 else 0.0 for parent in range(N_PARENTS)]
+            for parent in sorted(range(N_PARENTS), key=lambda parent: -masked[parent])[:PER_CHILD_K]:
+                row_E[start + parent] = masked[parent]
+    return codes_BE
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_per_child_k_equals_the_loops_over_all_children(signed):
+    sae, x_BM = make_sae("two_child_topk", signed=signed, per_child_k=PER_CHILD_K), rows()
+    sae.b_enc[:N_PARENTS] -= 1.5  # some active parents are negative, or none
+    expected_BE = source_codes_per_child(sae, x_BM)
+    torch.testing.assert_close(sae.encode(x_BM).codes.to_dense(), expected_BE)
+    torch.testing.assert_close(sae.encode_inference(x_BM).to_dense(), expected_BE)
+    children_BE = expected_BE[:, N_PARENTS:].view(len(x_BM), 2, N_PARENTS) > 0
+    assert int(children_BE.sum(2).max()) == PER_CHILD_K
+    assert children_BE.all(1).any(), "both children of a parent may be active"
+    winners = make_sae("two_child_topk", signed=signed)
+    winners.b_enc[:N_PARENTS] -= 1.5
+    assert not torch.allclose(winners.encode(x_BM).codes.to_dense(), expected_BE), "control: the other form"
+
+
+def test_gradients_with_per_child_k_equal_autograd():
+    sae, x_BM = make_sae("two_child_topk", signed=True, per_child_k=PER_CHILD_K), rows()
+    result = Objective({"reconstruction": TERMS["reconstruction"].Settings()}, sae).forward_backward(x_BM)
+    leaves = {name: parameter.clone().requires_grad_() for name, parameter in sae.parameters().items()}
+    active_BE = source_codes_per_child(sae, x_BM) != 0
+    pre_BE = (x_BM - leaves["b_dec"]) @ leaves["W_enc"].T + leaves["b_enc"]
+    xhat_BM = (pre_BE * active_BE) @ leaves["W_dec"] + leaves["b_dec"]
+    (x_BM - xhat_BM).square().sum(1).mean().backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(result.gradients[name], leaf.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_child_k": 5}, r"per_child_k \(5\) must not exceed k \(4\)"),
+        ({"per_child_k": 0}, "greater than 0"),
+        ({"k": 12, "per_child_k": 9}, r"k \(12\) and per_child_k \(9\) together must not exceed .* \(20\)"),
+        ({"k": {"start": 10, "end": 4}, "per_child_k": 5}, r"must not exceed k \(4\)"),
+    ],
+)
+def test_a_per_child_k_that_cannot_be_filled_is_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        ARCHITECTURES["two_child_topk"].Settings(**{"d_sae": 60, "k": K, **options})
+
+
+def test_the_cosine_of_parent_and_child_needs_one_child_for_each_parent():
+    terms = {
+        "reconstruction": TERMS["reconstruction"].Settings(),
+        "two_child_cosine": TERMS["two_child_cosine"].Settings(weight=0.1),
+    }
+    with pytest.raises(ValueError, match=r"needs one active child for each active parent, and sae.per_child_k \(2\)"):
+        check_terms(terms, make_sae("two_child_topk", per_child_k=2).settings)
+    check_terms(terms, make_sae("two_child_topk").settings)
 
 
 @pytest.mark.parametrize("perturbation", [0.2, 0.5])
