@@ -166,7 +166,8 @@ class StoreSettings(Settings):
     """Folder of the store. null: `<root>/<name>`, where root is the environment's STRATA_DATA, or `data`."""
     sites: list[SiteName] = Field(min_length=1)
     """Where in the model: `blocks.{i}.hook_resid_post`, `.hook_resid_pre`, `.hook_mlp_out`, `.hook_attn_out`,
-    `.mlp.hook_post`, or a module's path (its output; `<path>.input` for its input)."""
+    `.mlp.hook_post`, `.attn.hook_z`, `.attn.hook_q`, `.attn.hook_k`, `.attn.hook_v`, or a module's path (its output;
+    `<path>.input` for its input)."""
     encoding: Literal["bfloat16", "int8", "float32", "float16"] = "bfloat16"
     """Number format on disk. `int8`: half of bfloat16's bytes, noise below 1e-4 of the variance (docs/store.md)."""
     compressor: Literal["none", "zstd", "planes"] = "none"

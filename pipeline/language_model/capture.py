@@ -48,6 +48,11 @@ def main_tensor(value: Passed, site: Site) -> Tensor:
     return found
 
 
+def read_part(value: Tensor, site: Site) -> Tensor:
+    """The site's part of a module's tensor; all of it where the site is no part."""
+    return value if site.part is None else site.part.read(value)
+
+
 def first_argument(module: nn.Module, args: tuple[Passed, ...], kwargs: dict[str, Passed]) -> str | None:
     """The name under which a module got its input; None where it came by place."""
     if args:
@@ -78,13 +83,13 @@ def attach(model: CausalModel, sites: Sequence[Site], receive: Callable[[Site, T
     def hook_input(site: Site, module: nn.Module) -> None:
         def before(module: nn.Module, args: tuple[Passed, ...], kwargs: dict[str, Passed]) -> None:
             name = first_argument(module, args, kwargs)
-            receive(site, main_tensor(args[0] if args else kwargs.get(name or ""), site))
+            receive(site, read_part(main_tensor(args[0] if args else kwargs.get(name or ""), site), site))
 
         module.register_forward_pre_hook(before, with_kwargs=True)
 
     def hook_output(site: Site, module: nn.Module) -> None:
         def after(module: nn.Module, args: tuple[Passed, ...], output: Passed) -> None:
-            receive(site, main_tensor(output, site))
+            receive(site, read_part(main_tensor(output, site), site))
 
         module.register_forward_hook(after)
 

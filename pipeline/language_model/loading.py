@@ -169,7 +169,7 @@ def describe(settings: ModelSettings, sites: Sequence[str]) -> Description:
         "dtype": settings.dtype,
         "attention": found.attention,
         "trust_remote_code": settings.trust_remote_code,
-        "hooks": {site.name: f"{site.side} of {site.module_path}" for site in found.sites},
+        "hooks": {site.name: site.place for site in found.sites},
         "tokenizer": identity.of_tokenizer(source.path, tokenizer_from(source.path, settings)),
         "software": identity.software(),
         **identity.of_weights(source.path, with_code=settings.trust_remote_code),

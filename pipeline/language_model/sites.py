@@ -6,16 +6,46 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from strata_sae.pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of the three parts of a fused query-key-value projection's output."""
+
+    number: int
+    """0: queries, 1: keys, 2: values."""
+    groups: int
+    """1: the three lie one after another. The number of heads: they do so within each head."""
+
+    def read(self, fused: Tensor) -> Tensor:
+        """[..., W] of [..., 3 W], heads one after another."""
+        return fused.unflatten(-1, (self.groups, 3, -1))[..., self.number, :].flatten(-2)
+
+    def written(self, fused: Tensor, part: Tensor) -> Tensor:
+        """A copy of [..., 3 W] with this part replaced."""
+        copied = fused.clone()
+        copied.unflatten(-1, (self.groups, 3, -1))[..., self.number, :] = part.unflatten(-1, (self.groups, -1))
+        return copied
+
+
+@dataclass(frozen=True)
 class Site:
-    """One place in a model: what goes into a module, or what comes out of it."""
+    """One place in a model: what goes into a module, or what comes out of it, or a part of that."""
 
     name: str
     module_path: str
     side: Literal["input", "output"]
+    part: Part | None = None
+
+    @property
+    def place(self) -> str:
+        """What a plan records: `output of model.layers.0.mlp`."""
+        of_heads = f" of each of {self.part.groups} heads" if self.part and self.part.groups > 1 else ""
+        part = f", part {self.part.number + 1} of 3{of_heads}" if self.part else ""
+        return f"{self.side} of {self.module_path}{part}"
 
 
 @dataclass(frozen=True)
@@ -29,6 +59,12 @@ class Family:
     """Module whose output is added to the residual stream after the MLP."""
     mlp_down: str
     """The MLP's down projection; its input is `mlp.hook_post`."""
+    attn_down: str = "self_attn.o_proj"
+    """The attention's output projection; its input, all heads one after another, is `attn.hook_z`."""
+    qkv: tuple[str, str, str] | str = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    """The projections whose outputs are `attn.hook_q`, `hook_k` and `hook_v`; or the one that gives all three."""
+    fused_by_head: bool = False
+    """Of one projection: each head's query, key and value lie side by side."""
 
 
 _LLAMA = Family("model.layers", "self_attn", "mlp", "mlp.down_proj")
@@ -36,8 +72,16 @@ _LLAMA = Family("model.layers", "self_attn", "mlp", "mlp.down_proj")
 _GEMMA2 = Family("model.layers", "post_attention_layernorm", "post_feedforward_layernorm", "mlp.down_proj")
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family("transformer.h", "attn", "mlp", "mlp.c_proj"),
-    "gpt_neox": Family("gpt_neox.layers", "attention", "mlp", "mlp.dense_4h_to_h"),
+    "gpt2": Family("transformer.h", "attn", "mlp", "mlp.c_proj", "attn.c_proj", "attn.c_attn"),
+    "gpt_neox": Family(
+        "gpt_neox.layers",
+        "attention",
+        "mlp",
+        "mlp.dense_4h_to_h",
+        "attention.dense",
+        "attention.query_key_value",
+        fused_by_head=True,
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -46,24 +90,39 @@ FAMILIES: dict[str, Family] = {
     "gemma2": _GEMMA2,
     "gemma3_text": _GEMMA2,
     "gemma3": Family("model.language_model.layers", _GEMMA2.attn_out, _GEMMA2.mlp_out, _GEMMA2.mlp_down),
-    "opt": Family("model.decoder.layers", "self_attn", "fc2", "fc2"),
+    "opt": Family("model.decoder.layers", "self_attn", "fc2", "fc2", "self_attn.out_proj"),
 }
 
 _BLOCK_SITE = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
-def _in_layer(family: Family) -> dict[str, tuple[str, Literal["input", "output"]]]:
-    return {
-        "hook_resid_pre": ("", "input"),
-        "hook_resid_post": ("", "output"),
-        "hook_attn_out": (family.attn_out, "output"),
-        "hook_mlp_out": (family.mlp_out, "output"),
-        "mlp.hook_post": (family.mlp_down, "input"),
+_Place = tuple[str, Literal["input", "output"], Part | None]
+
+
+def _in_layer(family: Family, n_heads: int) -> dict[str, _Place]:
+    """Site in a layer -> path of its module below the layer, side, part.
+
+    Queries, keys and values are the projections' outputs, bias included: before rotary embeddings and before norms of
+    queries and keys, as in TransformerLens. Keys and values are narrower where several heads share them.
+    """
+    places: dict[str, _Place] = {
+        "hook_resid_pre": ("", "input", None),
+        "hook_resid_post": ("", "output", None),
+        "hook_attn_out": (family.attn_out, "output", None),
+        "hook_mlp_out": (family.mlp_out, "output", None),
+        "mlp.hook_post": (family.mlp_down, "input", None),
+        "attn.hook_z": (family.attn_down, "input", None),
     }
+    for number, name in enumerate(("attn.hook_q", "attn.hook_k", "attn.hook_v")):
+        if isinstance(family.qkv, str):
+            places[name] = (family.qkv, "output", Part(number, n_heads if family.fused_by_head else 1))
+        else:
+            places[name] = (family.qkv[number], "output", None)
+    return places
 
 
-def resolve(name: str, model_type: str, module_paths: Collection[str]) -> Site:
-    """The site called `name` in a model with these modules.
+def resolve(name: str, model_type: str, module_paths: Collection[str], n_heads: int) -> Site:
+    """The site called `name` in a model with these modules and this number of attention heads.
 
     Raises: ConfigError, listing the sites this model has, if there is no such site.
     """
@@ -72,14 +131,15 @@ def resolve(name: str, model_type: str, module_paths: Collection[str]) -> Site:
         family = FAMILIES[model_type]
         n_layers = sum(re.fullmatch(re.escape(family.layers) + r"\.\d+", path) is not None for path in module_paths)
         layer = int(block[1])
-        if block[2] in _in_layer(family):
+        places = _in_layer(family, n_heads)
+        if block[2] in places:
             if layer >= n_layers:
                 raise ConfigError(
                     f"store.sites: {name!r}: layer {layer} does not exist; this {model_type} model has {n_layers} "
                     f"layers, so blocks.0 to blocks.{n_layers - 1}"
                 )
-            inner, side = _in_layer(family)[block[2]]
-            return Site(name, f"{family.layers}.{layer}" + (f".{inner}" if inner else ""), side)
+            inner, side, part = places[block[2]]
+            return Site(name, f"{family.layers}.{layer}" + (f".{inner}" if inner else ""), side, part)
     if name in module_paths:
         return Site(name, name, "output")
     stem = name.removesuffix(".input")
@@ -91,7 +151,7 @@ def resolve(name: str, model_type: str, module_paths: Collection[str]) -> Site:
 def _unknown(name: str, model_type: str, module_paths: Collection[str]) -> ConfigError:
     block = _BLOCK_SITE.fullmatch(name)
     if model_type in FAMILIES:
-        kinds = list(_in_layer(FAMILIES[model_type]))
+        kinds = list(_in_layer(FAMILIES[model_type], n_heads=1))
         allowed = "this model has " + ", ".join(f"blocks.{{i}}.{kind}" for kind in kinds)
         known = [*module_paths, *(f"blocks.{block[1] if block else 0}.{kind}" for kind in kinds)]
     else:

@@ -6,7 +6,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from strata_sae.pipeline.language_model.capture import Capture, Passed, first_argument, main_tensor, rows_per_position
+from strata_sae.pipeline.language_model.capture import (
+    Capture,
+    Passed,
+    first_argument,
+    main_tensor,
+    read_part,
+    rows_per_position,
+)
 
 
 @runtime_checkable
@@ -49,9 +56,10 @@ class Splice:
     `write` gets [B, S, M] in the model's dtype on its device, and returns a tensor of the same shape, dtype and device.
     It may write into its argument only if it returns that argument. A module that gives a tuple, a list or a
     `ModelOutput` gives the same again, with the first item replaced and the others as they were; a site on the input
-    side (`hook_resid_pre`, `mlp.hook_post`) is written before its module runs. The hook is removed when the block
-    ends, by an error too. Splices of several sites, or of one site several times, may be nested; at one site they
-    write in the order in which they were entered.
+    side (`hook_resid_pre`, `mlp.hook_post`, `attn.hook_z`) is written before its module runs; of a projection that
+    gives queries, keys and values at once, the other two stay as they were. The hook is removed when the block ends,
+    by an error too. Splices of several sites, or of one site several times, may be nested; at one site they write in
+    the order in which they were entered.
     """
 
     def __init__(self, model: Capture, site: str, write: Callable[[Tensor], Tensor]) -> None:
@@ -80,11 +88,13 @@ class Splice:
         return self._written(output)
 
     def _written(self, value: Passed) -> Passed:
-        found = main_tensor(value, self._site)
+        whole, part = main_tensor(value, self._site), self._site.part
+        found = read_part(whole, self._site)
         rows_BSM = rows_per_position(found, self._site, self._model.token_ids_BS)
         written_BSM = self._write(rows_BSM)
         _check_alike(written_BSM, rows_BSM, self._site.name)
-        return _with_main_tensor(value, written_BSM.reshape(found.shape))
+        written = written_BSM.reshape(found.shape)
+        return _with_main_tensor(value, written if part is None else part.written(whole, written))
 
 
 def _with_main_tensor(value: Passed, tensor: Tensor) -> Passed:

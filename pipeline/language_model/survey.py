@@ -49,7 +49,8 @@ def survey(config: ModelConfig, site_names: Sequence[str], *, trust_remote_code:
         model = build(config, trust_remote_code=trust_remote_code)
         forget_padding(model)
         module_paths = [path for path, _ in model.named_modules() if path]
-        sites = [resolve(name, model.config.model_type, module_paths) for name in dict.fromkeys(site_names)]
+        n_heads = getattr(model.config.get_text_config(), "num_attention_heads", 1)
+        sites = [resolve(name, model.config.model_type, module_paths, n_heads) for name in dict.fromkeys(site_names)]
         entered, values = _run(model, sites)
     order = [site for site, _, _ in values]
     for site in sites:

@@ -1,6 +1,7 @@
 """Stored rows equal a plain forward hook's output exactly, for every family, mode and encoding."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,18 @@ SITES = [
     "blocks.1.hook_attn_out",
     "blocks.0.hook_mlp_out",
     "blocks.1.mlp.hook_post",
+    "blocks.0.attn.hook_z",
+    "blocks.1.attn.hook_q",
+    "blocks.0.attn.hook_k",
+    "blocks.0.attn.hook_v",
 ]
 
 
 def hooked_forward(config: RunConfig, hooks: dict[str, str], token_ids_BS: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Outputs of plain hooks on the whole, untouched model; `hooks`: site -> "output of PATH" or "input of PATH"."""
+    """Outputs of plain hooks on the whole, untouched model.
+
+    `hooks`: site -> "output of PATH" or "input of PATH", or ", part N of 3" of it, ", ... of each of 4 heads".
+    """
     from transformers import AutoModelForCausalLM
 
     from strata_sae.pipeline.language_model.transformers_library import quiet
@@ -36,10 +44,14 @@ def hooked_forward(config: RunConfig, hooks: dict[str, str], token_ids_BS: torch
 
     def keep(site: str, value: Any) -> None:
         value = value[0] if isinstance(value, tuple) else value
-        seen[site] = value.detach().clone().reshape(*token_ids_BS.shape, -1)
+        value = value.detach().clone().reshape(*token_ids_BS.shape, -1)
+        if part := re.search(r", part (\d) of 3(?: of each of (\d+) heads)?$", hooks[site]):
+            heads = value.split(value.shape[-1] // int(part[2] or 1), dim=-1)
+            value = torch.cat([head.chunk(3, dim=-1)[int(part[1]) - 1] for head in heads], dim=-1)
+        seen[site] = value
 
     for site, place in hooks.items():
-        side, path = place.split(" of ")
+        side, path = place.split(",")[0].split(" of ")
         module = model.get_submodule(path)
         if side == "output":
             module.register_forward_hook(lambda module, args, out, site=site: keep(site, out))

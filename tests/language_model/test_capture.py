@@ -44,7 +44,29 @@ PARTS_OF: dict[str, tuple[Callable[[Any], nn.Module], ...]] = {  # attn_out, mlp
     "opt": (lambda layer: layer.self_attn, lambda layer: layer.fc2, lambda layer: layer.fc2),
 }
 _PLAIN_PARTS = (lambda layer: layer.self_attn, lambda layer: layer.mlp, lambda layer: layer.mlp.down_proj)
-KINDS = ("hook_resid_pre", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post")
+# The module that reads attn.hook_z, and those that give queries, keys and values; none where one gives all three.
+ATTENTION_OF: dict[str, Callable[[Any], tuple[nn.Module, tuple[nn.Module, ...]]]] = {
+    "gpt2": lambda layer: (layer.attn.c_proj, (layer.attn.c_attn,)),
+    "gpt_neox": lambda layer: (layer.attention.dense, (layer.attention.query_key_value,)),
+    "opt": lambda layer: (layer.self_attn.out_proj, _projections(layer)),
+}
+HEADS = 4
+
+
+def _projections(layer: Any) -> tuple[nn.Module, ...]:
+    return layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+
+
+def unfused(model_type: str, value: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values of a fused projection's output, as transformers' own code takes them apart."""
+    if model_type == "gpt2":
+        return value.split(value.shape[-1] // 3, dim=2)
+    by_head = value.view(*value.shape[:2], HEADS, -1)
+    return tuple(part.flatten(2) for part in by_head.chunk(3, dim=-1))
+
+
+ATTENTION_KINDS = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
+KINDS = (*("hook_resid_pre", *ATTENTION_KINDS, "hook_attn_out"), *("mlp.hook_post", "hook_mlp_out", "hook_resid_post"))
 ALL_SITES = [f"blocks.{layer}.{kind}" for layer in range(N_LAYERS) for kind in KINDS]
 
 
@@ -81,8 +103,18 @@ def hooked(model: Any, model_type: str, token_ids_BS: Tensor) -> dict[str, Tenso
         keep_output(f"blocks.{index}.hook_attn_out", attn_out(layer))
         keep_output(f"blocks.{index}.hook_mlp_out", mlp_out(layer))
         keep_input(f"blocks.{index}.mlp.hook_post", mlp_down(layer))
+        reads_z, projections = ATTENTION_OF.get(
+            model_type, lambda layer: (layer.self_attn.o_proj, _projections(layer))
+        )(layer)
+        keep_input(f"blocks.{index}.attn.hook_z", reads_z)
+        for name, module in zip(ATTENTION_KINDS, projections, strict=False):
+            keep_output(f"blocks.{index}.{name}", module)
     with torch.inference_mode():
         model(input_ids=token_ids_BS)
+    if model_type in ("gpt2", "gpt_neox"):
+        for index in range(N_LAYERS):
+            parts = unfused(model_type, seen[f"blocks.{index}.attn.hook_q"])
+            seen |= {f"blocks.{index}.{name}": part for name, part in zip(ATTENTION_KINDS, parts, strict=False)}
     return seen
 
 

@@ -18,7 +18,9 @@ from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
 FAMILIES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3", "opt"]
+GROUPED = [model_type for model_type in FAMILIES if model_type not in ("gpt2", "gpt_neox", "opt")]  # 2 of 4 heads share
 KINDS = ("hook_resid_pre", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post")
+KINDS += ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
 SITES = [f"blocks.{layer}.{kind}" for layer in range(2) for kind in KINDS]
 
 
@@ -31,7 +33,28 @@ def test_widths_are_those_of_the_captured_rows(model_type: str, settings_of: Set
     assert description.max_positions == 64
     assert list(widths) == SITES
     assert widths == {name: value.shape[-1] for name, value in captured.items()}
-    assert len(set(widths.values())) == 2
+    assert set(widths.values()) == {32, 48} | ({16} if model_type in GROUPED else set())
+    assert widths["blocks.1.attn.hook_q"] == widths["blocks.1.attn.hook_z"] == 32
+    assert widths["blocks.1.attn.hook_k"] == widths["blocks.1.attn.hook_v"] == (16 if model_type in GROUPED else 32)
+
+
+def test_a_plan_says_which_part_of_a_fused_projection_a_site_is(settings_of: SettingsOf) -> None:
+    sites = ["blocks.1.attn.hook_k", "blocks.1.attn.hook_z"]
+    found = {family: describe(settings_of(family), sites).provenance["hooks"] for family in ("gpt2", "gpt_neox", "opt")}
+    assert found == {
+        "gpt2": {
+            sites[0]: "output of transformer.h.1.attn.c_attn, part 2 of 3",
+            sites[1]: "input of transformer.h.1.attn.c_proj",
+        },
+        "gpt_neox": {
+            sites[0]: "output of gpt_neox.layers.1.attention.query_key_value, part 2 of 3 of each of 4 heads",
+            sites[1]: "input of gpt_neox.layers.1.attention.dense",
+        },
+        "opt": {
+            sites[0]: "output of model.decoder.layers.1.self_attn.k_proj",
+            sites[1]: "input of model.decoder.layers.1.self_attn.out_proj",
+        },
+    }
 
 
 def test_widths_of_explicit_paths(settings_of: SettingsOf) -> None:

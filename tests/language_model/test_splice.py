@@ -18,7 +18,8 @@ from strata_sae.pipeline.language_model.splice import Splice, WholeModel
 from strata_sae.pipeline.settings import ModelSettings
 
 SettingsOf = Callable[..., ModelSettings]
-KINDS = ["hook_resid_pre", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"]
+ATTENTION = ["attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z"]
+KINDS = ["hook_resid_pre", *ATTENTION, "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"]
 SITES = [f"blocks.1.{kind}" for kind in KINDS]
 
 
@@ -91,6 +92,37 @@ def test_splices_nest_in_the_order_in_which_they_were_entered(settings_of: Setti
         both = whole.run(tokens()).logits_BSV
     with Splice(whole, site, torch.zeros_like):
         assert torch.equal(whole.run(tokens()).logits_BSV, both)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_queries_keys_and_values_are_what_their_names_say(model_type: str, settings_of: SettingsOf) -> None:
+    """By what attention is: without queries a row of z is the mean of the values that it sees."""
+    q, k, v, z = (f"blocks.0.{kind}" for kind in ATTENTION)
+    whole = load(settings_of(model_type), [q, k, v, z], whole=True)
+    plain = whole.run(tokens()).captured
+    n_seen = 4 if model_type in ("mistral", "gemma2", "gemma3_text", "gemma3") else 9  # a window of 4 tokens
+    value_BSHM = plain[v].unflatten(-1, (-1, 8))  # heads of 8
+    value_BSHM = value_BSHM.repeat_interleave(4 // value_BSHM.shape[2], dim=2)  # heads that share a value
+    mean_BSM = torch.stack([value_BSHM[:, max(0, s + 1 - n_seen) : s + 1].mean(1) for s in range(9)], 1).flatten(2)
+    for site in (q, k):
+        with Splice(whole, site, torch.zeros_like):
+            found = whole.run(tokens()).captured[z]
+        torch.testing.assert_close(found, mean_BSM, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain[z], mean_BSM, rtol=1e-2, atol=1e-3), "the control"
+
+    def rows_changed(site: str) -> list[bool]:
+        def write(x_BSM: Tensor) -> Tensor:
+            changed_BSM = x_BSM.clone()
+            changed_BSM[:, 5] = changed_BSM[:, 5].flip(-1) + 1
+            return changed_BSM
+
+        with Splice(whole, site, write):
+            found = whole.run(tokens()).captured[z]
+        return [not torch.equal(found[:, s], plain[z][:, s]) for s in range(9)]
+
+    assert rows_changed(q) == [s == 5 for s in range(9)]
+    seen_from = [s >= 5 and s - 5 < n_seen for s in range(9)]
+    assert rows_changed(k) == rows_changed(v) == seen_from
 
 
 @pytest.mark.parametrize(
