@@ -7,6 +7,7 @@ _.ignore_aliases  # PyYAML calls it
 _.model_config  # pydantic reads it
 _.field_is_required  # pydantic calls it where it makes a JSON schema
 _.activation_batches  # for users: the README's loader
+_.units_of  # for users: docs/input_scale.md
 _.write_store  # for users: docs/notebook.md
 _.ActivationDataset  # for users: the README's torch dataset
 _.using  # for tests and users: another kernel backend for a while

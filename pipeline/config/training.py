@@ -8,7 +8,7 @@ from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from strata_sae.pipeline.kernels.tiles import EncoderName
 from strata_sae.pipeline.settings import DeviceName, Settings
 
-InputScale = Literal["statistics", "none"]
+InputScale = Literal["statistics", "none", "per_document"]
 """How rows are scaled for training."""
 
 
@@ -32,7 +32,8 @@ class UpdateSettings(Settings):
     """Rows per step (count). Variants of one batch size, seed and input scale share a pass over the store."""
     input_scale: InputScale = "statistics"
     """What training sees of a row x. `statistics`: x times one number, so that E||x||^2 = 1 (dictionary_learning).
-    `none`: x itself (seeds 000, 001 and 003). Weights of terms depend on it: docs/input_scale.md converts them."""
+    `none`: x itself (seeds 000, 001 and 003). `per_document`: sqrt(d) (x - mean) / deviation, both of its document's
+    numbers (seed 002). Weights of terms depend on it: docs/input_scale.md converts them, and says what is scored."""
     learning_rate: float | Literal["auto"] = Field(default=3e-4)
     """Adam step size; auto: 2e-4 / sqrt(d_sae / 2^14), as dictionary_learning's TopK family. Default: SAEBench."""
     warmup_steps: int = Field(default=1000, ge=0)

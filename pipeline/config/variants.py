@@ -165,6 +165,10 @@ class Variant(Settings):
             # dictionary_learning's TopK family: with four times the latents, half the rate.
             settings = settings.model_copy(update={"learning_rate": 2e-4 / (self.sae.d_sae / 2**14) ** 0.5})
         check_schedule(settings)
+        if settings.input_scale == "per_document" and self.route is not None:
+            raise ValueError(
+                "input_scale: per_document is of one site, but this variant has reads; use statistics or none"
+            )
         if self.resampling and self.resampling.every_steps > settings.n_steps:
             raise ValueError(
                 f"resampling.every_steps ({self.resampling.every_steps}) exceeds n_steps ({settings.n_steps}), "

@@ -16,6 +16,7 @@ from strata_sae.pipeline.evaluation.metrics import METRICS
 from strata_sae.pipeline.evaluation.scores import Population, Scores, density_histogram
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.context import example
+from strata_sae.pipeline.reading.document_units import DocumentUnits, document_units
 from strata_sae.pipeline.reading.feed import filters_of, sites_of
 from strata_sae.pipeline.reading.heldout_rows import heldout_rows
 from strata_sae.pipeline.reading.top_rows import CHOICE, TopRows, choose_latents
@@ -127,23 +128,34 @@ def _score(todo: list[Scores], held: Held, show_progress: bool) -> None:
             "extract with a larger fraction, or filter less"
         )
     n_rows = min(n_rows, settings.max_rows or n_rows)
+    documents = _documents(todo, held)
     rows = (held.stores, held.route, held.filters, settings.batch_size, settings.max_rows, held.device)
     population = Population(held.store)
     with Progress(f"{site}: scores", n_rows, "row", shown=show_progress) as bar:
         for x_BM, target_BM, row_numbers_B in heldout_rows(*rows):
+            units = None if documents is None else documents.of(row_numbers_B.cpu().numpy(), held.device)
             for scores in todo:
-                scores.update(x_BM, target_BM)
+                scores.update(x_BM, target_BM, units)
             population.update(target_BM, row_numbers_B)
             bar.advance(len(x_BM))
     top = [_top_rows(scores, held) for scores in todo]
     if settings.example_latents:
         with Progress(f"{site}: examples", n_rows, "row", shown=show_progress) as bar:
             for x_BM, _, row_numbers_B in heldout_rows(*rows):
+                units = None if documents is None else documents.of(row_numbers_B.cpu().numpy(), held.device)
                 for scores, kept in zip(todo, top, strict=True):
-                    kept.update(scores.trained.encode(x_BM), row_numbers_B)
+                    kept.update(scores.trained.encode(x_BM, units), row_numbers_B)
                 bar.advance(len(x_BM))
     for scores, kept in zip(todo, top, strict=True):
-        _write(scores, kept, population, held)
+        _write(scores, kept, population, held, documents)
+
+
+def _documents(todo: list[Scores], held: Held) -> DocumentUnits | None:
+    """The units of the documents, if one of the SAEs was trained on rows standardised by them."""
+    if not any(scores.trained.is_per_document for scores in todo):
+        return None
+    (site,) = held.route.reads
+    return document_units(held.store, site, held.filters, RunFolder(held.config.run_path()).documents(site))
 
 
 def _top_rows(scores: Scores, held: Held) -> TopRows:
@@ -152,7 +164,7 @@ def _top_rows(scores: Scores, held: Held) -> TopRows:
     return TopRows(latents, settings.examples_per_latent, scores.trained.sae.d_sae, held.device)
 
 
-def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> None:
+def _write(scores: Scores, top: TopRows, population: Population, held: Held, documents: DocumentUnits | None) -> None:
     """The three files of one SAE; metrics.json last, so its presence means scored."""
     trained, settings = scores.trained, held.config.evaluation
     folder, scored_as = trained.folder, _scored_as(trained, held)
@@ -172,7 +184,7 @@ def _write(scores: Scores, top: TopRows, population: Population, held: Held) -> 
             latent=latent,
             density=float(density_E[latent]),
             examples=[
-                example(reads, trained, held.filters, latent, row, value, settings.context_tokens)
+                example(reads, trained, held.filters, latent, row, value, settings.context_tokens, documents)
                 for row, value in found
             ],
         )

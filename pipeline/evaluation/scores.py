@@ -10,6 +10,7 @@ from strata_sae.pipeline.evaluation.metric import Metric, definition
 from strata_sae.pipeline.evaluation.metrics import METRICS, DeadLatents, R2Pooled
 from strata_sae.pipeline.evaluation.scored_rows import ScoredRows, WeightFacts, weight_facts
 from strata_sae.pipeline.runs.evaluation_records import Histogram, Measured, other_form
+from strata_sae.pipeline.runs.row_units import RowUnits
 from strata_sae.pipeline.runs.trained import TrainedSAE
 from strata_sae.stores import ActivationStore
 
@@ -59,15 +60,17 @@ class Scores:
         self.of_encode = Measures(self.weights, sites)
         self.of_others = {way: Measures(self.weights, sites, weights_too=False) for way in self.ways[1:]}
 
-    def update(self, x_BM: Tensor, target_BM: Tensor) -> None:
-        """Take one batch in: what is read, and what is to be written."""
-        sae = self.trained.sae
-        codes, *others = sae.encode_as(x_BM, self.ways) if self.ways else [self.trained.encode(x_BM)]
-        rows = ScoredRows(target_BM, codes, self.trained.decode(codes))
+    def update(self, x_BM: Tensor, target_BM: Tensor, units: RowUnits | None = None) -> None:
+        """Take one batch in: what is read, what is to be written, and the units of the rows' documents if needed."""
+        trained, sae = self.trained, self.trained.sae
+        codes, *others = (
+            sae.encode_as(trained.seen(x_BM, units), self.ways) if self.ways else [trained.encode(x_BM, units)]
+        )
+        rows = ScoredRows(target_BM, codes, trained.decode(codes, units))
         self.latents.update(rows)
         self.of_encode.update(rows)
         for measures, other in zip(self.of_others.values(), others, strict=True):
-            measures.update(ScoredRows(target_BM, other, self.trained.decode(other)))
+            measures.update(ScoredRows(target_BM, other, trained.decode(other, units)))
 
     def measured(self) -> dict[str, Measured]:
         """Every number of the codes that `encode` gives, then of the other ways of inference, by `other_form`."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from strata_sae.pipeline.reading.document_units import DocumentUnits
 from strata_sae.pipeline.reading.feed import side_by_side
 from strata_sae.pipeline.runs.evaluation_records import Example
 from strata_sae.pipeline.runs.trained import TrainedSAE
@@ -15,17 +16,26 @@ LONGEST_CHARACTER = 4
 
 
 def example(
-    sites: Sites, trained: TrainedSAE, filters: Filters, latent: int, row: int, value: float, n_around: int
+    sites: Sites,
+    trained: TrainedSAE,
+    filters: Filters,
+    latent: int,
+    row: int,
+    value: float,
+    n_around: int,
+    documents: DocumentUnits | None = None,
 ) -> Example:
     """A row's token and those around it in its document and in the store, with the latent's value on each.
 
-    `sites`: those that the SAE reads, each with its store. `value`: the latent's on the row itself.
+    `sites`: those that the SAE reads, each with its store. `value`: the latent's on the row itself. `documents`: for an
+    SAE trained on rows standardised by document.
     Values are null on tokens that the filters leave out for what they are (BOS, special, template).
     """
     store = sites[0][0]
     start, stop = _text_around(store, row, n_around)
     x_BM = side_by_side([of_site.rows(site, start, stop) for of_site, site in sites], None, trained.sae.W_dec.device)
-    values = trained.encode(x_BM).to_dense()[:, latent].tolist()
+    units = None if documents is None else documents.of(np.arange(start, stop), x_BM.device)
+    values = trained.encode(x_BM, units).to_dense()[:, latent].tolist()
     left_out = (store.token_map("flags", start, stop) & filters.flag_mask()).tolist()
     return Example(
         value=value,

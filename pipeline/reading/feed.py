@@ -12,6 +12,7 @@ from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path
+from strata_sae.pipeline.reading.document_units import DocumentUnits
 from strata_sae.stores import (
     BatchMixing,
     Filters,
@@ -150,9 +151,16 @@ class Feed:
     """The scaled batches of a route; a pure function of the step."""
 
     def __init__(
-        self, route: Route, stores: Together, stream: StreamSettings, scaling: Scaling, device: torch.device
+        self,
+        route: Route,
+        stores: Together,
+        stream: StreamSettings,
+        scaling: Scaling,
+        device: torch.device,
+        documents: DocumentUnits | None = None,
     ) -> None:
-        self._device, sites = device, sites_of(route, stores)
+        """`documents`: those of the one site that is read, where rows are standardised by document."""
+        self._device, self._documents, sites = device, documents, sites_of(route, stores)
         places = {site: place for place, site in enumerate(route.sites)}
         self._reads = [(places[site], factor) for site, factor in zip(route.reads, scaling.reads, strict=True)]
         self._writes = [(places[site], factor) for site, factor in zip(route.writes, scaling.writes, strict=True)]
@@ -168,24 +176,29 @@ class Feed:
         """Batch `step`. Raises: StoreError if a chunk is damaged."""
         parts, numbers = self.batches.batch(step)
         target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
-        return Rows(self._scaled(parts, self._reads), target_BM, numbers)
+        return Rows(self._read(parts, numbers), target_BM, numbers)
 
     def calibration(self, n_steps: int, n_rows: int) -> Callable[[], Iterable[Tensor]]:
         """The `n_rows` rows after the first `n_steps` batches, read once; each call gives their scaled batches anew."""
         n_rows = min(n_rows, self.batches.n_rows)
-        kept: list[list[np.ndarray]] = []
-        while (missing := n_rows - sum(len(parts[0]) for parts in kept)) > 0:
-            parts, _ = self.batches.batch(n_steps + len(kept))
-            kept.append([rows[:missing].copy() for rows in parts])
+        kept: list[tuple[list[np.ndarray], np.ndarray]] = []
+        while (missing := n_rows - sum(len(numbers) for _, numbers in kept)) > 0:
+            parts, numbers = self.batches.batch(n_steps + len(kept))
+            kept.append(([rows[:missing].copy() for rows in parts], numbers[:missing].copy()))
 
         def scaled() -> Iterator[Tensor]:
-            return (self._scaled(parts, self._reads) for parts in kept)
+            return (self._read(parts, numbers) for parts, numbers in kept)
 
         return scaled
 
     def close(self) -> None:
         """Stop reading."""
         self.batches.close()
+
+    def _read(self, parts: list[np.ndarray], numbers: np.ndarray) -> Tensor:
+        """What is read of a batch, as training sees it."""
+        x_BM = self._scaled(parts, self._reads)
+        return x_BM if self._documents is None else self._documents.of(numbers, self._device).apply(x_BM)
 
     def _scaled(self, parts: list[np.ndarray], side: list[tuple[int, float]]) -> Tensor:
         """Rows of the sites that are read, or of those written: their places among `parts`, and their factors."""

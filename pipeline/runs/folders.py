@@ -82,6 +82,10 @@ class RunFolder:
         """How reading batches of a site went, by the clock; no part of any identity."""
         return self.path / "loader" / f"{site}.jsonl"
 
+    def documents(self, site: str) -> Path:
+        """Mean and deviation of every document at a site; measured anew where the file is missing."""
+        return self.path / "documents" / f"{site}.safetensors"
+
     def variant(self, name: str) -> VariantFolder:
         """Folder of one SAE, by `<variant>@<site>`."""
         return VariantFolder(self.path / "variants" / name)

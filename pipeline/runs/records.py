@@ -69,6 +69,7 @@ class TrainingPart(OpenGroup):
     batch_size: Width
     n_steps: Width
     break_even_density: float
+    input_scale: Literal["statistics", "none", "per_document"]
 
 
 class TermPart(OpenGroup):
@@ -100,7 +101,7 @@ class SAERecord(Record):
     d_in: Width | None
     """Width of what is read; null: `d_out`."""
     input_scale: float
-    """Codes of raw rows times this are the trainer's."""
+    """Codes of raw rows times this are the trainer's; 1 where training saw them raw or standardised by document."""
     reads: list[SitePart]
     """Of a transcoder or crosscoder; empty for an SAE of one site."""
     writes: list[SitePart]

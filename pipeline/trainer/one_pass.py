@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.reading.document_units import DocumentUnits, document_units
 from strata_sae.pipeline.reading.feed import Feed
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.record_files import line_of
@@ -33,7 +34,8 @@ def run_pass(
     """
     training, name = pass_.training, pass_.route.name
     with ExitStack() as stack:
-        feed = stack.enter_context(closing(Feed(pass_.route, stores, pass_.stream, pass_.scaling, device)))
+        documents = _documents(pass_, stores, run)
+        feed = stack.enter_context(closing(Feed(pass_.route, stores, pass_.stream, pass_.scaling, device, documents)))
         loader = LoaderLog(run.loader(name), pass_, feed)
         sessions = _sessions(pass_, stores, device, stack)
         _start_at_a_centre([session for session in sessions if session.fresh], lambda: feed.batch(0).target)
@@ -62,6 +64,14 @@ def run_pass(
                 session.finish(calibration)
         speeds = {session.job.name: session.rows_per_second() for session in sessions}
         return {name: speed for name, speed in speeds.items() if speed is not None}
+
+
+def _documents(pass_: Pass, stores: Together, run: RunFolder) -> DocumentUnits | None:
+    """The units of the documents, where rows are standardised by them."""
+    if pass_.training.input_scale != "per_document":
+        return None
+    (site,) = pass_.route.reads
+    return document_units(stores.at(site), site, pass_.stream.filters, run.documents(site))
 
 
 def _sessions(pass_: Pass, stores: Together, device: torch.device, stack: ExitStack) -> list[Session]:

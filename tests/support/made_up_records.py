@@ -40,7 +40,9 @@ def sae_record(
         seed=0,
         sae=SAEPart(**sae),
         objective={name: TermPart(**settings) for name, settings in objective.items()},
-        training=TrainingPart(batch_size=batch_size, n_steps=n_steps, break_even_density=0.15),
+        training=TrainingPart(
+            batch_size=batch_size, n_steps=n_steps, break_even_density=0.15, input_scale="statistics"
+        ),
         resampling=None,
         store_id=store_id,
         plan_id=plan_id,
