@@ -21,8 +21,12 @@ from strata_sae.stores import (
     StreamSettings,
     Together,
     batch_mixing,
+    joined_in_order,
     joint_mask,
 )
+
+ROWS_IN_ORDER = 4096
+"""Rows of a batch in the store's order (count): 38 MB in float32 at width 2304."""
 
 
 class Scaling(NamedTuple):
@@ -160,7 +164,8 @@ class Feed:
         documents: DocumentUnits | None = None,
     ) -> None:
         """`documents`: those of the one site that is read, where rows are standardised by document."""
-        self._device, self._documents, sites = device, documents, sites_of(route, stores)
+        self._device, self._documents, self._stream = device, documents, stream
+        self._sites = sites = sites_of(route, stores)
         places = {site: place for place, site in enumerate(route.sites)}
         self._reads = [(places[site], factor) for site, factor in zip(route.reads, scaling.reads, strict=True)]
         self._writes = [(places[site], factor) for site, factor in zip(route.writes, scaling.writes, strict=True)]
@@ -177,6 +182,11 @@ class Feed:
         parts, numbers = self.batches.batch(step)
         target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
         return Rows(self._read(parts, numbers), target_BM, numbers)
+
+    def targets_in_order(self) -> Iterator[Tensor]:
+        """What is to be reconstructed of all rows to train on, each once, in the store's order: [B, d_out] each."""
+        for parts, numbers in joined_in_order(self._sites, self._stream.split, self._stream.filters, ROWS_IN_ORDER):
+            yield self._read(parts, numbers) if self._writes_what_it_reads else self._scaled(parts, self._writes)
 
     def calibration(self, n_steps: int, n_rows: int) -> Callable[[], Iterable[Tensor]]:
         """The `n_rows` rows after the first `n_steps` batches, read once; each call gives their scaled batches anew."""

@@ -30,6 +30,7 @@ RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
 ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
     1: {
         "training": {"input_scale": "statistics"},
+        "initial": {"b_dec_from": "first_batch"},
         "config.json": {"d_in": None, "reads": [], "writes": [], "store_ids": {}},
         "state.json": {"curves_sha256": None},
         "metrics.json": {"sha256": None},
@@ -79,6 +80,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "training": "training",
         "variants.*.training": "training",
         "variants.*.sae": "sae",
+        "variants.*.sae.initial": "initial",
         "variants.*.objective.*": "term",
         "variants.*.objective.orthogonality": "orthogonality",
         "variants.*.resampling": "resampling",
@@ -87,6 +89,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "": "config.json",
         "training": "training",
         "sae": "sae",
+        "sae.initial": "initial",
         "objective.*": "term",
         "objective.orthogonality": "orthogonality",
         "resampling": "resampling",

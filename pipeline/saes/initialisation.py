@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from strata_sae.pipeline.settings import Settings
@@ -22,7 +22,19 @@ class InitialSettings(Settings):
     b_enc: Literal["zero", "uniform"] = "zero"
     """b_enc: 0, or uniform within sqrt(1 / d_out), as dictionary_learning's AutoEncoder leaves it."""
     b_dec: Literal["geometric_median", "mean", "median", "zero"] = "geometric_median"
-    """b_dec: this centre of the first batch (median: of each coordinate; HypotheSAEs), or 0 (SAELens)."""
+    """b_dec: this centre of the rows (median: of each coordinate; HypotheSAEs), or 0 (SAELens)."""
+    b_dec_from: Literal["first_batch", "train_split"] = "first_batch"
+    """The rows of that centre: of the first batch, or all to train on (HypotheSAEs), which `mean` reads once more and
+    `median` four times. Default: dictionary_learning's."""
+
+    @model_validator(mode="after")
+    def _whole_split_has_a_centre(self) -> "InitialSettings":
+        if self.b_dec_from == "train_split" and self.b_dec in ("geometric_median", "zero"):
+            raise ValueError(
+                f"b_dec_from: train_split is for b_dec: mean or median, got {self.b_dec}; the geometric median would "
+                "read all rows a hundred times, and 0 needs none"
+            )
+        return self
 
 
 def initial_weights(

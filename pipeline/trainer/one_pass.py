@@ -2,13 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.document_units import DocumentUnits, document_units
@@ -18,6 +16,7 @@ from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.base import Workspace
+from strata_sae.pipeline.trainer.centres import start_at_a_centre
 from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.session import Session, is_logged
 from strata_sae.pipeline.trainer.trainee import Trainee
@@ -38,7 +37,7 @@ def run_pass(
         feed = stack.enter_context(closing(Feed(pass_.route, stores, pass_.stream, pass_.scaling, device, documents)))
         loader = LoaderLog(run.loader(name), pass_, feed)
         sessions = _sessions(pass_, stores, device, stack)
-        _start_at_a_centre([session for session in sessions if session.fresh], lambda: feed.batch(0).target)
+        start_at_a_centre([session.trainee.sae for session in sessions if session.fresh], feed)
         start = min(session.trainee.step for session in sessions)
         bar = stack.enter_context(
             Progress(f"{name}: train", training.n_steps, "step", start=start, shown=show_progress)
@@ -100,43 +99,6 @@ def weight_generator(seed: int, d_sae: int, d_out: int) -> torch.Generator:
     """The random stream of initial weights. Variants of one seed and shape start equal, so comparisons are paired."""
     digest = hashlib.sha256(f"weights {seed} {d_sae} {d_out}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-
-
-def geometric_median(x_BM: Tensor, *, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-    """The point of least total distance to the rows: [M], in the rows' dtype.
-
-    Source: Weiszfeld 1937, from the mean; the floor on distances guards a row that is hit exactly.
-    """
-    rows_BM = x_BM.double()
-    median_M = rows_BM.mean(dim=0)
-    for _ in range(iterations):
-        distance_B = torch.linalg.vector_norm(rows_BM - median_M, dim=1).clamp_min(1e-12)
-        weight_B = 1.0 / distance_B
-        moved_M = (weight_B @ rows_BM) / weight_B.sum()
-        shift = torch.linalg.vector_norm(moved_M - median_M)
-        median_M = moved_M
-        if shift < tolerance:
-            break
-    return median_M.to(x_BM.dtype)
-
-
-CENTRES: dict[str, Callable[[Tensor], Tensor]] = {
-    "geometric_median": geometric_median,
-    "mean": lambda x_BM: x_BM.mean(dim=0),
-    "median": lambda x_BM: (x_BM.median(dim=0).values - (-x_BM).median(dim=0).values) / 2,  # torch takes the lower one
-    "zero": lambda x_BM: torch.zeros_like(x_BM[0]),
-}
-"""Where b_dec may start, of the first batch: [M]. Sources: dictionary_learning, sparsify, HypotheSAEs, SAELens."""
-
-
-def _start_at_a_centre(fresh: list[Session], first_batch: Callable[[], Tensor]) -> None:
-    """Set the decoder bias of new SAEs to the centre of the first batch that the settings of each name."""
-    centres = {session.trainee.sae.settings.initial.b_dec for session in fresh}
-    if centres - {"zero"}:
-        x_BM = first_batch()
-        points = {name: CENTRES[name](x_BM) for name in centres}
-        for session in fresh:
-            session.trainee.sae.b_dec.copy_(points[session.trainee.sae.settings.initial.b_dec])
 
 
 class LoaderLog:

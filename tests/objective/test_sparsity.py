@@ -34,6 +34,22 @@ def objective(sae: SAE, term: str, **options) -> Objective:
     return Objective({"reconstruction": TERMS["reconstruction"].Settings(), term: TERMS[term].Settings(**options)}, sae)
 
 
+@pytest.mark.parametrize(("n_steps", "first", "last"), [(20, 4, 16), (2000, 400, 1600), (20_000, 4000, 16_000)])
+def test_p_of_every_step_is_seed_0s_where_the_schedule_begins_a_step_earlier(n_steps, first, last):
+    def seed_0(step: int) -> float:  # sparsity.py: p_at_step, with train.py's steps from 1
+        if step < first:
+            return 1.0
+        return 0.5 if step >= last else 1.0 + (step - first) / max(last - first, 1) * (0.5 - 1.0)
+
+    expected = [seed_0(step) for step in range(1, n_steps + 1)]
+    earlier = Schedule(start=1.0, end=0.5, begin=(first - 1) / n_steps, finish=(last - 1) / n_steps)
+    assert [earlier.at(done / n_steps) for done in range(n_steps)] == pytest.approx(expected, rel=1e-12)
+    default = TERMS["lp"].Settings(weight=1.0).p
+    late = [default.at(done / n_steps) for done in range(n_steps)]
+    assert late[1:] == pytest.approx(expected[:-1], rel=1e-12), "the default: the same, a step late"
+    assert late != pytest.approx(expected, rel=1e-5), "control"
+
+
 def batch(number: int) -> Tensor:
     return torch.randn(BATCH, D_MODEL, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
 

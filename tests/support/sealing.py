@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,23 @@ def age(folder: Path) -> None:
 
 def _age(record: dict[str, Any], kind: str) -> None:
     for where, section in SECTIONS.get(kind, {"": kind}).items():
-        names, added = RENAMED_KEYS[1].get(section, {}), ADDED_KEYS[1].get(section, {})
-        group = record[where] if where and names else record
-        for old, new in names.items():
-            group[old] = group.pop(new)
-        for key, absent in added.items():
-            if group[key] == absent:
-                del group[key]
+        for group in _groups(record, [key for key in where.split(".") if key]):
+            own = f"{section} {group.get('architecture', group.get('term'))}"
+            for old, new in RENAMED_KEYS[1].get(section, {}).items():
+                group[old] = group.pop(new)
+            for key, absent in (ADDED_KEYS[1].get(section, {}) | ADDED_KEYS[1].get(own, {})).items():
+                if key in group and group[key] == absent:
+                    del group[key]
+
+
+def _groups(group: dict[str, Any], path: list[str]) -> Iterator[dict[str, Any]]:
+    """The groups of a record at a path of SECTIONS."""
+    if not path:
+        yield group
+        return
+    for key in list(group) if path[0] == "*" else path[:1]:
+        if isinstance(inner := group.get(key), dict):
+            yield from _groups(inner, path[1:])
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.reading import feed
 from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.saes import ARCHITECTURES
-from strata_sae.pipeline.trainer import one_pass
+from strata_sae.pipeline.trainer import centres
 from strata_sae.pipeline.trainer.train import describe_training, train
 from strata_sae.stores import ActivationStore, Batches, Filters
 from support.small_run import ALL, BATCH_TOPK, D_MODEL, RELU, SITE, TOPK, store_for_training
@@ -97,7 +97,7 @@ def test_the_decoder_bias_starts_where_it_is_told(make_config, store, b_dec):
     data = ActivationStore.open(store)
     with Batches(data, SITE, filters=Filters(True, True), seed=0, batch_size=64, window_rows=1024) as batches:
         x_BM = to_tensor(batches.batch(0)[0], torch.device("cpu"))
-    assert torch.allclose(weights("topk")["b_dec"], one_pass.CENTRES[b_dec](x_BM), atol=1e-5)
+    assert torch.allclose(weights("topk")["b_dec"], centres.CENTRES[b_dec](x_BM), atol=1e-5)
 
 
 def held_out_l0(name: str, variant: dict[str, Any], path: Any, make_config: Any) -> float:

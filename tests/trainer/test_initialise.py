@@ -3,7 +3,8 @@ import torch
 
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.topk import TopK
-from strata_sae.pipeline.trainer.one_pass import CENTRES, geometric_median, weight_generator
+from strata_sae.pipeline.trainer.centres import CENTRES, geometric_median
+from strata_sae.pipeline.trainer.one_pass import weight_generator
 
 D_SAE, D_MODEL = 256, 32
 

@@ -23,9 +23,9 @@ def seen_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[torch.Tensor]]:
     seen: dict[str, list[torch.Tensor]] = {}
     real = Trainee.update
 
-    def update(self: Trainee, x_BM: torch.Tensor, target_BM: torch.Tensor | None = None) -> Any:
+    def update(self: Trainee, x_BM: torch.Tensor, *rest: Any, **more: Any) -> Any:
         seen.setdefault(self.variant.sae.architecture, []).append(x_BM.clone())
-        return real(self, x_BM, target_BM)
+        return real(self, x_BM, *rest, **more)
 
     monkeypatch.setattr(Trainee, "update", update)
     return seen
@@ -65,8 +65,8 @@ def test_weights_of_none_are_the_trainers_own_and_are_scored_on_raw_rows(make_co
     kept: dict[str, torch.Tensor] = {}
     real = Trainee.update
 
-    def update(self: Trainee, *batch: Any) -> Any:
-        made = real(self, *batch)
+    def update(self: Trainee, *batch: Any, **more: Any) -> Any:
+        made = real(self, *batch, **more)
         kept.update({name: tensor.clone() for name, tensor in self.sae.parameters().items()})
         return made
 

@@ -53,9 +53,9 @@ def test_training_sees_what_the_source_does(make_config, store, monkeypatch):
     seen: list[Tensor] = []
     real = Trainee.update
 
-    def update(self: Trainee, x_BM: Tensor, *rest: Any) -> Any:
+    def update(self: Trainee, x_BM: Tensor, *rest: Any, **more: Any) -> Any:
         seen.append(x_BM.clone())
-        return real(self, x_BM, *rest)
+        return real(self, x_BM, *rest, **more)
 
     monkeypatch.setattr(Trainee, "update", update)
     train(make_config({"topk": TOPK}, input_scale="per_document", n_steps=5), show_progress=False)

@@ -14,7 +14,7 @@ from strata_sae.pipeline.reading import feed
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import SAE
-from strata_sae.pipeline.trainer import one_pass
+from strata_sae.pipeline.trainer import centres
 from strata_sae.pipeline.trainer.finish import in_raw_units
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.pipeline.trainer.trainee import Trainee
@@ -125,7 +125,7 @@ def test_divergence_freezes_one_variant_and_nobody_else(make_config, uninterrupt
 
 def test_all_variants_diverging_ends_the_run(make_config, monkeypatch):
     monkeypatch.setattr(feed, "to_tensor", lambda rows, device: torch.full(rows.shape, float("inf")))
-    monkeypatch.setitem(one_pass.CENTRES, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
+    monkeypatch.setitem(centres.CENTRES, "geometric_median", lambda x_BM: torch.zeros(x_BM.shape[1]))
     train(make_config(ALL), show_progress=False)
     for folder in RunFolder(RUN).trained():
         assert json.loads(folder.training.read_text())["diverged_at_step"] == 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.relu import ReLU
-from strata_sae.pipeline.trainer.one_pass import geometric_median
+from strata_sae.pipeline.trainer.centres import geometric_median
 from support.dictionary_learning_side import DictionaryLearning
 from support.lockstep import largest, lockstep, our_trainee, planted_rows
 

@@ -17,7 +17,7 @@ TOLERANCES = {"gated_anneal": 1e-10}
 
 def train_both(name: str, *, n_steps: int = STEPS, dead_after: int = 10_000_000, **changes: Any) -> dict[str, Gap]:
     """Lockstep on planted rows; `changes` are made to our settings of training, `objective` to our terms."""
-    from strata_sae.pipeline.trainer.one_pass import geometric_median
+    from strata_sae.pipeline.trainer.centres import geometric_median
     from support.dictionary_learning_side import DictionaryLearning
 
     same = TRAINERS[name]

@@ -16,7 +16,8 @@ from torch import Tensor
 from strata_sae.pipeline.loaders import activation_batches
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.topk import TopK
-from strata_sae.pipeline.trainer.one_pass import geometric_median, weight_generator
+from strata_sae.pipeline.trainer.centres import geometric_median
+from strata_sae.pipeline.trainer.one_pass import weight_generator
 from strata_sae.stores import ActivationStore, Filters
 from support.dictionary_learning_side import DictionaryLearning
 from support.lockstep import our_trainee

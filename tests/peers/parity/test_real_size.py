@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.trainer.one_pass import geometric_median
+from strata_sae.pipeline.trainer.centres import geometric_median
 from strata_sae.pipeline.trainer.trainee import Trainee
 from support.dictionary_learning_settings import TRAINERS
 from support.dictionary_learning_side import DictionaryLearning
