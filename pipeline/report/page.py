@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from strata_sae.pipeline.pages import file_text, policy, template
 from strata_sae.pipeline.pages.text import script_json, visible
+from strata_sae.pipeline.report.dynamics import dynamics_definitions, dynamics_of, quantities, shown_panels
 from strata_sae.pipeline.report.facts import (
     environment_facts,
     run_facts,
@@ -61,13 +62,15 @@ def write_report(run_folder: Path, title: str | None = None) -> Path:
 
 def render(run: Run, title: str | None) -> str:
     """The whole page as one string."""
-    style, plotly, script = file_text("style.css"), get_plotlyjs(), file_text("report.js", REPORT)
+    style, plotly = file_text("style.css"), get_plotlyjs()
+    script = file_text("dynamics.js", REPORT) + file_text("report.js", REPORT)
+    data = figures(run)
     return template("report.html.jinja", REPORT).render(
         policy=policy([plotly, script], style),
         style=Markup(style),
         plotly=Markup(plotly),
         script=Markup(script),
-        data=script_json(figures(run)),
+        data=script_json(data),
         title=title or run.name,
         statement=statement(run),
         run_facts=run_facts(run),
@@ -79,7 +82,9 @@ def render(run: Run, title: str | None) -> str:
         definitions=definitions(run),
         way_of=way_of,
         pretty=pretty,
-        curve_definitions=curve_definitions(run),
+        curve_definitions={**curve_definitions(run), **dynamics_definitions(run)},
+        panels_of_one=data["panels"],
+        quantities=quantities(run),
         environment_facts=environment_facts(run),
         variant_facts=variant_facts(run),
         record_tables=record_tables(run),
@@ -92,9 +97,14 @@ def render(run: Run, title: str | None) -> str:
 
 
 def figures(run: Run) -> JsonObject:
-    """The numbers behind every figure, by site and variant."""
-    sites: JsonObject = {site: {sae.variant: _figure_data(sae) for sae in run.at(site)} for site in run.sites}
-    return {"variants": [*run.variants], "sites": sites}
+    """The numbers behind every figure, by site and variant, and the panels that an SAE may have."""
+    found = {site: {sae.variant: (_figure_data(sae), dynamics_of(sae)) for sae in run.at(site)} for site in run.sites}
+    used = {key for saes in found.values() for _, dynamics in saes.values() for key in dynamics.panels}
+    sites: JsonObject = {
+        site: {name: data | dynamics._asdict() for name, (data, dynamics) in saes.items()}
+        for site, saes in found.items()
+    }
+    return {"variants": [*run.variants], "sites": sites, "panels": shown_panels(used)}
 
 
 def _figure_data(sae: Trained) -> JsonObject:

@@ -38,6 +38,13 @@
     };
   }
 
+  const dynamics = dynamicsFigures({ css, plain, axis, layout, N_COLOURS });
+  // The variant with the most to show is the first one.
+  const size = (name) => Math.max(...Object.values(data.sites).map((saes) => (saes[name] ? Object.values(saes[name].panels).flat().length : 0)));
+  const sites = Object.keys(data.sites);
+  const one = { variant: data.variants.reduce((best, name) => (size(name) > size(best) ? name : best), data.variants[0]), site: sites[0] };
+  const seriesOf = (sae, key) => sae.curves[key] ?? sae.series[key] ?? { step: [], value: [] };
+
   const line = (name) => ({ color: colour(name), width: 1.8, dash: again(name, DASHES) });
   const padded = (low, high, share) => {
     const pad = (high - low || Math.abs(high) || 1) * share;
@@ -85,17 +92,17 @@
   }
 
   function curves(site, key) {
-    if (!Object.values(data.sites[site]).some((sae) => sae.curves[key].step.length)) return null;
-    const usable = shown(site).filter(([, sae]) => sae.curves[key].step.length);
+    if (!Object.values(data.sites[site]).some((sae) => seriesOf(sae, key).step.length)) return null;
+    const usable = shown(site).filter(([, sae]) => seriesOf(sae, key).step.length);
     const lost = usable.filter(([, sae]) => sae.diverged_at_step !== null);
     const log = key === "loss";
     return {
       traces: usable.map(([name, sae]) => ({
-        type: "scatter", mode: "lines", x: sae.curves[key].step, y: sae.curves[key].value, name: plain(name), line: line(name),
+        type: "scatter", mode: "lines", x: seriesOf(sae, key).step, y: seriesOf(sae, key).value, name: plain(name), line: line(name),
         hovertemplate: `<b>${plain(name)}</b><br>step %{x:,}<br>%{y:.4g}<extra></extra>`,
       })),
       layout: layout(axis("step", { tickformat: ",d", nticks: 7, rangemode: "tozero" }),
-        axis(TITLES[key], { range: heights(usable, key, log), type: log ? "log" : "linear" }), {
+        axis(TITLES[key] ?? plain(key), { range: heights(usable, key, log), type: log ? "log" : "linear" }), {
           shapes: lost.map(([name, sae]) => ({
             type: "line", x0: sae.diverged_at_step, x1: sae.diverged_at_step, yref: "paper", y0: 0, y1: 1,
             line: { color: colour(name), width: 1, dash: "dot" },
@@ -112,7 +119,8 @@
   function heights(usable, key, log) {
     const steady = usable.filter(([, sae]) => sae.diverged_at_step === null);
     const ends = (steady.length ? steady : usable)
-      .flatMap(([, { curves: { [key]: { step, value } } }]) => value.filter((_, index) => step[index] >= step[step.length - 1] / 20))
+      .map(([, sae]) => seriesOf(sae, key))
+      .flatMap(({ step, value }) => value.filter((_, index) => step[index] >= step[step.length - 1] / 20))
       .filter((value) => !log || value > 0).map((value) => (log ? Math.log10(value) : value)).sort((a, b) => a - b);
     if (!ends.length) return undefined;
     const low = ends[Math.floor(ends.length * 0.005)];
@@ -150,18 +158,39 @@
     };
   }
 
+  // An entry of a panel's own legend: plotly.js gives its legends inline styles, which the page's policy forbids.
+  function key(name, index) {
+    const [entry, mark] = [document.createElement("span"), document.createElement("span")];
+    mark.className = `mark c${index % N_COLOURS}`;
+    entry.append(mark, name);
+    return entry;
+  }
+
+  function ofOne(box) {
+    const sae = data.sites[one.site]?.[one.variant];
+    const made = sae ? dynamics(sae, data.panels.find((panel) => panel.key === box.dataset.panel), box) : null;
+    box.parentElement.hidden = made === null;
+    box.nextElementSibling.replaceChildren(...(made && made.names.length > 1 ? made.names.map(key) : []));
+    return made;
+  }
+
   function figure(box) {
     const { figure: kind, site } = box.dataset;
     if (kind === "frontier") return frontier(site, box);
     if (kind === "curves") return curves(site, curve);
     if (kind === "dead") return dead(site);
     if (kind === "density") return density(site);
+    if (kind === "dynamics") return ofOne(box);
     return curves(site, kind);
   }
 
   function draw(box) {
     drawn.add(box);
     const made = figure(box);
+    if (made === null && box.dataset.panel) {
+      Plotly.purge(box);
+      return;
+    }
     if (made === null) {
       Plotly.purge(box);
       box.textContent = "Nothing measured.";
@@ -188,6 +217,19 @@
     }));
   }
 
+  function pickDynamics() {
+    const buttons = all("[data-dynamics]");
+    const mark = () => buttons.forEach((button) => button.setAttribute("aria-pressed", String(one[button.dataset.dynamics] === button.dataset.value)));
+    buttons.forEach((button) => button.addEventListener("click", () => {
+      one[button.dataset.dynamics] = button.dataset.value;
+      mark();
+      // All of them: a panel that was hidden may have something to show of this SAE.
+      all("[data-panel]").forEach((box) => { box.parentElement.hidden = false; });
+      all("[data-panel]").filter((box) => drawn.has(box)).forEach(draw);
+    }));
+    mark();
+  }
+
   function pickExamples() {
     const chosen = { variant: data.variants[0], site: Object.keys(data.sites)[0] };
     const buttons = all("[data-pick]");
@@ -209,13 +251,23 @@
     redraw();
   }));
   const choices = all("[data-curve]");
-  choices.forEach((button) => button.addEventListener("click", () => {
-    curve = button.dataset.curve;
+  const quantity = document.getElementById("quantity");
+  const compare = (key, button) => {
+    curve = key;
     press(choices, button);
     all('[data-figure="curves"]').filter((box) => drawn.has(box)).forEach(draw);
+  };
+  choices.forEach((button) => button.addEventListener("click", () => {
+    quantity.value = "";
+    compare(button.dataset.curve, button);
   }));
+  quantity.addEventListener("change", () => {
+    const key = quantity.value || "batch_r2";
+    compare(key, choices.find((button) => button.dataset.curve === key));
+  });
   all("table").filter((table) => table.querySelector("thead button")).forEach(sortable);
   pickExamples();
+  pickDynamics();
   const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
     watcher.unobserve(entry.target);
     draw(entry.target);

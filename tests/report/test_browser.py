@@ -74,7 +74,9 @@ def test_every_figure_is_drawn_without_errors_or_requests(watch, run_folder, wid
     watched.scroll_through()
     page = watched.page
     plots = page.locator(".plot")
-    assert plots.count() == 6 * len(SITES)
+    panels = page.locator("[data-panel]")
+    assert panels.count() == 13
+    assert plots.count() == 6 * len(SITES) + panels.count()
     for place in range(plots.count()):
         plots.nth(place).locator("svg.main-svg").first.wait_for(state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -119,6 +121,24 @@ def test_tables_sort_choices_choose_and_variants_hide(watch, run_folder):
     assert "loss" in curves.locator(".ytitle").text_content()
     page.locator(".chip", has_text="relu-l1").click()
     expect(curves.locator(".scatterlayer .trace")).to_have_count(len(VARIANTS) - 1)
+
+    page.locator("#quantity").select_option("orthogonality/cos_3_17")
+    expect(curves.locator(".scatterlayer .trace")).to_have_count(1)
+    assert "orthogonality/cos_3_17" in curves.locator(".ytitle").text_content()
+    page.locator("[data-curve=l0]").click()
+    assert page.locator("#quantity").input_value() == ""
+
+    assert page.locator("[data-dynamics=variant][aria-pressed=true]").inner_text() == "topk-orthogonal"
+    panel = page.locator("[data-panel=competition]")
+    expect(panel.locator(".scatterlayer .trace")).to_have_count(2)
+    assert page.locator("[data-panel=competition] + .keys").inner_text().split("\n") == ["3, 17", "3, 40"]
+    expect(page.locator("[data-panel=pairs] .scatterlayer .trace")).to_have_count(4)
+    expect(page.locator("[data-panel=matrix] .scatterlayer .point")).to_have_count(4 * 9)
+    page.locator("#dynamics").get_by_role("button", name="matryoshka").click()
+    expect(panel).to_be_hidden()
+    expect(page.locator("[data-panel=losses] .scatterlayer .trace")).to_have_count(1)
+    page.locator("#dynamics").get_by_role("button", name="topk-orthogonal").click()
+    expect(panel).to_be_visible()
 
     assert page.locator(".sae:visible").count() == 1
     page.locator("#examples").get_by_role("button", name="matryoshka").click()

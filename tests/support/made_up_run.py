@@ -23,7 +23,7 @@ from strata_sae.pipeline.runs.evaluation_records import (
 )
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.record_files import write_record, write_yaml
-from strata_sae.pipeline.runs.records import CurveLine, Environment, SAERecord
+from strata_sae.pipeline.runs.records import COSINE_BINS, CurveLine, Environment, SAERecord, Similarity
 from strata_sae.stores.files.hashing import file_sha256
 from support.made_up_records import curve_line, ending, sae_record, write_lines
 
@@ -95,9 +95,11 @@ def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: f
         if step == 25 or step % 300 == 0:
             further["decoder_max_cosine_mean"] = 0.18 + (numbers["cosine"] - 0.18) * (1 - math.exp(-4 * done))
         if "orthogonal" in name:
-            further["orthogonality/competing_pairs"] = int(1400 * (1 - math.exp(-6 * done)) * (1 - 0.5 * done))
+            further |= orthogonality_monitors(done, 1 - r2)
+        share = {1500: 0.25, 3000: 0.5, 4500: 0.75, 6000: 1.0}.get(step)
         line = curve_line(
             step,
+            similarity=None if share is None else similarity(share, numbers["cosine"], "orthogonal" in name),
             learning_rate=3e-4 * min(1, step / 1000) * min(1, (1 - done) / 0.2),
             loss=1 - r2 + 0.02,
             threshold=0.0 if step < 50 else None,
@@ -108,6 +110,43 @@ def curves(name: str, numbers: dict[str, float], noise: random.Random, slower: f
         )
         lines.append(line)
     return lines
+
+
+def orthogonality_monitors(done: float, error: float) -> dict[str, float]:
+    """What an orthogonality term with two watched pairs logs."""
+    term = 0.3 * error * (1 - done) ** 2
+    found = {
+        "orthogonality/competing_pairs": int(1400 * (1 - math.exp(-6 * done)) * (1 - 0.5 * done)),
+        "orthogonality/mean_abs_cos": 0.05 * math.exp(-3 * done),
+        "orthogonality/weight": 0.1 * (1 - done) ** 2,
+        "orthogonality/threshold": max(0.1 * (1 - done), 1e-8),
+        "loss/orthogonality": term,
+        "orthogonality/loss_share": term / (term + error),
+        "reconstruction/loss_share": error / (term + error),
+        "gradient_norm/orthogonality": 0.2 * term,
+        "gradient_norm/reconstruction": 0.4,
+        "orthogonality/gradient_share": 0.3 * (1 - done),
+        "reconstruction/gradient_share": 0.9,
+    }
+    for place, pair in enumerate(("3_17", "3_40")):
+        found[f"orthogonality/c_{pair}"] = max(0.0, 1 - done - 0.2 * place)
+        found[f"orthogonality/cos_{pair}"] = 0.3 * math.exp(-2 * done) - 0.1 * place
+        found[f"orthogonality/correlation_{pair}"] = 0.2 - 0.1 * done * place
+    return found
+
+
+def similarity(share: float, cosine: float, watches: bool) -> Similarity:
+    middles = [-1 + (2 * place + 1) / COSINE_BINS for place in range(COSINE_BINS)]
+    pairs = [int(9e6 * math.exp(-((middle / (0.04 + 0.02 * share)) ** 2))) for middle in middles]
+    largest = [int(600 * math.exp(-(((middle - cosine) / 0.1) ** 2))) for middle in middles]
+    own = [[1.0, 0.3, -0.1], [0.3, 1.0, 0.0], [-0.1, 0.0, 1.0]]
+    return Similarity(
+        share=share,
+        pairs=pairs,
+        largest=largest,
+        latents=[3, 17, 40] if watches else [],
+        cosines=[[value if value == 1 else value * (1 - share / 2) for value in row] for row in own] if watches else [],
+    )
 
 
 def example_latents(noise: random.Random, n_latents: int, tokens: list[str]) -> list[Latent]:
