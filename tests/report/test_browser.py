@@ -75,7 +75,7 @@ def test_every_figure_is_drawn_without_errors_or_requests(watch, run_folder, wid
     page = watched.page
     plots = page.locator(".plot")
     panels = page.locator("[data-panel]")
-    assert panels.count() == 13
+    assert panels.count() == 14
     assert plots.count() == 6 * len(SITES) + panels.count()
     for place in range(plots.count()):
         plots.nth(place).locator("svg.main-svg").first.wait_for(state="attached")
