@@ -42,6 +42,7 @@ from .format.vocabulary import Token as Token
 from .front.aligned import Together as Together, aligned as aligned
 from .front.deleting import deletable as deletable, delete_store as delete_store
 from .front.listing import list_stores as list_stores, stores_table as stores_table, summary_text as summary_text
+from .front.pooling import Pooled as Pooled, pool as pool
 from .front.store import ActivationStore as ActivationStore, open_store as open_store, outliers as outliers
 from .front.verifying import verified_level as verified_level, verify as verify
 from .front.write_store import write_store as write_store

@@ -34,13 +34,14 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_blocks_run_and_print_what_they_promise(demo: None, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text("".join(blocks("yaml")), encoding="utf-8")
     names: dict[str, object] = {}
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
     for block in blocks("python"):
         exec(block, names)
     printed = capsys.readouterr().out
     assert re.search(r"^64 latents, [0-4]\.\d active on a row, FVU 0\.\d+$", printed, flags=re.MULTILINE), printed
     assert len(re.findall(r"^ *\d+\.\d\d b?'.* w\d+'$", printed, flags=re.MULTILINE)) == 5, printed
     assert printed.count("density from") == 10
+    assert "109 documents of 36 rows, means (109, 16)\n" in printed
     assert re.search(r"^8\.0 \{'my_site': '[0-9a-f]{64}'\}$", printed, flags=re.MULTILINE), printed
 
 

@@ -161,9 +161,8 @@ class ChatTemplate:
             read a field that says something.
         """
         messages = document.messages or []
-        n_messages, without = len(messages), others(messages)
         if document.drops_system:
-            messages = without
+            messages = others(messages)
         template, beside = self._chosen(document)
         rendered = _applied(template, messages, beside, document)
         if (half := half_of_a_pair(rendered)) is not None:  # from a column beside the messages
@@ -181,18 +180,15 @@ class ChatTemplate:
             )
         columns = sorted((document.beside or {}).keys() - beside.keys() - {SETTINGS})
         chat = Rendered(rendered, spans, own, (*unread, *(f"column {name!r}" for name in columns)))
-        if document.drops_system is None:
-            return chat
-        return self._with_system_decided(chat, n_messages - len(without), beside, document)
+        return chat if document.drops_system is None else self._with_system_decided(chat, beside, document)
 
-    def _with_system_decided(
-        self, chat: Rendered, n_system: int, beside: dict[str, Cell], document: Document
-    ) -> Rendered:
+    def _with_system_decided(self, chat: Rendered, beside: dict[str, Cell], document: Document) -> Rendered:
         """The chat without the template's own system prompt, or as it is; and what became of its system prompt."""
         start, stop = self._prompts.span(chat.text, self._template(None), beside)
         if not document.drops_system or start == stop:
-            word = "dropped" if document.drops_system else "kept"
-            return chat._replace(system=word if n_system or start < stop else None)
+            messages, word = document.messages or [], "dropped" if document.drops_system else "kept"
+            has_one = start < stop or len(others(messages)) < len(messages)
+            return chat._replace(system=word if has_one else None)
         spans = [(one - stop + start, other - stop + start) for one, other in chat.spans]
         return chat._replace(text=chat.text[:start] + chat.text[stop:], spans=spans, system="dropped")
 

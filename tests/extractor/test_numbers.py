@@ -41,6 +41,8 @@ def test_an_odd_number_is_refused_in_a_line_or_extracted(
     data["store"]["path"] = str(tmp_path / "store")
     here = data
     for step in leaf.path[:-1]:
+        if here[step] is None:  # a group of settings that is off
+            here[step] = {}
         here = here[step]
     here[leaf.path[-1]] = value
     try:
