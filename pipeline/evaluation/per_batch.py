@@ -87,8 +87,8 @@ class RelativeReconstructionBiasPerBatch(_OfSums):
 
 
 class ExplainedVarianceLegacy(PerBatch):
-    """E [1 - ||e||^2 / ||x - mean of the row's batch||^2]: of every row, then averaged. A batch: 2,048 scored rows in a
-    row. Rows near the mean decide it, so it lies below r2_pooled, often far.
+    """E [1 - ||e||^2 / ||x - mean of the row's batch||^2]: of every row, then averaged, so that rows near the mean
+    count as much as far ones. A batch: 2,048 scored rows in a row.
     """
 
     # Source: SAEBench's explained_variance_legacy, which its published tables hold. A row that is the mean of its batch

@@ -182,7 +182,7 @@ def _other_row(sae: Trained, columns: list[Column], way: str) -> Row:
     names = [other_form(column.name, way) for column in columns]
     values = [sae.value(name if name in measured else column.name) for name, column in zip(names, columns, strict=True)]
     cells = [_cell(value, column) for value, column in zip(values, columns, strict=True)]
-    return Row(other_form(sae.variant, way), sae.variant, f"inference: {way}", cells)
+    return Row(other_form(sae.variant, way), sae.variant, f"by {way}", cells)
 
 
 def _cell(value: float | None, column: Column) -> Cell:

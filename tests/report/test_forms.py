@@ -51,13 +51,13 @@ def test_both_forms_have_a_row_and_a_column_of_their_own(run_folder):
         "relu-l1", "topk", "topk/inference=threshold", "topk-orthogonal", "topk-orthogonal/inference=threshold",
     ]  # fmt: skip
     assert table["topk"][0] == ""
-    assert table["topk/inference=threshold"][0] == "inference: threshold"
-    assert table["batch-topk/inference=k"][0] == "inference: k"
+    assert table["topk/inference=threshold"][0] == "by threshold"
+    assert table["batch-topk/inference=k"][0] == "by k"
     assert table["topk"][1][:2] == ["32.0", "0.8710"]
-    assert table["topk/inference=threshold"][1][:2] == ["28.8", "0.7839"]
+    assert table["topk/inference=threshold"][1][:2] == ["31.7", "0.8623"]
     assert table["topk"][1][-2:] == table["topk/inference=threshold"][1][-2:], "the decoder's cosines have one form"
     assert float(csv_line["r2_pooled [fraction of variance]"]) == 0.871
-    assert float(csv_line["r2_pooled/inference=threshold [fraction of variance]"]) == pytest.approx(0.7839)
+    assert float(csv_line["r2_pooled/inference=threshold [fraction of variance]"]) == pytest.approx(0.86229)
     assert csv_line["r2_pooled/inference=k [fraction of variance]"] == ""
     assert lines(run_folder)["relu-l1", SITE]["r2_pooled/inference=threshold [fraction of variance]"] == ""
 
