@@ -104,8 +104,8 @@ class Lp(Term):
         form: Form = "lp_p"
         """`lp_p`: the sum of the powers; `lp`: its p-th root."""
         p: Value = Schedule(start=1.0, end=0.5, begin=0.2, finish=0.8)
-        """Exponent; 1 is the L1 penalty. Default: seed 0's, one step late, since its steps count from 1: begin and finish
-        1 / n_steps earlier are its to the step."""
+        """Exponent; 1 is the L1 penalty. Default: seed 0's, a step late, since its steps count from 1: with begin and
+        finish 1 / n_steps earlier it is its to the step."""
         epsilon: float = Field(default=1e-6, ge=0.0)
         """Added to every code: with p < 1 the derivative at a code near 0 is then at most p * epsilon^(p - 1)."""
 
