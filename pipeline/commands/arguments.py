@@ -14,8 +14,17 @@ from strata_sae.pipeline.paths import reader_of
 if TYPE_CHECKING:
     from strata_sae.pipeline.config import RunConfig
 
+FIRST_CONFIG = "strata.yaml"
+"""The file that `init` writes, and that a command reads where none is named."""
 ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", parser=reader_of("CONFIG"), help="YAML file, for example configs/demo.yaml.")
+    Path,
+    typer.Argument(
+        metavar="[CONFIG]",
+        parser=reader_of("CONFIG"),
+        default_factory=lambda: Path(FIRST_CONFIG),
+        show_default=FIRST_CONFIG,
+        help="YAML file, for example configs/demo.yaml.",
+    ),
 ]
 Overrides = Annotated[
     list[str],

@@ -99,7 +99,9 @@ def _read(path: Path) -> str:
         known = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
         close = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{path}: no such config file{hint}\nconfigs here: {', '.join(known) or 'none'}") from None
+        raise ConfigError(
+            f"{path}: no such config file{hint}\nconfigs here: {', '.join(known) or 'none; `strata init` writes one'}"
+        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give a YAML file") from None
     except UnicodeDecodeError as error:
