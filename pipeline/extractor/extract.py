@@ -54,7 +54,10 @@ def extract(config: ExtractConfig, engine: Engine = _ONE_PROCESS, *, show_progre
 
 
 def describe_plan(
-    config: ExtractConfig, *, show_progress: bool, measure: Callable[[ExtractConfig, int], ForwardRate | str] | None = None
+    config: ExtractConfig,
+    *,
+    show_progress: bool,
+    measure: Callable[[ExtractConfig, int], ForwardRate | str] | None = None,
 ) -> str:
     """What `extract` would make and what it would cost, in words; writes nothing that stays.
 
