@@ -9,6 +9,17 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 20.0  # a log of an hour then has 180 lines
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it, in its two largest units: `2 d 3 h`, `4 min 10 s`, `0.5 s`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for large, small, unit, smaller in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
+        if whole >= large:
+            return f"{whole // large:,} {unit} {whole % large // small} {smaller}"
+    return f"{whole} s"
+
+
 class Progress:
     """Counts `unit`s from `start` to `total` (None: not known); shows the rate and the time left on stderr."""
 

@@ -221,7 +221,7 @@ def test_a_dry_run_prints_the_plan_only(
     called: list[Any], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(
-        "strata_sae.pipeline.extractor.extract.describe_plan", lambda config, *, show_progress: f"plan of {config.name}"
+        "strata_sae.pipeline.extractor.extract.describe_plan", lambda config, **_: f"plan of {config.name}"
     )
     result = strata(*command, "configs/demo.yaml")
     assert (result.stdout, called) == ("plan of demo\n", [])
@@ -233,7 +233,7 @@ def test_rehash_forgets_what_is_remembered_of_input_files(
 ) -> None:
     forgotten: list[str] = []
     monkeypatch.setattr("strata_sae.pipeline.input_files.forget", lambda: forgotten.append(command))
-    monkeypatch.setattr("strata_sae.pipeline.extractor.extract.describe_plan", lambda config, *, show_progress: "")
+    monkeypatch.setattr("strata_sae.pipeline.extractor.extract.describe_plan", lambda config, **_: "")
     assert strata(command, "configs/demo.yaml").exit_code == 0
     assert forgotten == []
     assert strata(command, "configs/demo.yaml", "--rehash").exit_code == 0

@@ -9,13 +9,14 @@ from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, Rehash
 
 
 def plan(config: ConfigFile, overrides: Overrides, rehash: Rehash = False) -> None:
-    """What extract would do: tokens, bytes, free space."""
+    """What extract would do: tokens, bytes, free space, and the time, from a few forward passes that are timed."""
     from strata_sae.pipeline.config.run import ExtractConfig
 
     settings = ExtractConfig.of(config_of(config, overrides, rehash), config)
+    from strata_sae.pipeline.extractor.estimate import measured_rate
     from strata_sae.pipeline.extractor.extract import describe_plan
 
-    typer.echo(describe_plan(settings, show_progress=stages.shows_progress()))
+    typer.echo(describe_plan(settings, show_progress=stages.shows_progress(), measure=measured_rate))
     from strata_sae.pipeline.reading.outlier_norms import stored_outlier_norms
 
     if line := stored_outlier_norms(settings):

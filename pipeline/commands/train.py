@@ -31,7 +31,9 @@ def train(
             metavar="FILE", parser=reader_of("--add"), help="Train the variants of this YAML file, too; repeatable."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and what it takes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, and what it takes of time, memory and disk.")
+    ] = False,
 ) -> None:
     """Stage 2: store to trained SAEs, without the model. What is trained already stays as it is."""
     guard(context, config, overrides)
@@ -40,8 +42,9 @@ def train(
 
     settings = TrainConfig.of(load(config, overrides, add or ()), config)
     if dry_run:
+        from strata_sae.pipeline.trainer.estimate import measured_rates
         from strata_sae.pipeline.trainer.train import describe_training
 
-        typer.echo(describe_training(settings, only or ()))
+        typer.echo(describe_training(settings, only or (), measured_rates))
     else:
         stages.train_saes(settings, stage, only or ())

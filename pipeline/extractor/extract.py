@@ -1,6 +1,7 @@
 """Stage 1: read the language model once, and leave a finished activation store."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from strata_sae.pipeline.config.run import ExtractConfig, differences
 from strata_sae.pipeline.engines import Engine
 from strata_sae.pipeline.engines.local import Local
+from strata_sae.pipeline.extractor.estimate import ForwardRate, estimate_lines
 from strata_sae.pipeline.extractor.filling import fill_and_finish
 from strata_sae.pipeline.extractor.plan import described, planned
 from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared, recorded_model
@@ -51,11 +53,23 @@ def extract(config: ExtractConfig, engine: Engine = _ONE_PROCESS, *, show_progre
         fill(config.model, path, plan, engine, show_progress=show_progress)
 
 
-def describe_plan(config: ExtractConfig, *, show_progress: bool) -> str:
-    """What `extract` would make and what it would cost, in words; writes nothing that stays."""
+def describe_plan(
+    config: ExtractConfig,
+    *,
+    show_progress: bool,
+    measure: Callable[[ExtractConfig, int], ForwardRate | str] | None = None,
+) -> str:
+    """What `extract` would make and what it would cost, in words; writes nothing that stays.
+
+    measure: gives the rate that the time of so many tokens is estimated from; without it no time is said.
+    """
     reuse = reusable(config)
-    planned_here = [] if reuse.stores else described(config, show_progress=show_progress)
-    return "\n".join([*reuse.lines, *planned_here])
+    if reuse.stores:
+        return "\n".join(reuse.lines)
+    plan = described(config, show_progress=show_progress)
+    left = plan.tokens_left
+    timed = estimate_lines(left, measure(config, left)) if measure is not None and left else []
+    return "\n".join([*reuse.lines, *plan.lines, *timed])
 
 
 def fill(settings: ModelSettings, path: Path, plan: Plan, engine: Engine, *, show_progress: bool) -> None:

@@ -34,6 +34,7 @@ from strata_sae.stores import (
     write_timing,
 )
 from strata_sae.stores.files.filesystem import FileSystem, missing_space
+from strata_sae.stores.files.mounts import is_safe_to_map
 from strata_sae.stores.files.places import LocalPlace
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class UnitFiller:
         """`advance` is told how many rows have been written."""
         self._files, self._store, self._plan, self._capture = files, store, plan, capture
         self._advance = advance
-        place = LocalPlace(store, mapped=True)
+        place = LocalPlace(store, mapped=is_safe_to_map(store))
         self._tokens = {
             field: StoredArray(place, spec, shard_records(plan.version, spec, plan.files))
             for field, spec in plan.token_specs.items()

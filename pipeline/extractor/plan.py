@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from strata_sae.stores import (
     Layout,
     Plan,
     PlanFields,
+    committed_units,
     create_store,
     layout,
     read_plan,
@@ -72,14 +74,23 @@ def planned(config: ExtractConfig, *, show_progress: bool) -> Plan:
         return _write(path, config, draft)
 
 
-def described(config: ExtractConfig, *, show_progress: bool) -> list[str]:
+class Described(NamedTuple):
+    """A plan in words, and how many of its tokens the model has yet to run over."""
+
+    lines: list[str]
+    tokens_left: int
+
+
+def described(config: ExtractConfig, *, show_progress: bool) -> Described:
     """The lines that `planned` would log; writes nothing that stays. Raises: as `planned`."""
     path = config.store_path()
     if (path / PLAN).is_file():
         plan, lines = _existing(path, config)
-        return [f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}", *lines]
+        told = f"{path}: already planned: {plan.n_rows:,} rows, {plan.n_units} units, plan {plan.id[:12]}"
+        missing = set(range(plan.n_units)) - committed_units(path, plan)
+        return Described([told, *lines], sum(stop - start for start, stop in map(plan.unit_rows, missing)))
     with _drafted(config, show_progress=show_progress) as draft:
-        return _described(config, draft).splitlines()
+        return Described(_described(config, draft).splitlines(), draft.arrangement.n_rows)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Stage 2: an activation store -> one trained SAE per variant and site, without the language model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.runs.folders import RunFolder, only_writer
 from strata_sae.pipeline.runs.record_files import changed_keys, read_lines, read_record, write_record, write_yaml
 from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure, environment
+from strata_sae.pipeline.trainer.estimate import PassRate, estimate_lines
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.one_pass import run_pass
 from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes
@@ -24,6 +25,7 @@ from strata_sae.stores.files.filesystem import missing_space
 
 log = logging.getLogger(__name__)
 
+Measuring = Callable[[Sequence[Pass], Together, torch.device], list[PassRate]]
 HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s", "")
 
 
@@ -54,15 +56,20 @@ def train(
             log.info("%s", line)
 
 
-def describe_training(config: TrainConfig, only: Sequence[str] = ()) -> str:
-    """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`."""
+def describe_training(config: TrainConfig, only: Sequence[str] = (), measure: Measuring | None = None) -> str:
+    """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`.
+
+    measure: gives the rates that the time is estimated from; without it no time is said.
+    """
     stores = open_store(config)
     device = choose_device(config.training.device, "training.device")
     jobs = plan_jobs(config, stores, RunFolder(config.run_path()), only)
     passes = plan_passes(jobs, stores, config.training, device)
     n_left = sum(len(pass_.jobs) for pass_ in passes)
     measured = _break_evens(passes, config.training.break_even_density, device)
-    return "\n".join([f"{n_left} of {len(jobs)} SAEs are left to train", *announcement(passes, stores), *measured])
+    timed = estimate_lines(passes, measure(passes, stores, device), device) if measure else []
+    left = f"{n_left} of {len(jobs)} SAEs are left to train"
+    return "\n".join([left, *announcement(passes, stores), *measured, *timed])
 
 
 def _prepare(passes: list[Pass], config: TrainConfig, stores: Together, run: RunFolder, device: torch.device) -> None:

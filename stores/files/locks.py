@@ -1,4 +1,4 @@
-"""Locks that the kernel drops when their owner dies, and working folders that are held by one.
+"""Locks that the kernel drops when their owner dies, and working folders that are held by one, and by beats.
 
 No result depends on these folders: the exclusive commit record decides which attempt has filled a unit.
 """
@@ -8,12 +8,17 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
 
+from strata_sae.stores.files.beats import Observer, Pulse, read_beat, this_machine
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
+from strata_sae.stores.files.mounts import is_local
 
-_LOCK = ".lock"
+_LOCK, _SEIZED = ".lock", ".seized"
+_OBSERVER = Observer()
+"""Of this process: what it has seen of the beats of others."""
 _HELD_BY_ANOTHER = (errno.EWOULDBLOCK, errno.EACCES)
 
 
@@ -70,12 +75,13 @@ def hold(
 
 
 class Lease:
-    """A folder to work in, held by a lock that the kernel drops when its owner dies."""
+    """A folder to work in, held by a lock that the kernel drops when its owner dies, and by beats (`beats.py`)."""
 
     def __init__(self, files: FileSystem, folder: Path) -> None:
         self._files, self.folder = files, folder
         self._lock = folder.with_name(folder.name + _LOCK)
         self._descriptor = _create_locked(self._lock)
+        self._pulse = Pulse(self._descriptor)
         try:
             files.make_folder(folder)
         except BaseException:
@@ -88,9 +94,14 @@ class Lease:
     def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.release()
 
+    def is_lost(self) -> bool:
+        """Whether another process has taken the folder, because it saw no beat for long."""
+        return not self.folder.exists()
+
     def abandon(self) -> None:
         """Unlock the folder and leave it as it is, for the next recovery."""
         if self._descriptor >= 0:
+            self._pulse.stop()
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -114,8 +125,8 @@ def leased(parent: Path, prefix: str) -> set[str]:
     """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
     names = set()
     for lock in (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK)):
-        with _if_dead(lock) as dead:
-            if not dead:
+        with _looked_at(lock) as owner:
+            if owner is Owner.LIVES:
                 names.add(lock.name.removesuffix(_LOCK))
     return names
 
@@ -125,6 +136,23 @@ def abandoned(parent: Path, prefix: str) -> list[Path]:
     # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
     names = {path.name.removesuffix(_LOCK) for path in _entries(parent, prefix)}
     return [parent / name for name in sorted(names - leased(parent, prefix))]
+
+
+def seized(files: FileSystem, folders: Iterable[Path]) -> list[Path]:
+    """The folders, with those renamed of whose owners only the beats say that they are dead.
+
+    An owner that merely slept for long finds its folder no more, so it cannot commit what is about to be removed.
+    """
+    found = []
+    for folder in folders:
+        taken, lock = folder.with_name(folder.name + _SEIZED), folder.with_name(folder.name + _LOCK)
+        with _looked_at(lock) as owner:
+            if owner is Owner.IS_STILL:
+                with suppress(FileNotFoundError):  # another worker was faster, or there was a lock file alone
+                    files.rename(folder, taken)
+                files.unlink(lock)
+        found.append(taken if owner is Owner.IS_STILL else folder)
+    return found
 
 
 def remove_dead(files: FileSystem, parent: Path, prefix: str) -> None:
@@ -137,8 +165,8 @@ def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
     for folder in folders:
         lock = folder.with_name(folder.name + _LOCK)
         # A missing lock file is made: while it is held, no owner can come to this folder.
-        with _if_dead(lock, os.O_CREAT) as dead:
-            if dead:
+        with _looked_at(lock, make=True) as owner:
+            if owner is not Owner.LIVES:
                 remove_tree(files, folder)
                 lock.unlink(missing_ok=True)
 
@@ -158,21 +186,58 @@ def _create_locked(lock: Path) -> int:
         os.close(descriptor)  # another worker found it unlocked and removed it
 
 
+class Owner(Enum):
+    """What can be said of the owner of a lock."""
+
+    LIVES = auto()
+    """Or one cannot tell, or not yet."""
+    IS_DEAD = auto()
+    """The kernel says so."""
+    IS_STILL = auto()
+    """It has shown no beat for long."""
+
+
 @contextmanager
-def _if_dead(lock: Path, flags: int = 0) -> Iterator[bool]:
-    """Whether the owner of a lock is gone; if so no other process can take the lock file inside the block.
+def _looked_at(lock: Path, *, make: bool = False) -> Iterator[Owner]:
+    """What there is to say of the owner of a lock file; if the kernel says that it is dead, no other process can take
+    the lock inside the block.
 
     A file that was removed after it was opened counts as living: an owner may have made the next one.
+
+    make: make a file that is missing, instead of saying without one that the owner is dead.
     """
+    made, flags = False, os.O_RDWR | os.O_CLOEXEC
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
+        descriptor = os.open(lock, flags)
     except FileNotFoundError:
-        yield True
-        return
+        if not make:
+            yield Owner.IS_DEAD
+            return
+        try:
+            descriptor, made = os.open(lock, flags | os.O_CREAT | os.O_EXCL, 0o644), True
+        except FileExistsError:  # its owner was faster
+            yield Owner.LIVES
+            return
     try:
-        dead = False
-        with suppress(OSError):  # a file system without locks: one cannot tell, so the owner counts as living
-            dead = take(descriptor, wait=False) and os.fstat(descriptor).st_nlink > 0
-        yield dead
+        yield _owner(lock, descriptor, made)
     finally:
         os.close(descriptor)
+
+
+def _owner(lock: Path, descriptor: int, made: bool) -> Owner:
+    """What the kernel says where its word holds for the owner: on this machine; else what the beats say."""
+    try:
+        locks, taken = True, take(descriptor, wait=False)
+    except OSError:  # a file system without locks
+        locks, taken = False, False
+    if os.fstat(descriptor).st_nlink == 0 or (locks and not taken):
+        return Owner.LIVES
+    beat = read_beat(descriptor)
+    if beat is None:  # nobody wrote into it: it was made just now, or by an older version
+        return Owner.IS_DEAD if taken or made else Owner.LIVES
+    machine, boot = this_machine()
+    # A lock can be one of each machine alone, as on some network file systems; of a local disk that cannot be, so
+    # what was locked before this machine was last switched on is free.
+    if taken and (beat.boot == boot or (beat.machine == machine and is_local(lock.parent))):
+        return Owner.IS_DEAD
+    return Owner.IS_STILL if _OBSERVER.is_still(lock, beat) else Owner.LIVES

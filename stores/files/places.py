@@ -12,14 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from strata_sae.stores.errors import StoreError, explain
-
-_MOUNTS = Path("/proc/self/mounts")
-_NETWORK_TYPES = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs"}
-)
-_INVENTED_INODES = ("fuse", "cifs", "smb", "9p", "afs")
-"""Beginnings of the types that may make up an inode number anew once the kernel has forgotten the file."""
+from strata_sae.stores.files.mounts import inodes_last
 
 
 class Identity(NamedTuple):
@@ -46,32 +39,6 @@ def is_same(found: Identity, expected: Identity, *, inodes_last: bool) -> bool:
     tell from size and time.
     """
     return found == expected if inodes_last else found.written == expected.written
-
-
-def is_safe_to_map(folder: Path) -> bool:
-    """Whether a folder lies on a local file system, by its type in the mount table (unknown: yes)."""
-    return _file_system_type(folder) not in _NETWORK_TYPES
-
-
-def inodes_last(folder: Path) -> bool:
-    """Whether the files under a folder keep their inode numbers as long as they exist (unknown: yes)."""
-    return not _file_system_type(folder).startswith(_INVENTED_INODES)
-
-
-def _file_system_type(folder: Path) -> str:
-    try:
-        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    where = os.path.realpath(folder)
-    best, kind = "", ""
-    for line in mounts:
-        _, point, type_, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        inside = where == point or where.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, type_
-    return kind
 
 
 _OPEN_FILES = 256

@@ -36,7 +36,10 @@ def deletable(store: Path) -> Deletable:
     _refuse_others(store)
     busy = sorted(leased(store / STAGING, "") | leased(store.parent, planning_prefix(store)))
     if busy:
-        raise StoreError(f"{store}: is in use: {len(busy)} of its units or plans are being written; stop that first")
+        raise StoreError(
+            f"{store}: is in use: {len(busy)} of its units or plans are being written; stop that first. If no process "
+            f"is left that could, on any machine, remove {busy[0]}.lock{' and the others like it' if busy[1:] else ''}"
+        )
     manifest = store / MANIFEST
     return Deletable([store, *left], file_sha256(manifest) if manifest.is_file() else None)
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files import environment
-from strata_sae.stores.files.places import Identity, LocalPlace, Place, is_safe_to_map
+from strata_sae.stores.files.mounts import is_safe_to_map
+from strata_sae.stores.files.places import Identity, LocalPlace, Place
 from strata_sae.stores.format.folders import cache_root
 from strata_sae.stores.format.plan import ARRAYS, EXTRAS, Plan
 from strata_sae.stores.format.plan_file import read_plan

@@ -18,7 +18,8 @@ import numpy as np
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.files.locks import hold
-from strata_sae.stores.files.places import FileBytes, LocalPlace, is_safe_to_map
+from strata_sae.stores.files.mounts import is_safe_to_map
+from strata_sae.stores.files.places import FileBytes, LocalPlace
 from strata_sae.stores.format.shards import CRC_BYTES
 from strata_sae.stores.reading.site_rows import SiteRows, WrappedRows
 

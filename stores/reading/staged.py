@@ -15,7 +15,8 @@ from strata_sae.stores.files.canonical import as_int, as_text, canonical_json, p
 from strata_sae.stores.files.filesystem import FileSystem, missing_space, write_pieces
 from strata_sae.stores.files.hashing import descriptor_sha256
 from strata_sae.stores.files.locks import hold
-from strata_sae.stores.files.places import FileBytes, Identity, LocalPlace, Place, identity_of, is_safe_to_map
+from strata_sae.stores.files.mounts import is_safe_to_map
+from strata_sae.stores.files.places import FileBytes, Identity, LocalPlace, Place, identity_of
 from strata_sae.stores.format.commits import keys, read_commit
 from strata_sae.stores.format.folders import refuse_inside_a_store
 from strata_sae.stores.format.plan import ARRAYS, Plan

@@ -9,7 +9,8 @@ from pathlib import Path
 from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
 from strata_sae.stores.files.locks import Lease, remove_dead
-from strata_sae.stores.files.places import identity_of, inodes_last
+from strata_sae.stores.files.mounts import inodes_last
+from strata_sae.stores.files.places import identity_of
 from strata_sae.stores.format.plan import STAGING
 from strata_sae.stores.remote.transports import (
     Advance,

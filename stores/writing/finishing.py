@@ -10,7 +10,7 @@ from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_int, as_number, canonical_json, read_canonical
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive, write_new
 from strata_sae.stores.files.hashing import file_sha256, sha256
-from strata_sae.stores.files.locks import Lease, abandoned, leased, planning_prefix, remove_abandoned
+from strata_sae.stores.files.locks import Lease, abandoned, leased, planning_prefix, remove_abandoned, seized
 from strata_sae.stores.format.commits import (
     commit_folders,
     commit_name,
@@ -32,7 +32,7 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
     # Listed first: the files of a worker that commits and dies after this line are kept for the next recovery.
-    dead = abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store))
+    dead = seized(files, abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store)))
     for folder in commit_folders(plan):  # a record is durable before its files move, also that of a process that died
         files.sync_folder(store / folder)
     missing = []

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.beats import STILL_SECONDS
 from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive
 from strata_sae.stores.files.hashing import file_sha256
@@ -49,7 +50,21 @@ class Commit:
         """Finish the files and make them exist, unless another attempt already has. Returns whether this one won.
 
         After it returns they are committed and published, whichever attempt won, and may be acknowledged.
+
+        Raises: StoreError if others have taken this process for dead meanwhile.
         """
+        try:
+            return self._commit(statistics)
+        except FileNotFoundError:
+            if not self._lease.is_lost():
+                raise
+            raise StoreError(
+                f"{self._store}: unit {self._key} was taken over by another process, which saw no sign of life of this "
+                f"one for {STILL_SECONDS:.0f} s (was it stopped, or cut off?); run the same command again: what is "
+                f"there is kept"
+            ) from None
+
+    def _commit(self, statistics: dict[str, Json]) -> bool:
         records = {path: writer.finish()._replace(path=path) for path, writer in self._writers.items()}
         if self._plan.version == 1:  # one that was begun by an older program
             records = {path: FileRecord(path, file.n_bytes, file.sha256) for path, file in records.items()}

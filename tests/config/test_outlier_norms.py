@@ -55,9 +55,7 @@ def test_many_long_rows_are_no_outliers(in_folder, monkeypatch):
 @pytest.mark.parametrize("command", ["plan", "extract", "train"])
 @pytest.mark.parametrize(("filters", "said"), [(UNFILTERED, 1), ({"drop_bos": True}, 0)], ids=["told", "control"])
 def test_plan_extract_and_train_tell_it(in_folder, monkeypatch, command, filters, said):
-    monkeypatch.setattr(
-        "strata_sae.pipeline.extractor.extract.describe_plan", lambda config, *, show_progress: "the plan"
-    )
+    monkeypatch.setattr("strata_sae.pipeline.extractor.extract.describe_plan", lambda config, **_: "the plan")
     monkeypatch.setattr("strata_sae.pipeline.extractor.extract.extract", lambda *_, **__: None)
     Path("c.yaml").write_text(dump(config(**filters)))
     result = CliRunner().invoke(app, [command, "c.yaml"])
@@ -69,9 +67,7 @@ def test_plan_extract_and_train_tell_it(in_folder, monkeypatch, command, filters
 @pytest.mark.parametrize("command", ["plan", "extract"])
 def test_without_a_finished_store_nothing_is_said(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "strata_sae.pipeline.extractor.extract.describe_plan", lambda config, *, show_progress: "the plan"
-    )
+    monkeypatch.setattr("strata_sae.pipeline.extractor.extract.describe_plan", lambda config, **_: "the plan")
     monkeypatch.setattr("strata_sae.pipeline.extractor.extract.extract", lambda *_, **__: None)
     Path("c.yaml").write_text(dump(config(**UNFILTERED)))
     assert CliRunner().invoke(app, [command, "c.yaml"]).exit_code == 0

@@ -226,7 +226,20 @@ def test_what_plan_accepts_extract_finishes(
     done = strata("plan", **changes)
     assert done.exit_code == 0, done.output
     # Two sites; and nothing is to be said of this corpus.
-    expected = ["model", "tokens", "copies", "site", "site", "store", "sequences", "units", "memory", "mixing"]
+    expected = [
+        "model",
+        "tokens",
+        "copies",
+        "site",
+        "site",
+        "store",
+        "sequences",
+        "units",
+        "memory",
+        "mixing",
+        "time",
+        "memory",
+    ]
     assert [line.split()[0] for line in done.stdout.splitlines()] == expected
     done = strata("extract", **changes)
     assert done.exit_code == 0, done.output

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from strata_sae.stores import ActivationStore, Batches, Filters, StoreError
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.files import places
+from strata_sae.stores.files import mounts
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.encodings import (
     Columns,
@@ -141,6 +141,6 @@ def test_a_file_cut_while_it_is_read_is_a_named_error_with_pread(tmp_path: Path)
 def test_network_file_systems_are_not_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "mounts"
     table.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far\\040away nfs4 rw 0 0\n", encoding="utf-8")
-    monkeypatch.setattr(places, "_MOUNTS", table)
-    assert places.is_safe_to_map(tmp_path)
-    assert not places.is_safe_to_map(tmp_path / "far away" / "store")
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
+    assert mounts.is_safe_to_map(tmp_path)
+    assert not mounts.is_safe_to_map(tmp_path / "far away" / "store")

@@ -10,7 +10,7 @@ import pytest
 from strata_sae.stores import ActivationStore, verify
 from strata_sae.stores.deriving.shuffle import shuffle_store
 from strata_sae.stores.deriving.slice import slice_store
-from strata_sae.stores.files import places
+from strata_sae.stores.files import mounts
 from strata_sae.stores.remote.pull import pull
 from strata_sae.stores.remote.push import push
 from support.small_store import build_store
@@ -80,5 +80,5 @@ def test_the_mount_table_may_name_any_folder(tmp_path: Path, monkeypatch: pytest
     far = tmp_path / os.fsdecode(b"f\xffr away")
     table = tmp_path / "mounts"
     table.write_bytes(b"/dev/sda / ext4 rw 0 0\nx " + os.fsencode(far).replace(b" ", b"\\040") + b" nfs rw 0 0\n")
-    monkeypatch.setattr(places, "_MOUNTS", table)
-    assert not places.is_safe_to_map(far / "store")
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
+    assert not mounts.is_safe_to_map(far / "store")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from strata_sae.stores import ActivationStore, StoreError
-from strata_sae.stores.files import places
+from strata_sae.stores.files import mounts, places
 from strata_sae.stores.reading import checking
 from support.small_store import build_store, stored_rows
 
@@ -170,7 +170,7 @@ def test_without_lasting_inode_numbers_size_and_time_have_to_do(
 ) -> None:
     table = tmp_path / "mounts"
     table.write_text(f"/dev/sda / ext4 rw 0 0\nx {tmp_path} fuse.bucket rw 0 0\n", encoding="utf-8")
-    monkeypatch.setattr(places, "_MOUNTS", table)
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
     opened = ActivationStore.open(store)
     copy = store.with_name("copy")
     shutil.copytree(store, copy)  # times are kept, and inode numbers are others
