@@ -29,7 +29,14 @@ RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
 
 ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
     1: {
-        "training": {"input_scale": "statistics"},
+        "training": {
+            "input_scale": "statistics",
+            "decay_to": 0.0,
+            "plateau": None,
+            "weight_decay": 0.0,
+            "heldout": None,
+            "keep": [],
+        },
         "initial": {"b_dec_from": "first_batch"},
         "config.json": {"d_in": None, "reads": [], "writes": [], "store_ids": {}},
         "state.json": {"curves_sha256": None},

@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from strata_sae.pipeline.available import free_bytes, total_bytes
-from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.reading.feed import Scaling, capped_window, stream_settings
@@ -31,13 +31,13 @@ class Pass:
 
     Which settings hold: those of `training` for the pass (batches, steps, logging, checkpoints), those of a job's own
     `training` for its updates. The two agree but for what a variant may change (`UpdateSettings`), and in the batch
-    size and the input scale they always agree.
+    size, the number of steps and the input scale they always agree.
     """
 
     route: Route
     seed: int
-    training: TrainingSettings
-    """The run's `training` section, with the batch size and input scale of these jobs."""
+    training: ResolvedTraining
+    """That of the first of these jobs."""
     stream: StreamSettings
     scaling: Scaling
     """Factors of the rows: the same for every variant, and folded into its final weights."""
@@ -77,40 +77,39 @@ class Pass:
         return sum(prod(shape) for of_one_sae in shapes for shape in of_one_sae)
 
 
-def plan_passes(jobs: list[Job], stores: Together, training: TrainingSettings, device: torch.device) -> list[Pass]:
+def plan_passes(jobs: list[Job], stores: Together, memory_bytes: int | None, device: torch.device) -> list[Pass]:
     """The passes that are left to make: unfinished jobs that read the same batches, as many in one as memory allows.
 
     Sharing a pass changes no bit of a job, so passes may differ from one call to the next.
 
     Args:
-        training: the run's section.
+        memory_bytes: `training.memory_bytes`.
     Raises: CheckpointError if a job's folder holds another SAE; ConfigError if a job needs more memory than there is.
 
     """
-    together: dict[tuple[Route, int, int, str], list[Job]] = {}
+    together: dict[tuple[Route, int, int, int, str], list[Job]] = {}
     for job in jobs:
-        read_as = (job.route, job.training.batch_size, job.seed, job.training.input_scale)
+        training = job.training
+        read_as = (job.route, training.batch_size, training.n_steps, job.seed, training.input_scale)
         unfinished = together.setdefault(read_as, [])
         if is_done(job):
             log.info("%s: trained already, skipped", job.name)
         else:
             unfinished.append(job)
-    budget, most = training.memory_bytes or free_bytes(device), total_bytes(device)
+    budget, most = memory_bytes or free_bytes(device), total_bytes(device)
     return [
         part
         for unfinished in together.values()
         if unfinished
-        for part in _split(_pass_of(unfinished, stores, training), budget, most)
+        for part in _split(_pass_of(unfinished, stores), budget, most)
     ]
 
 
-def _pass_of(jobs: list[Job], stores: Together, training: TrainingSettings) -> Pass:
-    """One pass for jobs of one route, batch size, seed and input scale."""
+def _pass_of(jobs: list[Job], stores: Together) -> Pass:
+    """One pass for jobs of one route, batch size, number of steps, seed and input scale."""
     first = jobs[0]
-    route = first.route
+    route, training = first.route, first.training
     plans = {site: stores.at(site).plan for site in route.sites}
-    own = {"batch_size": first.training.batch_size, "input_scale": first.training.input_scale}
-    training = training.model_copy(update=own)
     return Pass(
         route=route,
         seed=first.seed,

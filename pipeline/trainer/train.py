@@ -43,7 +43,7 @@ def train(
     jobs = plan_jobs(config, stores, run, only)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
-        passes = plan_passes(jobs, stores, config.training, device)
+        passes = plan_passes(jobs, stores, config.training.memory_bytes, device)
         write_yaml(run.config, dump(config))
         if passes:
             _prepare(passes, config, stores, run, device)
@@ -59,7 +59,7 @@ def describe_training(config: TrainConfig, only: Sequence[str] = ()) -> str:
     stores = open_store(config)
     device = choose_device(config.training.device, "training.device")
     jobs = plan_jobs(config, stores, RunFolder(config.run_path()), only)
-    passes = plan_passes(jobs, stores, config.training, device)
+    passes = plan_passes(jobs, stores, config.training.memory_bytes, device)
     n_left = sum(len(pass_.jobs) for pass_ in passes)
     measured = _break_evens(passes, config.training.break_even_density, device)
     return "\n".join([f"{n_left} of {len(jobs)} SAEs are left to train", *announcement(passes, stores), *measured])

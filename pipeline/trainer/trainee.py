@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.config.variants import Variant
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
@@ -96,7 +96,7 @@ class Trainee:
     """A variant's SAE, optimiser, dead clock and threshold. `step` updates are done; `diverged` says why it stopped."""
 
     def __init__(
-        self, variant: Variant, training: TrainingSettings, weights: Tensors, workspace: Workspace, *, seed: int = 0
+        self, variant: Variant, training: ResolvedTraining, weights: Tensors, workspace: Workspace, *, seed: int = 0
     ) -> None:
         """`training` is that of the job. `seed` decides which rows resampling draws, and between equal values."""
         device = weights["W_dec"].device
