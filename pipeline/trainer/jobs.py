@@ -4,6 +4,7 @@ import fnmatch
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from strata_sae.pipeline.config.run import TrainConfig
@@ -114,8 +115,12 @@ def is_done(job: Job) -> bool:
 
 
 def remove_checkpoints(folder: VariantFolder) -> None:
-    """Delete the checkpoints of an SAE that is trained."""
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    """Delete the resumable checkpoints of an SAE that is trained; weights that are kept stay."""
+    for path in folder.checkpoints.glob("*"):
+        if not path.name.startswith("kept_"):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # kept weights are in it, or it is not there
+        folder.checkpoints.rmdir()
 
 
 def refuse_change(recorded: SAERecord, wanted: SAERecord, where: str) -> None:

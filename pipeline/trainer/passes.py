@@ -14,6 +14,7 @@ from strata_sae.pipeline.reading.feed import Scaling, capped_window, stream_sett
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer.checkpoint import KEPT_CHECKPOINTS
 from strata_sae.pipeline.trainer.jobs import Job, is_done
+from strata_sae.pipeline.trainer.ladder import steps_kept
 from strata_sae.stores import StreamSettings, Together
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,27 @@ class Pass:
         training = self.training
         pre_activations = sum(training.batch_size * d_sae for d_sae in {job.variant.sae.d_sae for job in self.jobs})
         window = min(2 * min(training.window_rows, self.n_rows) * self.row_bytes, training.window_bytes)
-        return (PARAMETER_COPIES_IN_MEMORY * self._n_parameters() + pre_activations) * FLOAT_BYTES + window
+        return (
+            self._copies(PARAMETER_COPIES_IN_MEMORY) * self._n_parameters() + pre_activations
+        ) * FLOAT_BYTES + window
 
     def checkpoint_bytes(self) -> int:
         """Most bytes of checkpoints at one time: those that are kept, and the one that is being written."""
         n_made = -(-self.training.n_steps // self.training.checkpoint_every_steps)
-        return min(KEPT_CHECKPOINTS + 1, n_made) * PARAMETER_COPIES_IN_CHECKPOINT * self.weights_bytes()
+        return min(KEPT_CHECKPOINTS + 1, n_made) * self._copies(PARAMETER_COPIES_IN_CHECKPOINT) * self.weights_bytes()
 
     def weights_bytes(self) -> int:
         """Bytes of the final weights, which stay."""
         return self._n_parameters() * FLOAT_BYTES
+
+    def kept_bytes(self) -> int:
+        """Bytes of the weights of shares of the run, which stay, too."""
+        return len(steps_kept(self.training.keep, self.training.n_steps)) * self.weights_bytes()
+
+    def _copies(self, copies: int) -> int:
+        """Copies of the parameters that are in memory, or in a checkpoint, with those of early stopping."""
+        heldout = self.training.heldout
+        return copies + (heldout is not None and heldout.patience is not None)
 
     def _n_parameters(self) -> int:
         settings = [job.variant.sae for job in self.jobs]
@@ -173,4 +185,4 @@ def announcement(passes: list[Pass], stores: Together) -> list[str]:
 def disk_bytes(passes: list[Pass]) -> int:
     """Bytes of the weights of all passes, and of the checkpoints of one: they are deleted before the next begins."""
     checkpoints = max((pass_.checkpoint_bytes() for pass_ in passes), default=0)
-    return checkpoints + sum(pass_.weights_bytes() for pass_ in passes)
+    return checkpoints + sum(pass_.weights_bytes() + pass_.kept_bytes() for pass_ in passes)

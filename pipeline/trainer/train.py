@@ -133,9 +133,11 @@ def _row(job: Job, speed: float | None) -> tuple[str, ...]:
     last = [line.numbers() for line in read_lines(job.folder.curves, CurveLine)[-1:]] or [{}]
     shown = {"loss": ".4g", "batch_r2": ".4f", "l0": ".1f", "dead_latents": ",.0f"}
     numbers = [_number(last[0].get(name), spelled) for name, spelled in shown.items()]
-    diverged = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
+    notes = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
+    if ending.stopped_at_step is not None:
+        notes = f"stopped early; weights of step {ending.best_step:,}"
     steps, rate = _number(ending.n_steps, ",d"), _number(speed, ",.0f")
-    return (job.variant_name, job.route.name, steps, *numbers, rate, diverged)
+    return (job.variant_name, job.route.name, steps, *numbers, rate, notes)
 
 
 def _number(value: Measure, spelled: str) -> str:
