@@ -21,7 +21,8 @@ def load(path: Path | str, format: str = "strata", *, device: str = "cpu") -> Tr
     """A trained SAE, in the units of the stored rows.
 
     Args:
-        path: the folder of a variant, `runs/<run>/variants/<variant>@<site>`, or the same without `variants/`.
+        path: the folder of a variant, `runs/<run>/variants/<variant>@<site>`, or the same without `variants/`; or that
+            of weights that `training.keep` kept, `<variant's folder>/checkpoints/kept_<step>`.
         format: who wrote it; `strata` is the one that is read so far.
         device: where its weights are to lie: `cpu`, `cuda`, `cuda:1` or `auto`.
     Raises: ConfigError if there is no such SAE or device; CheckpointError if its training diverged, or if its files are
@@ -31,6 +32,8 @@ def load(path: Path | str, format: str = "strata", *, device: str = "cpu") -> Tr
     if format not in FORMATS:
         raise ConfigError(f"format: {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     given = as_path(str(path), "path")
+    if given.parent.name == "checkpoints" and (given / "training.json").is_file():
+        return trained_saes.load(VariantFolder(given.parents[1]), choose_device(device, "device"), VariantFolder(given))
     for folder in (VariantFolder(given), VariantFolder(given.parent / "variants" / given.name)):
         if folder.training.is_file():
             trained = trained_saes.load(folder, choose_device(device, "device"))

@@ -58,7 +58,8 @@ class RunConfig(Settings):
         for name, variant in self.variants.items():
             if variant.route is not None:
                 check_sites(name, variant.route, self.store.sites)
-        if self.training is not None:
+        if self.training is not None and self.training.n_steps is not None:
+            # Numbers that depend on epochs are compared when the store says how many rows an epoch has.
             for name, variant in self.variants.items():
                 try:
                     variant.resolved(self.training)

@@ -1,8 +1,8 @@
 """How SAEs are trained, judged and shown."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from strata_sae.pipeline.kernels.tiles import EncoderName
@@ -25,6 +25,38 @@ class FilterSettings(Settings):
     """Leave out rows whose norm exceeds this multiple of the median norm. null: no limit."""
 
 
+MAX_WARMUP_STEPS, WARMUP_SHARE = 1000, 0.05
+"""`warmup_steps: null`. SAEBench's 1,000 steps are 0.4 % of its 244,140; short runs need a share, or never get warm."""
+
+
+class PlateauSettings(Settings):
+    """When `decay: plateau` lowers the rate. The rule is that of PyTorch's ReduceLROnPlateau, mode min, no cooldown."""
+
+    loss: Literal["training", "heldout"] = "training"
+    """What must fall: the mean training loss of `every_steps` updates, or the loss that `heldout` measures."""
+    every_steps: int = Field(default=1000, gt=0)
+    """Updates between two looks at the training loss (count); the held-out one is looked at whenever it is measured."""
+    factor: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """What the rate is multiplied by. Default: PyTorch's; seed 002: 0.3."""
+    patience: int = Field(default=10, ge=0)
+    """Looks without improvement that are let pass (count); the next one lowers the rate. Default: PyTorch's."""
+    threshold: float = Field(default=1e-4, ge=0.0, lt=1.0)
+    """Share of the best loss by which a loss must be lower to count as an improvement. Default: PyTorch's."""
+
+
+class HeldoutSettings(Settings):
+    """A curve of the held-out split during training. Measuring it changes no bit of what is trained."""
+
+    every_steps: int = Field(default=500, gt=0)
+    """Updates between two measurements (count); the last update is followed by one in any case."""
+    max_rows: int | None = Field(default=None, gt=0)
+    """Rows to measure it on (count, from the start of the split). null: the whole split, each time."""
+    patience: int | None = Field(default=None, gt=0)
+    """Measurements in a row without a new lowest loss after which a variant stops (count); what is kept are the weights
+    at the lowest loss. null: training runs to its end, and its last weights are kept. HypotheSAEs: 5 of an epoch each,
+    but it keeps the last weights."""
+
+
 class UpdateSettings(Settings):
     """How updates are made: what one variant may do otherwise than the others (its own `training` group)."""
 
@@ -36,12 +68,19 @@ class UpdateSettings(Settings):
     numbers (seed 002). Weights of terms depend on it: docs/input_scale.md converts them, and says what is scored."""
     learning_rate: float | Literal["auto"] = Field(default=3e-4)
     """Adam step size; auto: 2e-4 / sqrt(d_sae / 2^14), as dictionary_learning's TopK family. Default: SAEBench."""
-    warmup_steps: int = Field(default=1000, ge=0)
-    """Steps of linear warm-up, (t + 1) / warmup. Default: SAEBench."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps of linear warm-up, (t + 1) / warmup. null: 5 % of the run, at most 1,000 (SAEBench's number)."""
     decay_start: float = Field(default=0.8, ge=0.0, le=1.0)
-    """Share of the run (0 to 1) from which the learning rate falls to 0. Default: SAEBench. 1: never."""
-    decay: Literal["linear", "cosine"] = "linear"
-    """Shape of that fall: straight, or half a cosine."""
+    """Share of the run (0 to 1) from which the learning rate falls. Default: SAEBench. 1: never."""
+    decay: Literal["linear", "cosine", "plateau"] = "linear"
+    """Shape of that fall: straight, half a cosine, or by `plateau.factor` whenever a loss no longer falls, wherever in
+    the run that is (`decay_start` is not used then)."""
+    decay_to: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the learning rate (0 to 1) at which the fall ends; FAST: 0.1. A plateau falls no lower."""
+    plateau: PlateauSettings | None = None
+    """When `decay: plateau` lowers the rate. null: its defaults."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Every update first multiplies all parameters by 1 - rate * weight_decay (AdamW, Loshchilov & Hutter 2019)."""
     compat: Literal["dictionary_learning"] | None = None
     """`dictionary_learning`: warm-up is t / warmup, so the first update changes Adam's state and no parameter."""
     order: Literal["project_clip", "clip_project"] = "project_clip"
@@ -79,8 +118,17 @@ class UpdateSettings(Settings):
 class TrainingSettings(UpdateSettings):
     """The training loop, which all variants share."""
 
-    n_steps: int = Field(gt=0)
-    """Updates per variant (count)."""
+    n_steps: int | None = Field(default=None, gt=0)
+    """Updates per variant (count). Give this or `epochs`."""
+    epochs: float | None = Field(default=None, gt=0.0, le=1e6)
+    """The same in passes over the train split, as it is after `filters`: n_steps = epochs * rows / batch_size, rounded
+    down, at least 1. Give this or `n_steps`."""
+    heldout: HeldoutSettings | None = None
+    """A held-out curve during training, and early stopping. null: neither."""
+    keep: list[Annotated[float, Field(ge=0.0, le=1.0)]] = Field(default=[])
+    """Shares of the run (0 to 1) at which weights are kept beside the final ones, without the optimiser's memory;
+    rounded down to whole steps, 0 being the initial weights. dictionary_learning: [0, .001, .00316, .01, .0316, .1,
+    .316]."""
     sites: list[str] | None = None
     """Sites to train on; null: those of `store.sites`."""
     window_rows: int = Field(default=2**20, gt=0)
@@ -108,6 +156,44 @@ class TrainingSettings(UpdateSettings):
     device: DeviceName = "auto"
     """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
 
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "TrainingSettings":
+        if (self.n_steps is None) == (self.epochs is None):
+            found = "neither; add one" if self.n_steps is None else "both; set one to null"
+            raise ValueError(f"expected exactly one of n_steps and epochs, got {found}")
+        return self
+
+
+class ResolvedTraining(TrainingSettings):
+    """The training of one SAE: every number that depends on others, on the variant or on the rows is known."""
+
+    n_steps: int = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+
+
+def resolved(settings: TrainingSettings, learning_rate: float, n_rows: int | None) -> ResolvedTraining:
+    """The settings with every number known.
+
+    learning_rate: what `auto` stands for. n_rows: those of an epoch, which `epochs` counts.
+    """
+    n_steps = settings.n_steps
+    if n_steps is None:
+        assert n_rows is not None, "epochs are counted in rows"
+        assert settings.epochs is not None
+        n_steps = max(1, int(settings.epochs * n_rows / settings.batch_size))
+    short = int(min(MAX_WARMUP_STEPS, WARMUP_SHARE * n_steps))
+    # A warm-up that nobody asked for must not collide with a fall that somebody did ask for.
+    short = short if settings.decay == "plateau" else int(min(short, settings.decay_start * n_steps))
+    known = {
+        "n_steps": n_steps,
+        "epochs": None,
+        "warmup_steps": short if settings.warmup_steps is None else settings.warmup_steps,
+        "learning_rate": learning_rate if settings.learning_rate == "auto" else settings.learning_rate,
+        "plateau": settings.plateau or (PlateauSettings() if settings.decay == "plateau" else None),
+    }
+    return ResolvedTraining(**{name: getattr(settings, name) for name in TrainingSettings.model_fields} | known)
+
 
 def window_rows(training: TrainingSettings, row_bytes: int, batch_size: int) -> int:
     """`training.window_rows`, or as many as two buffers of `training.window_bytes` together hold; a batch at least.
@@ -118,20 +204,24 @@ def window_rows(training: TrainingSettings, row_bytes: int, batch_size: int) -> 
     return min(training.window_rows, max(training.window_bytes // (2 * row_bytes), batch_size))
 
 
-def check_schedule(settings: TrainingSettings) -> None:
+def check_schedule(settings: ResolvedTraining) -> None:
     """Raises: ValueError if the numbers of a training section contradict each other."""
-    decay_step = settings.decay_start * settings.n_steps
+    decay_start = 1.0 if settings.decay == "plateau" else settings.decay_start
+    decay_step = decay_start * settings.n_steps
     if settings.warmup_steps > decay_step:
         raise ValueError(
             f"warmup_steps ({settings.warmup_steps}) must end before the learning rate begins to fall, at step "
-            f"{decay_step:.0f} (decay_start {settings.decay_start:g} of n_steps {settings.n_steps}); "
-            "lower warmup_steps or raise n_steps"
+            f"{decay_step:.0f} (decay_start {decay_start:g} of n_steps {settings.n_steps}); "
+            "lower warmup_steps, set it to null, or raise n_steps"
         )
     if settings.threshold_from == "running_mean" and settings.threshold_start_step >= settings.n_steps:
         raise ValueError(
             f"threshold_start_step ({settings.threshold_start_step}) must lie before n_steps ({settings.n_steps}) "
             "where threshold_from is running_mean, or the threshold is never set; lower it, or use calibration"
         )
+    on_heldout = settings.decay == "plateau" and settings.plateau is not None and settings.plateau.loss == "heldout"
+    if on_heldout and settings.heldout is None:
+        raise ValueError("plateau.loss: heldout needs training.heldout, which measures it; add it, or use training")
 
 
 class EvaluationSettings(Settings):

@@ -8,7 +8,13 @@ from pydantic import Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, 
 from pydantic_core import CoreSchema, core_schema
 
 from strata_sae.pipeline.config.sweep import Sweep
-from strata_sae.pipeline.config.training import TrainingSettings, UpdateSettings, check_schedule
+from strata_sae.pipeline.config.training import (
+    ResolvedTraining,
+    TrainingSettings,
+    UpdateSettings,
+    check_schedule,
+    resolved,
+)
 from strata_sae.pipeline.objective import TERMS, check_terms
 from strata_sae.pipeline.objective.term import TermSettings
 from strata_sae.pipeline.saes import ARCHITECTURES
@@ -154,16 +160,19 @@ class Variant(Settings):
     def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Yaml]:
         return training.model_dump(mode="json", exclude_unset=True)
 
-    def resolved(self, training: TrainingSettings) -> TrainingSettings:
-        """The training section with what this variant changes of it, and every `auto` as a number.
+    def merged(self, training: TrainingSettings) -> TrainingSettings:
+        """The training section with what this variant changes of it."""
+        return training.model_copy(
+            update={name: getattr(self.training, name) for name in self.training.model_fields_set}
+        )
+
+    def resolved(self, training: TrainingSettings, n_rows: int | None = None) -> ResolvedTraining:
+        """The same with every `auto` and `null` as a number. n_rows: rows of an epoch, which `epochs` counts.
 
         Raises: ValueError if the numbers contradict each other.
         """
-        own = {name: getattr(self.training, name) for name in self.training.model_fields_set}
-        settings = training.model_copy(update=own)
-        if settings.learning_rate == "auto":
-            # dictionary_learning's TopK family: with four times the latents, half the rate.
-            settings = settings.model_copy(update={"learning_rate": 2e-4 / (self.sae.d_sae / 2**14) ** 0.5})
+        # dictionary_learning's TopK family: with four times the latents, half the rate.
+        settings = resolved(self.merged(training), 2e-4 / (self.sae.d_sae / 2**14) ** 0.5, n_rows)
         check_schedule(settings)
         if settings.input_scale == "per_document" and self.route is not None:
             raise ValueError(

@@ -201,6 +201,18 @@ class Feed:
 
         return scaled
 
+    def heldout(self, batch_size: int, max_rows: int | None) -> Iterator[Rows]:
+        """Scaled batches of the held-out rows that pass the filters, in plan order, at most `max_rows` rows of them."""
+        left = max_rows
+        for parts, numbers in joined_in_order(self._sites, "heldout", self._stream.filters, batch_size):
+            if left is not None:
+                parts, numbers = [rows[:left] for rows in parts], numbers[:left]
+                left -= len(numbers)
+            target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
+            yield Rows(self._read(parts, numbers), target_BM, numbers)
+            if left == 0:
+                return
+
     def close(self) -> None:
         """Stop reading."""
         self.batches.close()

@@ -41,7 +41,7 @@ REPORT = "strata_sae.pipeline.report"
 N_COLOURS = 10
 """As many as style.css has; further variants begin with the first again."""
 COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
-CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS)
+CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS, "heldout/loss", "heldout/r2")
 MAX_CURVE_POINTS = 400
 """Points of a curve: a figure is about that many pixels wide."""
 ELSEWHERE = ("metrics.density_histogram", "metrics.definitions", "curves.similarity")

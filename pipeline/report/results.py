@@ -44,6 +44,8 @@ CURVE_DEFINITIONS = {
     "saw (training.input_scale).",
     "l0": "Mean number of active latents of a row, of one training batch, as training selects them.",
     "dead_latents": "Latents active on none of the last dead_after_rows rows of training.",
+    "heldout/loss": "The objective with every schedule at its end, of the held-out rows that training measured.",
+    "heldout/r2": "1 - sum ||x - xhat||^2 / sum ||x - mean||^2, of the same rows, latents selected as in training.",
     "decoder_max_cosine_mean": "As in the table, of the weights at that step.",
     "orthogonality/competing_pairs": "Pairs of latents that are active together so often in one training batch "
     "that the orthogonality term acts on them.",
@@ -162,7 +164,10 @@ def status_of(sae: Trained) -> str:
         return "not finished"
     if sae.diverged:
         return f"diverged at step {count(sae.training.diverged_at_step)}"
-    return "" if sae.metrics else "not scored"
+    scored = "" if sae.metrics else "not scored"
+    if sae.training.stopped_at_step is None:
+        return scored
+    return f"stopped early, weights of step {count(sae.training.best_step)} {scored}".rstrip()
 
 
 def _row(sae: Trained, columns: list[Column], mark: str) -> Row:

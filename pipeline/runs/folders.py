@@ -58,7 +58,11 @@ class VariantFolder:
     examples = FixedPath("examples.json")
     """Top-activating tokens."""
     checkpoints = FixedPath("checkpoints")
-    """Resumable states; exists only while training is unfinished."""
+    """step_*: resumable states, while training is unfinished. kept_*: weights of shares of the run, which stay."""
+
+    def kept(self, step: int) -> "VariantFolder":
+        """Where the weights after `step` updates are kept, with their training.json."""
+        return VariantFolder(self.checkpoints / f"kept_{step:08d}")
 
 
 @dataclass(frozen=True)

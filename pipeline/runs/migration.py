@@ -29,9 +29,17 @@ RENAMED_KEYS: dict[int, dict[str, dict[str, str]]] = {
 
 ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
     1: {
-        "training": {"input_scale": "statistics"},
+        "training": {
+            "input_scale": "statistics",
+            "decay_to": 0.0,
+            "plateau": None,
+            "weight_decay": 0.0,
+            "heldout": None,
+            "keep": [],
+        },
         "initial": {"b_dec_from": "first_batch"},
         "config.json": {"d_in": None, "reads": [], "writes": [], "store_ids": {}},
+        "training.json": {"stopped_at_step": None, "best_step": None, "kept": []},
         "state.json": {"curves_sha256": None},
         "metrics.json": {"sha256": None},
         "store.json": {"siblings": {}},

@@ -130,6 +130,13 @@ class FinalHashes(Group):
     state: str | None
 
 
+class KeptPart(Group):
+    """Weights of a share of the run, in checkpoints/kept_<step>/."""
+
+    step: Count
+    sha256: str
+
+
 class Ending(Record):
     """training.json: how training ended."""
 
@@ -137,13 +144,22 @@ class Ending(Record):
     remedy: ClassVar[str] = "delete its folder and train this SAE again"
     fingerprint: str
     """That of config.json."""
-    status: Literal["finished", "diverged"]
+    status: Literal["finished", "diverged", "kept"]
+    """`kept`: of weights of a share of the run, beside which the file lies."""
     diverged_at_step: Count | None
+    stopped_at_step: Count | None
+    """Where held-out losses ended training; null: it went on to its last step."""
+    best_step: Count | None
+    """Step of the weights that were kept, of the lowest held-out loss; null: the last ones were."""
     reason: str | None
+    """Why it diverged or stopped early."""
     n_steps: Count
+    """Updates made."""
     rows: Count
     """Rows learnt from."""
     threshold: Thresholds
+    kept: list[KeptPart]
+    """Weights of shares of the run, beside the final ones."""
     sha256: FinalHashes
 
 

@@ -142,29 +142,34 @@ def finished(run: RunFolder, site: str, store_id: str) -> list[VariantFolder]:
     return found
 
 
-def load(folder: VariantFolder, device: torch.device | None = None) -> TrainedSAE:
+def load(folder: VariantFolder, device: torch.device | None = None, kept: VariantFolder | None = None) -> TrainedSAE:
     """Read a trained SAE from its folder, onto a device (None: the processor).
+
+    kept: the folder of weights of a share of the run (`training.keep`) to read in the place of the final ones.
 
     Raises: CheckpointError if the files are damaged, foreign to each other, or of an unknown kind.
     """
     config = read_config(folder)
     record = config.record
-    training = read_training(folder, record)
-    check_weights(folder, training.record)
+    weights_in = kept or folder
+    training = read_training(weights_in, record)
+    check_weights(weights_in, training.record)
     name = record.sae.architecture
     if name not in ARCHITECTURES:
         raise CheckpointError(f"{folder.config}: architecture {name!r} is unknown; known: {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     try:
         settings = architecture.Settings.model_validate(record.sae.model_dump(mode="json"))
-        weights = safetensors.torch.load_file(folder.weights, device=str(device or "cpu"))
+        weights = safetensors.torch.load_file(weights_in.weights, device=str(device or "cpu"))
         sae = architecture(settings, record.d_out, weights, record.d_in)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in ("sae", *first["loc"]))
         raise CheckpointError(f"{folder.config}: {key}: {first['msg']}; delete {folder.path} and train again") from None
     except (ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder.weights}: no weights of {folder.name}: {error}; delete {folder.path}") from None
+        raise CheckpointError(
+            f"{weights_in.weights}: no weights of {folder.name}: {error}; delete {folder.path}"
+        ) from None
     # Recorded with the SAE, since it decides how sums are rounded: scores then depend on files alone.
     sae.break_even_density = record.training.break_even_density
     read = {folder.config.name: config.is_hashed, folder.training.name: training.is_hashed}

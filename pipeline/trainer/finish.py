@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.runs.record_files import write_record
-from strata_sae.pipeline.runs.records import Ending, FinalHashes, SAERecord, SitePart, Thresholds
+from strata_sae.pipeline.runs.folders import VariantFolder
+from strata_sae.pipeline.runs.record_files import read_record, write_record
+from strata_sae.pipeline.runs.records import Ending, FinalHashes, KeptPart, SAERecord, SitePart, Thresholds
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.jobs import Job, remove_checkpoints
 from strata_sae.pipeline.trainer.optimiser import Tensors
@@ -89,6 +91,28 @@ def _columns(sites: Sequence[SitePart]) -> Tensor:
     return torch.cat([torch.full((site.width,), site.scale, dtype=torch.float64) for site in sites])
 
 
+def write_weights(path: Path, trainee: Trainee, record: SAERecord, threshold: float | None) -> str:
+    """Write the weights in raw units. threshold: for inference, in scaled units. Returns: the file's sha256."""
+    final = trainee.sae.weights() | trainee.for_readers()
+    weights = {name: tensor.detach().cpu() for name, tensor in final.items()}
+    if trainee.sae.target_l0(1.0) is not None and threshold is not None:
+        weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
+    raw = in_raw_units(weights, record.input_scale, trainee.sae.scales_with_x)
+    if record.reads:
+        raw = fold(raw, record)
+    data = safetensors.torch.save(raw)
+    write_bytes(path, data)
+    # Of what was handed to the disk, not of what is read back: damage by the disk is then found later.
+    return hashlib.sha256(data).hexdigest()
+
+
+def kept(folder: VariantFolder) -> list[KeptPart]:
+    """The weights of shares of the run that lie in a variant's folder, by step. Raises: CheckpointError."""
+    records = [read_record(path, Ending).record for path in folder.checkpoints.glob("kept_*/training.json")]
+    parts = (KeptPart(step=record.n_steps, sha256=record.sha256.weights) for record in records)
+    return sorted(parts, key=lambda part: part.step)
+
+
 def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: str) -> None:
     """Write the final weights, then training.json, then delete the checkpoints. `Curves` must be closed.
 
@@ -97,32 +121,27 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
     folder, record = job.folder, job.record
     running = trainee.threshold.value() if trainee.threshold.is_set() else None
     threshold = running if calibrated is None or job.training.threshold_from == "running_mean" else calibrated
-    final = trainee.sae.weights() | trainee.objective.for_readers()
-    weights = {name: tensor.detach().cpu() for name, tensor in final.items()}
-    if trainee.sae.target_l0(1.0) is not None and threshold is not None:
-        weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
+    weights_sha256 = write_weights(folder.weights, trainee, record, threshold)
     scale = record.input_scale
-    raw = in_raw_units(weights, scale, trainee.sae.scales_with_x)
-    if record.reads:
-        raw = fold(raw, record)
-    data = safetensors.torch.save(raw)
-    write_bytes(folder.weights, data)
-    finished = trainee.diverged is None
+    finished, best = trainee.diverged is None, trainee.best
+    stopped = finished and trainee.stopped_early and trainee.step < job.training.n_steps
     last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
     ending = Ending(
         fingerprint=record.fingerprint,
         status="finished" if finished else "diverged",
         diverged_at_step=None if finished else trainee.step,
-        reason=trainee.diverged,
+        stopped_at_step=trainee.step if stopped else None,
+        best_step=best.step if finished and best is not None else None,
+        reason=best.reason() if stopped and best is not None else trainee.diverged,
         n_steps=trainee.step,
         rows=trainee.step * job.training.batch_size,
         threshold=Thresholds(
             calibrated=None if calibrated is None else calibrated / scale,
             running_mean=None if running is None else running / scale,
         ),
+        kept=kept(folder),
         sha256=FinalHashes(
-            # Of what was handed to the disk, not of what is read back: damage by the disk is then found later.
-            weights=hashlib.sha256(data).hexdigest(),
+            weights=weights_sha256,
             curves=curves_sha256,
             state=file_sha256(last) if finished else None,  # equal states, optimiser included, mean equal training
         ),

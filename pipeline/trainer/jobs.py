@@ -4,10 +4,11 @@ import fnmatch
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from strata_sae.pipeline.config.run import TrainConfig
-from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.config.variants import Route, Variant
 from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
 from strata_sae.pipeline.reading.feed import Scaling, TrainingRows, filters_of, training_rows
@@ -19,8 +20,11 @@ from strata_sae.stores import Together
 
 log = logging.getLogger(__name__)
 
-NOT_IDENTITY = {"checkpoint_every_steps", "sites", "shared_windows", "memory_bytes"}
-"""Training settings that cannot change the result of a job; all others may not change once it has begun."""
+NOT_IDENTITY = {"checkpoint_every_steps", "sites", "shared_windows", "memory_bytes", "epochs"}
+"""Training settings that cannot change the result of a job; all others may not change once it has begun.
+
+`epochs` is recorded as the `n_steps` that it gives.
+"""
 REVIVING = ("aux_k", "ghost_gradients", "pre_activation")
 """Terms that act on dead latents."""
 
@@ -34,8 +38,8 @@ class Job:
     route: Route
     """What is read and written: one site for an SAE, several for a transcoder or crosscoder."""
     seed: int
-    training: TrainingSettings
-    """The run's `training` section with the variant's own settings in it: what holds for this SAE."""
+    training: ResolvedTraining
+    """The run's `training` section with the variant's own settings in it, in numbers: what holds for this SAE."""
     rows: TrainingRows
     record: SAERecord
     folder: VariantFolder
@@ -65,9 +69,13 @@ def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Seque
     for name, route in wanted:
         variant = variants[name]
         seed = config.seed if variant.seed is None else variant.seed
-        training = variant.resolved(config.training)
-        if (read_as := (route, training.input_scale)) not in rows:
-            rows[read_as] = training_rows(route, stores, filters, training.input_scale)
+        read_as = (route, variant.merged(config.training).input_scale)
+        if read_as not in rows:
+            rows[read_as] = training_rows(route, stores, filters, read_as[1])
+        try:
+            training = variant.resolved(config.training, rows[read_as].n_rows)
+        except ValueError as error:
+            raise ConfigError(f"training of variant {name!r}: {error}") from None
         if training.batch_size > (n_rows := rows[read_as].n_rows):
             raise ConfigError(
                 f"training.batch_size: a batch of {training.batch_size} rows is larger than the training split of "
@@ -107,8 +115,12 @@ def is_done(job: Job) -> bool:
 
 
 def remove_checkpoints(folder: VariantFolder) -> None:
-    """Delete the checkpoints of an SAE that is trained."""
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    """Delete the resumable checkpoints of an SAE that is trained; weights that are kept stay."""
+    for path in folder.checkpoints.glob("*"):
+        if not path.name.startswith("kept_"):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # kept weights are in it, or it is not there
+        folder.checkpoints.rmdir()
 
 
 def refuse_change(recorded: SAERecord, wanted: SAERecord, where: str) -> None:
@@ -163,7 +175,7 @@ def _sites(config: TrainConfig, stores: Together) -> list[str]:
 
 
 def _record(
-    name: str, variant: Variant, route: Route, seed: int, training: TrainingSettings, stores: Together, scaling: Scaling
+    name: str, variant: Variant, route: Route, seed: int, training: ResolvedTraining, stores: Together, scaling: Scaling
 ) -> SAERecord:
     """The resolved config of an SAE and its fingerprint."""
     store, resampling, widths = stores.at(route.reads[0]), variant.resampling, stores.sites

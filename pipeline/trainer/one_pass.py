@@ -2,21 +2,27 @@
 
 import hashlib
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from strata_sae.pipeline.config.training import ResolvedTraining
+from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.document_units import DocumentUnits, document_units
-from strata_sae.pipeline.reading.feed import Feed
+from strata_sae.pipeline.reading.feed import Feed, Rows
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.record_files import line_of
 from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.centres import start_at_a_centre
+from strata_sae.pipeline.trainer.heldout import measure
 from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.session import Session, is_logged
 from strata_sae.pipeline.trainer.trainee import Trainee
@@ -38,18 +44,25 @@ def run_pass(
         loader = LoaderLog(run.loader(name), pass_, feed)
         sessions = _sessions(pass_, stores, device, stack)
         start_at_a_centre([session.trainee.sae for session in sessions if session.fresh], feed)
-        start = min(session.trainee.step for session in sessions)
+        for session in sessions:
+            session.keep_initial(lambda: feed.batch(0).x_BM)
+        heldout = _heldout(pass_, feed)
+        start = min((s.trainee.step for s in sessions if not s.trainee.stopped_early), default=training.n_steps)
         bar = stack.enter_context(
             Progress(f"{name}: train", training.n_steps, "step", start=start, shown=show_progress)
         )
         for step in range(start, training.n_steps):
             is_line = is_logged(step + 1, training.log_every_steps, training.n_steps)
+            if all(session.trainee.ended_early for session in sessions):
+                break
             due = [session for session in sessions if session.trainee.is_due(step)]
             if due:
                 rows = feed.batch(step)
-                mixed = _mixed(feed, rows.numbers) if is_line else {}
+                measures = _is_measured(training, step + 1)
+                mixed = _mixed(feed, rows.numbers) if is_line or measures else {}
                 for session in due:
-                    session.advance(rows, mixed)
+                    session.advance(rows, mixed, measures=measures)
+                _settle(due, rows.x_BM, heldout if measures else None)
                 loader.step()
                 if is_line:
                     bar.note("r2: " + ", ".join(session.note() for session in sessions))
@@ -86,6 +99,37 @@ def _sessions(pass_: Pass, stores: Together, device: torch.device, stack: ExitSt
         trainee.sae.blocks = [stores.sites[site] for site in pass_.route.writes]
         sessions.append(stack.enter_context(closing(Session(job, trainee))))
     return sessions
+
+
+def _heldout(pass_: Pass, feed: Feed) -> Callable[[], Iterator[Rows]] | None:
+    """Reads the held-out rows that are measured during training, each time anew; None where none are.
+
+    Raises: ConfigError if there are none.
+    """
+    settings = pass_.training.heldout
+    if settings is None:
+        return None
+    read = partial(feed.heldout, pass_.training.batch_size, settings.max_rows)
+    if next(read(), None) is None:
+        raise ConfigError(
+            f"training.heldout: the held-out split of {pass_.route.name} has no rows after training.filters; "
+            "raise corpus.heldout_fraction and extract again, or set training.heldout to null"
+        )
+    return read
+
+
+def _is_measured(training: ResolvedTraining, step: int) -> bool:
+    """Whether the held-out rows are measured after `step` updates."""
+    heldout = training.heldout
+    return heldout is not None and (step % heldout.every_steps == 0 or step == training.n_steps)
+
+
+def _settle(due: list[Session], x_BM: Tensor, heldout: Callable[[], Iterator[Rows]] | None) -> None:
+    """Measure the held-out rows, if that is due, for all that learnt from x_BM, in one read; then log and save."""
+    alive = [session for session in due if session.trainee.diverged is None]
+    measured = measure([session.trainee for session in alive], heldout()) if heldout is not None and alive else []
+    for number, session in enumerate(alive):
+        session.settle(x_BM, measured[number] if measured else None)
 
 
 def _mixed(feed: Feed, numbers: np.ndarray) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.kernels.machine.backend import AdamStep, backend_of
 
 Tensors = dict[str, Tensor]
@@ -48,19 +48,21 @@ def clip_coefficient(norm: float, limit: float | None) -> float:
     return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
 
 
-def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """Adam's step size at update `step` (0-based): linear warm-up, constant, then a decay that ends at 0.
+def learning_rate(settings: ResolvedTraining, step: int) -> float:
+    """Adam's step size at update `step` (0-based): linear warm-up, constant, then a decay that ends at `decay_to`.
 
-    Source: dictionary_learning's get_lr_schedule, whose warm-up is t / warmup (`compat`); SAELens' is (t + 1) / warmup.
+    Without the factor of a plateau, which depends on the losses (`trainer/plateau.py`).
+    Source: dictionary_learning's get_lr_schedule, whose warm-up is t / warmup (`compat`); SAELens' is (t + 1) / warmup;
+    the cosine is that of PyTorch's CosineAnnealingLR.
     """
-    assert isinstance(settings.learning_rate, float)
     rate = settings.learning_rate
     if step < settings.warmup_steps:
         rate *= (step + (settings.compat != "dictionary_learning")) / settings.warmup_steps
     decay_step = settings.decay_start * settings.n_steps
-    if step > decay_step:
+    if settings.decay != "plateau" and step > decay_step:
         left = (settings.n_steps - step) / (settings.n_steps - decay_step)
-        rate *= left if settings.decay == "linear" else (1 - math.cos(math.pi * left)) / 2
+        fall = left if settings.decay == "linear" else (1 - math.cos(math.pi * left)) / 2
+        rate *= fall if settings.decay_to == 0 else settings.decay_to + (1 - settings.decay_to) * fall
     return rate
 
 
@@ -68,12 +70,12 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 class Adam:
     """Adam's memory of a set of parameters, and its update."""
 
-    settings: TrainingSettings
+    settings: ResolvedTraining
     mean: Tensors
     square: Tensors
 
     @classmethod
-    def start(cls, settings: TrainingSettings, parameters: Tensors) -> "Adam":
+    def start(cls, settings: ResolvedTraining, parameters: Tensors) -> "Adam":
         """The memory before the first update: zeros."""
         return cls(
             settings,
@@ -96,7 +98,7 @@ class Adam:
         radial: where W_dec's rows have norm 1. That part is left out of the gradient, and the rows get norm 1 again.
         """
         s = self.settings
-        numbers = AdamStep(step + 1, rate, s.beta1, s.beta2, s.epsilon, coefficient)
+        numbers = AdamStep(step + 1, rate, s.beta1, s.beta2, s.epsilon, coefficient, 1 - rate * s.weight_decay)
         for name, parameter in parameters.items():
             along_E = radial.along_E if radial is not None and name == "W_dec" else None
             memories = self.mean[name], self.square[name]

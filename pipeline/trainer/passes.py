@@ -7,13 +7,14 @@ from math import prod
 import torch
 
 from strata_sae.pipeline.available import free_bytes, total_bytes
-from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.reading.feed import Scaling, capped_window, stream_settings
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.trainer.checkpoint import KEPT_CHECKPOINTS
 from strata_sae.pipeline.trainer.jobs import Job, is_done
+from strata_sae.pipeline.trainer.ladder import steps_kept
 from strata_sae.stores import StreamSettings, Together
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,13 @@ class Pass:
 
     Which settings hold: those of `training` for the pass (batches, steps, logging, checkpoints), those of a job's own
     `training` for its updates. The two agree but for what a variant may change (`UpdateSettings`), and in the batch
-    size and the input scale they always agree.
+    size, the number of steps and the input scale they always agree.
     """
 
     route: Route
     seed: int
-    training: TrainingSettings
-    """The run's `training` section, with the batch size and input scale of these jobs."""
+    training: ResolvedTraining
+    """That of the first of these jobs."""
     stream: StreamSettings
     scaling: Scaling
     """Factors of the rows: the same for every variant, and folded into its final weights."""
@@ -60,16 +61,27 @@ class Pass:
         training = self.training
         pre_activations = sum(training.batch_size * d_sae for d_sae in {job.variant.sae.d_sae for job in self.jobs})
         window = min(2 * min(training.window_rows, self.n_rows) * self.row_bytes, training.window_bytes)
-        return (PARAMETER_COPIES_IN_MEMORY * self._n_parameters() + pre_activations) * FLOAT_BYTES + window
+        return (
+            self._copies(PARAMETER_COPIES_IN_MEMORY) * self._n_parameters() + pre_activations
+        ) * FLOAT_BYTES + window
 
     def checkpoint_bytes(self) -> int:
         """Most bytes of checkpoints at one time: those that are kept, and the one that is being written."""
         n_made = -(-self.training.n_steps // self.training.checkpoint_every_steps)
-        return min(KEPT_CHECKPOINTS + 1, n_made) * PARAMETER_COPIES_IN_CHECKPOINT * self.weights_bytes()
+        return min(KEPT_CHECKPOINTS + 1, n_made) * self._copies(PARAMETER_COPIES_IN_CHECKPOINT) * self.weights_bytes()
 
     def weights_bytes(self) -> int:
         """Bytes of the final weights, which stay."""
         return self._n_parameters() * FLOAT_BYTES
+
+    def kept_bytes(self) -> int:
+        """Bytes of the weights of shares of the run, which stay, too."""
+        return len(steps_kept(self.training.keep, self.training.n_steps)) * self.weights_bytes()
+
+    def _copies(self, copies: int) -> int:
+        """Copies of the parameters that are in memory, or in a checkpoint, with those of early stopping."""
+        heldout = self.training.heldout
+        return copies + (heldout is not None and heldout.patience is not None)
 
     def _n_parameters(self) -> int:
         settings = [job.variant.sae for job in self.jobs]
@@ -77,40 +89,39 @@ class Pass:
         return sum(prod(shape) for of_one_sae in shapes for shape in of_one_sae)
 
 
-def plan_passes(jobs: list[Job], stores: Together, training: TrainingSettings, device: torch.device) -> list[Pass]:
+def plan_passes(jobs: list[Job], stores: Together, memory_bytes: int | None, device: torch.device) -> list[Pass]:
     """The passes that are left to make: unfinished jobs that read the same batches, as many in one as memory allows.
 
     Sharing a pass changes no bit of a job, so passes may differ from one call to the next.
 
     Args:
-        training: the run's section.
+        memory_bytes: `training.memory_bytes`.
     Raises: CheckpointError if a job's folder holds another SAE; ConfigError if a job needs more memory than there is.
 
     """
-    together: dict[tuple[Route, int, int, str], list[Job]] = {}
+    together: dict[tuple[Route, int, int, int, str], list[Job]] = {}
     for job in jobs:
-        read_as = (job.route, job.training.batch_size, job.seed, job.training.input_scale)
+        training = job.training
+        read_as = (job.route, training.batch_size, training.n_steps, job.seed, training.input_scale)
         unfinished = together.setdefault(read_as, [])
         if is_done(job):
             log.info("%s: trained already, skipped", job.name)
         else:
             unfinished.append(job)
-    budget, most = training.memory_bytes or free_bytes(device), total_bytes(device)
+    budget, most = memory_bytes or free_bytes(device), total_bytes(device)
     return [
         part
         for unfinished in together.values()
         if unfinished
-        for part in _split(_pass_of(unfinished, stores, training), budget, most)
+        for part in _split(_pass_of(unfinished, stores), budget, most)
     ]
 
 
-def _pass_of(jobs: list[Job], stores: Together, training: TrainingSettings) -> Pass:
-    """One pass for jobs of one route, batch size, seed and input scale."""
+def _pass_of(jobs: list[Job], stores: Together) -> Pass:
+    """One pass for jobs of one route, batch size, number of steps, seed and input scale."""
     first = jobs[0]
-    route = first.route
+    route, training = first.route, first.training
     plans = {site: stores.at(site).plan for site in route.sites}
-    own = {"batch_size": first.training.batch_size, "input_scale": first.training.input_scale}
-    training = training.model_copy(update=own)
     return Pass(
         route=route,
         seed=first.seed,
@@ -174,4 +185,4 @@ def announcement(passes: list[Pass], stores: Together) -> list[str]:
 def disk_bytes(passes: list[Pass]) -> int:
     """Bytes of the weights of all passes, and of the checkpoints of one: they are deleted before the next begins."""
     checkpoints = max((pass_.checkpoint_bytes() for pass_ in passes), default=0)
-    return checkpoints + sum(pass_.weights_bytes() for pass_ in passes)
+    return checkpoints + sum(pass_.weights_bytes() + pass_.kept_bytes() for pass_ in passes)

@@ -17,6 +17,7 @@ from strata_sae.pipeline.runs.records import CurveLine
 from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save
 from strata_sae.pipeline.trainer.finish import calibrate, finish
 from strata_sae.pipeline.trainer.jobs import Job
+from strata_sae.pipeline.trainer.ladder import keep, steps_kept
 from strata_sae.pipeline.trainer.snapshots import share_due, snapshot, watched_latents
 from strata_sae.pipeline.trainer.trainee import Trainee, Update
 from strata_sae.stores.files.filesystem import make_folder, naming, sync
@@ -39,13 +40,23 @@ class Session:
             log.info("%s: goes on from step %d", job.name, saved.step)
         self.fresh = saved is None
         self._last: CurveLine | None = None
+        self._keeps = steps_kept(job.training.keep, job.training.n_steps)
+        self._unwritten: CurveLine | None = None
         self._seconds, self._updates = 0.0, 0
         self._curves = Curves(job.folder.curves, 0 if saved is None else saved.curves.n_bytes)
 
-    def advance(self, rows: Rows, mixed: dict[str, float]) -> None:
-        """Learn from one batch; then log, with how well the batch is `mixed`, and save; freeze an SAE that diverged."""
+    def keep_initial(self, first_batch: Callable[[], Tensor]) -> None:
+        """Keep the initial weights, if they are to be kept and training begins."""
+        if self.fresh and 0 in self._keeps:
+            keep(self.trainee, self.job, first_batch(), self._curves.sha256())
+
+    def advance(self, rows: Rows, mixed: dict[str, float], *, measures: bool = False) -> None:
+        """Learn from one batch; a line says how well it was `mixed`. `settle` follows. Freeze an SAE that diverged.
+
+        measures: whether the held-out rows are measured after it.
+        """
         training = self.job.training
-        is_line = is_logged(self.trainee.step + 1, training.log_every_steps, training.n_steps)
+        is_line = measures or is_logged(self.trainee.step + 1, training.log_every_steps, training.n_steps)
         began = time.perf_counter()
         update = self.trainee.update(rows.x_BM, rows.target_BM, monitored=is_line)
         self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
@@ -53,11 +64,22 @@ class Session:
             log.warning("%s: diverged at step %d: %s", self.job.name, self.trainee.step, self.trainee.diverged)
             self.finish(None)
             return
-        step = self.trainee.step
         if is_line:
-            self._last = self._line(rows.target, update, mixed)
-            self._curves.write(self._last)
-        if step % training.checkpoint_every_steps == 0 or step == training.n_steps:
+            self._last = self._unwritten = self._line(rows.target, update, mixed)
+
+    def settle(self, x_BM: Tensor, heldout: dict[str, float] | None = None) -> None:
+        """What comes after the update on x_BM: keep its weights, write the line, with what was measured, and save."""
+        trainee, training, step = self.trainee, self.job.training, self.trainee.step
+        if step in self._keeps:
+            keep(trainee, self.job, x_BM, self._curves.sha256())
+        if heldout is not None:
+            trainee.measured(heldout["heldout/loss"])
+        if self._unwritten is not None:
+            self._curves.write(self._unwritten.with_further(heldout or {}))
+            self._unwritten = None
+        if trainee.best is not None and trainee.stopped_early and step < training.n_steps:
+            log.info("%s: stops at step %d: %s", self.job.name, step, trainee.best.reason())
+        if step % training.checkpoint_every_steps == 0 or step == training.n_steps or trainee.stopped_early:
             self._save()
 
     def finish(self, calibration: Callable[[], Iterable[Tensor]] | None) -> None:
@@ -72,7 +94,7 @@ class Session:
         return self._updates * self.job.training.batch_size / self._seconds if self._updates else None
 
     def note(self) -> str:
-        """Its last R2, or that it diverged, for the progress bar."""
+        """Its last R2, or that it diverged or stopped, for the progress bar."""
         if self.trainee.diverged is not None:
             return f"{self.job.variant_name} diverged"
         r2 = self._last and self._last.batch_r2

@@ -45,7 +45,7 @@ def train(
     jobs = plan_jobs(config, stores, run, only)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
-        passes = plan_passes(jobs, stores, config.training, device)
+        passes = plan_passes(jobs, stores, config.training.memory_bytes, device)
         write_yaml(run.config, dump(config))
         if passes:
             _prepare(passes, config, stores, run, device)
@@ -64,7 +64,7 @@ def describe_training(config: TrainConfig, only: Sequence[str] = (), measure: Me
     stores = open_store(config)
     device = choose_device(config.training.device, "training.device")
     jobs = plan_jobs(config, stores, RunFolder(config.run_path()), only)
-    passes = plan_passes(jobs, stores, config.training, device)
+    passes = plan_passes(jobs, stores, config.training.memory_bytes, device)
     n_left = sum(len(pass_.jobs) for pass_ in passes)
     measured = _break_evens(passes, config.training.break_even_density, device)
     timed = estimate_lines(passes, measure(passes, stores, device), device) if measure else []
@@ -140,9 +140,11 @@ def _row(job: Job, speed: float | None) -> tuple[str, ...]:
     last = [line.numbers() for line in read_lines(job.folder.curves, CurveLine)[-1:]] or [{}]
     shown = {"loss": ".4g", "batch_r2": ".4f", "l0": ".1f", "dead_latents": ",.0f"}
     numbers = [_number(last[0].get(name), spelled) for name, spelled in shown.items()]
-    diverged = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
+    notes = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
+    if ending.stopped_at_step is not None:
+        notes = f"stopped early; weights of step {ending.best_step:,}"
     steps, rate = _number(ending.n_steps, ",d"), _number(speed, ",.0f")
-    return (job.variant_name, job.route.name, steps, *numbers, rate, diverged)
+    return (job.variant_name, job.route.name, steps, *numbers, rate, notes)
 
 
 def _number(value: Measure, spelled: str) -> str:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.config.training import TrainingSettings
+from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.config.variants import Variant
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.objective import Objective, StepResult
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import Workspace
+from strata_sae.pipeline.trainer.best import Best
 from strata_sae.pipeline.trainer.optimiser import (
     Adam,
     Tensors,
@@ -21,6 +22,7 @@ from strata_sae.pipeline.trainer.optimiser import (
     learning_rate,
     radial_part,
 )
+from strata_sae.pipeline.trainer.plateau import Plateau
 from strata_sae.pipeline.trainer.resample import draw_rows, is_due, restart
 
 
@@ -93,10 +95,13 @@ class Update:
 
 
 class Trainee:
-    """A variant's SAE, optimiser, dead clock and threshold. `step` updates are done; `diverged` says why it stopped."""
+    """A variant's SAE, optimiser, dead clock and threshold, and what held-out losses decide.
+
+    `step` updates are done; `diverged` says why there are no more.
+    """
 
     def __init__(
-        self, variant: Variant, training: TrainingSettings, weights: Tensors, workspace: Workspace, *, seed: int = 0
+        self, variant: Variant, training: ResolvedTraining, weights: Tensors, workspace: Workspace, *, seed: int = 0
     ) -> None:
         """`training` is that of the job. `seed` decides which rows resampling draws, and between equal values."""
         device = weights["W_dec"].device
@@ -112,10 +117,34 @@ class Trainee:
         self.threshold = RunningThreshold(
             training.threshold_beta, not self.sae.has_threshold, device, start=training.threshold_mean
         )
+        patience = training.heldout.patience if training.heldout is not None else None
+        threshold = {"threshold.mean": self.threshold.mean, "threshold.weight": self.threshold.weight}
+        self.best = None if patience is None else Best(patience, self.sae.parameters() | threshold)
+        plateau = training.plateau if training.decay == "plateau" else None
+        self.plateau = None if plateau is None else Plateau(plateau, training.decay_to)
 
     def is_due(self, step: int) -> bool:
         """Whether update `step` (0-based) is the next one to make."""
-        return self.diverged is None and self.step == step
+        return not self.ended_early and self.step == step
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether held-out losses have ended its training."""
+        return self.best is not None and self.best.gave_up
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether it makes no further update although steps are left."""
+        return self.diverged is not None or self.stopped_early
+
+    def measured(self, heldout_loss: float) -> None:
+        """Take in a held-out loss. At the end, which it may bring about, the weights become those of the lowest one."""
+        if self.plateau is not None:
+            self.plateau.measured(heldout_loss)
+        if self.best is not None:
+            self.best.measured(heldout_loss, self.step, self.objective.for_readers())
+            if self.best.gave_up or self.step == self.training.n_steps:
+                self.best.restore()
 
     def update(self, x_BM: Tensor, target_BM: Tensor | None = None, *, monitored: bool = False) -> Update | None:
         """Learn from one batch of scaled rows; target_BM: what to reconstruct, where that is not x_BM.
@@ -144,6 +173,9 @@ class Trainee:
         if self.step >= training.threshold_start_step:
             self.threshold.update(encoding.cut)
         rate = learning_rate(training, self.step)
+        if self.plateau is not None:
+            rate *= self.plateau.factor
+            self.plateau.count(loss)
         coefficient = clip_coefficient(norm, training.clip_norm)
         self.adam.update(
             parameters, result.gradients, step=self.step, rate=rate, coefficient=coefficient, radial=radial
@@ -167,6 +199,10 @@ class Trainee:
         self.dead_clock.rows_since_active[latents] = 0
         return len(latents)
 
+    def for_readers(self) -> Tensors:
+        """What the final file holds of the loss terms, beside the weights and as old as they are."""
+        return self.objective.for_readers() if self.best is None else self.best.for_readers
+
     def state(self) -> Tensors:
         """All that is learnt or remembered but for `step`: the tensors themselves, by their names in a checkpoint."""
         tensors = {f"parameters.{name}": tensor for name, tensor in self.sae.parameters().items()}
@@ -176,6 +212,8 @@ class Trainee:
         tensors["dead_clock.rows_since_active"] = self.dead_clock.rows_since_active
         tensors["threshold.mean"] = self.threshold.mean
         tensors["threshold.weight"] = self.threshold.weight
+        for part in (self.best, self.plateau):
+            tensors |= {} if part is None else part.state()
         return tensors
 
     def load_state(self, tensors: Tensors, step: int, name: str) -> None:
@@ -186,6 +224,8 @@ class Trainee:
         self.objective.load_state(
             {key.removeprefix("objective."): t for key, t in tensors.items() if key.startswith("objective.")}
         )
+        if self.best is not None:
+            self.best.load_readers(tensors)
         expected = self.state()
         if expected.keys() != tensors.keys():
             missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())

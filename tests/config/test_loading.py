@@ -121,7 +121,8 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "corpus.sources.0={kind: text, paths: [a], z: 3}": (
         "corpus.sources.0.z: no such key; known: weight, kind, paths, separator"
     ),
-    "training={n_stepss: 3}": "training.n_steps: missing; Updates per variant (count).",
+    "training={n_stepss: 3}": "training.n_stepss: no such key; did you mean 'n_steps'?",
+    "training={}": "training: expected exactly one of n_steps and epochs, got neither; add one",
     "store.sites=[a b]": "store.sites.0: must match ^[A-Za-z0-9_.-]{1,128}$, got 'a b' (a string)",
     "variants={}": "variants: needs at least 1, got 0",
     "variants.rel.sae.d_sae=4": "variants.rel: no such name; did you mean 'relu'?",

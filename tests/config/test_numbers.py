@@ -47,7 +47,7 @@ def config_with(leaf: Leaf, value: Any, presets: list[RunConfig]) -> dict[str, A
     for term in variant["objective"].values():
         term.pop("term", None)
     data["variants"] = {"v": variant}
-    data["training"] |= {"n_steps": 2, "warmup_steps": 0}
+    data["training"] |= {"n_steps": None if leaf.path[-1] == "epochs" else 2, "warmup_steps": 0}
     if leaf.path[2:3] == ("resampling",):
         variant["resampling"] = {"every_steps": 1, "dead_after_steps": 1}
     elif variant["resampling"]:
@@ -60,7 +60,7 @@ def config_with(leaf: Leaf, value: Any, presets: list[RunConfig]) -> dict[str, A
     for step, following in zip(leaf.path, leaf.path[1:], strict=False):
         if following == leaf.path[-1] and leaf.settings is Schedule and not isinstance(here[step], dict):
             here[step] = {"start": 8, "end": 4}
-        if here[step] is None:
+        if isinstance(here, dict) and here.get(step) is None:
             here[step] = {}
         if following == 0 and step != "sources":
             here[step] = [[0, 1]] if leaf.path[-2:] == (0, 0) else [1]
@@ -172,7 +172,7 @@ def test_an_odd_number_is_refused_or_trains(
             assert names(said, leaf), said
             continue
         config = RunConfig.model_validate({**data, "name": f"run{ODD.index(value)}"})
-        assert names(trained(config, leaf) or str(leaf.path[-1]), leaf)
+        assert names(trained(config, leaf) or leaf.key, leaf)
 
 
 def trained(config: RunConfig, leaf: Leaf) -> str | None:

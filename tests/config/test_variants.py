@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from strata_sae.pipeline.config import RunConfig, dump, load
-from strata_sae.pipeline.config.training import UpdateSettings
+from strata_sae.pipeline.config.training import PlateauSettings, UpdateSettings
 from strata_sae.pipeline.errors import ConfigError
 from support.small_run import TOPK, run_data
 
@@ -17,6 +17,9 @@ CHANGES: dict[str, Any] = {
     "warmup_steps": 0,
     "decay_start": 0.5,
     "decay": "cosine",
+    "decay_to": 0.1,
+    "plateau": PlateauSettings(factor=0.3),
+    "weight_decay": 0.01,
     "compat": "dictionary_learning",
     "order": "clip_project",
     "projection_epsilon": 0.0,
@@ -76,6 +79,13 @@ def test_only_what_is_changed_is_dumped(tmp_path: Path) -> None:
         ({"training": {"learning_rate": 0.0}}, {}, "must be greater than 0 or auto, got 0.0"),
         ({"training": {"learning_rate": "fast"}}, {}, "auto"),
         ({"training": {"n_steps": 3}}, {}, "n_steps"),
+        ({}, {"epochs": 2.0}, "exactly one of n_steps and epochs, got both"),
+        ({}, {"keep": [0.5, 1.5]}, "less than or equal to 1"),
+        (
+            {"training": {"decay": "plateau", "plateau": {"loss": "heldout"}}},
+            {},
+            "variant 'own': plateau.loss: heldout needs training.heldout",
+        ),
         ({"resampling": {"every_steps": 0}}, {}, "greater than 0"),
         ({"resampling": {"every_steps": 61}}, {}, r"every_steps \(61\) exceeds n_steps \(60\), so it never happens"),
         ({"resampling": {"every_steps": 9, "until_step": 8}}, {}, r"until_step \(8\) must not lie before every_steps"),

@@ -44,14 +44,16 @@ class Steps:
         return wrapper
 
 
-def main(store: str, variants: str, dies_at: str, seed: str) -> None:
+def main(store: str, variants: str, dies_at: str, seed: str, training: str = "{}") -> None:
     noise, steps = random.Random(int(seed)), Steps(int(dies_at))
     torch.set_num_threads(1)
     for name in ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink"):
         setattr(os, name, steps.counted(getattr(os, name)))
     batches.Batches = functools.partial(batches.Batches, threads=noise.choice([1, 2, 4]))  # type: ignore[misc]
     torch.rand(noise.randrange(10))  # a global stream that is never where it was
-    config = RunConfig.model_validate(run_data(Path(store), json.loads(variants), checkpoint_every_steps=5))
+    config = RunConfig.model_validate(
+        run_data(Path(store), json.loads(variants), checkpoint_every_steps=5, **json.loads(training))
+    )
     train(config, show_progress=False)
     print(steps.n)
 

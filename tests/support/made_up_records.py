@@ -70,6 +70,9 @@ def ending(
     return Ending(
         fingerprint=config.fingerprint,
         status="diverged" if diverged else "finished",
+        stopped_at_step=None,
+        best_step=None,
+        kept=[],
         diverged_at_step=diverged_at_step,
         reason="loss is nan" if diverged else None,
         n_steps=n_steps,

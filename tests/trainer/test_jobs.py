@@ -21,7 +21,7 @@ def jobs_of(config: RunConfig) -> list[Job]:
 
 
 def passes_of(config: RunConfig) -> list[Pass]:
-    return plan_passes(jobs_of(config), open_store(config), config.training, torch.device("cpu"))
+    return plan_passes(jobs_of(config), open_store(config), config.training.memory_bytes, torch.device("cpu"))
 
 
 def test_every_variant_at_every_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -51,9 +51,10 @@ def test_own_settings_win_and_separate(make_config):
 
 
 def test_a_pass_and_its_jobs_agree_on_all_but_what_a_variant_may_change(make_config):
-    variants = {"a": {**VARIANT, "training": {"batch_size": 32, "learning_rate": 0.5}}}
+    variants = {"b": {**VARIANT, "training": {"batch_size": 32}}, "a": {**VARIANT, "training": {"batch_size": 32}}}
+    variants["a"]["training"] |= {"learning_rate": 0.5}
     (pass_,) = passes_of(make_config(variants, batch_size=64))
-    own = pass_.jobs[0].training
+    own = pass_.jobs[1].training
     assert pass_.training.model_copy(update={"learning_rate": 0.5}) == own
     assert pass_.training.learning_rate == 0.003, "control: the pass has no say in it"
     assert (pass_.stream.batch_size, pass_.stream.seed) == (32, 0)

@@ -209,7 +209,7 @@ def test_what_it_takes_counts_both_widths(make):
     config = make({"transcoder": TRANSCODER, "crosscoder": CROSSCODER}, window_rows=1000)
     store = open_store(config)
     jobs = plan_jobs(config, store, RunFolder(config.run_path()))
-    needed = [pass_.memory_bytes() for pass_ in plan_passes(jobs, store, config.training, CPU)]
+    needed = [pass_.memory_bytes() for pass_ in plan_passes(jobs, store, config.training.memory_bytes, CPU)]
     window = 2 * 1000 * sum(store.at(site).plan.bytes_per_row(site) for site in WIDTHS)
     parameters = [40 * 16 + 40 * 12 + 40 + 12, 2 * 40 * 28 + 40 + 28]
     assert needed == [(4 * n + 128 * 40) * 4 + window for n in parameters]

@@ -211,7 +211,7 @@ def adam(
     # These are computed in float64 and rounded once, in the call.
     size, root = step.rate / (1 - step.beta1**step.number), (1 - step.beta2**step.number) ** 0.5
     betas = step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2
-    numbers = (step.coefficient, *betas, size, root, step.epsilon)
+    numbers = (step.coefficient, *betas, size, root, step.epsilon, step.shrink)
     arrays = (tensor.numpy() for tensor in (W, gradient, mean, square, along))
     over_rows(
         rows.update_rows, W.shape[0], MATRIX_ROWS_AT_ONCE,

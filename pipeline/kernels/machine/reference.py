@@ -32,6 +32,8 @@ class AdamStep(NamedTuple):
     epsilon: float
     coefficient: float
     """What gradients are multiplied by to clip them."""
+    shrink: float = 1.0
+    """What parameters are multiplied by before they move: weight decay apart from the gradient (AdamW)."""
 
 
 class Entries(NamedTuple):
@@ -270,9 +272,12 @@ def adam(
 
     along_E: the rows of W have norm 1; the update follows gradient - along_E * W, which leaves their norms as they are,
     and then gives them norm 1 again. Source: Kingma & Ba 2014, algorithm 1; `grad_scale`, a divisor, applies the clip.
+    Weight decay: Loshchilov & Hutter 2019, algorithm 2, as in PyTorch's AdamW.
     """
     if along_E is not None:
         gradient.addcmul_(W, along_E[:, None], value=-1.0)
+    if step.shrink != 1.0:
+        W.mul_(step.shrink)
     coefficient = step.coefficient
     if W.dtype == torch.float64:  # grad_scale is a float32, whatever the gradient is
         gradient.mul_(coefficient)

@@ -201,9 +201,9 @@ def row_products(start, stop, gradient, W, products):
 
 @compiled_any_order
 def update_rows(
-    start, stop, W, gradient, mean, square, along, unit, scale, beta1, rest1, beta2, rest2, size, root, epsilon
+    start, stop, W, gradient, mean, square, along, unit, scale, beta1, rest1, beta2, rest2, size, root, epsilon, shrink
 ):
-    """Change rows start to stop - 1 of W, mean and square in place: projection, clip, Adam, and norm 1 if `unit`.
+    """Change rows start to stop - 1 of W, mean and square in place: projection, clip, AdamW, and norm 1 if `unit`.
 
     The gradient is scale * (gradient - along * W), row by row; size and root: the step size, and the square root of the
     second moment's correction. All numbers in W's dtype.
@@ -219,7 +219,7 @@ def update_rows(
             slope = scale * (g[m] - a * w[m])
             first[m] = beta1 * first[m] + rest1 * slope
             second[m] = beta2 * second[m] + rest2 * slope * slope
-            w[m] -= size * first[m] / (np.sqrt(second[m]) / root + epsilon)
+            w[m] = shrink * w[m] - size * first[m] / (np.sqrt(second[m]) / root + epsilon)
             norm += w[m] * w[m]
         if unit:
             factor = one / (np.sqrt(norm) + tiny)
