@@ -12,7 +12,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo twice test check long browser peers package bench toy
+.PHONY: help demo twice presets test check long browser peers package bench toy
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -23,6 +23,9 @@ demo: .venv/installed-demo ## extract, train, evaluate and report the demo, no G
 
 twice: .venv/installed-demo ## the demo, and that a second run finds everything finished
 	$(BIN)/python .ci/demo.py
+
+presets: .venv/installed-demo ## every preset in small: train, evaluate, report
+	$(BIN)/python .ci/presets.py
 
 test: .venv/installed-dev ## the tests, in two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not long and not browser"

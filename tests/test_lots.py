@@ -77,9 +77,18 @@ def test_the_table_repeats_what_pytest_said_last(tmp_path: Path, closing: str) -
 def test_the_lots_of_this_repository_are_those_agreed() -> None:
     lots = LOTS["read_lots"]((CI / "lots").read_text(encoding="utf-8"))
     budgets = {lot.name: lot.budget_minutes for lot in lots}
-    agreed = {"check": 3, "test": 10, "browser": 3, "engines": 6, "peers": 10, "package": 4, "benchmarks": 3, "demo": 6}
+    agreed = {
+        "check": 3,
+        "test": 10,
+        "browser": 3,
+        "engines": 6,
+        "peers": 10,
+        "package": 4,
+        "benchmarks": 3,
+        "demo": 10,
+    }
     assert budgets == agreed
-    assert sum(budgets.values()) == 45
+    assert sum(budgets.values()) == 49
     targets = (CI.parent / "Makefile").read_text(encoding="utf-8")
     for lot in lots:
         assert not lot.command or f"\n{lot.command.split()[-1]}:" in targets, lot

@@ -1,5 +1,6 @@
 """The variants of every file in configs/, and how they are made small."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,19 @@ def loaded(path: Path) -> RunConfig:
 def smaller_sae(sae: dict[str, Any]) -> dict[str, Any]:
     """An SAE of few latents, and of as many on."""
     shrunk = D_MODEL if sae["architecture"] == "identity" else min(sae["d_sae"], LARGEST)
-    k = {"k": 4} if isinstance(sae.get("k"), int) else {}
+    k = {"k": 4, "per_child_k": 2} if isinstance(sae.get("k"), int) else {}
     if isinstance(sae.get("k"), dict):
         k = {"k": {**sae["k"], "start": min(sae["k"]["start"], 4), "end": min(sae["k"]["end"], 16)}}
+    if sae.get("per_child_k") is None:
+        k.pop("per_child_k", None)
     return {**sae, "d_sae": shrunk, **k}
 
 
 def smaller_objective(objective: dict[str, Any]) -> dict[str, Any]:
     """The terms, those that count latents with fewer."""
-    fewer = {"hierarchical_topk": {"ks": [1, 2, 4]}}
+    fewer: dict[str, dict[str, Any]] = {"hierarchical_topk": {"ks": [1, 2, 4]}}
+    if ((objective.get("l0") or {}).get("target") or 0) > LARGEST:
+        fewer["l0"] = {"target": 4.0}
     if (objective.get("prefix_reconstruction") or {}).get("ends"):
         fewer["prefix_reconstruction"] = {"ends": [LARGEST // 4, LARGEST]}
     return {
@@ -39,7 +44,7 @@ def smaller_objective(objective: dict[str, Any]) -> dict[str, Any]:
 
 
 def small(config: RunConfig, store: Path) -> RunConfig:
-    """The config with the same variants, the rest cut to what a test has time for."""
+    """The config with the same variants, those that are then equal once, the rest cut to what a test has time for."""
     data = config.model_dump(mode="json")
     names = dict(zip(data["store"]["sites"], SITES, strict=False))
     for variant in data["variants"].values():
@@ -47,8 +52,18 @@ def small(config: RunConfig, store: Path) -> RunConfig:
             variant[key] = variant[key] and [names[site] for site in variant[key]]
         variant["sae"] = smaller_sae(variant["sae"])
         variant["objective"] = smaller_objective(variant["objective"])
-        variant["training"].pop("batch_size", None)
+        for key in ("batch_size", "warmup_steps"):
+            variant["training"].pop(key, None)
+    data["variants"] = _different(data["variants"])
     data["store"] |= {"path": str(store), "sites": [*SITES]}
     quick = {"sites": [SITE], "n_steps": N_STEPS, "batch_size": 32, "window_rows": 1024, "warmup_steps": 1}
     data["training"] |= {**quick, "calibration_rows": 64, "threshold_start_step": 0, "device": "cpu"}
     return RunConfig.model_validate(data)
+
+
+def _different(variants: dict[str, Any]) -> dict[str, Any]:
+    """The first of each set of equal variants."""
+    first: dict[str, str] = {}
+    for name, variant in variants.items():
+        first.setdefault(json.dumps(variant, sort_keys=True), name)
+    return {name: variants[name] for name in first.values()}
