@@ -165,3 +165,18 @@ def test_pairs_found_in_tiles_are_those_found_by_rows(form, monkeypatch):
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         assert float(found[0][name]) == pytest.approx(float(found[1][name]), rel=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize("penalty", ["absolute", "squared"])
+def test_in_float32_the_pairs_apart_lose_no_digits(penalty):
+    """The closed form takes the diagonal off a sum over all pairs."""
+    W_dec = torch.randn(400, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W_dec /= W_dec.norm(dim=1, keepdim=True)
+    single = torch.zeros(400, 60)
+    found = all_pairs.of_decoder_alike(W_dec.float(), 0.119, penalty, 0.7, single)
+    p = W_dec.clone().requires_grad_()
+    similarity_EE = (p @ p.T) * (1 - torch.eye(400, dtype=torch.float64))
+    loss = 0.119 * (similarity_EE.abs() if penalty == "absolute" else similarity_EE.square()).sum()
+    (gradient,) = torch.autograd.grad(0.7 * loss, p)
+    assert float(found) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert float((single.double() - gradient).norm() / gradient.norm()) < 1e-6
