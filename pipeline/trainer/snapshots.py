@@ -16,9 +16,12 @@ TILE_LATENTS = 512
 def share_due(step: int, every_steps: int, n_steps: int) -> float | None:
     """The share of the run whose snapshot a logged step (updates done, 1-based) carries: it is the first at or after.
 
-    The largest, where one step is the first after several of them.
+    The largest, where one step is the first after several of them. None for a step whose line is written for another
+    reason: a share has one snapshot.
     """
     # Logged are step 1, every `every_steps`-th, and the last one.
+    if step not in (1, n_steps) and step % every_steps:
+        return None
     before = 1 if step - 1 < every_steps else (step - 1) // every_steps * every_steps
     before = 0 if step == 1 else before
     due = [share for share in SHARES if before < share * n_steps <= step]
