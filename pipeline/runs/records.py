@@ -80,6 +80,17 @@ class ResamplingPart(OpenGroup):
     """Settings of resampling: keys of `ResamplingSettings`."""
 
 
+class ParentPart(Group):
+    """The finished SAE whose weights an extension began with; it lies in the same run."""
+
+    name: str
+    """`<variant>@<site>`: its folder in variants/."""
+    fingerprint: str
+    weights_sha256: str
+    n_steps: Count
+    """Updates made before, by it and by its own parents: the number of the extension's first batch."""
+
+
 class SAERecord(Record):
     """config.json: everything that the bits of an SAE depend on."""
 
@@ -107,6 +118,8 @@ class SAERecord(Record):
     writes: list[SitePart]
     store_ids: dict[str, str]
     """Site -> store, of a transcoder or crosscoder."""
+    parent: ParentPart | None
+    """Of an extension (`train --extend`); null: training began with initial weights."""
     fingerprint: str
 
     @property
