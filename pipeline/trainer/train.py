@@ -13,9 +13,10 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.break_even import measured_break_even
 from strata_sae.pipeline.reading.outlier_norms import outlier_norms
 from strata_sae.pipeline.reading.which_store import open_store
+from strata_sae.pipeline.runs.environment import Environment, environment
 from strata_sae.pipeline.runs.folders import RunFolder, only_writer
 from strata_sae.pipeline.runs.record_files import changed_keys, read_lines, read_record, write_record, write_yaml
-from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure, environment
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Measure
 from strata_sae.pipeline.trainer.estimate import PassRate, estimate_lines
 from strata_sae.pipeline.trainer.extend import plan_extensions
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
