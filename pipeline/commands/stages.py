@@ -42,11 +42,13 @@ def extract_activations(config: "ExtractConfig", n_workers: int = 1) -> None:
         log.warning("%s", line)
 
 
-def train_saes(config: "TrainConfig", stage: Path | None = None, only: Sequence[str] = ()) -> None:
-    """Stage 2: store -> one SAE per variant and site."""
+def train_saes(
+    config: "TrainConfig", stage: Path | None = None, only: Sequence[str] = (), extend: int | None = None
+) -> None:
+    """Stage 2: store -> one SAE per variant and site, or extensions of them by so many updates."""
     from strata_sae.pipeline.trainer.train import train
 
-    train(config, stage=stage, only=only, show_progress=shows_progress())
+    train(config, stage=stage, only=only, extend=extend, show_progress=shows_progress())
 
 
 def evaluate_saes(config: "TrainConfig") -> None:

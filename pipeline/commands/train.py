@@ -31,6 +31,12 @@ def train(
             metavar="FILE", parser=reader_of("--add"), help="Train the variants of this YAML file, too; repeatable."
         ),
     ] = None,
+    extend: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS", min=1, help="Go on from finished variants for so many steps, as new ones: topk+500."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained, and what it takes of time, memory and disk.")
     ] = False,
@@ -45,6 +51,6 @@ def train(
         from strata_sae.pipeline.trainer.estimate import measured_rates
         from strata_sae.pipeline.trainer.train import describe_training
 
-        typer.echo(describe_training(settings, only or (), measured_rates))
+        typer.echo(describe_training(settings, only or (), measured_rates, extend))
     else:
-        stages.train_saes(settings, stage, only or ())
+        stages.train_saes(settings, stage, only or (), extend)

@@ -189,7 +189,19 @@ def _lines(config: ExtractConfig, model_name: str, plan: Plan, arrangement: Arra
     yield "units", f"{plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows"
     yield "memory", f"{filling_bytes(plan):,} bytes to fill a unit, beside the model"
     if config.training is not None:
+        yield from (("training", line) for line in _epochs(config, config.training, train_rows))
         yield from (("mixing", line) for line in _mixing(config, config.training, plan, arrangement))
+
+
+def _epochs(config: ExtractConfig, training: TrainingSettings, train_rows: int) -> Iterator[str]:
+    """How many updates `training.epochs` are, for each batch size."""
+    if training.epochs is None:
+        return
+    for batch_size in dict.fromkeys(batch_size for *_, batch_size in _batches(config, training)):
+        yield (
+            f"{training.epochs:g} epochs in batches of {batch_size:,} are "
+            f"{max(1, int(training.epochs * train_rows / batch_size)):,} updates, or fewer after training.filters"
+        )
 
 
 def _mixing(config: ExtractConfig, training: TrainingSettings, plan: Plan, arrangement: Arrangement) -> Iterator[str]:

@@ -24,11 +24,12 @@ from strata_sae.pipeline.runs.chain import (
     read_examples,
     read_training,
 )
+from strata_sae.pipeline.runs.environment import Environment
 from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics, StoreSummary
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.record_files import Found, read_lines, read_record, read_whole_lines, read_yaml
-from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, LoaderLine, Record, SAERecord
+from strata_sae.pipeline.runs.records import CurveLine, Ending, LoaderLine, Record, SAERecord
 from strata_sae.pipeline.strict_yaml import parse, unparse
 
 T = TypeVar("T")

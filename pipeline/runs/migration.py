@@ -38,7 +38,7 @@ ADDED_KEYS: dict[int, dict[str, JsonObject]] = {
             "keep": [],
         },
         "initial": {"b_dec_from": "first_batch"},
-        "config.json": {"d_in": None, "reads": [], "writes": [], "store_ids": {}},
+        "config.json": {"d_in": None, "reads": [], "writes": [], "store_ids": {}, "parent": None},
         "training.json": {"stopped_at_step": None, "best_step": None, "kept": []},
         "state.json": {"curves_sha256": None},
         "metrics.json": {"sha256": None},

@@ -5,10 +5,7 @@ their own models, where those are built; here stand the keys that other stages r
 """
 
 import math
-import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -80,6 +77,17 @@ class ResamplingPart(OpenGroup):
     """Settings of resampling: keys of `ResamplingSettings`."""
 
 
+class ParentPart(Group):
+    """The finished SAE whose weights an extension began with; it lies in the same run."""
+
+    name: str
+    """`<variant>@<site>`: its folder in variants/."""
+    fingerprint: str
+    weights_sha256: str
+    n_steps: Count
+    """Updates made before, by it and by its own parents: the number of the extension's first batch."""
+
+
 class SAERecord(Record):
     """config.json: everything that the bits of an SAE depend on."""
 
@@ -107,6 +115,8 @@ class SAERecord(Record):
     writes: list[SitePart]
     store_ids: dict[str, str]
     """Site -> store, of a transcoder or crosscoder."""
+    parent: ParentPart | None
+    """Of an extension (`train --extend`); null: training began with initial weights."""
     fingerprint: str
 
     @property
@@ -259,38 +269,3 @@ class LoaderLine(Record):
     n_bytes: Count
     seconds: float
     steps: Count
-
-
-class Environment(Record):
-    """environment.json: what results depend on besides config and store, without anything personal."""
-
-    kind: ClassVar[str] = "environment.json"
-    remedy: ClassVar[str] = "delete it and run train"
-    python: str
-    platform: str
-    cpu_count: Count | None
-    packages: dict[str, str | None]
-    device: str
-    torch_threads: Count
-
-
-PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "safetensors", "strata-sae")
-
-
-def environment(*, device: str, torch_threads: int) -> Environment:
-    """Versions and processor of this process, and what only the caller knows."""
-    return Environment(
-        python=platform.python_version(),
-        platform=f"{platform.system()} {platform.machine()}",
-        cpu_count=os.cpu_count(),
-        packages={name: _version(name) for name in PACKAGES},
-        device=device,
-        torch_threads=torch_threads,
-    )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -86,6 +86,14 @@ def fold(weights: Mapping[str, Tensor], record: SAERecord) -> Tensors:
     return {name: tensor * by_name[name].to(tensor) if name in by_name else tensor for name, tensor in weights.items()}
 
 
+def unfold(weights: Mapping[str, Tensor], record: SAERecord) -> Tensors:
+    """The inverse of `fold`."""
+    codes = record.input_scale
+    by_name = {"W_enc": codes / _columns(record.reads), "W_dec": _columns(record.writes) / codes}
+    by_name["b_dec"] = by_name["W_dec"]
+    return {name: tensor * by_name[name].to(tensor) if name in by_name else tensor for name, tensor in weights.items()}
+
+
 def _columns(sites: Sequence[SitePart]) -> Tensor:
     """The scale of every column: float64."""
     return torch.cat([torch.full((site.width,), site.scale, dtype=torch.float64) for site in sites])

@@ -45,6 +45,11 @@ class Job:
     folder: VariantFolder
 
     @property
+    def first_batch(self) -> int:
+        """The number of its first batch: an extension reads on where its parent stopped."""
+        return 0 if self.record.parent is None else self.record.parent.n_steps
+
+    @property
     def name(self) -> str:
         """`<variant>@<site or route>`: its folder's name."""
         return self.folder.name
@@ -59,7 +64,7 @@ def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Seque
         StoreError.
 
     """
-    variants = {name: config.variants[name] for name in _chosen(list(config.variants), only)}
+    variants = {name: config.variants[name] for name in chosen(list(config.variants), only)}
     at_sites = [Route((site,), (site,)) for site in _sites(config, stores)]
     wanted = [(name, route) for route in at_sites for name, variant in variants.items() if variant.route is None]
     wanted += [(name, variant.route) for name, variant in variants.items() if variant.route is not None]
@@ -152,7 +157,7 @@ def never_dead(jobs: Iterable[Job]) -> list[str]:
     ]
 
 
-def _chosen(names: list[str], patterns: Sequence[str]) -> list[str]:
+def chosen(names: list[str], patterns: Sequence[str]) -> list[str]:
     """The names that a pattern fits; all where there is no pattern. Raises: ConfigError if one fits none."""
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
@@ -198,6 +203,7 @@ def _record(
         reads=[] if route.is_sae else _parts(route.reads, scaling.reads, widths),
         writes=[] if route.is_sae else _parts(route.writes, scaling.writes, widths),
         store_ids={} if route.is_sae else {site: stores.at(site).id for site in route.sites},
+        parent=None,
         fingerprint="",
     )
     return with_fingerprint(record)

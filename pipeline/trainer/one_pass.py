@@ -22,6 +22,7 @@ from strata_sae.pipeline.runs.records import LoaderLine
 from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.centres import start_at_a_centre
+from strata_sae.pipeline.trainer.extend import begin_at_parent, weights_of_parent
 from strata_sae.pipeline.trainer.heldout import measure
 from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.session import Session, is_logged
@@ -43,9 +44,9 @@ def run_pass(
         feed = stack.enter_context(closing(Feed(pass_.route, stores, pass_.stream, pass_.scaling, device, documents)))
         loader = LoaderLog(run.loader(name), pass_, feed)
         sessions = _sessions(pass_, stores, device, stack)
-        start_at_a_centre([session.trainee.sae for session in sessions if session.fresh], feed)
+        _begin([session for session in sessions if session.fresh], feed, run)
         for session in sessions:
-            session.keep_initial(lambda: feed.batch(0).x_BM)
+            session.keep_initial(lambda: feed.batch(pass_.first_batch).x_BM)
         heldout = _heldout(pass_, feed)
         start = min((s.trainee.step for s in sessions if not s.trainee.stopped_early), default=training.n_steps)
         bar = stack.enter_context(
@@ -57,7 +58,7 @@ def run_pass(
                 break
             due = [session for session in sessions if session.trainee.is_due(step)]
             if due:
-                rows = feed.batch(step)
+                rows = feed.batch(pass_.first_batch + step)
                 measures = _is_measured(training, step + 1)
                 mixed = _mixed(feed, rows.numbers) if is_line or measures else {}
                 for session in due:
@@ -70,7 +71,7 @@ def run_pass(
                 loader.write()
             bar.advance(1)
         loader.write()
-        calibration = feed.calibration(training.n_steps, training.calibration_rows)
+        calibration = feed.calibration(pass_.first_batch + training.n_steps, training.calibration_rows)
         for session in sessions:
             if session.trainee.diverged is None:
                 session.finish(calibration)
@@ -95,10 +96,19 @@ def _sessions(pass_: Pass, stores: Together, device: torch.device, stack: ExitSt
         generator = weight_generator(job.seed, sae.d_sae, pass_.d_out)
         weights = initial_weights(sae, pass_.d_out, generator, pass_.d_in)
         on_device = {name: tensor.to(device) for name, tensor in weights.items()}
-        trainee = Trainee(job.variant, job.training, on_device, workspace, seed=job.seed)
+        extends = job.record.parent is not None
+        trainee = Trainee(job.variant, job.training, on_device, workspace, seed=job.seed, extends=extends)
         trainee.sae.blocks = [stores.sites[site] for site in pass_.route.writes]
         sessions.append(stack.enter_context(closing(Session(job, trainee))))
     return sessions
+
+
+def _begin(fresh: list[Session], feed: Feed, run: RunFolder) -> None:
+    """Give new SAEs the weights that they start from, where those are not drawn: a centre of rows, or a parent's."""
+    start_at_a_centre([session.trainee.sae for session in fresh if session.job.record.parent is None], feed)
+    for session in fresh:
+        if session.job.record.parent is not None:
+            begin_at_parent(session.trainee.sae.parameters(), weights_of_parent(session.job, run))
 
 
 def _heldout(pass_: Pass, feed: Feed) -> Callable[[], Iterator[Rows]] | None:

@@ -48,6 +48,8 @@ class Pass:
     """Of all sites together, as they are stored."""
     n_rows: int
     """Rows of the store (count)."""
+    first_batch: int
+    """Number of the batch of the first update."""
     jobs: tuple[Job, ...]
 
     def describe(self) -> str:
@@ -55,6 +57,14 @@ class Pass:
         names = ", ".join(job.variant_name for job in self.jobs)
         size = self.training.batch_size
         return f"{self.route.name}: batches of {size} rows, seed {self.seed}, read once for {names}"
+
+    def length(self) -> str:
+        """One line for the log: how long training is, in updates and in epochs."""
+        n_steps, n_rows, size = self.training.n_steps, self.jobs[0].rows.n_rows, self.training.batch_size
+        return (
+            f"{self.route.name}: {n_steps:,} updates of {size:,} rows are {n_steps * size / n_rows:.4g} epochs of the "
+            f"{n_rows:,} rows to train on"
+        )
 
     def memory_bytes(self) -> int:
         """Bytes of parameters and optimisers, of the pre-activations that variants share, and of two windows."""
@@ -99,10 +109,11 @@ def plan_passes(jobs: list[Job], stores: Together, memory_bytes: int | None, dev
     Raises: CheckpointError if a job's folder holds another SAE; ConfigError if a job needs more memory than there is.
 
     """
-    together: dict[tuple[Route, int, int, int, str], list[Job]] = {}
+    together: dict[tuple[Route, int, int, int, str, int], list[Job]] = {}
     for job in jobs:
         training = job.training
-        read_as = (job.route, training.batch_size, training.n_steps, job.seed, training.input_scale)
+        lengths = (training.batch_size, training.n_steps)
+        read_as = (job.route, *lengths, job.seed, training.input_scale, job.first_batch)
         unfinished = together.setdefault(read_as, [])
         if is_done(job):
             log.info("%s: trained already, skipped", job.name)
@@ -132,6 +143,7 @@ def _pass_of(jobs: list[Job], stores: Together) -> Pass:
         d_out=route.d_out(stores.sites),
         row_bytes=sum(plan.bytes_per_row(site) for site, plan in plans.items()),
         n_rows=plans[route.reads[0]].n_rows,
+        first_batch=first.first_batch,
         jobs=tuple(jobs),
     )
 
@@ -179,7 +191,8 @@ def announcement(passes: list[Pass], stores: Together) -> list[str]:
     disk = disk_bytes(passes)
     needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints and weights"
     capped = (capped_window(pass_.route, stores, pass_.stream, pass_.training) for pass_ in passes)
-    return [*(pass_.describe() for pass_ in passes), *filter(None, capped), needs]
+    lengths = (pass_.length() for pass_ in passes)
+    return [*(pass_.describe() for pass_ in passes), *dict.fromkeys(lengths), *filter(None, capped), needs]
 
 
 def disk_bytes(passes: list[Pass]) -> int:

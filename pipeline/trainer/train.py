@@ -13,10 +13,12 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.break_even import measured_break_even
 from strata_sae.pipeline.reading.outlier_norms import outlier_norms
 from strata_sae.pipeline.reading.which_store import open_store
+from strata_sae.pipeline.runs.environment import Environment, environment
 from strata_sae.pipeline.runs.folders import RunFolder, only_writer
 from strata_sae.pipeline.runs.record_files import changed_keys, read_lines, read_record, write_record, write_yaml
-from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, Measure, environment
+from strata_sae.pipeline.runs.records import CurveLine, Ending, Measure
 from strata_sae.pipeline.trainer.estimate import PassRate, estimate_lines
+from strata_sae.pipeline.trainer.extend import plan_extensions
 from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
 from strata_sae.pipeline.trainer.one_pass import run_pass
 from strata_sae.pipeline.trainer.passes import Pass, announcement, disk_bytes, plan_passes
@@ -30,19 +32,25 @@ HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s", ""
 
 
 def train(
-    config: TrainConfig, *, stage: Path | None = None, only: Sequence[str] = (), show_progress: bool = True
+    config: TrainConfig,
+    *,
+    stage: Path | None = None,
+    only: Sequence[str] = (),
+    extend: int | None = None,
+    show_progress: bool = True,
 ) -> None:
     """Train every variant at every site; what is finished is skipped, what was interrupted goes on.
 
     Args:
         stage: a folder on a near disk, to which what is read of the store is copied first.
         only: names or patterns (topk_*) of the variants to train now; none: all.
+        extend: train variants that go on from the finished ones for so many updates, instead of these.
     Raises: StoreError, ConfigError, CheckpointError.
 
     """
     stores, run = open_store(config, stage), RunFolder(config.run_path())
     device = choose_device(config.training.device, "training.device")
-    jobs = plan_jobs(config, stores, run, only)
+    jobs = _jobs(config, stores, run, only, extend)
     speeds: dict[str, float] = {}
     with only_writer(run.path):
         passes = plan_passes(jobs, stores, config.training.memory_bytes, device)
@@ -56,14 +64,23 @@ def train(
             log.info("%s", line)
 
 
-def describe_training(config: TrainConfig, only: Sequence[str] = (), measure: Measuring | None = None) -> str:
+def _jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Sequence[str], extend: int | None) -> list[Job]:
+    """What is to be trained: the variants of the config, or extensions of them."""
+    if extend is None:
+        return plan_jobs(config, stores, run, only)
+    return plan_extensions(config, stores, run, extend, only)
+
+
+def describe_training(
+    config: TrainConfig, only: Sequence[str] = (), measure: Measuring | None = None, extend: int | None = None
+) -> str:
     """What `train` would do: passes, variants, memory, disk. Reads the store, trains nothing. Raises: as `train`.
 
     measure: gives the rates that the time is estimated from; without it no time is said.
     """
     stores = open_store(config)
     device = choose_device(config.training.device, "training.device")
-    jobs = plan_jobs(config, stores, RunFolder(config.run_path()), only)
+    jobs = _jobs(config, stores, RunFolder(config.run_path()), only, extend)
     passes = plan_passes(jobs, stores, config.training.memory_bytes, device)
     n_left = sum(len(pass_.jobs) for pass_ in passes)
     measured = _break_evens(passes, config.training.break_even_density, device)

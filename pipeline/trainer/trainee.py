@@ -101,9 +101,20 @@ class Trainee:
     """
 
     def __init__(
-        self, variant: Variant, training: ResolvedTraining, weights: Tensors, workspace: Workspace, *, seed: int = 0
+        self,
+        variant: Variant,
+        training: ResolvedTraining,
+        weights: Tensors,
+        workspace: Workspace,
+        *,
+        seed: int = 0,
+        extends: bool = False,
     ) -> None:
-        """`training` is that of the job. `seed` decides which rows resampling draws, and between equal values."""
+        """`training` is that of the job. `seed` decides which rows resampling draws, and between equal values.
+
+        extends: whether it goes on from a finished SAE; schedules other than the rate's then stay at their ends.
+        """
+        self.extends = extends
         device = weights["W_dec"].device
         self.variant, self.training, self.workspace, self.seed = variant, training, workspace, seed
         self.step = 0
@@ -154,7 +165,7 @@ class Trainee:
         Returns: None if it diverged, with the parameters as they were.
         """
         training, parameters = self.training, self.sae.parameters()
-        fraction_done = self.step / self.training.n_steps
+        fraction_done = 1.0 if self.extends else self.step / self.training.n_steps
         encoding = self.sae.encode(x_BM, fraction_done=fraction_done, workspace=self.workspace)
         dead_E = self.dead_clock.update(encoding.codes)
         result = self.objective.forward_backward(

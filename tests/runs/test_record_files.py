@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs.environment import Environment, environment
 from strata_sae.pipeline.runs.folders import RunFolder, only_writer
 from strata_sae.pipeline.runs.migration import VERSION
 from strata_sae.pipeline.runs.record_files import (
@@ -20,7 +21,7 @@ from strata_sae.pipeline.runs.record_files import (
     write_record,
     write_yaml,
 )
-from strata_sae.pipeline.runs.records import CurveLine, Ending, Environment, SAERecord, State, environment
+from strata_sae.pipeline.runs.records import CurveLine, Ending, SAERecord, State
 from strata_sae.pipeline.strict_yaml import parse
 from strata_sae.stores.files.filesystem import FileSystem, publish_folder, remove_folder, remove_staged, write_bytes
 from strata_sae.stores.files.hashing import file_sha256

@@ -51,6 +51,7 @@ def sae_record(
         input_scale=0.04,
         reads=[],
         writes=[],
+        parent=None,
         store_ids={},
         fingerprint="",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from strata_sae.pipeline.evaluation.metric import definition
 from strata_sae.pipeline.evaluation.metrics import METRICS as REGISTERED
+from strata_sae.pipeline.runs.environment import Environment
 from strata_sae.pipeline.runs.evaluation_records import (
     EvaluationPart,
     Example,
@@ -23,7 +24,7 @@ from strata_sae.pipeline.runs.evaluation_records import (
 )
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.record_files import write_record, write_yaml
-from strata_sae.pipeline.runs.records import COSINE_BINS, CurveLine, Environment, SAERecord, Similarity
+from strata_sae.pipeline.runs.records import COSINE_BINS, CurveLine, SAERecord, Similarity
 from strata_sae.stores.files.hashing import file_sha256
 from support.made_up_records import curve_line, ending, sae_record, write_lines
 
