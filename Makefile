@@ -12,7 +12,7 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
-.PHONY: help demo twice presets test check long browser peers package bench toy
+.PHONY: help demo twice presets test check long browser peers package bench toy page
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -55,6 +55,10 @@ package: .venv/bin/uv ## build the wheel; train from it where nothing else is in
 
 bench: .venv/installed-dev ## every benchmark; each prints ratios measured side by side
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+page: .venv/installed-dev ## write docs/config.md and configs/schema.json anew, after a setting changed
+	$(BIN)/python .ci/config_page.py
+	$(BIN)/python run_pipeline.py schema > configs/schema.json
 
 toy: .venv/installed-dev .venv-peers/installed ## every benchmark at toy size, to see that it runs
 	$(BIN)/python .ci/toy_benchmarks.py

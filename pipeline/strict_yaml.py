@@ -28,6 +28,9 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
     for _character in _first:
         _RESOLVERS.setdefault(_character, []).append((_tag, re.compile(rf"(?:{_pattern})\Z")))
 
+_OF_INDENTATION = ("mapping values are not allowed", "expected <block end>", "found character '\\t'")
+"""In PyYAML's words: what it says where a line does not begin in the column of those before it, or with a tab."""
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses what makes YAML ambiguous or expensive."""
@@ -75,7 +78,9 @@ def parse(text: str, name: str) -> tuple[Yaml, dict[Path, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark is not None else name
-        raise ConfigError(f"{where}: {error.problem or error.context}") from None
+        said = str(error.problem or error.context)
+        hint = "; keys of one section begin in the same column" if any(word in said for word in _OF_INDENTATION) else ""
+        raise ConfigError(f"{where}: {said}{hint}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
 

@@ -20,6 +20,7 @@ from strata_sae.pipeline.commands.init import init
 from strata_sae.pipeline.commands.report import report
 from strata_sae.pipeline.commands.run import run
 from strata_sae.pipeline.commands.runs import runs_app
+from strata_sae.pipeline.commands.schema import schema
 from strata_sae.pipeline.commands.sigbus_guard import supervise
 from strata_sae.pipeline.commands.store import store_app
 from strata_sae.pipeline.commands.train import train
@@ -120,7 +121,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (init, run, plan, extract, train, evaluate, report):
+for _command in (init, run, plan, extract, train, evaluate, report, schema):
     app.command()(_command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from strata_sae.pipeline.config.homes import misplaced
 from strata_sae.pipeline.config.schema import Place, whole_config
 from strata_sae.pipeline.errors import nearest, shown
 from strata_sae.pipeline.runs.migration import SECTIONS, new_name
@@ -51,11 +52,12 @@ def lines_of(error: ValidationError, data: Yaml, origins: Mapping[Path, str]) ->
 
 
 def unknown_key(path: Path, known: Iterable[str]) -> str:
-    """Says that there is no such key, and how it is called now, or the nearest one, or all of them."""
+    """Says that there is no such key, and how it is called now, or where it belongs, or the nearest one, or all."""
     if name := _name_now(path):
         return f"is called {name} now"
-    hint = nearest(str(path[-1]), known) or f"; known: {', '.join(known)}"
-    return f"no such key{hint}"
+    known = list(known)
+    hint = misplaced(path) or nearest(str(path[-1]), known)
+    return f"no such key{hint}" if hint else f"no such key; known: {', '.join(known)}"
 
 
 def _name_now(path: Path) -> str | None:

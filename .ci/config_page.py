@@ -1,0 +1,141 @@
+"""docs/config.md, made from the settings: every key with what may stand there, its default, and what it is.
+
+    .venv/bin/python .ci/config_page.py          # writes the page; tests/config/test_config_page.py says if it is old
+
+Unit and source are in the docstring of each key: (count), (bytes), "Default: SAEBench".
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from strata_sae.pipeline.config import json_schema  # noqa: E402
+
+PAGE = ROOT / "docs/config.md"
+HEAD = """\
+# Every key of a config
+
+Written by `make page` from the settings in `pipeline/config/`, `pipeline/saes/` and `pipeline/objective/`; a test says
+when it is out of date. `strata schema` prints the same for editors, `strata init` writes a file to start from. A key
+without a default is needed wherever its section is. `1e-4` is a number, `65_536` an integer.
+"""
+WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`", "null": "`null`"}
+BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
+Node = dict[str, Any]
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "\n".join(line for title, text, keys in parts(json_schema()) for line in part(title, text, keys))
+
+
+def parts(schema: Node) -> Iterator[tuple[str, str, Node]]:
+    """(heading, what it is, keys) of each group of settings, in the order of a file."""
+    groups, top = schema["$defs"], schema["properties"]
+    variant = groups["Variant"]["properties"]
+    yield "## Top level", "", top
+    yield section("model", top, groups)
+    yield section("corpus", top, groups)
+    yield from below("corpus", "CorpusSettings", groups)
+    for source in tagged(groups["CorpusSettings"]["properties"]["sources"]["items"], groups):
+        kind = source["properties"]["kind"]["const"]
+        yield f"### `corpus.sources`, `kind: {kind}`", source["description"], source["properties"]
+    yield section("store", top, groups)
+    yield section("training", top, groups)
+    yield from below("training", "TrainingSettings", groups)
+    yield "## `variants.<name>`", groups["Variant"]["description"], variant
+    architectures = list(tagged(variant["sae"], groups))
+    shared = {
+        key: node
+        for key, node in architectures[0]["properties"].items()
+        if key != "architecture" and all(other["properties"].get(key) == node for other in architectures)
+    }
+    yield "### `sae`, every architecture", "", shared
+    yield "### `sae.initial`", groups["InitialSettings"]["description"], groups["InitialSettings"]["properties"]
+    for one in architectures:
+        own = {key: node for key, node in one["properties"].items() if key not in shared}
+        yield f"### `sae`, `architecture: {own.pop('architecture')['const']}`", one["description"], own
+    for term, node in variant["objective"]["properties"].items():
+        (name,) = references(node)
+        keys = {key: inner for key, inner in groups[name]["properties"].items() if key != "term"}
+        yield f"### `objective.{term}`", groups[name]["description"], keys
+    resampling = groups["ResamplingSettings"]
+    yield "### `resampling`", resampling["description"], resampling["properties"]
+    yield "### A schedule", groups["Schedule"]["description"], groups["Schedule"]["properties"]
+    yield section("evaluation", top, groups)
+    yield section("report", top, groups)
+
+
+def section(name: str, top: Node, groups: Node) -> tuple[str, str, Node]:
+    """A section of the file."""
+    (group,) = references(top[name])
+    return f"## `{name}`", top[name].get("description", groups[group]["description"]), groups[group]["properties"]
+
+
+def below(name: str, group: str, groups: Node) -> Iterator[tuple[str, str, Node]]:
+    """The groups of settings that are keys of a section."""
+    for key, node in groups[group]["properties"].items():
+        for inner in references({**node, "items": None}):
+            if inner != "Schedule":
+                yield f"### `{name}.{key}`", groups[inner]["description"], groups[inner]["properties"]
+
+
+def tagged(node: Node, groups: Node) -> Iterator[Node]:
+    """The groups between which a key decides."""
+    yield from (groups[name] for member in node["oneOf"] for name in references(member))
+
+
+def references(node: Any) -> list[str]:
+    """Names of the groups that may stand at a place."""
+    if isinstance(node, list):
+        return [name for inner in node for name in references(inner)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["$ref"].rpartition("/")[2]] if "$ref" in node else []
+    return own + [name for key in ("anyOf", "oneOf", "items") for name in references(node.get(key))]
+
+
+def part(title: str, text: str, keys: Node) -> Iterator[str]:
+    """The lines of a group of settings."""
+    yield from ["", title, ""]
+    if text:
+        yield from [" ".join(text.split()), ""]
+    if keys:
+        yield from ["| key | may be | default | |", "|---|---|---|---|"]
+        yield from (row(key, node) for key, node in keys.items())
+
+
+def row(key: str, node: Node) -> str:
+    """A line of a table."""
+    default = f"`{json.dumps(node['default'], ensure_ascii=False)}`" if "default" in node else "needed"
+    if isinstance(node.get("default"), dict):
+        default = "its keys' defaults" if node["default"] else "none"
+    cells = (f"`{key}`", allowed(node), default, " ".join(node.get("description", "").split()))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def allowed(node: Node) -> str:
+    """What may stand there."""
+    if "const" in node:
+        return f"`{node['const']}`"
+    if "enum" in node:
+        return ", ".join(f"`{word}`" for word in node["enum"])
+    if members := [*node.get("anyOf", []), *node.get("oneOf", [])]:
+        return ", ".join(dict.fromkeys(map(allowed, members)))
+    if "$ref" in node:
+        return "schedule" if node["$ref"].endswith("/Schedule") else "keys"
+    if node.get("type") == "array":
+        return f"list of {allowed(node.get('items', {}))}"
+    if node.get("type") == "object" or "type" not in node:
+        return "keys"
+    bounds = [text.format(f"{node[key]:,}") for key, text in BOUNDS.items() if key in node]
+    return " ".join([WORDS[node["type"]], " ".join(bounds)]).strip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page() + "\n", encoding="utf-8")
