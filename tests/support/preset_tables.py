@@ -59,7 +59,7 @@ def leaves(config: RunConfig) -> Leaves:
     """Every setting of a config; `training` of a variant as it trains, with what it shares."""
     data = config.model_dump(mode="json")
     for name, variant in config.variants.items():
-        data["variants"][name]["training"] = variant.resolved(config.training).model_dump(mode="json")
+        data["variants"][name]["training"] = variant.merged(config.training).model_dump(mode="json")
         data["variants"][name]["terms"] = list(variant.objective)
     return flat(data)
 

@@ -57,7 +57,9 @@ def small(config: RunConfig, store: Path) -> RunConfig:
     data["variants"] = _different(data["variants"])
     data["store"] |= {"path": str(store), "sites": [*SITES]}
     quick = {"sites": [SITE], "n_steps": N_STEPS, "batch_size": 32, "window_rows": 1024, "warmup_steps": 1}
-    data["training"] |= {**quick, "calibration_rows": 64, "threshold_start_step": 0, "device": "cpu"}
+    data["training"] |= {**quick, "calibration_rows": 64, "threshold_start_step": 0, "device": "cpu", "epochs": None}
+    if data["training"]["heldout"] is not None:
+        data["training"]["heldout"] |= {"every_steps": 1}
     return RunConfig.model_validate(data)
 
 

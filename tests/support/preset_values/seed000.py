@@ -11,6 +11,7 @@ SHARED = [
     Fact("store.sites", ["blocks.12.mlp.hook_post"], "README.md: --layer 12; config.py:148"),
     Fact("variants.*.training.input_scale", "none", "train.py: rows as the hook gives them"),
     Fact("variants.*.training.learning_rate", 3e-4, "config.py:175"),
+    Fact("variants.*.training.weight_decay", 0.0, "config.py:176"),
     Fact("variants.*.training.clip_norm", 1.0, "config.py:177: grad_clip"),
     Fact("variants.*.training.warmup_steps", 0, "train.py:117: AdamW alone"),
     Fact("variants.*.training.decay_start", 1.0, "train.py:117: AdamW alone"),

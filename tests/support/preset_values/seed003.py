@@ -1,6 +1,6 @@
 """Seed 003: FAST's quick start, rmovva/HypotheSAEs' sae.py, which it trains with, and the paper, arXiv 2506.07691."""
 
-from support.preset_tables import Fact, Ours, Table
+from support.preset_tables import Fact, Grid, Ours, Table
 
 HYPOTHESAES = [
     Fact("seed", 42, "train_sae.py"),
@@ -14,7 +14,7 @@ HYPOTHESAES = [
     Fact("store.sites", ["blocks.11.hook_resid_post"], "extract_activations.py: LAYER_IDX 12 of hidden_states"),
     Fact("variants.*.training.input_scale", "none", "HypotheSAEs sae.py: rows as they are"),
     Fact("variants.*.training.batch_size", 512, "train_sae.py: BATCH"),
-    Fact("variants.*.training.n_steps", 100 * (1_175_785 // 512), "train_sae.py: N_EPOCHS; QUICKSTART.md"),
+    Fact("variants.*.training.epochs", 100, "train_sae.py: N_EPOCHS"),
     Fact("variants.*.training.learning_rate", 5e-4, "train_sae.py: LR"),
     Fact("variants.*.training.warmup_steps", 0, "HypotheSAEs sae.py:324-334: Adam alone"),
     Fact("variants.*.training.decay_start", 1.0, "HypotheSAEs sae.py:324-334: Adam alone"),
@@ -24,6 +24,8 @@ HYPOTHESAES = [
     Fact("variants.*.training.threshold_from", "running_mean", "HypotheSAEs sae.py:259-265"),
     Fact("variants.*.training.threshold_mean", "from_zero", "HypotheSAEs sae.py:108"),
     Fact("variants.*.training.threshold_beta", 0.99, "HypotheSAEs sae.py:259-265"),
+    Fact("variants.*.training.heldout.patience", 5, "train_sae.py: PATIENCE"),
+    Fact("variants.*.training.heldout.every_steps", 1_175_785 // 512, "QUICKSTART.md: an epoch of its 6,975 texts"),
     Fact("variants.*.training.filters.drop_bos", False, "extract_activations.py: every token"),
     Fact("variants.*.training.filters.drop_special", False, "extract_activations.py: every token"),
     Fact("variants.*.training.filters.drop_template", False, "extract_activations.py: every token"),
@@ -47,6 +49,7 @@ HYPOTHESAES = [
     Fact("variants.*.sae.initial.decoder_norm", 1.0, "HypotheSAEs sae.py:252-257"),
     Fact("variants.*.sae.initial.encoder", "transpose", "HypotheSAEs sae.py:252-257"),
     Fact("variants.*.sae.initial.b_dec", "median", "HypotheSAEs sae.py:252-257"),
+    Fact("variants.*.sae.initial.b_dec_from", "train_split", "HypotheSAEs sae.py:305: X_train, whole"),
     Fact("variants.*.objective.prefix_reconstruction.fractions", [0.25, 1.0], "train_sae.py: prefixes [64, 256]"),
     Fact("variants.*.objective.prefix_reconstruction.levels", "mean", "HypotheSAEs sae.py:211-220"),
     Fact("variants.*reconstruction.reduction", "fvu", "HypotheSAEs sae.py:187-190: normalized MSE"),
@@ -63,4 +66,51 @@ OURS = [
     Ours("corpus.sources.*", "the user's own texts"),
     Ours("store.encoding", "what the model computes, in half the source's bytes"),
 ]
-TABLES: dict[str, Table] = {"seed003_hypothesaes": [*HYPOTHESAES, *OURS]}
+
+FAST = [
+    Fact("seed", 42, "appendix C: seed"),
+    Fact("model.path", "meta-llama/Llama-3.1-8B-Instruct", "table 1"),
+    Fact("model.dtype", "float32", "appendix C: dtype"),
+    Fact("corpus.deduplicate.n", 20, "appendix B: 20-gram deduplication"),
+    Fact("corpus.mode", "sequential", "section 3.3: each instance alone"),
+    Fact("corpus.context_length", 8192, "section 4.1: truncation"),
+    Fact("store.sites", [f"blocks.{layer}.hook_resid_post" for layer in (4, 12, 18, 20, 25)], "table 1: layers"),
+    Fact("variants.*.training.batch_size", 128, "appendix C: train batch size"),
+    Fact("variants.*.training.n_steps", 40_960_000 // 128, "appendix C: training tokens"),
+    Fact("variants.*.training.learning_rate", 7e-5, "appendix C: lr"),
+    Fact("variants.*.training.decay_to", 0.1, "appendix C: lr_end 7e-6"),
+    Fact("variants.*.training.decay", "cosine", "appendix C: cosineannealing"),
+    Fact("variants.*.training.decay_start", 1 - 64_000 / 320_000, "appendix C: decay steps"),
+    Fact("variants.*.training.warmup_steps", 16_000, "appendix C: warm-up steps"),
+    Fact("variants.*.training.beta1", 0.9, "appendix C"),
+    Fact("variants.*.training.beta2", 0.999, "appendix C"),
+    Fact("variants.*.training.filters.drop_bos", False, "section 3.1: special tokens kept"),
+    Fact("variants.*.training.filters.drop_special", False, "section 3.1: special tokens kept"),
+    Fact("variants.*.training.filters.drop_template", False, "section 3.1: chat template applied"),
+    Fact("variants.*.training.filters.max_norm_multiple", None, "section 3.1"),
+    Grid("variants.*.sae.d_sae", [8 * 4096, 16 * 4096], "appendix C: expansion factor"),
+    Fact("variants.*.sae.pre_bias", False, "appendix C: apply_b_dec_to_input False"),
+    Fact("variants.*.sae.decoder", "unit", "appendix C: normalize SAE decoder"),
+    Fact("variants.*.sae.initial.weights", "kaiming", "appendix A"),
+    Fact("variants.*.sae.initial.b_dec", "geometric_median", "appendix C: b_dec_init_method"),
+    Fact("variants.standard_*.sae.architecture", "relu", "section 3.2"),
+    Fact("variants.standard_*.terms", ["reconstruction", "l1"], "section 3.2"),
+    Fact("variants.standard_*.objective.l1.weight.end", 5.0, "appendix C: sparsity loss coefficient"),
+    Fact("variants.jump_relu_*.sae.architecture", "jump_relu", "section 3.2"),
+    Fact("variants.jump_relu_*.terms", ["reconstruction", "l0"], "section 3.2"),
+    Fact("variants.jump_relu_*.objective.l0.kind", "penalty", "section 3.2: lambda ||z||_0"),
+    Fact("variants.jump_relu_*.objective.l0.weight.end", 0.01, "appendix C: sparsity loss coefficient"),
+    Fact("variants.jump_relu_*.sae.bandwidth", 0.001, "appendix C: JumpReLU bandwidth"),
+    Fact("variants.jump_relu_*.sae.initial_threshold", 0.001, "appendix C: JumpReLU init threshold"),
+    Fact("variants.*.weight.start", 0.0, "appendix C: sparsity loss warm-up"),
+    Fact("variants.*.weight.finish", 10_000 / 320_000, "appendix C: sparsity loss warm-up steps"),
+    Fact("variants.*.objective.reconstruction.reduction", "sum", "section 3.2"),
+    Ours("name", "the run's folder"),
+    Ours("model.batch_tokens", "one long conversation, or several short ones"),
+    Ours("corpus.sources.*", "appendix B, by their names on the hub"),
+    Ours("corpus.n_tokens", "what the steps read, and the held-out conversations"),
+    Ours("corpus.heldout_fraction", "about its 5,000 conversations"),
+    Ours("variants.*.training.input_scale", "the paper does not say"),
+    Ours("variants.*.training.clip_norm", "the paper names no clipping"),
+]
+TABLES: dict[str, Table] = {"seed003_hypothesaes": [*HYPOTHESAES, *OURS], "seed003_fast": FAST}
