@@ -8,7 +8,6 @@ _.model_config  # pydantic reads it
 _.field_is_required  # pydantic calls it where it makes a JSON schema
 _.activation_batches  # for users: the README's loader
 _.units_of  # for users: docs/input_scale.md
-_.write_store  # for users: docs/notebook.md
 _.ActivationDataset  # for users: the README's torch dataset
 _.using  # for tests and users: another kernel backend for a while
 _.allow_bf16_reduced_precision_reduction  # a switch of torch

@@ -23,6 +23,7 @@ from strata_sae.pipeline.commands.runs import runs_app
 from strata_sae.pipeline.commands.schema import schema
 from strata_sae.pipeline.commands.sigbus_guard import supervise
 from strata_sae.pipeline.commands.store import store_app
+from strata_sae.pipeline.commands.toy import toy
 from strata_sae.pipeline.commands.train import train
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 
@@ -121,7 +122,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (init, run, plan, extract, train, evaluate, report, schema):
+for _command in (init, run, plan, extract, toy, train, evaluate, report, schema):
     app.command()(_command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")

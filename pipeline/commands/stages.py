@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from strata_sae.pipeline.config.run import ExtractConfig, RunConfig, TrainConfig
+    from strata_sae.pipeline.config.run import ExtractConfig, RunConfig, ToyConfig, TrainConfig
 
 # Imports that take seconds (torch, zarr, transformers) stand inside the functions that need them, so --help is quick.
 
 log = logging.getLogger(__name__)
 
 
-def run_stages(config: "TrainConfig", to_extract: "ExtractConfig | None") -> None:
+def run_stages(config: "TrainConfig", to_extract: "ExtractConfig | None", toy: "ToyConfig | None" = None) -> None:
     """The pipeline. A part that is finished is recognised and skipped.
 
-    to_extract: the same config, or None where it names no model and no text, but a store that is there.
+    to_extract, toy: the same config, or None where it does not say what to make a store of, but names one.
     """
     config.run_path()  # a name that cannot be a folder is refused now, before the store is made
     if to_extract is not None:
         extract_activations(to_extract)
+    if toy is not None:
+        make_toy(toy)
     train_saes(config)
     evaluate_saes(config)
     write_report(config)
@@ -40,6 +42,13 @@ def extract_activations(config: "ExtractConfig", n_workers: int = 1) -> None:
         extract(config, Local(n_workers), show_progress=shows_progress())
     if line := stored_outlier_norms(config):
         log.warning("%s", line)
+
+
+def make_toy(config: "ToyConfig") -> None:
+    """In the place of stage 1: made-up rows -> activation store."""
+    from strata_sae.pipeline.toy.make import make_toy
+
+    make_toy(config)
 
 
 def train_saes(

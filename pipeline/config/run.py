@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Self, get_args
 
-from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic import Field, GetCoreSchemaHandler, field_serializer, model_validator
 from pydantic_core import CoreSchema
 
 from strata_sae.pipeline.config.corpus import NOT_RECORDED_WHERE_UNSET, SOURCES, CorpusSettings, StoreSettings
 from strata_sae.pipeline.config.sweep import Sweep
+from strata_sae.pipeline.config.toy import ToySettings
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from strata_sae.pipeline.config.variants import Variant, check_sites
 from strata_sae.pipeline.errors import ConfigError
@@ -37,6 +38,8 @@ class RunConfig(Settings):
     """The language model. Needed to make a store; one that is there holds it in its plan."""
     corpus: Annotated[CorpusSettings | None, _Section] = None
     """The text. Needed to make a store; one that is there holds it in its plan."""
+    toy: Annotated[ToySettings | None, _Section] = None
+    """Made-up rows in the place of a model's. Needed by the command toy, which makes a store of them."""
     store: StoreSettings
     """The activation store."""
     training: Annotated[TrainingSettings | None, _Section] = None
@@ -52,6 +55,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
+        if self.toy and (self.model or self.corpus):
+            raise ValueError("toy: makes the rows of a store by itself; remove model and corpus, or toy")
         for site in self.sae_sites():
             if site not in self.store.sites:
                 raise ValueError(f"training.sites: {site!r} is not among store.sites {self.store.sites}")
@@ -66,6 +71,10 @@ class RunConfig(Settings):
                 except ValueError as error:
                     raise ValueError(f"training of variant {name!r}: {error}") from None
         return self
+
+    @field_serializer("toy")
+    def _of_its_kind(self, toy: ToySettings | None) -> dict[str, Yaml] | None:
+        return None if toy is None else toy.model_dump(mode="json")  # pydantic warns where a union of kinds is None
 
     @classmethod
     def of(cls, config: "RunConfig", where: Path | str) -> Self:
@@ -117,6 +126,12 @@ class ExtractConfig(RunConfig):
             "corpus": self.corpus.model_dump(mode="json"),
             "store": self.store.model_dump(mode="json", exclude={*_NOT_RECORDED}) | store,
         }
+
+
+class ToyConfig(RunConfig):
+    """A config of which a toy's store can be made: toy."""
+
+    toy: ToySettings
 
 
 class TrainConfig(RunConfig):

@@ -24,6 +24,8 @@ def find_store(config: RunConfig) -> Path:
     """
     own = config.store_path()
     is_there = is_url(config.store.path or "") or (own / PLAN).is_file()
+    if not is_there and config.toy:
+        raise ConfigError(f"toy: there is no store at {own} yet; make it with the command toy, or with run")
     if not is_there and not (config.model and config.corpus):
         found = ", ".join(str(path) for path, _ in _finished(own.parent))
         raise ConfigError(

@@ -41,6 +41,7 @@ def write_store(
     compressor: str = "none",
     chunk_bytes: int = CHUNK_BYTES,
     shard_bytes: int = SHARD_BYTES,
+    extras: Mapping[str, bytes] | None = None,
 ) -> ActivationStore:
     """Write a finished store at `path`. Called again with the same rows it goes on where it stopped.
 
@@ -54,6 +55,7 @@ def write_store(
             the rows before are `train`.
         encoding, compressor: see docs/store.md.
         chunk_bytes, shard_bytes: sizes of a chunk, of a file.
+        extras: other files that belong to the rows, by name; of single rows, names begin with `labels.` or `truth.`.
 
     Returns: the store, opened.
     Raises: StoreError if the arrays do not fit together, hold a NaN or an infinity, or something else is at `path`.
@@ -73,6 +75,7 @@ def write_store(
         _vocabulary(fields["token_id"], vocabulary),
         n_rows=n_rows,
         n_documents=int(np.count_nonzero(np.diff(fields["document"]))) + 1,
+        extras=dict(extras or {}),
         splits=splits,
         sites=sites,
         encoding=encoding,

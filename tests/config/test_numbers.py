@@ -28,7 +28,7 @@ ODD = (-1, 0, 1e-320, 2**62, 1e30)
 """Some of them may be meant somewhere."""
 ENDLESS = ("training.n_steps", "corpus.n_tokens", "training.warmup_steps")
 """2^62 of them are only a long time, and nobody can know that they are not meant; warm-up must end before n_steps."""
-NOT_TRAINED_ON = ("corpus", "store", "model")
+NOT_TRAINED_ON = ("corpus", "store", "model", "toy")
 """What another stage reads: for that, tests/extractor."""
 
 
@@ -42,7 +42,10 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> list[RunConfig]:
 def config_with(leaf: Leaf, value: Any, presets: list[RunConfig]) -> dict[str, Any]:
     """Plain data of a config of one variant that has the place, with the value there."""
     config, name = next((c, n) for c in presets for n, v in c.variants.items() if has(v, leaf))
-    data = config.model_dump(mode="json")
+    data = {section: group for section, group in config.model_dump(mode="json").items() if group is not None}
+    if leaf.path[0] == "toy":
+        del data["model"], data["corpus"]
+        data["toy"] = {"kind": leaf.settings.model_fields["kind"].default}
     variant = data["variants"][name]
     for term in variant["objective"].values():
         term.pop("term", None)

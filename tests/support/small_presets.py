@@ -45,7 +45,8 @@ def smaller_objective(objective: dict[str, Any]) -> dict[str, Any]:
 
 def small(config: RunConfig, store: Path) -> RunConfig:
     """The config with the same variants, those that are then equal once, the rest cut to what a test has time for."""
-    data = config.model_dump(mode="json")
+    data = {section: value for section, value in config.model_dump(mode="json").items() if value is not None}
+    data.pop("toy", None)
     names = dict(zip(data["store"]["sites"], SITES, strict=False))
     for variant in data["variants"].values():
         for key in ("reads", "writes"):

@@ -1,0 +1,1 @@
+"""Made-up rows whose features are known, written as an ordinary store."""
