@@ -152,7 +152,7 @@ class ChatTemplate:
         self._templates: dict[bool, Template] = {}  # by whether there are tools
         self._skeletons: dict[str, Skeleton] = {}
         self._shows: dict[str, bool] = {}  # fields that the template does not name
-        self._prompts = OwnPrompts(tokenizer.bos_token or "")
+        self._prompts = OwnPrompts(tokenizer.bos_token or "", tokenizer.eos_token or "")
 
     def render(self, document: Document) -> Rendered:
         """The conversation as the model sees it, and the character spans of the messages' own strings.

@@ -37,10 +37,10 @@ def others(messages: list[dict[str, Cell]]) -> list[dict[str, Cell]]:
 
 
 class OwnPrompts:
-    """The system prompts that a tokenizer's template writes by itself. `bos`: the text of the BOS token, or nothing."""
+    """The system prompts that a template writes by itself. `bos`, `eos`: the texts of these tokens, or nothing."""
 
-    def __init__(self, bos: str) -> None:
-        self._bos = bos
+    def __init__(self, bos: str, eos: str) -> None:
+        self._bos, self._eos = bos, eos
         self._known: dict[str, str] = {}
 
     def span(self, text: str, template: Template, beside: dict[str, Cell]) -> tuple[int, int]:
@@ -53,16 +53,17 @@ class OwnPrompts:
         if key not in self._known:
             if len(self._known) >= _N_KNOWN:
                 self._known.clear()
-            self._known[key] = _before_a_question(template, plain).removeprefix(self._bos)
+            self._known[key] = _before_a_question(template, plain, self._eos).removeprefix(self._bos)
         prompt = self._known[key]
         start = len(self._bos) if text.startswith(self._bos) else 0
         return (start, start + len(prompt)) if text.startswith(prompt, start) else (0, 0)
 
 
-def _before_a_question(template: Template, beside: dict[str, Cell]) -> str:
+def _before_a_question(template: Template, beside: dict[str, Cell], eos: str) -> str:
     """What the template writes before the first message, without what it writes before every message of a user.
 
-    The latter is found between an answer and the question after it, where it follows what ends an answer.
+    The latter is found between an answer and the question after it, where it follows what ends an answer; some
+    templates write EOS after the last answer only (Phi-3).
     Raises: ConfigError for a template of another form.
     """
     question, answer, again = ("\ue0000\ue001", "\ue0001\ue001", "\ue0002\ue001")
@@ -75,9 +76,10 @@ def _before_a_question(template: Template, beside: dict[str, Cell]) -> str:
         ends_answer = two.split(answer)[1]
     except Exception as error:  # of the template, which is a program; or where it leaves out one of the messages
         raise _unclear(first_line(error)) from error
-    if not between.startswith(ends_answer) or not before.endswith(begins := between.removeprefix(ends_answer)):
-        raise _unclear("the text before its first message does not end with what it writes before later ones")
-    return before.removesuffix(begins)
+    for ends in (ends_answer, ends_answer.removesuffix(eos)):
+        if between.startswith(ends) and before.endswith(begins := between.removeprefix(ends)):
+            return before.removesuffix(begins)
+    raise _unclear("the text before its first message does not end with what it writes before later ones")
 
 
 def _unclear(why: str) -> ConfigError:

@@ -76,6 +76,7 @@ class Tokenizer(Protocol):
     """A `PreTrainedTokenizerBase`."""
 
     bos_token: str | None
+    eos_token: str | None
     bos_token_id: int | None
     eos_token_id: int | None
     all_special_ids: list[int | None]

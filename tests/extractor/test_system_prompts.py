@@ -43,6 +43,10 @@ LLAMA_2 = (  # BOS before every question
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
+PHI_3 = (  # EOS at the very end only
+    "{{ '<|im_start|>rules<|im_end|>' }}{% for m in messages %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{{ eos_token }}"
+)
 ASKED = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": " 4 "}]
 OWN = {"role": "system", "content": "Be brief."}
 
@@ -63,9 +67,10 @@ def stored(
         (LLAMA, LLAMA_PROMPT.format(day="26 Jul 2024")),
         (MISTRAL, ""),
         (LLAMA_2, ""),
+        (PHI_3, "<|im_start|>rules<|im_end|>"),
         ("{% for m in messages %}{{ m.content }}|{% endfor %}", ""),
     ],
-    ids=["qwen", "llama 3", "mistral", "llama 2", "no headers"],
+    ids=["qwen", "llama 3", "mistral", "llama 2", "phi 3", "no headers"],
 )
 def test_what_the_template_writes_by_itself_is_dropped_as_dictionary_learning_drops_it(
     tokenizer: Any, tmp_path: Path, template: str, own_prompt: str
