@@ -95,7 +95,7 @@ def test_a_zombie_whose_staging_was_taken_away_fails_cleanly(store: Path, plan: 
     zombie = filled_writer(store, plan, 0, change=1.0)
     shutil.rmtree(zombie._commit._lease.folder)
     fill_all(store, plan)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError, match="was taken over by another process"):
         zombie.commit()
     zombie.close()
     finish_store(FILES, store, plan)
