@@ -115,7 +115,6 @@ def _first_config(name: str, model: str, texts: list[Path], site: "StartingSite"
             "n_steps": 250,
             "batch_size": 512,
             "learning_rate": 1e-3,
-            "warmup_steps": 12,
             "calibration_rows": 16_384,
             "log_every_steps": 10,
             "filters": {"max_norm_multiple": 3.0},

@@ -6,6 +6,7 @@ from typing import Annotated, Self, get_args
 from pydantic import Field, GetCoreSchemaHandler, field_serializer, model_validator
 from pydantic_core import CoreSchema
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.corpus import NOT_RECORDED_WHERE_UNSET, SOURCES, CorpusSettings, StoreSettings
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.toy import ToySettings
@@ -178,13 +179,22 @@ def _with_impersonal_paths(extraction: dict[str, Yaml]) -> dict[str, Yaml]:
 def differences(plan_config: dict[str, Yaml], extraction: dict[str, Yaml]) -> list[str]:
     """What differs between the config of a plan and that of a run, a line each.
 
-    A setting that did not exist when the plan was made had its default value.
+    A setting that did not exist when the plan was made had its default value; `auto` is the device that it is here.
     """
     filled = {name: _filled(section, _SECTIONS.get(name)) for name, section in plan_config.items()}
     if isinstance(corpus := filled.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
         kinds = [SOURCES.get(str(source.get("kind"))) if isinstance(source, dict) else None for source in sources]
         filled["corpus"] = corpus | {"sources": [*map(_filled, sources, kinds)]}
-    return changed_keys(_with_impersonal_paths(filled), _with_impersonal_paths(extraction))
+    then, now = (_on_a_device(_with_impersonal_paths(config)) for config in (filled, extraction))
+    return changed_keys(then, now)
+
+
+def _on_a_device(extraction: dict[str, Yaml]) -> dict[str, Yaml]:
+    """The config with the device that `model.device: auto` is on this machine."""
+    model = extraction.get("model")
+    if not isinstance(model, dict) or model.get("device") != "auto":
+        return extraction
+    return extraction | {"model": model | {"device": str(choose_device("auto", "model.device"))}}
 
 
 _SECTIONS: dict[str, type[Settings]] = {"model": ModelSettings, "corpus": CorpusSettings, "store": StoreSettings}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.config.variants import Route, Variant
@@ -86,7 +87,9 @@ def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Seque
                 f"training.batch_size: a batch of {training.batch_size} rows is larger than the training split of "
                 f"{route.name}, which has {n_rows} rows after training.filters; lower it, or extract more tokens"
             )
-        record = _record(name, variant, route, seed, training, stores, rows[read_as].scaling)
+        device = _device(config.training.device, run.variant(f"{name}@{route.name}"))
+        placed = training.model_copy(update={"device": device})
+        record = _record(name, variant, route, seed, placed, stores, rows[read_as].scaling)
         job = Job(
             variant_name=name,
             variant=variant,
@@ -117,6 +120,21 @@ def is_done(job: Job) -> bool:
         log.info("%s: %s", folder.name, UNHASHED)
     remove_checkpoints(folder)
     return True
+
+
+def _device(asked: str, folder: VariantFolder) -> str:
+    """The device that a record names: what `auto` is here, or was where this SAE was begun.
+
+    Raises: ConfigError if there is no such device; CheckpointError if the record of what was begun is damaged.
+    """
+    begun = ""
+    if folder.config.exists():
+        begun = str(read_record(folder.config, SAERecord).record.training.further().get("device", ""))
+    if asked == "auto" and begun:
+        return begun
+    here = str(choose_device(asked, "training.device"))
+    # Records of older versions hold `auto`.
+    return begun if begun == "auto" and here == str(choose_device("auto", "training.device")) else here
 
 
 def remove_checkpoints(folder: VariantFolder) -> None:
