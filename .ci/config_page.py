@@ -45,6 +45,8 @@ def parts(schema: Node) -> Iterator[tuple[str, str, Node]]:
     for source in tagged(groups["CorpusSettings"]["properties"]["sources"]["items"], groups):
         kind = source["properties"]["kind"]["const"]
         yield f"### `corpus.sources`, `kind: {kind}`", source["description"], source["properties"]
+    for toy in tagged(top["toy"], groups):
+        yield f"## `toy`, `kind: {toy['properties']['kind']['const']}`", toy["description"], toy["properties"]
     yield section("store", top, groups)
     yield section("training", top, groups)
     yield from below("training", "TrainingSettings", groups)
