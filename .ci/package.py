@@ -9,6 +9,7 @@ another one, with the extra `demo`, `strata init && strata run` gives a report i
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,12 @@ def check_use(folder: Path, wheel: Path) -> None:
     check(isinstance(value, float) and "topk" in page, f"trained and reported outside the checkout; R2 {value:.3f}")
 
 
+def sizes(*folders: Path) -> str:
+    """How many bytes the files of folders have."""
+    found = ((name, sum(p.stat().st_size for p in name.rglob("*") if not p.is_symlink())) for name in folders)
+    return ", ".join(f"{name.name}: {n_bytes / 1e9:.2f} GB" for name, n_bytes in found)
+
+
 def check_first_run(folder: Path, wheel: Path) -> None:
     """`strata init && strata run` in an empty folder: a report, with the extra `demo` installed and no network."""
     python, strata, empty = folder / "first/bin/python", folder / "first/bin/strata", folder / "empty"
@@ -126,6 +133,9 @@ def check_first_run(folder: Path, wheel: Path) -> None:
     page = empty / "runs/empty/report.html"
     shown = page.is_file() and "SmolLM2-135M" in page.read_text(encoding="utf-8")
     check(shown, "strata init && strata run in an empty folder: a report")
+    print(f"       {sizes(folder / 'first', empty)}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    check(peak < 3e9, f"no process took more than 3 GB of memory: {peak / 1e9:.2f} GB")
     version = run(strata, "--version", cwd=empty).strip()
     check(version in wheel.name.replace("-", " ").split(), f"strata --version: {version}")
 
