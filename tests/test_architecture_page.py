@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from strata_sae.pipeline.runs import evaluation_records, records
+from strata_sae.pipeline.runs import environment, evaluation_records, records
 from strata_sae.pipeline.runs.records import Record
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +140,7 @@ def test_every_record_stands_beside_its_file() -> None:
     """And no other type does."""
     classes = {
         name
-        for module in (records, evaluation_records)
+        for module in (records, evaluation_records, environment)
         for name, found in vars(module).items()
         if isinstance(found, type) and issubclass(found, Record) and found.__module__ == module.__name__
     }
