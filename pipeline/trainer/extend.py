@@ -92,7 +92,8 @@ def _extension(base: Job, folder: VariantFolder, config: TrainConfig, run: RunFo
             f"--extend: {folder.name} diverged, so there is nothing to go on from; leave it out by --only"
         )
     check_weights(folder, ending)
-    found, wanted = (record.model_dump(mode="json", include={*SAME}) for record in (parent, base.record))
+    same: dict[str, bool | set[str]] = {**dict.fromkeys(SAME, True), "training": {"input_scale"}}
+    found, wanted = (record.model_dump(mode="json", include=same) for record in (parent, base.record))
     if changes := changed_keys(found, wanted):
         raise ConfigError(f"--extend: {folder.name} was made by another config ({'; '.join(changes)})")
     # The warm-up is that of `null`, since Adam's memory begins anew; a start of the running mean lies behind.

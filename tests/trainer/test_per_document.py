@@ -16,8 +16,10 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.reading import document_units as units_module
 from strata_sae.pipeline.reading.document_units import document_units
+from strata_sae.pipeline.reading.feed import Rows
 from strata_sae.pipeline.runs.row_units import units_of_documents
 from strata_sae.pipeline.runs.trained import TrainedSAE, load
+from strata_sae.pipeline.trainer import one_pass
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.pipeline.trainer.trainee import Trainee
 from strata_sae.stores import ActivationStore, Batches, Filters, shuffle_store, write_store
@@ -66,6 +68,29 @@ def test_training_sees_what_the_source_does(make_config, store, monkeypatch):
             numbers = batches.batch(step)[1].copy()
             torch.testing.assert_close(x_BM.double(), wanted(expected, numbers), rtol=1e-5, atol=1e-5)
             assert not torch.allclose(x_BM.double(), wanted(without_filters, numbers), rtol=0.1), "control: BOS rows in"
+
+
+def test_the_heldout_curve_is_of_rows_like_those_of_training(make_config, store, monkeypatch):
+    seen: list[Rows] = []
+    real = one_pass.measure
+
+    def measure(trainees: Any, batches: Any) -> Any:
+        return real(trainees, [rows for rows in batches if not seen.append(rows)])
+
+    monkeypatch.setattr(one_pass, "measure", measure)
+    heldout = {"every_steps": 3, "max_rows": 100, "patience": None}
+    train(make_config({"topk": TOPK}, input_scale="per_document", n_steps=3, heldout=heldout), show_progress=False)
+    expected = by_document(ActivationStore.open(store))
+    assert sum(len(rows.numbers) for rows in seen) == 100
+    for rows in seen:
+        torch.testing.assert_close(rows.x_BM.double(), wanted(expected, rows.numbers), rtol=1e-5, atol=1e-5)
+
+
+def test_an_extension_has_rows_of_its_parents_kind(make_config):
+    train(make_config({"topk": TOPK}, input_scale="none"), show_progress=False)
+    with pytest.raises(ConfigError, match="input_scale"):
+        train(make_config({"topk": TOPK}, input_scale="per_document"), extend=20, show_progress=False)
+    train(make_config({"topk": TOPK}, input_scale="none"), extend=20, show_progress=False)
 
 
 @pytest.fixture
