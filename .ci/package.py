@@ -135,7 +135,7 @@ def check_first_run(folder: Path, wheel: Path) -> None:
     check(shown, "strata init && strata run in an empty folder: a report")
     print(f"       {sizes(folder / 'first', empty)}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    check(peak < 3e9, f"no process took more than 3 GB of memory: {peak / 1e9:.2f} GB")
+    check(peak < 2e9, f"no process took more than 2 GB of memory: {peak / 1e9:.2f} GB")
     version = run(strata, "--version", cwd=empty).strip()
     check(version in wheel.name.replace("-", " ").split(), f"strata --version: {version}")
 
