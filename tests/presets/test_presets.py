@@ -107,3 +107,11 @@ def test_a_companion_is_the_same_experiment(name: str) -> None:
     assert other_than(whole, small) == []
     key = next(key for key in small if key.startswith("variants.") and ".sae.architecture" in key)
     assert other_than(whole, {**small, key: "another"}) == [key], "control"
+
+
+@pytest.mark.parametrize("name", ["seed000_toy_gpu", "seed000_toy_mac"])
+def test_the_published_baselines_are_the_treatment_and_ours_are_not(name: str) -> None:
+    variants = loaded(name).variants
+    for baseline, treatment in (("standard_l1_uniform", "standard_anneal"), ("standard_freq", "standard_combined")):
+        assert variants[f"{baseline}_as_published"] == variants[treatment]
+        assert variants[baseline] != variants[treatment]

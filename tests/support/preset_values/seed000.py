@@ -86,6 +86,45 @@ MAC = [
     Ours("corpus.n_tokens", "what its 2000 steps read, and the held-out documents"),
     Ours("store.encoding", "what the model computes"),
 ]
+TOY = [
+    Fact("seed", 0, "config.py: seed"),
+    Fact("toy.kind", "parent_always_on", "toy_absorption.py:63-96"),
+    Fact("toy.d_model", 256, "toy_absorption.py: main"),
+    Fact("toy.n_children", 8, "toy_absorption.py: main"),
+    Fact("toy.child_probability", 0.3, "toy_absorption.py: main"),
+    Fact("toy.noise", 0.02, "toy_absorption.py: main"),
+    *[fact for fact in SHARED if fact.key.startswith("variants.*.") and "clip_norm" not in fact.key],
+    Fact("variants.*.training.clip_norm", None, "toy_absorption.py: _train_one clips nothing"),
+    *[fact for fact in SHARED if fact.key.startswith("variants.matryoshka_*")],
+    Fact("variants.standard_freq.objective.frequency_weighted_lp.p", 1.0, "meant: config.py:197, p_start"),
+    Fact("variants.standard_l1_uniform.terms", ["reconstruction", "l1"], "meant: run_one, l1_uniform"),
+    Fact("variants.standard_anneal.terms", ["reconstruction", "lp"], "run_one: p_annealing"),
+    Fact("variants.standard_freq.terms", ["reconstruction", "frequency_weighted_lp"], "run_one: l1_freq_weighted"),
+    Fact("variants.standard_combined.terms", ["reconstruction", "frequency_weighted_lp"], "run_one: p_annealing_freq"),
+    Fact("variants.matryoshka_l1_uniform.terms", ["prefix_reconstruction", "l1"], "meant: run_one, matryoshka"),
+    Fact("variants.matryoshka_combined.terms", ["prefix_reconstruction", "frequency_weighted_lp"], "run_one"),
+    Fact("variants.standard_l1_uniform_as_published.terms", ["reconstruction", "lp"],
+         "make_penalty: l1_uniform reads --p_end, too"),
+    Fact("variants.standard_freq_as_published.terms", ["reconstruction", "frequency_weighted_lp"],
+         "make_penalty: l1_freq_weighted reads --p_end, too"),
+    Fact("variants.matryoshka_l1_uniform_as_published.terms", ["prefix_reconstruction", "lp"],
+         "make_penalty: l1_uniform reads --p_end, too"),
+    Ours("toy.n_rows", "a fresh row for every place in a batch, and those to score"),
+    Ours("toy.heldout_fraction", "at least its 10,000 rows to score"),
+    Ours("store.*", "its only site, exactly"),
+]  # fmt: skip
+TOY_GPU = [
+    Fact("variants.*.training.batch_size", 2048, "README.md, GPU: --batch_size"),
+    Fact("variants.*.training.n_steps", 5000, "README.md, GPU: --num_steps"),
+    Fact("variants.*.sae.d_sae", 8192, "README.md, GPU: --n_latents"),
+    Fact("variants.*.objective.frequency_weighted_lp.warmup_steps", 500, "README.md, GPU: --fw_warmup_steps"),
+]
+TOY_MAC = [
+    Fact("variants.*.training.batch_size", 512, "README.md, Mac: --batch_size"),
+    Fact("variants.*.training.n_steps", 2000, "README.md, Mac: --num_steps"),
+    Fact("variants.*.sae.d_sae", 1024, "README.md, Mac: --n_latents"),
+    Fact("variants.*.objective.frequency_weighted_lp.warmup_steps", 200, "README.md, Mac: --fw_warmup_steps"),
+]
 OURS = [
     Ours("name", "the run's folder"),
     Ours("corpus.heldout_fraction", "the source scores the text that it trains on"),
@@ -94,4 +133,6 @@ OURS = [
 TABLES: dict[str, Table] = {
     "seed000_objectives_gpu": [*SHARED, *GPU, *OURS],
     "seed000_objectives_mac": [*SHARED, *MAC, *OURS],
+    "seed000_toy_gpu": [*TOY, *TOY_GPU, *OURS],
+    "seed000_toy_mac": [*TOY, *TOY_MAC, *OURS],
 }

@@ -51,4 +51,58 @@ TINYSTORIES = [
     Ours("corpus.heldout_fraction", "the source scores what it trains on"),
     Ours("variants.*.training.batch_size", "about a story"),
 ]  # fmt: skip
-TABLES: dict[str, Table] = {"seed002_tinystories": TINYSTORIES}
+
+TOY = [
+    Fact("seed", 1, "train_topk_sae_toy.py: --seed"),
+    Fact("toy.kind", "two_children", "toy_dataset.py"),
+    Fact("toy.active_parents", 3, "train_topk_sae_toy.py: --dataset-k"),
+    Fact("variants.*.training.input_scale", "none", "train_topk_sae_toy.py: rows as they are"),
+    Fact("variants.*.training.n_steps", 100_000, "train_topk_sae_toy.py: --max-step"),
+    Fact("variants.*.training.warmup_steps", 0, "train_topk_sae_toy.py: Adam alone"),
+    Fact("variants.*.training.decay", "plateau", "train_topk_sae_toy.py: ReduceLROnPlateau"),
+    Fact("variants.*.training.plateau.factor", 0.3, "train_topk_sae_toy.py: factor"),
+    Fact("variants.*.training.plateau.patience", 0, "train_topk_sae_toy.py: patience"),
+    Fact("variants.*.training.plateau.threshold", 1e-4, "ReduceLROnPlateau's default"),
+    Fact("variants.*.training.plateau.loss", "heldout", "train_topk_sae_toy.py: scheduler.step(val_total_loss)"),
+    Fact("variants.*.training.heldout.every_steps", 5000, "train_topk_sae_toy.py: step % 5000"),
+    Fact("variants.*.training.heldout.max_rows", 10_000, "train_topk_sae_toy.py: generate(10000)"),
+    Fact("variants.*.training.heldout.patience", None, "train_topk_sae_toy.py: runs to its end"),
+    Fact("variants.*.training.clip_norm", None, "train_topk_sae_toy.py: Adam alone"),
+    Fact("variants.*.training.weight_decay", 0.0, "train_topk_sae_toy.py: Adam alone"),
+    *[fact for fact in TINYSTORIES if ".training.filters." in fact.key or "*.sae." in fact.key],
+    Fact("variants.*.sae.architecture", "two_child_topk", "train_topk_sae_toy.py: --hierarchical"),
+    Fact("variants.*.sae.k", 3, "train_topk_sae_toy.py: --sae-k"),
+    Fact("variants.*.sae.per_child_k", None, "sae.py: the stronger child of each parent"),
+    Fact("variants.*.sae.signed", True, "sae.py: no ReLU"),
+    Fact("variants.*.terms", ["reconstruction", "two_child_cosine"], "train_topk_sae_toy.py: total_loss"),
+    Fact("variants.*.objective.reconstruction.reduction", "mean", "train_topk_sae_toy.py: get_reconstruction_loss"),
+    Fact("variants.*.objective.two_child_cosine.weight", 0.0, "train_topk_sae_toy.py: --aux-loss-coeff"),
+    Fact("variants.*.objective.two_child_cosine.ratio_momentum", 0.99, "sae.py: EMA_COEFF"),
+    Ours("name", "the run's folder"),
+    Ours("toy.n_rows", "a fresh row for every place in a batch, and those to look at"),
+    Ours("toy.heldout_fraction", "at least its 10,000 rows to look at"),
+    Ours("store.*", "its only site, exactly"),
+]
+FLAGS = [
+    Fact("toy.d_model", 10, "train_topk_sae_toy.py: --model-dim"),
+    Fact("toy.n_parents", 100, "train_topk_sae_toy.py: --dataset-num-features"),
+    Fact("toy.perturbation", 0.2, "train_topk_sae_toy.py: --perturbation_size"),
+    Fact("variants.*.training.batch_size", 1, "train_topk_sae_toy.py: --batch-size"),
+    Fact("variants.*.training.learning_rate", 1e-5, "train_topk_sae_toy.py: --lr"),
+    Fact("variants.*.training.decay_to", 1.0, "train_topk_sae_toy.py: --min-lr 1e-5"),
+    Fact("variants.*.sae.d_sae", 3 * 100, "train_topk_sae_toy.py: --sae-hidden-dim"),
+]
+README = [
+    Fact("toy.d_model", 50, "README.md: --model-dim"),
+    Fact("toy.n_parents", 30, "README.md: --dataset-num-features"),
+    Fact("toy.perturbation", 0.4, "README.md: --perturbation_size"),
+    Fact("variants.*.training.batch_size", 100, "README.md: --batch-size"),
+    Fact("variants.*.training.learning_rate", 1e-4, "README.md: --lr"),
+    Fact("variants.*.training.decay_to", 0.1, "train_topk_sae_toy.py: --min-lr 1e-5"),
+    Fact("variants.*.sae.d_sae", 3 * 30, "README.md: --sae-hidden-dim"),
+]
+TABLES: dict[str, Table] = {
+    "seed002_toy": [*TOY, *FLAGS],
+    "seed002_toy_readme": [*TOY, *README],
+    "seed002_tinystories": TINYSTORIES,
+}
