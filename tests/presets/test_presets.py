@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from strata_sae.pipeline.schedules import Schedule
 from strata_sae.pipeline.strict_yaml import Yaml, parse
 from support.preset_tables import PRESETS, Leaves, changed, facts, flat, leaves, loaded, uncited, written, wrong
 from support.preset_values import TABLES
@@ -115,3 +116,22 @@ def test_the_published_baselines_are_the_treatment_and_ours_are_not(name: str) -
     for baseline, treatment in (("standard_l1_uniform", "standard_anneal"), ("standard_freq", "standard_combined")):
         assert variants[f"{baseline}_as_published"] == variants[treatment]
         assert variants[baseline] != variants[treatment]
+
+
+@pytest.mark.parametrize(
+    "name", ["seed000_objectives_gpu", "seed000_objectives_mac", "seed000_toy_gpu", "seed000_toy_mac"]
+)
+def test_p_is_seed_000s_at_every_step(name: str) -> None:
+    config = loaded(name)
+    assert config.training is not None
+    n = config.training.n_steps
+    assert n is not None
+    first, last = int(0.2 * n), int(0.8 * n)
+    of_source = [1.0 + min(max(step - first, 0) / (last - first), 1.0) * -0.5 for step in range(1, n + 1)]
+    terms = [term for variant in config.variants.values() for term in variant.objective.values()]
+    schedules = [p for term in terms if isinstance(p := getattr(term, "p", None), Schedule)]
+    assert len(schedules) >= 3
+    for p in schedules:
+        assert [p.at(step / n) for step in range(n)] == pytest.approx(of_source, abs=1e-9)
+    late = Schedule(start=1.0, end=0.5, begin=0.2, finish=0.8)
+    assert [late.at(step / n) for step in range(n)] != pytest.approx(of_source, abs=1e-6), "control"

@@ -2,6 +2,16 @@
 
 from support.preset_tables import Fact, Ours, Table, hub
 
+
+def annealing(n_steps: int) -> list[Fact]:
+    """When p falls: from step 0.2 n_steps to 0.8 n_steps, counted from 1 in the source, and shares of a run from 0."""
+    begin, finish = (round(share - 1 / n_steps, 6) for share in (0.2, 0.8))
+    return [
+        Fact("variants.*.objective.*.p.begin", begin, "train.py:39: anneal_start_step; step from 1"),
+        Fact("variants.*.objective.*.p.finish", finish, "train.py:40: anneal_end_step; step from 1"),
+    ]
+
+
 SHARED = [
     Fact("seed", 0, "config.py: seed"),
     Fact("model.path", "google/gemma-2b-it", "README.md: --model_name"),
@@ -43,8 +53,6 @@ SHARED = [
     Fact("variants.*.objective.*.epsilon", 1e-6, "config.py:206: sparsity_eps"),
     Fact("variants.*.objective.*.p.start", 1.0, "README.md: --p_start"),
     Fact("variants.*.objective.*.p.end", 0.5, "README.md: --p_end"),
-    Fact("variants.*.objective.*.p.begin", 0.2, "train.py:39: anneal_start_step"),
-    Fact("variants.*.objective.*.p.finish", 0.8, "train.py:40: anneal_end_step"),
     Fact("variants.*.objective.*.p.shape", "linear", "sparsity.py:10-19"),
     Fact("variants.l1_freq_weighted.objective.frequency_weighted_lp.p", 1.0, "config.py:197: p_start = p_end = 1"),
     Fact("variants.*.objective.frequency_weighted_lp.weight", 1e-3, "README.md: --lambda_base"),
@@ -65,6 +73,7 @@ SHARED = [
 ]  # fmt: skip
 
 GPU = [
+    *annealing(20_000),
     Fact("model.dtype", "bfloat16", "README.md, GPU: --dtype bf16"),
     Fact("model.batch_tokens", 8 * 256, "README.md, GPU: --batch_size 8 --seq_len 256"),
     Fact("corpus.context_length", 256, "README.md, GPU: --seq_len"),
@@ -76,6 +85,7 @@ GPU = [
     Ours("store.encoding", "what the model computes"),
 ]
 MAC = [
+    *annealing(2_000),
     Fact("model.dtype", "float16", "README.md, Mac: --dtype fp16"),
     Fact("model.batch_tokens", 2 * 128, "README.md, Mac: --batch_size 2 --seq_len 128"),
     Fact("corpus.context_length", 128, "README.md, Mac: --seq_len"),
@@ -114,12 +124,14 @@ TOY = [
     Ours("store.*", "its only site, exactly"),
 ]  # fmt: skip
 TOY_GPU = [
+    *annealing(5_000),
     Fact("variants.*.training.batch_size", 2048, "README.md, GPU: --batch_size"),
     Fact("variants.*.training.n_steps", 5000, "README.md, GPU: --num_steps"),
     Fact("variants.*.sae.d_sae", 8192, "README.md, GPU: --n_latents"),
     Fact("variants.*.objective.frequency_weighted_lp.warmup_steps", 500, "README.md, GPU: --fw_warmup_steps"),
 ]
 TOY_MAC = [
+    *annealing(2_000),
     Fact("variants.*.training.batch_size", 512, "README.md, Mac: --batch_size"),
     Fact("variants.*.training.n_steps", 2000, "README.md, Mac: --num_steps"),
     Fact("variants.*.sae.d_sae", 1024, "README.md, Mac: --n_latents"),
