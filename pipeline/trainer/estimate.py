@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from strata_sae.pipeline.available import free_bytes
 from strata_sae.pipeline.progress import duration
 from strata_sae.pipeline.reading.feed import Feed
 from strata_sae.pipeline.runs.record_files import fingerprint
-from strata_sae.pipeline.saes import initial_weights
 from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.jobs import Job
-from strata_sae.pipeline.trainer.one_pass import weight_generator
+from strata_sae.pipeline.trainer.one_pass import new_trainee
 from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.trainee import Trainee
 from strata_sae.stores import Together
@@ -51,7 +51,8 @@ def _measured(pass_: Pass, stores: Together, device: torch.device) -> PassRate:
     for job in pass_.jobs:
         kind = _kind(job)
         if kind not in of_kind:
-            of_kind[kind] = _seconds(job, pass_, [(rows.x_BM, rows.target_BM) for rows in batches], device)
+            trainee = new_trainee(job, pass_, stores, device, Workspace(pass_.training.encoder))
+            of_kind[kind] = _seconds(trainee, [(rows.x_BM, rows.target_BM) for rows in batches])
         seconds[job.name] = of_kind[kind]
     per_byte = totals.fill_seconds / totals.n_bytes if totals.n_bytes else 0.0
     return PassRate(seconds, per_byte * row_bytes * pass_.training.batch_size)
@@ -63,14 +64,8 @@ def _kind(job: Job) -> str:
     return fingerprint(record)
 
 
-def _seconds(
-    job: Job, pass_: Pass, batches: list[tuple[torch.Tensor, torch.Tensor | None]], device: torch.device
-) -> float:
-    """The median seconds of an update of a new SAE."""
-    sae = job.variant.sae
-    weights = initial_weights(sae, pass_.d_out, weight_generator(job.seed, sae.d_sae, pass_.d_out), pass_.d_in)
-    on_device = {name: tensor.to(device) for name, tensor in weights.items()}
-    trainee = Trainee(job.variant, job.training, on_device, Workspace(pass_.training.encoder), seed=job.seed)
+def _seconds(trainee: Trainee, batches: list[tuple[Tensor, Tensor | None]]) -> float:
+    """The median seconds of an update."""
     seconds = []
     for x_BM, target_BM in batches:
         began = time.perf_counter()

@@ -24,6 +24,7 @@ from strata_sae.pipeline.saes.base import Workspace
 from strata_sae.pipeline.trainer.centres import start_at_a_centre
 from strata_sae.pipeline.trainer.extend import begin_at_parent, weights_of_parent
 from strata_sae.pipeline.trainer.heldout import measure
+from strata_sae.pipeline.trainer.jobs import Job
 from strata_sae.pipeline.trainer.passes import Pass
 from strata_sae.pipeline.trainer.session import Session, is_logged
 from strata_sae.pipeline.trainer.trainee import Trainee
@@ -92,15 +93,21 @@ def _sessions(pass_: Pass, stores: Together, device: torch.device, stack: ExitSt
     workspace = Workspace(pass_.training.encoder)
     sessions = []
     for job in pass_.jobs:
-        sae = job.variant.sae
-        generator = weight_generator(job.seed, sae.d_sae, pass_.d_out)
-        weights = initial_weights(sae, pass_.d_out, generator, pass_.d_in)
-        on_device = {name: tensor.to(device) for name, tensor in weights.items()}
-        extends = job.record.parent is not None
-        trainee = Trainee(job.variant, job.training, on_device, workspace, seed=job.seed, extends=extends)
-        trainee.sae.blocks = [stores.sites[site] for site in pass_.route.writes]
+        trainee = new_trainee(job, pass_, stores, device, workspace)
         sessions.append(stack.enter_context(closing(Session(job, trainee))))
     return sessions
+
+
+def new_trainee(job: Job, pass_: Pass, stores: Together, device: torch.device, workspace: Workspace) -> Trainee:
+    """The trainee of a job before its first update, with weights that are drawn."""
+    sae = job.variant.sae
+    generator = weight_generator(job.seed, sae.d_sae, pass_.d_out)
+    weights = initial_weights(sae, pass_.d_out, generator, pass_.d_in)
+    on_device = {name: tensor.to(device) for name, tensor in weights.items()}
+    extends = job.record.parent is not None
+    trainee = Trainee(job.variant, job.training, on_device, workspace, seed=job.seed, extends=extends)
+    trainee.sae.blocks = [stores.sites[site] for site in pass_.route.writes]
+    return trainee
 
 
 def _begin(fresh: list[Session], feed: Feed, run: RunFolder) -> None:
