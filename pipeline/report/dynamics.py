@@ -13,7 +13,7 @@ MAX_PANEL_POINTS = 150
 """Points of a line in a panel, which is half as wide as a figure of all variants."""
 DIGITS = 6
 """Significant digits of a number on the page; a pixel shows three."""
-IN_OTHER_FIGURES = re.compile(r"step|rows|loss|l0|batch_r2|dead_latents|mixing/.+|heldout/.+")
+IN_OTHER_FIGURES = re.compile(r"step|rows|loss|l0|batch_r2|dead_latents|mixing/.+|heldout/(loss|r2)")
 """Names that a figure or a table of all variants shows."""
 
 

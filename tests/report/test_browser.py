@@ -112,7 +112,7 @@ def test_tables_sort_choices_choose_and_variants_hide(watch, run_folder):
     assert "batch-topk" in table.locator("tbody th").first.inner_text()
     assert "topk-hot" in table.locator("tbody th").last.inner_text()  # no value: last in either direction
     table.get_by_role("button", name="R²").click()
-    assert "matryoshka inference: k" in table.locator("tbody th").first.inner_text()
+    assert "relu-l1" in table.locator("tbody th").first.inner_text()
     assert "topk-hot" in table.locator("tbody th").last.inner_text()
 
     curves = page.locator('[data-figure="curves"]').first
