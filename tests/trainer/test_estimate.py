@@ -22,7 +22,9 @@ CPU = torch.device("cpu")
 
 def passes_of(config: Any) -> list[Pass]:
     stores = open_store(config)
-    return plan_passes(plan_jobs(config, stores, RunFolder(config.run_path())), stores, config.training, CPU)
+    return plan_passes(
+        plan_jobs(config, stores, RunFolder(config.run_path())), stores, config.training.memory_bytes, CPU
+    )
 
 
 @pytest.mark.parametrize(
