@@ -10,7 +10,7 @@ def test_old_keys_become_todays_wherever_their_section_stands() -> None:
     old: JsonObject = {"training": {"dead_after_tokens": 5}, "d_model": 4, "store_id": "a"}
     training: JsonObject = {"dead_after_rows": 5, **migration.ADDED_KEYS[1]["training"]}
     new: JsonObject = {"training": training, "d_out": 4, "store_id": "a"}
-    added: JsonObject = {"d_in": None, "reads": [], "writes": [], "store_ids": {}}
+    added: JsonObject = {"d_in": None, "reads": [], "writes": [], "store_ids": {}, "parent": None}
     assert migrated(old, "config.json", 1) == new | added
     assert migrated({"config": old, "step": 3, "scalars": {"step": 3}}, "state.json", 1) == {
         "config": new | added,

@@ -8,7 +8,7 @@ import pytest
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.runs.environment import Environment, environment
 from strata_sae.pipeline.runs.folders import RunFolder, only_writer
-from strata_sae.pipeline.runs.migration import VERSION
+from strata_sae.pipeline.runs.migration import ADDED_KEYS, VERSION
 from strata_sae.pipeline.runs.record_files import (
     changed_keys,
     fingerprint,
@@ -104,7 +104,9 @@ def test_a_missing_key_is_named_with_its_file(tmp_path: Path, key: str):
 
 def of_version_1() -> dict[str, Any]:
     """The record as commit e543e8a wrote that of an SAE: without what an SAE has not, and with its words."""
-    data = RECORD.model_dump(mode="json", exclude={"version", "fingerprint", "d_in", "reads", "writes", "store_ids"})
+    data = RECORD.model_dump(
+        mode="json", exclude={"version", "fingerprint", "d_in", "reads", "writes", "store_ids", "parent"}
+    )
     data["d_model"] = data.pop("d_out")
     data["training"]["dead_after_tokens"] = 7
     return data | {"fingerprint": fingerprint(data)}
@@ -116,7 +118,8 @@ def test_a_record_of_version_1_is_read_in_todays_words_and_hashed_in_its_own(tmp
     record, is_hashed = read_record(path, SAERecord)
     assert is_hashed
     assert record.fingerprint == old["fingerprint"] != RECORD.fingerprint
-    assert record.training.further() == {"dead_after_rows": 7}
+    added = {key: value for key, value in ADDED_KEYS[1]["training"].items() if key != "input_scale"}
+    assert record.training.further() == {"dead_after_rows": 7, **added}
     assert (record.d_out, record.d_in, record.reads) == (2, None, [])
     write(path, old | {"seed": 1})
     with pytest.raises(CheckpointError, match=r"config\.json: fingerprint: is not that of the rest"):
