@@ -35,11 +35,17 @@ PARAMETERS = {
     "train --set": "the keys below",
     "train --stage": "OUTPUTS: train --stage",
     "train --only": NO_PATH,
+    "train --extend": NO_PATH,
     "train --add": INPUT,
     "evaluate config": INPUT,
     "evaluate --set": "the keys below",
     "report paths": INPUT,
     "report --set": "the keys below",
+    "init folder": "OUTPUTS: init",
+    "init --model": INPUT,
+    "init --text": INPUT,
+    "toy config": INPUT,
+    "toy --set": "the keys below",
     "runs list folder": INPUT,
     "runs delete run": "only removed from",
     "runs delete variant": NO_PATH,
@@ -171,6 +177,7 @@ def data_root(attempt: Attempt, path: Path) -> Result:
 
 
 OUTPUTS: dict[str, Callable[[Attempt, Path], Result]] = {
+    "init": lambda attempt, path: attempt.strata("init", path),
     "slice": lambda attempt, path: attempt.strata("store", "slice", attempt.store, path),
     "shuffle": lambda attempt, path: attempt.strata("store", "shuffle", attempt.store, path),
     "add-sites": lambda attempt, path: attempt.strata("store", "add-sites", attempt.store, path, "--site", "x.y"),

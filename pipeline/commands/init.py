@@ -9,6 +9,7 @@ import typer
 
 from strata_sae.pipeline.commands.arguments import FIRST_CONFIG
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path, reader_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def init(
     ] = None,
 ) -> None:
     """Write strata.yaml: a complete commented config that runs as it is."""
-    path = folder / FIRST_CONFIG
+    path = outside_stores(folder, "DIR") / FIRST_CONFIG
     if path.exists():
         raise ConfigError(f"{path}: is there already; give another folder, or delete it")
     _check_installed(model)
