@@ -1,8 +1,8 @@
 """The process of the kill test: training that dies (-9) at a given step of the file system.
 
-python killed_training.py STORE VARIANTS_JSON DIES_AT SEED: trains in the working folder and prints how many steps the
-file system made. DIES_AT 0: it lives. What is written between two steps counts from the second one on, so a death at
-each of them is a death at any moment.
+python killed_training.py STORE VARIANTS_JSON DIES_AT SEED [TRAINING_JSON [EXTEND]]: trains in the working folder,
+with more settings or as `train --extend`, and prints how many steps the file system made. DIES_AT 0: it lives. What is
+written between two steps counts from the second one on, so a death at each of them is a death at any moment.
 """
 
 import functools
@@ -44,7 +44,7 @@ class Steps:
         return wrapper
 
 
-def main(store: str, variants: str, dies_at: str, seed: str, training: str = "{}") -> None:
+def main(store: str, variants: str, dies_at: str, seed: str, training: str = "{}", extend: str = "") -> None:
     noise, steps = random.Random(int(seed)), Steps(int(dies_at))
     torch.set_num_threads(1)
     for name in ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink"):
@@ -54,7 +54,7 @@ def main(store: str, variants: str, dies_at: str, seed: str, training: str = "{}
     config = RunConfig.model_validate(
         run_data(Path(store), json.loads(variants), checkpoint_every_steps=5, **json.loads(training))
     )
-    train(config, show_progress=False)
+    train(config, extend=int(extend) if extend else None, show_progress=False)
     print(steps.n)
 
 

@@ -209,11 +209,11 @@ def test_kill_9_at_counted_steps_changes_nothing(store, tmp_path):
     """Each process is killed at a step of the file system; one is let to end, with the bits of one that never died."""
     noise, extra = random.Random(3), json.dumps({**STOPPING, "keep": [0, 0.1, 0.3]})
 
-    def run(folder: Path, dies_at: int) -> subprocess.CompletedProcess[str]:
+    def run(folder: Path, dies_at: int, extend: str = "") -> subprocess.CompletedProcess[str]:
         folder.mkdir(exist_ok=True)
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         script = str(ROOT / "tests" / "support" / "killed_training.py")
-        arguments = [str(store), json.dumps({"topk": TOPK, "relu": RELU}), str(dies_at), "1", extra]
+        arguments = [str(store), json.dumps({"topk": TOPK, "relu": RELU}), str(dies_at), "1", extra, extend]
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [sys.executable, script, *arguments],
@@ -236,3 +236,11 @@ def test_kill_9_at_counted_steps_changes_nothing(store, tmp_path):
         assert found == expected
         assert len(found["kept"]) >= 2
     assert ending("topk", tmp_path / "killed" / "runs" / "run")["stopped_at_step"] is not None
+    extended = run(tmp_path / "undisturbed", 0, "30")
+    assert extended.returncode == 0, extended.stderr
+    n_steps = int(extended.stdout.split()[-1])
+    for dies_at in (n_steps // 3, n_steps // 4):
+        assert run(tmp_path / "killed", dies_at, "30").returncode == -signal.SIGKILL
+    assert run(tmp_path / "killed", 0, "30").returncode == 0
+    found, expected = (ending("topk+30", tmp_path / where / "runs" / "run") for where in ("killed", "undisturbed"))
+    assert found == expected
