@@ -53,17 +53,20 @@ class OwnPrompts:
         if key not in self._known:
             if len(self._known) >= _N_KNOWN:
                 self._known.clear()
-            self._known[key] = _before_a_question(template, plain, self._eos).removeprefix(self._bos)
+            self._known[key] = _before_a_question(template, plain, self._bos, self._eos)
         prompt = self._known[key]
-        start = len(self._bos) if text.startswith(self._bos) else 0
-        return (start, start + len(prompt)) if text.startswith(prompt, start) else (0, 0)
+        for before in ("", self._bos):
+            if text.startswith(before + prompt):
+                return len(before), len(before) + len(prompt)
+        return 0, 0
 
 
-def _before_a_question(template: Template, beside: dict[str, Cell], eos: str) -> str:
+def _before_a_question(template: Template, beside: dict[str, Cell], bos: str, eos: str) -> str:
     """What the template writes before the first message, without what it writes before every message of a user.
 
     The latter is found between an answer and the question after it, where it follows what ends an answer; some
-    templates write EOS after the last answer only (Phi-3).
+    templates write EOS after the last answer only (Phi-3). BOS at the beginning is left out, unless every message of a
+    user begins with BOS (SmolLM2): then the chat without its prompt begins with the user's.
     Raises: ConfigError for a template of another form.
     """
     question, answer, again = ("\ue0000\ue001", "\ue0001\ue001", "\ue0002\ue001")
@@ -78,7 +81,8 @@ def _before_a_question(template: Template, beside: dict[str, Cell], eos: str) ->
         raise _unclear(first_line(error)) from error
     for ends in (ends_answer, ends_answer.removesuffix(eos)):
         if between.startswith(ends) and before.endswith(begins := between.removeprefix(ends)):
-            return before.removesuffix(begins)
+            own = before.removesuffix(begins)
+            return own if begins.startswith(bos) and own != bos else own.removeprefix(bos)
     raise _unclear("the text before its first message does not end with what it writes before later ones")
 
 

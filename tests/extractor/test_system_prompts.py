@@ -86,6 +86,15 @@ def test_what_the_template_writes_by_itself_is_dropped_as_dictionary_learning_dr
     assert stored(tokenizer, tmp_path, [{"messages": ASKED}], 0.0)[0] == [whole], "the control"
 
 
+def test_where_bos_begins_every_message_the_first_one_belongs_to_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
+    """SmolLM2, whose BOS is the token that opens a message."""
+    tokenizer.bos_token, tokenizer.chat_template = "<|im_start|>", QWEN
+    [text], [document], _ = stored(tokenizer, tmp_path, [{"messages": ASKED}], 1.0)
+    assert text == tokenizer.apply_chat_template(ASKED, tokenize=False).replace(QWEN_PROMPT, "")
+    opens = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert (document.token_id == opens).sum() == len(ASKED)
+
+
 @pytest.mark.parametrize(
     ("template", "own_prompt"), [(QWEN, QWEN_PROMPT), (LLAMA, LLAMA_PROMPT.format(day="1 May")), (MISTRAL, "")]
 )
