@@ -14,6 +14,7 @@ STATE = {
     "pipeline/kernels/machine/cuda.py: @cache _has_triton": "what is installed",
     "pipeline/kernels/machine/compiled/loops.py: _pools[n_threads] =": "idle threads; no result depends on them",
     "pipeline/kernels/machine/compiled/loops.py: @cache folder": "where compiled loops are kept, looked at once",
+    "stores/files/beats.py: @cache this_machine": "names of the machine and its boot, which no process outlives",
     "stores/format/shards.py: @cache _literals": "a compressor of fixed settings",
     "pipeline/pages/__init__.py: @cache template": "compiled from a file of the package",
 }
