@@ -22,7 +22,8 @@ HEAD = """\
 
 Written by `make page` from the settings in `pipeline/config/`, `pipeline/saes/` and `pipeline/objective/`; a test says
 when it is out of date. `strata schema` prints the same for editors, `strata init` writes a file to start from. A key
-without a default is needed wherever its section is. `1e-4` is a number, `65_536` an integer.
+without a default is needed wherever its section is. `1e-4` is a number, `65_536` an integer. "Seed 000" to "seed 004"
+are the five experiments that this project grew from ([from_the_seeds.md](from_the_seeds.md)).
 """
 WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`", "null": "`null`"}
 BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}

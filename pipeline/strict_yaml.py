@@ -79,7 +79,11 @@ def parse(text: str, name: str) -> tuple[Yaml, dict[Path, int]]:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark is not None else name
         said = str(error.problem or error.context)
-        hint = "; keys of one section begin in the same column" if any(word in said for word in _OF_INDENTATION) else ""
+        hint = (
+            "; here or in a line above it, the indentation is wrong: keys of one section begin in the same column"
+            if any(word in said for word in _OF_INDENTATION)
+            else ""
+        )
         raise ConfigError(f"{where}: {said}{hint}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None

@@ -204,7 +204,7 @@ def _refuse_in_use(store: Path, store_id: str, force: bool) -> None:
     if written := [str(run.path) for run in runs if run.is_written]:
         raise StoreError(f"{store}: is in use by {', '.join(written)}, which is being written now; stop that first")
     if runs and not force:
-        named = ", ".join(f"{run.path} ({run.n_saes} SAEs)" for run in runs)
+        named = ", ".join(f"{run.path} ({run.n_saes} SAE{'' if run.n_saes == 1 else 's'})" for run in runs)
         raise StoreError(
             f"{store}: SAEs of {named} were trained on it; without it they cannot be evaluated again, and no variant "
             f"can be added. With --force it is deleted nevertheless"

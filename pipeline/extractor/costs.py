@@ -172,6 +172,7 @@ def _lines(config: ExtractConfig, model_name: str, plan: Plan, arrangement: Arra
         f"{arrangement.copies:,} of {plan.n_documents:,} documents have the tokens of an earlier one; "
         f"all documents of the same tokens are on one side of the split",
     )
+    yield from (("held out", line) for line in _unlike_asked(corpus.heldout_fraction, plan.n_rows, train_rows))
     yield from (("corpus", line) for line in spool.lines)
     for site, width in plan.sites.items():
         yield "site", f"{site}: {width} wide, {plan.bytes_per_row(site):,} bytes a token"
@@ -191,6 +192,16 @@ def _lines(config: ExtractConfig, model_name: str, plan: Plan, arrangement: Arra
     if config.training is not None:
         yield from (("training", line) for line in _epochs(config, config.training, train_rows))
         yield from (("mixing", line) for line in _mixing(config, config.training, plan, arrangement))
+
+
+def _unlike_asked(fraction: float, n_rows: int, train_rows: int) -> Iterator[str]:
+    """That the held-out share of the tokens is far from `corpus.heldout_fraction`, which counts documents."""
+    share = 1 - train_rows / n_rows
+    if share > 2 * fraction > 0:  # half of that or less is as unlike, and leaves more to train on, so nothing is said
+        yield (
+            f"{share:.0%} of the tokens, where corpus.heldout_fraction is {fraction:g}: it counts documents, and few "
+            "or very unequal ones are far from it; give more, or cut them by a `separator`"
+        )
 
 
 def _epochs(config: ExtractConfig, training: TrainingSettings, train_rows: int) -> Iterator[str]:
@@ -217,10 +228,11 @@ def _mixing(config: ExtractConfig, training: TrainingSettings, plan: Plan, arran
         documents = documents_per_window(starts, plan.rows_per_chunk, blocks)
         ratio = predicted_variance_ratio(starts, plan.rows_per_chunk, blocks, batch_size)
         where = f"{', '.join(dict.fromkeys(names))}, batches of {batch_size:,}: " if len(served) > 1 else ""
+        spanned = f"{documents:,.0f} document{'' if round(documents) == 1 else 's'}"
         capped = f" ({training.window_rows:,} asked for, capped by training.window_bytes)"
         yield (
             f"{where}a window of {min(blocks * plan.rows_per_chunk, train_rows):,} rows"
-            f"{capped if rows < min(training.window_rows, train_rows) else ''} spans {documents:,.0f} documents; "
+            f"{capped if rows < min(training.window_rows, train_rows) else ''} spans {spanned}; "
             f"variance of a batch mean {ratio:.2f} x a perfect shuffle's"
         )
 

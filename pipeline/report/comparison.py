@@ -117,7 +117,8 @@ def _names(runs: list[Run]) -> list[str]:
 def differing_settings(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """(key, value in each run) of the settings that are not the same in all runs; a dash where a run lacks the key.
 
-    A variant that only some runs have is one line.
+    A variant that only some runs have is one line. The model and the text are left out where one run names none: it
+    reads a store that is there, and the scores say whether it is the same.
     """
     configs = [{key: value for key, value in run.config.items() if key not in NOT_SETTINGS} for run in comparison.runs]
     variants = [_variants(run) for run in comparison.runs]
@@ -126,6 +127,8 @@ def differing_settings(comparison: Comparison) -> list[tuple[str, list[str]]]:
     lines = []
     for key in dict.fromkeys(key for of_run in leaves for key in of_run):
         first, _, rest = key.partition(".")
+        if first in ("model", "corpus") and any(config.get(first) is None for config in configs):
+            continue
         if first == "variants" and rest.partition(".")[0] not in shared:
             continue
         values = [of_run.get(key, UNKNOWN) for of_run in leaves]

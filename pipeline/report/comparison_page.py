@@ -102,7 +102,8 @@ def render(comparison: Comparison) -> str:
 def statement(comparison: Comparison) -> str:
     """What was compared, in sentences."""
     entries = [entry for of_site in comparison.sites.values() for entry in of_site]
-    said = f"{len(comparison.runs)} runs with {len(entries)} SAEs at {len(comparison.sites)} sites, side by side."
+    sites = f"{len(comparison.sites)} site{'' if len(comparison.sites) == 1 else 's'}"
+    said = f"{len(comparison.runs)} runs with {len(entries)} SAEs at {sites}, side by side."
     clashing = [site for site in comparison.sites if comparison.clashes(site)]
     if clashing:
         return f"{said} Not all scores can be compared: at {', '.join(clashing)} they were measured on unequal rows."

@@ -181,7 +181,8 @@ def _scored(run: Run) -> str:
     if not scored:
         return "Nothing has been scored yet."
     n_documents = max(sae.metrics.n_documents for sae in scored if sae.metrics)
-    measured = f"They were scored on {_number(n_documents, 'document')} that were not used in training."
+    were = "was" if n_documents == 1 else "were"
+    measured = f"They were scored on {_number(n_documents, 'document')} that {were} not used in training."
     best = [line for site in run.sites for line in _best_of_equals([sae for sae in scored if sae.site == site])]
     if best:
         return f"{measured} R² can be compared between equal L0 only: {'; '.join(best)}."

@@ -189,7 +189,7 @@ def announcement(passes: list[Pass], stores: Together) -> list[str]:
     """What is about to be trained together, which windows are capped, and what it takes of memory and disk."""
     memory = max((pass_.memory_bytes() for pass_ in passes), default=0)
     disk = disk_bytes(passes)
-    needs = f"needs about {memory / 1e9:.2f} GB of memory, and {disk / 1e9:.2f} GB of disk for checkpoints and weights"
+    needs = f"needs about {memory / 1e9:.3g} GB of memory, and {disk / 1e9:.3g} GB of disk for checkpoints and weights"
     capped = (capped_window(pass_.route, stores, pass_.stream, pass_.training) for pass_ in passes)
     lengths = (pass_.length() for pass_ in passes)
     return [*(pass_.describe() for pass_ in passes), *dict.fromkeys(lengths), *filter(None, capped), needs]

@@ -42,7 +42,7 @@ class Session:
         self._last: CurveLine | None = None
         self._keeps = steps_kept(job.training.keep, job.training.n_steps)
         self._unwritten: CurveLine | None = None
-        self._seconds, self._updates = 0.0, 0
+        self._seconds, self._updates, self._warm = 0.0, 0, False
         self._curves = Curves(job.folder.curves, 0 if saved is None else saved.curves.n_bytes)
 
     def keep_initial(self, first_batch: Callable[[], Tensor]) -> None:
@@ -59,7 +59,9 @@ class Session:
         is_line = measures or is_logged(self.trainee.step + 1, training.log_every_steps, training.n_steps)
         began = time.perf_counter()
         update = self.trainee.update(rows.x_BM, rows.target_BM, monitored=is_line)
-        self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
+        if self._warm:  # the first update of a process compiles loops, which takes longer than hundreds of others
+            self._seconds, self._updates = self._seconds + time.perf_counter() - began, self._updates + 1
+        self._warm = True
         if update is None:
             log.warning("%s: diverged at step %d: %s", self.job.name, self.trainee.step, self.trainee.diverged)
             self.finish(None)
@@ -90,7 +92,7 @@ class Session:
         finish(self.trainee, self.job, calibrated, self._curves.sha256())
 
     def rows_per_second(self) -> float | None:
-        """Rows learnt from per second spent on this SAE's updates; None where there was no update."""
+        """Rows learnt from per second spent on this SAE's updates but its first; None where there was no other."""
         return self._updates * self.job.training.batch_size / self._seconds if self._updates else None
 
     def note(self) -> str:

@@ -113,7 +113,7 @@ def test_control_a_misspelt_key_and_one_of_many_places_are_told_as_before(
 @pytest.mark.parametrize(("old", "new"), [("  n_steps: 10", "n_steps: 10"), ("  n_steps: 10", "    n_steps: 10")])
 def test_lines_of_uneven_columns_are_told_as_such(tmp_path: Path, old: str, new: str) -> None:
     (line,) = told(tmp_path, RIGHT.replace(old, new))
-    assert line.endswith("; keys of one section begin in the same column")
+    assert line.endswith("the indentation is wrong: keys of one section begin in the same column")
 
 
 def test_control_other_broken_yaml_is_not(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Stage 1 as a user meets it: finished work is recognised, and what cannot work says so and loses nothing."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -190,6 +191,23 @@ def test_an_activation_that_is_no_number_names_its_row(
     assert not list((small.store_path() / "commits").rglob("*.json")), "no unit with such a row is committed"
     monkeypatch.setattr(stage, "load", loaded)
     extract(small, show_progress=False)
+
+
+def test_a_held_out_share_that_is_far_from_the_one_asked_for_is_said(tmp_path: Path) -> None:
+    """Documents are counted, so of two very unequal ones the longer may be held out."""
+    (tmp_path / "own").mkdir()
+    for name, n_words in (("a", 60), ("b", 240)):
+        (tmp_path / "own" / f"{name}.txt").write_text(" ".join(f"word{n % 50}" for n in range(n_words)), "utf-8")
+    said = {}
+    for seed in range(8):
+        sources = [{"kind": "text", "paths": [str(tmp_path / "own" / "*.txt")]}]
+        config = extraction_config(tmp_path, corpus={"sources": sources, "n_tokens": None})
+        text = describe_plan(config.model_copy(update={"seed": seed}), show_progress=False)
+        kept, held = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:to train on|held out)", text)[:2])
+        said[held > kept] = "held out   " in text
+        assert ("corpus.heldout_fraction is 0.1" in text) == (held > 0.2 * (held + kept)), text
+    assert said[True]
+    assert "held out   " not in describe_plan(extraction_config(tmp_path), show_progress=False), "control"
 
 
 def test_a_plan_is_described_and_nothing_stays(small: RunConfig, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def needed_bytes(make_config, monkeypatch) -> int:
 
 def test_a_disk_without_room_is_refused_before_anything_is_trained(make_config, monkeypatch, uninterrupted):
     needed = needed_bytes(make_config, monkeypatch)
-    assert f"{needed / 1e9:.2f} GB of disk for checkpoints and weights" in describe_training(make_config(ALL))
+    assert f"{needed / 1e9:.3g} GB of disk for checkpoints and weights" in describe_training(make_config(ALL))
     disk_of(needed - 1, monkeypatch)
     with pytest.raises(
         CheckpointError, match=r"runs/run: training needs .* free for checkpoints and weights; free some"
