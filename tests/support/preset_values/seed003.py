@@ -20,6 +20,7 @@ HYPOTHESAES = [
     Fact("variants.*.training.decay_start", 1.0, "HypotheSAEs sae.py:324-334: Adam alone"),
     Fact("variants.*.training.clip_norm", 1.0, "train_sae.py: clip"),
     Fact("variants.*.training.order", "project_clip", "HypotheSAEs sae.py:324-334"),
+    Fact("variants.*.training.projection_epsilon", 0.0, "HypotheSAEs sae.py:242-250: no norm is divided by"),
     Fact("variants.*.training.dead_after_rows", 257 * 512, "HypotheSAEs sae.py:165-171: more than 256 steps"),
     Fact("variants.*.training.threshold_from", "running_mean", "HypotheSAEs sae.py:259-265"),
     Fact("variants.*.training.threshold_mean", "from_zero", "HypotheSAEs sae.py:108"),

@@ -37,6 +37,11 @@ TRAINING = [
     Fact("variants.*.training.filters.drop_template", False, "demo.py: every token"),
     Fact("variants.*.training.filters.max_norm_multiple", None, "demo.py: max_activation_norm_multiple off"),
     *[Fact(f"variants.{name}.training.clip_norm", None, "trainers: no clipping") for name in NOT_CLIPPED],
+    *[Fact(f"variants.{name}.training.projection_epsilon", 0.0, "ConstrainedAdam") for name in NOT_CLIPPED],
+    *[
+        Fact(f"variants.{name}.training.projection_epsilon", 1e-6, "trainers/trainer.py: remove_gradient_parallel")
+        for name in (RANKED, "jump_relu*")
+    ],
     *[
         Fact(f"variants.{name}.training.clip_norm", 1.0, "trainers: clip_grad_norm_")
         for name in ("standard_new*", RANKED, "jump_relu*")
