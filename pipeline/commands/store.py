@@ -133,7 +133,9 @@ def slice_(
             compressor=compressor,
             advance=bar.advance,
         )
-    typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, store {made.id[:12]}")
+    start, stop = made.plan.splits["heldout"]
+    held_out = f"{stop - start:,} of them held out" if stop > start else "none of them held out, to score SAEs on"
+    typer.echo(f"{out}: finished, {made.plan.n_rows:,} rows, {held_out}, store {made.id[:12]}")
 
 
 @store_app.command()

@@ -96,7 +96,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1).decode("utf-8")
     except FileNotFoundError:
-        known = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
+        known = sorted(str(other) for other in [*Path("configs").rglob("*.yaml"), *Path().glob("*.yaml")])
         close = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(

@@ -28,6 +28,12 @@ class _Section:
         return handler.generate_schema(get_args(source)[0])
 
 
+def _needed_for(section: str) -> str:
+    """What a section that is missing is for."""
+    without = " To use that one: strata train, or train --dry-run." if section in ("model", "corpus") else ""
+    return f"{RunConfig.model_fields[section].description}{without}"
+
+
 class RunConfig(Settings):
     """One YAML file: extract once, train many. A section that a command does not need may be left out."""
 
@@ -86,7 +92,7 @@ class RunConfig(Settings):
         """
         needed = [name for name, field in cls.model_fields.items() if field.is_required()]
         if missing := [name for name in needed if not getattr(config, name)]:
-            lines = (f"{where}: {name}: missing; {RunConfig.model_fields[name].description}" for name in missing)
+            lines = (f"{where}: {name}: missing; {_needed_for(name)}" for name in missing)
             raise ConfigError("\n".join(lines))
         # Its groups are checked already, and taken as they are.
         return cls.model_validate({name: group for name, group in config if name in config.model_fields_set})

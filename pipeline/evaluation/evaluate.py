@@ -67,12 +67,21 @@ class Held:
 def evaluate(config: TrainConfig, *, show_progress: bool = False) -> None:
     """Score every SAE of the run that finished training; what is scored already is skipped.
 
+    Of a store without held-out rows nothing is scored, which is said: it may be a slice that somebody was given.
     Raises: StoreError, ConfigError, CheckpointError.
     """
     stores = open_store(config)
     run = RunFolder(config.run_path())
     device = choose_device(config.training.device, "training.device")
     write_record(run.store, _summary(stores))
+    first, last = stores.stores[0].plan.splits[SPLIT]
+    if first == last:
+        log.warning(
+            "%s: holds no held-out rows, so nothing is scored; they are the last rows of a store: a slice has them if "
+            "it ends later, a new store if corpus.heldout_fraction is above 0",
+            stores.path,
+        )
+        return
     unhashed: set[str] = set()
     for route in _routes(config):
         held = Held(stores, route, config, device)

@@ -4,7 +4,7 @@ import logging
 import platform
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -104,12 +104,16 @@ def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
     check_settings(Plan(files={}, **_fields(config, description, sizes)))
     tokenizer = load_tokenizer(config.model)
     path = config.store_path()
+    was_there = path.parent.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.tokens-"
     remove_dead(FileSystem(), path.parent, prefix)
     with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
         spool = spool_documents(config.corpus, tokenizer, folder, show_progress, config.seed)
         yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
+    if not was_there:
+        with suppress(OSError):  # a store is in it now
+            path.parent.rmdir()
 
 
 def _described(config: ExtractConfig, draft: Draft) -> str:

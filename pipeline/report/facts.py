@@ -200,7 +200,10 @@ def _best_of_equals(saes: list[Trained]) -> list[str]:
         if len(equals) > 1:
             best = max(equals, key=lambda sae: sae.value("r2_pooled") or 0.0)
             r2 = show(best.value("r2_pooled"), "fraction of variance")
-            lines.append(f"of {len(equals)} with {l0} active latents per row at {best.site}, {best.variant} (R² {r2})")
+            lines.append(
+                f"of {len(equals)} with {l0} active latents per row at {best.site}, {best.variant} "
+                f"has the highest (R² {r2})"
+            )
     return lines
 
 

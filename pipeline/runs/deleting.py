@@ -50,7 +50,7 @@ def deletable_variants(run: Path, name: str) -> list[Path]:
     Raises: CheckpointError if the run holds none; ConfigError for an unknown name.
     """
     if run.is_symlink() or not is_run(run):
-        raise CheckpointError(f"{run}: holds no run; name the folder of one, such as runs/demo")
+        raise CheckpointError(f"{run}: holds no run{_meant(run) or '; name the folder of one, such as runs/mine'}")
     known = {path.name: path for path in sorted((run / "variants").glob("*@*")) if path.is_dir()}
     left = half_deleted(run)
     chosen = [path for path in known.values() if _is_called(path.name, name)]

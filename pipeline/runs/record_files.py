@@ -102,7 +102,8 @@ def read_object(data: JsonObject, model: type[R], where: str) -> R:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "the whole"
         says = _SAYS.get(first["type"], first["msg"])
-        raise CheckpointError(f"{where}: {key[:200]}: {says}; {model.remedy}") from None
+        newer = "use the newer version that may have written it, or " if first["type"] == "extra_forbidden" else ""
+        raise CheckpointError(f"{where}: {key[:200]}: {says}; {newer}{model.remedy}") from None
 
 
 def line_of(record: Record) -> bytes:

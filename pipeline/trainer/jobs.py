@@ -155,7 +155,7 @@ def refuse_change(recorded: SAERecord, wanted: SAERecord, where: str) -> None:
     if changes := changed_keys(old, new):
         raise CheckpointError(
             f"{where} was made by another config ({'; '.join(changes)}); give the changed variant another name, "
-            "or delete its folder to train it again from step 0"
+            "or delete it (strata runs delete RUN VARIANT) to train it again from step 0"
         )
 
 

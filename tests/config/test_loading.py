@@ -223,7 +223,7 @@ def test_a_missing_file_lists_the_configs_there_are(base: Path) -> None:
         Path("configs", f"{name}.yaml").write_text(BASE, encoding="utf-8")
     assert problem(Path("configs/dem.yaml")).splitlines() == [
         "configs/dem.yaml: no such config file; did you mean configs/demo.yaml?",
-        "configs here: configs/demo.yaml, configs/smoke.yaml",
+        "configs here: base.yaml, configs/demo.yaml, configs/smoke.yaml",
     ]
 
 

@@ -217,3 +217,6 @@ def test_a_plan_is_described_and_nothing_stays(small: RunConfig, tmp_path: Path)
     assert "units " in text
     assert "x a perfect shuffle" in text
     assert snapshot(tmp_path) == before
+    inside = small.store.model_copy(update={"path": str(tmp_path / "data" / "store")})
+    describe_plan(small.model_copy(update={"store": inside}), show_progress=False)
+    assert not (tmp_path / "data").exists()

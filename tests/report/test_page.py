@@ -36,7 +36,7 @@ def test_the_statement_says_what_happened(run_folder):
     assert "10 of 12 finished" in text
     assert "Training diverged and was stopped for topk-hot" in text
     assert "441 documents that were not used in training" in text
-    assert "of 2 with 32.0 active latents per row at blocks.9.hook_resid_post, topk (R² 0.8710)" in text
+    assert "of 2 with 32.0 active latents per row at blocks.9.hook_resid_post, topk has the highest (R² 0.8710)" in text
 
 
 def test_unequal_l0_has_no_winner(run_folder):

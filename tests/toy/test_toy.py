@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig, load
-from strata_sae.pipeline.config.run import ToyConfig
+from strata_sae.pipeline.config.run import ToyConfig, TrainConfig
 from strata_sae.pipeline.config.toy import ParentAlwaysOn, TwoChildren
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.reading.which_store import find_store
 from strata_sae.pipeline.toy.generators import drawn, features
 from strata_sae.pipeline.toy.make import make_toy
+from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores import ActivationStore, slice_store, verify
 from strata_sae.stores.errors import StoreError
 
@@ -206,3 +208,21 @@ def test_the_commands_work_on_it(tmp_path, monkeypatch):
     assert metrics["n_rows"] == 200
     assert load(Path(config)).toy == ParentAlwaysOn(n_rows=40_000)
     assert Path("runs/toy/report.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_of_a_store_without_held_out_rows_nothing_is_scored_and_that_is_said(tmp_path, monkeypatch, caplog, fraction):
+    """Its SAEs are trained all the same. The other share is the control."""
+    monkeypatch.chdir(tmp_path)
+    variant = {"sae": {"architecture": "topk", "d_sae": 8, "k": 2}, "objective": {"reconstruction": {}}}
+    config = TrainConfig.model_validate(
+        data(tmp_path / "toy", {**SMALL, "heldout_fraction": fraction})
+        | {"training": {"n_steps": 3, "batch_size": 64, "device": "cpu"}, "variants": {"topk": variant}}
+    )
+    make_toy(ToyConfig.of(config, "a.yaml"))
+    train(config)
+    with caplog.at_level("WARNING"):
+        evaluate(config)
+    assert ("holds no held-out rows, so nothing is scored" in caplog.text) == (fraction == 0.0)
+    assert len(list(Path("runs/toy").rglob("metrics.json"))) == int(fraction > 0)
+    assert Path("runs/toy/store.json").exists(), "the report says which store it was"
