@@ -57,6 +57,7 @@ def init(
     from strata_sae.pipeline.config.commented import commented
     from strata_sae.pipeline.language_model.starting_site import starting_site
     from strata_sae.pipeline.settings import ModelSettings
+    from strata_sae.stores.files.filesystem import write_bytes
 
     there = folder.resolve() == Path.cwd().resolve()  # relative paths mean the folder in which a command is started
     texts = [given if there else given.resolve() for given in text or []]
@@ -64,8 +65,7 @@ def init(
     where = str(named if there else named.resolve()) if model != "demo" and named.exists() else model
     site = starting_site(ModelSettings(path=where))
     config = RunConfig.model_validate(_first_config(_name(folder), where, texts, site))
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(HEADER + commented(config), encoding="utf-8")
+    write_bytes(path, (HEADER + commented(config)).encode("utf-8"))  # whole or not at all
     typer.echo(f"{path}: written; next: {'' if there else f'cd {folder} && '}strata run")
 
 

@@ -47,7 +47,7 @@ def strata(shared: Path, tmp_path: Path) -> Callable[..., Result]:
         sections = {"corpus": {"n_tokens": 600}, "store": {"path": str(tmp_path / "store")}}
         for section, values in changes.items():
             sections[section] = sections.get(section, {}) | values if isinstance(values, dict) else values
-        plain = extraction_config(shared).model_dump(mode="json", exclude={"sweep", "evaluation", "report"})
+        plain = extraction_config(shared).model_dump(mode="json", exclude={"sweep", "evaluation", "report", "toy"})
         for variant in plain["variants"].values():
             variant.pop("sweep", None)
         for section, values in sections.items():
@@ -225,7 +225,7 @@ def test_what_plan_accepts_extract_finishes(
     changes = with_weight(changes, shared)
     done = strata("plan", **changes)
     assert done.exit_code == 0, done.output
-    # Two sites; and nothing is to be said of this corpus.
+    # Two sites; and nothing is to be said of this corpus, but where so few documents give an uneven held-out share.
     expected = [
         "model",
         "tokens",
@@ -240,7 +240,8 @@ def test_what_plan_accepts_extract_finishes(
         "time",
         "memory",
     ]
-    assert [line.split()[0] for line in done.stdout.splitlines()] == expected
+    titles = [line.split()[0] for line in done.stdout.splitlines()]
+    assert [title for title in titles if title != "held"] == expected
     done = strata("extract", **changes)
     assert done.exit_code == 0, done.output
     ActivationStore.open(tmp_path / "store")

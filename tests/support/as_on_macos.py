@@ -36,8 +36,8 @@ NOT_ON_MACOS: dict[Any, tuple[str, ...]] = {
     time: ("CLOCK_BOOTTIME", "CLOCK_TAI"),
 }  # fmt: skip
 """What Python's documentation says that macOS lacks, by module."""
-PLACES = ("/proc", "/sys", "/dev/shm")
-"""Folders that are not there either."""
+PLACES = ("/proc", "/sys", "/dev/shm", "/etc/machine-id")
+"""Folders and files that are not there either."""
 
 
 def take_away() -> None:
