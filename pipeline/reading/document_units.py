@@ -49,7 +49,6 @@ def document_units(store: ActivationStore, site: str, filters: Filters, kept: Pa
     if found is None:
         log.info("%s: measuring the mean and the standard deviation of every document", site)
         found = _measure(store, site, filters)
-        kept.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(kept, safetensors.numpy.save(found, {"key": key, "sha256": _hash(found)}))
     return DocumentUnits(found["starts"], found["mean"], found["factor"])
 

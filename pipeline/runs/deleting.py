@@ -103,10 +103,11 @@ def _fixed(folder: type[RunFolder] | type[VariantFolder]) -> str:
 
 
 _LEFTOVER = rf"{re.escape(STAGED)}[^/]+(/[^/]*)?"
-_CHECKPOINTS = rf"checkpoints/(([^/]+/)?([^/]+\.(json|safetensors))?|{_LEFTOVER})"
+_CHECKPOINTS = rf"checkpoints/([^/]+/)?([^/]+\.(json|safetensors)|{_LEFTOVER})?"
 _VARIANT = rf"{_fixed(VariantFolder)}|{_CHECKPOINTS}|{_LEFTOVER}"
 _RUN = (
     rf"{_fixed(RunFolder)}|{_LEFTOVER}|loader/([^/]+\.jsonl)?|variants/"
+    rf"|documents/([^/]+\.safetensors|{_LEFTOVER})?"
     rf"|(variants/[^/]+@[^/]+|\.deleting-[^/]+)/({_VARIANT})?"
 )
 

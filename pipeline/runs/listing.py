@@ -63,7 +63,7 @@ def list_runs(folder: Path) -> list[RunRow]:
     """
     if not folder.is_dir():
         raise ConfigError(f"FOLDER: {folder}: no such folder; runs lie in runs/, from where they were trained")
-    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_run(path)]
+    paths = _runs_in(folder)
     stores = _stores(paths)
     rows = [_row(path, stores) for path in paths]
     for name, path in half_deleted(folder):
@@ -85,11 +85,16 @@ def runs_of_store(store_id: str, folders: Iterable[Path]) -> list[RunOfAStore]:
     """The runs in these folders that refer to a store, as far as their records can be read."""
     found = []
     for folder in sorted({folder.resolve() for folder in folders if folder.is_dir()}):
-        for path in (path for path in sorted(folder.iterdir()) if is_run(path)):
+        for path in _runs_in(folder):
             n_saes = sum(store_id in _stores_of(config) for config in _configs(RunFolder(path)))
             if n_saes:
                 found.append(RunOfAStore(path, n_saes, _is_written(path)))
     return found
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder, without what deletions left."""
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_run(path)]
 
 
 def _is_written(run: Path) -> bool:

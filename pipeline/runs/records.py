@@ -160,7 +160,7 @@ class Ending(Record):
     stopped_at_step: Count | None
     """Where held-out losses ended training; null: it went on to its last step."""
     best_step: Count | None
-    """Step of the weights that were kept, of the lowest held-out loss; null: the last ones were."""
+    """Step of the weights that were kept, of the lowest held-out loss, diverged or not; null: the last ones were."""
     reason: str | None
     """Why it diverged or stopped early."""
     n_steps: Count

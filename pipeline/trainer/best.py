@@ -24,9 +24,9 @@ class Best:
         self._copies = {name: tensor.clone() for name, tensor in weights.items()}
 
     @property
-    def step(self) -> int:
-        """The step of the lowest loss (updates done); 0 before any is finite."""
-        return int(self.numbers[STEP])
+    def step(self) -> int | None:
+        """The step of the lowest loss (updates done); None before any is finite."""
+        return int(self.numbers[STEP]) if self.numbers[LOSS].isfinite() else None
 
     @property
     def gave_up(self) -> bool:
@@ -36,7 +36,9 @@ class Best:
     def measured(self, loss: float, step: int, for_readers: Mapping[str, Tensor] | None = None) -> None:
         """Take in the held-out loss after `step` updates. for_readers: what the terms would write then."""
         if loss < self.numbers[LOSS]:
-            self.numbers[:] = torch.tensor([loss, step, 0.0])
+            self.numbers[:] = torch.tensor(
+                [loss, step, 0.0], dtype=torch.float64
+            )  # in float32, an equal loss can be lower
             for name, copy in self._copies.items():
                 copy.copy_(self._weights[name])
             self.for_readers = {name: tensor.clone() for name, tensor in (for_readers or {}).items()}
@@ -45,16 +47,17 @@ class Best:
 
     def restore(self) -> None:
         """Go back to the weights of the lowest loss; none where no loss was finite."""
-        if self.step:
+        if self.step is not None:
             for name, copy in self._copies.items():
                 self._weights[name].copy_(copy)
 
     def reason(self) -> str:
         """Why training stopped, in words."""
-        return (
-            f"the held-out loss has not fallen below {float(self.numbers[LOSS]):.6g} of step {self.step} "
-            f"in {int(self.numbers[MISSES])} measurements"
-        )
+        n_measured = int(self.numbers[MISSES])
+        if self.step is None:
+            return f"no held-out loss was finite in {n_measured} measurements"
+        lowest = float(self.numbers[LOSS])
+        return f"the held-out loss has not fallen below {lowest:.6g} of step {self.step} in {n_measured} measurements"
 
     def state(self) -> dict[str, Tensor]:
         """For checkpoints: the tensors themselves."""

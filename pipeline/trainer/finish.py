@@ -12,6 +12,7 @@ from torch import Tensor
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import read_record, write_record
 from strata_sae.pipeline.runs.records import Ending, FinalHashes, KeptPart, SAERecord, SitePart, Thresholds
+from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.jobs import Job, remove_checkpoints
 from strata_sae.pipeline.trainer.optimiser import Tensors
@@ -99,13 +100,15 @@ def _columns(sites: Sequence[SitePart]) -> Tensor:
     return torch.cat([torch.full((site.width,), site.scale, dtype=torch.float64) for site in sites])
 
 
-def write_weights(path: Path, trainee: Trainee, record: SAERecord, threshold: float | None) -> str:
-    """Write the weights in raw units. threshold: for inference, in scaled units. Returns: the file's sha256."""
-    final = trainee.sae.weights() | trainee.for_readers()
-    weights = {name: tensor.detach().cpu() for name, tensor in final.items()}
-    if trainee.sae.target_l0(1.0) is not None and threshold is not None:
+def write_weights(path: Path, sae: SAE, for_readers: Tensors, record: SAERecord, threshold: float | None) -> str:
+    """Write the weights in raw units, and what readers get of the loss terms.
+
+    threshold: for inference, in scaled units. Returns: the file's sha256.
+    """
+    weights = {name: tensor.detach().cpu() for name, tensor in (sae.weights() | for_readers).items()}
+    if sae.target_l0(1.0) is not None and threshold is not None:
         weights["threshold"] = torch.tensor(threshold, dtype=torch.float64)
-    raw = in_raw_units(weights, record.input_scale, trainee.sae.scales_with_x)
+    raw = in_raw_units(weights, record.input_scale, sae.scales_with_x)
     if record.reads:
         raw = fold(raw, record)
     data = safetensors.torch.save(raw)
@@ -129,7 +132,7 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
     folder, record = job.folder, job.record
     running = trainee.threshold.value() if trainee.threshold.is_set() else None
     threshold = running if calibrated is None or job.training.threshold_from == "running_mean" else calibrated
-    weights_sha256 = write_weights(folder.weights, trainee, record, threshold)
+    weights_sha256 = write_weights(folder.weights, trainee.sae, trainee.for_readers(), record, threshold)
     scale = record.input_scale
     finished, best = trainee.diverged is None, trainee.best
     stopped = finished and trainee.stopped_early and trainee.step < job.training.n_steps
@@ -139,7 +142,7 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
         status="finished" if finished else "diverged",
         diverged_at_step=None if finished else trainee.step,
         stopped_at_step=trainee.step if stopped else None,
-        best_step=best.step if finished and best is not None else None,
+        best_step=None if best is None else best.step,
         reason=best.reason() if stopped and best is not None else trainee.diverged,
         n_steps=trainee.step,
         rows=trainee.step * job.training.batch_size,

@@ -31,8 +31,8 @@ def keep(trainee: Trainee, job: Job, x_BM: torch.Tensor, curves_sha256: str) -> 
     calibrated = None if k is None else calibrate(trainee.sae, lambda: [x_BM], k)
     use_running = job.training.threshold_from == "running_mean" and running is not None
     scale = job.record.input_scale
-    folder.path.mkdir(parents=True, exist_ok=True)
-    sha256 = write_weights(folder.weights, trainee, job.record, running if use_running else calibrated)
+    threshold = running if use_running else calibrated
+    sha256 = write_weights(folder.weights, trainee.sae, trainee.objective.for_readers(), job.record, threshold)
     thresholds = Thresholds(
         calibrated=None if calibrated is None else calibrated / scale,
         running_mean=None if running is None else running / scale,

@@ -37,18 +37,18 @@ def run_pass(
 ) -> dict[str, float]:
     """Train the jobs of a pass, each from its own last checkpoint, and write their final files.
 
-    Returns: rows per second of each that made an update, by name.
+    Returns: rows per second of each that made more than one update, by name.
     """
     training, name = pass_.training, pass_.route.name
     with ExitStack() as stack:
         documents = _documents(pass_, stores, run)
         feed = stack.enter_context(closing(Feed(pass_.route, stores, pass_.stream, pass_.scaling, device, documents)))
         loader = LoaderLog(run.loader(name), pass_, feed)
+        heldout = _heldout(pass_, feed)  # before a record is written that names what is refused here
         sessions = _sessions(pass_, stores, device, stack)
         _begin([session for session in sessions if session.fresh], feed, run)
         for session in sessions:
             session.keep_initial(lambda: feed.batch(pass_.first_batch).x_BM)
-        heldout = _heldout(pass_, feed)
         start = min((s.trainee.step for s in sessions if not s.trainee.stopped_early), default=training.n_steps)
         bar = stack.enter_context(
             Progress(f"{name}: train", training.n_steps, "step", start=start, shown=show_progress)

@@ -159,7 +159,7 @@ def _row(job: Job, speed: float | None) -> tuple[str, ...]:
     numbers = [_number(last[0].get(name), spelled) for name, spelled in shown.items()]
     notes = f"diverged: {ending.reason}" if ending.status == "diverged" else ""
     if ending.stopped_at_step is not None:
-        notes = f"stopped early; weights of step {ending.best_step:,}"
+        notes = f"stopped early; weights of step {ending.best_step or ending.n_steps:,}"
     steps, rate = _number(ending.n_steps, ",d"), _number(speed, ",.0f")
     return (job.variant_name, job.route.name, steps, *numbers, rate, notes)
 

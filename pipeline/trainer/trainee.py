@@ -162,7 +162,8 @@ class Trainee:
 
         monitored: whether the update is logged, and its monitors are measured; that changes no bit of the parameters.
 
-        Returns: None if it diverged, with the parameters as they were.
+        Returns: None if it diverged, with the parameters as they were, or those of the lowest held-out loss if it may
+            stop early.
         """
         training, parameters = self.training, self.sae.parameters()
         fraction_done = 1.0 if self.extends else self.step / self.training.n_steps
@@ -180,6 +181,8 @@ class Trainee:
         loss, norm = torch.stack([result.loss, clipped_norm]).tolist()  # one transfer from the device for both
         self.diverged = _why_diverged(loss, norm)
         if self.diverged is not None:
+            if self.best is not None:
+                self.best.restore()
             return None
         if self.step >= training.threshold_start_step:
             self.threshold.update(encoding.cut)
@@ -212,7 +215,9 @@ class Trainee:
 
     def for_readers(self) -> Tensors:
         """What the final file holds of the loss terms, beside the weights and as old as they are."""
-        return self.objective.for_readers() if self.best is None else self.best.for_readers
+        if self.best is None or self.best.step is None:
+            return self.objective.for_readers()
+        return self.best.for_readers
 
     def state(self) -> Tensors:
         """All that is learnt or remembered but for `step`: the tensors themselves, by their names in a checkpoint."""

@@ -15,6 +15,7 @@ from strata_sae.pipeline.runs.deleting import deletable_run, deletable_variants,
 from strata_sae.pipeline.runs.folders import RunFolder, only_writer
 from strata_sae.pipeline.runs.listing import list_runs, runs_of_store
 from strata_sae.stores.files.deletion import half_deleted
+from strata_sae.stores.files.filesystem import write_bytes
 from support.killed_at_a_step import KilledFileSystem, killed_before_step
 from support.made_up_run import SITES, STORE_ID, VARIANTS, write_run
 from support.small_store import build_store
@@ -84,6 +85,11 @@ def test_a_run_is_deleted_whole_and_its_neighbours_stay(run: Path) -> None:
     (run / "variants" / f"topk@{SITE}" / "checkpoints" / "step_00000010").mkdir(parents=True)
     (run / "variants" / f"topk@{SITE}" / "checkpoints" / "step_00000010" / "state.safetensors").write_bytes(b"x")
     (run / ".staged-report.html-0123").write_text("half")
+    kept = run / "variants" / f"topk@{SITE}" / "checkpoints" / "kept_00000010"
+    for file in ("weights.safetensors", "training.json", ".staged-weights.safetensors-0123"):
+        write_bytes(kept / file, b"x")
+    for file in (f"{SITE}.safetensors", f".staged-{SITE}.safetensors-0123"):
+        write_bytes(run / "documents" / file, b"x")
     done = strata("runs", "delete", str(run), "--yes")
     assert done.exit_code == 0, done.stderr
     assert re.search(r"runs/demo: [\d,]+ files, [\d,]+ bytes\n", done.stdout)
@@ -160,6 +166,9 @@ def test_a_run_that_is_written_is_refused(run: Path) -> None:
     assert names(run) == before
     assert [found.is_written for found in runs_of_store(STORE_ID, [Path("runs")])] == [False]
     assert runs_of_store("00" * 32, [Path("runs")]) == []
+    killed_before_step(1, lambda files: delete_run(run, files))
+    assert half_deleted(Path("runs"))
+    assert runs_of_store(STORE_ID, [Path("runs")]) == [], "what a deletion left needs no store"
 
 
 def test_bad_names_are_told(run: Path) -> None:

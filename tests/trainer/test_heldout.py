@@ -100,6 +100,62 @@ def test_patience_by_hand():
     assert weight.tolist() == [2.0, 2.0]
 
 
+@pytest.mark.parametrize(("loss", "step"), [(0.1, 1), (0.3, 2**24 + 1)])
+def test_an_equal_loss_is_no_lower_one_and_any_step_is_kept(loss, step):
+    """In float32 0.1 is stored as more than it is, 0.3 too, and 2^24 + 1 as 2^24."""
+    best = Best(1, {"w": torch.zeros(1)})
+    best.measured(loss, step)
+    assert (best.step, best.gave_up) == (step, False)
+    best.measured(loss, step + 1)
+    assert (best.step, best.gave_up) == (step, True)
+
+
+def test_without_a_finite_loss_the_last_weights_are_kept_and_it_is_said():
+    weight = torch.ones(1)
+    best = Best(1, {"w": weight})
+    weight.fill_(2.0)
+    best.measured(float("nan"), 8)
+    best.restore()
+    assert (best.gave_up, best.step, weight.item()) == (True, None, 2.0)
+    assert best.reason() == "no held-out loss was finite in 1 measurements"
+
+
+def test_a_variant_that_diverges_keeps_its_best_weights_too(make_config, monkeypatch):
+    """Its 30th loss is no number; the losses of steps 8, 16 and 24 were measured before."""
+    from strata_sae.pipeline.trainer import trainee
+
+    settings = {"heldout": {"every_steps": 8, "max_rows": 300, "patience": 9}}
+    shares = [step / 60 for step in (8, 16, 24)]
+    train(make_config({"topk": TOPK}, "plain", keep=shares), show_progress=False)
+    losses = iter([*[None] * 29, "loss is nan"])
+    monkeypatch.setattr(trainee, "_why_diverged", lambda loss, norm: next(losses))
+    train(make_config({"topk": TOPK}, **settings), show_progress=False)
+    found = ending("topk")
+    best = min((line["heldout/loss"], line["step"]) for line in curves("topk") if "heldout/loss" in line)[1]
+    assert (found["status"], found["diverged_at_step"], found["best_step"]) == ("diverged", 29, best)
+    plain = RunFolder(Path("runs/plain")).variant(f"topk@{SITE}")
+    assert torch.equal(weights("topk")["W_dec"], safetensors.torch.load_file(plain.kept(best).weights)["W_dec"])
+    others = [safetensors.torch.load_file(plain.kept(step).weights)["W_dec"] for step in (8, 16, 24) if step != best]
+    assert not any(torch.equal(weights("topk")["W_dec"], other) for other in others), "control"
+
+
+def test_kept_weights_hold_what_terms_remember_at_their_own_step(make_config):
+    """Whether or not the variant may stop early: the mean ratio of children, which moves at each step."""
+    sae = {"architecture": "two_child_topk", "d_sae": 48, "k": 3}
+    variants = {"two": {"sae": sae, "objective": {"reconstruction": {}, "two_child_cosine": {"weight": 0.01}}}}
+    stopping = {"heldout": {"every_steps": 20, "max_rows": 300, "patience": 9}}
+    train(make_config(variants, "plain", keep=[0.1, 0.5]), show_progress=False)
+    train(make_config(variants, keep=[0.1, 0.5], **stopping), show_progress=False)
+    plain, found = (RunFolder(Path("runs") / name).variant(f"two@{SITE}") for name in ("plain", "run"))
+    ratios = []
+    for step in (6, 30):
+        ours, expected = (safetensors.torch.load_file(folder.kept(step).weights) for folder in (found, plain))
+        assert ours.keys() == expected.keys()
+        assert all(torch.equal(ours[name], expected[name]) for name in ours)
+        ratios.append(ours["child_parent_ratio"])
+    assert not torch.equal(*ratios), "control: it moves"
+
+
 def test_a_variant_that_stops_keeps_its_best_weights_and_the_others_go_on(make_config):
     """The same weights as the undisturbed run had at that step; the others' bits are those without it."""
     variants = {"topk": {**TOPK, "training": {"learning_rate": 1e-3}}, "wild": TOPK}
@@ -200,6 +256,7 @@ def test_a_store_without_held_out_rows_is_refused_before_the_first_step(make_con
     monkeypatch.setattr(Feed, "heldout", lambda *_: iter(()))
     with pytest.raises(ConfigError, match=r"training\.heldout: the held-out split of .* has no rows"):
         train(make_config({"topk": TOPK}, heldout=HELDOUT), show_progress=False)
+    train(make_config({"topk": TOPK}), show_progress=False)  # what the error advises; no record of before is in its way
 
 
 ROOT = Path(__file__).parents[2]
