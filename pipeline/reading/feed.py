@@ -79,6 +79,23 @@ def sites_of(route: Route, stores: Together) -> Sites:
     return [(stores.at(site), site) for site in route.sites]
 
 
+def heldout_parts(
+    sites: Sites, filters: Filters, batch_size: int, max_rows: int | None
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """Batches of held-out rows that pass the filters, in plan order, at most `max_rows` rows of them.
+
+    Of each: the rows of every site as the store keeps them, and their numbers.
+    """
+    left = max_rows
+    for parts, numbers in joined_in_order(sites, "heldout", filters, batch_size):
+        if left is not None:
+            parts, numbers = [rows[:left] for rows in parts], numbers[:left]
+            left -= len(numbers)
+        yield parts, numbers
+        if left == 0:
+            return
+
+
 def filters_of(settings: FilterSettings) -> Filters:
     """The stores' filters that the config asks for."""
     return Filters(
@@ -180,8 +197,7 @@ class Feed:
     def batch(self, step: int) -> Rows:
         """Batch `step`. Raises: StoreError if a chunk is damaged."""
         parts, numbers = self.batches.batch(step)
-        target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
-        return Rows(self._read(parts, numbers), target_BM, numbers)
+        return self._rows(parts, numbers)
 
     def targets_in_order(self) -> Iterator[Tensor]:
         """What is to be reconstructed of all rows to train on, each once, in the store's order: [B, d_out] each."""
@@ -203,19 +219,16 @@ class Feed:
 
     def heldout(self, batch_size: int, max_rows: int | None) -> Iterator[Rows]:
         """Scaled batches of the held-out rows that pass the filters, in plan order, at most `max_rows` rows of them."""
-        left = max_rows
-        for parts, numbers in joined_in_order(self._sites, "heldout", self._stream.filters, batch_size):
-            if left is not None:
-                parts, numbers = [rows[:left] for rows in parts], numbers[:left]
-                left -= len(numbers)
-            target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
-            yield Rows(self._read(parts, numbers), target_BM, numbers)
-            if left == 0:
-                return
+        for parts, numbers in heldout_parts(self._sites, self._stream.filters, batch_size, max_rows):
+            yield self._rows(parts, numbers)
 
     def close(self) -> None:
         """Stop reading."""
         self.batches.close()
+
+    def _rows(self, parts: list[np.ndarray], numbers: np.ndarray) -> Rows:
+        target_BM = None if self._writes_what_it_reads else self._scaled(parts, self._writes)
+        return Rows(self._read(parts, numbers), target_BM, numbers)
 
     def _read(self, parts: list[np.ndarray], numbers: np.ndarray) -> Tensor:
         """What is read of a batch, as training sees it."""

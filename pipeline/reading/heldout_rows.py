@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from strata_sae.pipeline.config.variants import Route
-from strata_sae.pipeline.reading.feed import side_by_side, sites_of
-from strata_sae.stores import Filters, Together, joined_in_order
+from strata_sae.pipeline.reading.feed import heldout_parts, side_by_side, sites_of
+from strata_sae.stores import Filters, Together
 
 
 class HeldOut(NamedTuple):
@@ -24,15 +24,9 @@ def heldout_rows(
     stores: Together, route: Route, filters: Filters, batch_size: int, max_rows: int | None, device: torch.device
 ) -> Iterator[HeldOut]:
     """Batches of held-out rows that pass the filters, in plan order, at most `max_rows` rows of them."""
-    left = max_rows
-    for parts, numbers in joined_in_order(sites_of(route, stores), "heldout", filters, batch_size):
-        if left is not None:
-            parts, numbers = [rows[:left] for rows in parts], numbers[:left]
-            left -= len(numbers)
+    for parts, numbers in heldout_parts(sites_of(route, stores), filters, batch_size, max_rows):
         of_site = dict(zip(route.sites, parts, strict=True))
         x_BM = side_by_side([of_site[site] for site in route.reads], None, device)
         same = route.reads == route.writes
         target_BM = x_BM if same else side_by_side([of_site[site] for site in route.writes], None, device)
         yield HeldOut(x_BM, target_BM, torch.from_numpy(numbers).to(device))
-        if left == 0:
-            return

@@ -11,7 +11,7 @@ from strata_sae.pipeline.config.run import ToyConfig
 from strata_sae.pipeline.config.toy import ParentAlwaysOn
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.toy.generators import NOTHING, drawn, features
-from strata_sae.stores import MANIFEST, ActivationStore, Token, write_store
+from strata_sae.stores import MANIFEST, ActivationStore, Token, layout, write_store
 from strata_sae.stores.files.canonical import canonical_json
 from strata_sae.stores.files.filesystem import make_folder
 
@@ -90,9 +90,10 @@ def _words(is_tree: bool, active: np.ndarray) -> tuple[np.ndarray, dict[int, Tok
 def _holds(store: ActivationStore, site: str, made_of: bytes, wanted: StoreSettings) -> bool:
     """Whether a store is the toy of these settings, in this form."""
     plan = store.plan
-    form = (list(plan.sites), plan.encoding, plan.compressor)
+    sizes = layout(plan.sites, wanted.encoding, wanted.chunk_bytes, wanted.shard_bytes)
+    form = (list(plan.sites), plan.encoding, plan.compressor, plan.rows_per_chunk)  # rows are mixed chunk by chunk
     return (
-        form == ([site], wanted.encoding, wanted.compressor)
+        form == ([site], wanted.encoding, wanted.compressor, sizes.rows_per_chunk)
         and MADE_OF in store.extras
         and store.extra(MADE_OF) == made_of
     )

@@ -154,8 +154,8 @@ def refuse_change(recorded: SAERecord, wanted: SAERecord, where: str) -> None:
     old, new = (record.model_dump(mode="json", exclude={"fingerprint"}) for record in (recorded, wanted))
     if changes := changed_keys(old, new):
         raise CheckpointError(
-            f"{where} was made by another config ({'; '.join(changes)}); give the changed variant another name, "
-            "or delete it (strata runs delete RUN VARIANT) to train it again from step 0"
+            f"{where} was made by another config ({'; '.join(changes)}); set that back to what it was, give the "
+            "changed variant another name, or delete it (strata runs delete RUN VARIANT) to train it again from step 0"
         )
 
 

@@ -130,7 +130,7 @@ def _heldout(pass_: Pass, feed: Feed) -> Callable[[], Iterator[Rows]] | None:
     if next(read(), None) is None:
         raise ConfigError(
             f"training.heldout: the held-out split of {pass_.route.name} has no rows after training.filters; "
-            "raise corpus.heldout_fraction and extract again, or set training.heldout to null"
+            "raise heldout_fraction (of corpus or toy) and make the store again, or set training.heldout to null"
         )
     return read
 

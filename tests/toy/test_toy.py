@@ -154,8 +154,9 @@ def test_a_finished_one_is_kept_and_another_one_is_not_overwritten(tmp_path, mon
     for change in ({**SMALL, "noise": 0.5}, {**SMALL, "n_rows": 2000}):
         with pytest.raises(StoreError):
             made(tmp_path / "toy", change)
-    with pytest.raises(StoreError):
-        made(tmp_path / "toy", SMALL, encoding="bfloat16")
+    for form in ({"encoding": "bfloat16"}, {"chunk_bytes": 4096}):
+        with pytest.raises(StoreError):
+            made(tmp_path / "toy", SMALL, **form)
     assert ActivationStore.open(tmp_path / "toy").id == first.id
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"], "nothing is left beside it"
 

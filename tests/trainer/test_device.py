@@ -75,7 +75,7 @@ def test_a_record_of_an_older_version_holds_the_word_auto(trained: Path, device:
 
 def test_control_another_device_is_another_config(trained: Path) -> None:
     record_device(trained, "cuda")
-    with pytest.raises(CheckpointError, match=r"training\.device"):
+    with pytest.raises(CheckpointError, match=r"training\.device: was \"cuda\", is \"cpu\"\); set that back"):
         done("cpu")
 
 
