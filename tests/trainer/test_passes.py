@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from strata_sae.pipeline.config import dump
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.kernels import selection
 from strata_sae.pipeline.runs.record_files import read_yaml
+from strata_sae.pipeline.trainer import session
+from strata_sae.pipeline.trainer.session import Session
 from strata_sae.pipeline.trainer.train import describe_training, train
+from strata_sae.pipeline.trainer.trainee import Trainee
 from support.small_run import ALL, RELU, SITE, TOPK
 from support.trained_run import RUN, folder_of, hashes
 
@@ -119,6 +123,22 @@ def test_the_table_tells_of_every_variant(make_config, caplog):
     assert float(rows["topk"][7].replace(",", "")) > 0
     assert rows["relu"][7] == "-"  # trained before, so there is no speed to tell
     assert rows["wild"][8] == "diverged:"
+
+
+@pytest.mark.parametrize(("n_steps", "expected"), [(5, 64 / 0.5), (1, None)])
+def test_the_first_update_has_no_part_in_the_speed(make_config, monkeypatch, n_steps, expected):
+    """By a clock that 100 seconds pass on in the first update, and half a second in each of the others."""
+    clock, found, update, speed = [0.0], [], Trainee.update, Session.rows_per_second
+
+    def slow(self, *batch, **more):
+        clock[0] += 0.5 if self.step else 100.0
+        return update(self, *batch, **more)
+
+    monkeypatch.setattr(Trainee, "update", slow)
+    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(Session, "rows_per_second", lambda self: found.append(speed(self)) or found[-1])
+    train(make_config({"topk": TOPK}, n_steps=n_steps), show_progress=False)
+    assert found == [expected]
 
 
 def test_the_break_even_density_is_the_configs_and_dry_run_measures_it(make_config, monkeypatch):
