@@ -2,15 +2,9 @@
 // Draws R² against L0 of several runs from the JSON in the page. Text goes in as text only.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const plain = (text) => String(text).replace(/[&<>]/g, (char) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[char]);
-  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
-  const colour = (run) => css(`--c${run % 10}`);
-  const symbol = (mark) => SYMBOLS[mark.charCodeAt(0) % SYMBOLS.length];
-  const axis = (title) => ({
-    title: { text: title, standoff: 8, font: { size: 12, color: css("--soft") } }, gridcolor: css("--grid"), zeroline: false,
-    linecolor: css("--line"), tickfont: { size: 11, color: css("--soft") }, automargin: true,
-  });
+  const { N_COLOURS, SYMBOLS, OPTIONS, css, plain, sparsity } = charts;
+  const colour = (run) => css(`--c${run % N_COLOURS}`);
+  const symbol = (mark) => SYMBOLS[(mark.charCodeAt(0) - "A".charCodeAt(0)) % SYMBOLS.length];
 
   function points(all, run) {
     const own = all.filter((point) => point.run === run);
@@ -42,12 +36,9 @@
       box.textContent = "Nothing measured.";
       return;
     }
-    Plotly.react(box, [...frontiers(all), ...data.runs.map((_, run) => points(all, run))], {
-      xaxis: axis("L0: active latents per row"), yaxis: axis("R² (pooled, held out)"), margin: { l: 8, r: 12, t: 12, b: 8 },
-      showlegend: false, hovermode: "closest", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-      font: { family: css("--sans"), size: 12, color: css("--ink") },
-      hoverlabel: { bgcolor: css("--paper"), bordercolor: css("--line"), font: { family: css("--sans"), size: 12, color: css("--ink") }, align: "left" },
-    }, { displayModeBar: false, responsive: true, doubleClick: false });
+    // A variant that has the same scores in several runs is named once.
+    const named = new Map(all.filter((point) => point.frontier).map(({ variant, l0, r2 }) => [`${l0} ${r2} ${variant}`, { name: variant, l0, r2 }]));
+    Plotly.react(box, [...frontiers(all), ...data.runs.map((_, run) => points(all, run))], sparsity(all, [...named.values()], box), OPTIONS);
   }
 
   const boxes = [...document.querySelectorAll(".plot")];

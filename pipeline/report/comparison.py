@@ -23,16 +23,15 @@ class Population(NamedTuple):
     store_id: str
     split: str
     filters: str
-    max_rows: int | None
     n_rows: int
+    """They are the first ones that pass the filters, so that equal numbers of rows are equal rows."""
     n_documents: int
 
     @classmethod
     def of(cls, metrics: Metrics) -> "Population":
         """That of these scores."""
         filters = json.dumps(metrics.filters.model_dump(mode="json"), sort_keys=True)
-        asked = metrics.evaluation.max_rows
-        return cls(metrics.store_id, metrics.split, filters, asked, metrics.n_rows, metrics.n_documents)
+        return cls(metrics.store_id, metrics.split, filters, metrics.n_rows, metrics.n_documents)
 
 
 class Entry(NamedTuple):

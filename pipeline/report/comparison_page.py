@@ -2,16 +2,12 @@
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
-from strata_sae.pipeline.pages import file_text, policy, template
-from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, script_json, show
+from strata_sae.pipeline.pages import template
+from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell
 from strata_sae.pipeline.report.comparison import (
     Comparison,
     Entry,
@@ -21,19 +17,19 @@ from strata_sae.pipeline.report.comparison import (
     read_comparison,
     unequal_definitions,
 )
-from strata_sae.pipeline.report.page import N_COLOURS, REPORT
-from strata_sae.pipeline.report.results import Cell, Column, definitions, in_table, label_of, pretty, status_of
+from strata_sae.pipeline.report.page import N_COLOURS, REPORT, Frame
+from strata_sae.pipeline.report.results import Cell, Column, cells_of, columns_of, definitions, pretty, status_of
 from strata_sae.pipeline.runs.evaluation_records import Measured, way_of
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.stores.files.filesystem import write_bytes
 
+NOT_SCORED = [None] * len(Population._fields)
 LONGEST_NAME = 100
 """Characters of the names of the runs in that of the page; a file's name may have 255 bytes."""
 IN_WORDS = {
     "store_id": "other stores",
     "split": "other splits",
     "filters": "other filters",
-    "max_rows": "another evaluation.max_rows",
     "n_rows": "other numbers of rows",
     "n_documents": "other numbers of documents",
 }
@@ -77,13 +73,8 @@ def write_comparison(folders: Sequence[Path]) -> Path:
 
 def render(comparison: Comparison) -> str:
     """The whole page as one string."""
-    style, plotly, script = file_text("style.css"), get_plotlyjs(), file_text("comparison.js", REPORT)
     return template("comparison.html.jinja", REPORT).render(
-        policy=policy([plotly, script], style),
-        style=Markup(style),
-        plotly=Markup(plotly),
-        script=Markup(script),
-        data=script_json(figures(comparison)),
+        frame=Frame.around(figures(comparison), "charts.js", "comparison.js"),
         title=", ".join(comparison.names),
         statement=statement(comparison),
         names=comparison.names,
@@ -95,7 +86,6 @@ def render(comparison: Comparison) -> str:
         unequal=unequal_definitions(comparison.runs),
         definitions={name: entry for name, entry in _definitions(comparison).items() if way_of(name) is None},
         pretty=pretty,
-        taken_ids=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
     )
 
 
@@ -138,10 +128,9 @@ def mark_of(place: int | None) -> str:
 
 def score_table(comparison: Comparison, site: str) -> ScoreTable:
     """The scores at a site: of each variant the runs' SAEs below each other."""
-    entries, units = comparison.sites[site], _definitions(comparison)
-    names = [name for name in metrics_of(comparison.runs) if in_table(name)]
-    names = [name for name in names if "/" not in name or any(entry.sae.value(name) is not None for entry in entries)]
-    columns = [Column(name, label_of(name), units[name].unit) for name in names]
+    entries = comparison.sites[site]
+    saes = [entry.sae for entry in entries]
+    columns = columns_of(saes, metrics_of(comparison.runs), _definitions(comparison))
     rows = [
         ScoreRow(
             entry.sae.variant,
@@ -149,7 +138,7 @@ def score_table(comparison: Comparison, site: str) -> ScoreTable:
             status_of(entry.sae),
             mark_of(entry.population),
             entry.on_frontier,
-            [Cell(value, show(value, column.unit)) for column in columns for value in [entry.sae.value(column.name)]],
+            cells_of(entry.sae, columns),
         )
         for entry in entries
     ]
@@ -162,7 +151,7 @@ def score_table(comparison: Comparison, site: str) -> ScoreTable:
 def figures(comparison: Comparison) -> JsonObject:
     """The numbers behind the figures, by site."""
     sites: JsonObject = {
-        site: [_point(entry) for entry in entries if entry.sae.value("r2_pooled") is not None]
+        site: [_point(entry) for entry in entries if None not in (entry.sae.value("l0"), entry.sae.value("r2_pooled"))]
         for site, entries in comparison.sites.items()
     }
     return {"runs": [*comparison.names], "sites": sites}
@@ -195,7 +184,7 @@ def comparison_csv(comparison: Comparison) -> str:
             cells += [sae.training.status, sae.training.n_steps] if sae.training else [None] * 2
             scored = entry.population is not None
             cells += [mark_of(entry.population), "yes" if entry.on_frontier else "no"] if scored else [None] * 2
-            cells += comparison.populations[entry.population] if entry.population is not None else [None] * 6
+            cells += comparison.populations[entry.population] if entry.population is not None else NOT_SCORED
             writer.writerow([csv_cell(cell) for cell in [*cells, *(sae.value(name) for name in names)]])
     return text.getvalue()
 

@@ -1,7 +1,7 @@
 "use strict";
-// The figures of one SAE's training: its terms, schedules, watched pairs and snapshots. `tools` are the report's own.
-const dynamicsFigures = ({ css, plain, axis, layout, N_COLOURS }) => {
-  const DASHES = ["solid", "dash", "dot", "dashdot"];
+// The figures of one SAE's training: its terms, schedules, watched pairs and snapshots.
+const dynamicsFigure = (() => {
+  const { N_COLOURS, DASHES, css, plain, axis, layout } = charts;
   const stroke = (index) => ({ color: css(`--c${index % N_COLOURS}`), width: 1.7, dash: DASHES[Math.floor(index / N_COLOURS) % DASHES.length] });
   const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -79,4 +79,4 @@ const dynamicsFigures = ({ css, plain, axis, layout, N_COLOURS }) => {
     if (panel.key === "pairs" || panel.key === "largest") return histogram(sae, panel.key);
     return lines(sae, panel);
   };
-};
+})();

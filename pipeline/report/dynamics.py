@@ -76,6 +76,22 @@ DEFINITIONS = {
         "Norm of its gradient of W_dec over the norm of the sum of all terms'. Shares may exceed 1 where terms oppose.",
     ),
     r".+/weight": ("<term>/weight", "The weight that the settings give the term at that step."),
+    r"learning_rate": ("learning_rate", "The rate that schedule and plateau give."),
+    r".+/p": ("<term>/p", "Exponent of the term's penalty at that step."),
+    r"p_anneal/scale": ("p_anneal/scale", "Factor that keeps the penalty as large as before when p changes."),
+    r"frequency_weighted_lp/lambda_.+": (
+        "frequency_weighted_lp/lambda_min, _mean, _max",
+        "Smallest, mean and largest weight that the term gives a latent.",
+    ),
+    r"two_child_cosine/child_parent_ratio": (
+        "two_child_cosine/child_parent_ratio",
+        "Mean over children of the running mean of a child's code divided by its parent's.",
+    ),
+    r"ort_sae/mean_max_cos": (
+        "ort_sae/mean_max_cos",
+        "Mean over latents of the largest cosine of its decoder row with another row of its chunk.",
+    ),
+    r"resampled_latents": ("resampled_latents", "Dead latents that were started again after that step."),
     r"gradient_norm": ("gradient_norm", "Norm of all gradients together, as the clip measures it."),
     r"threshold": ("threshold", "Running mean of the smallest selected activation."),
     r"orthogonality/threshold": ("orthogonality/threshold", "Mask intersection from which two latents compete."),
@@ -127,10 +143,14 @@ def dynamics_of(sae: Trained) -> Dynamics:
 
 
 def _series(points: list[tuple[int, int | float]]) -> JsonObject:
-    """Thinned evenly, with the last one kept."""
-    stride = max(1, -(-len(points) // MAX_PANEL_POINTS))
-    kept = points[(len(points) - 1) % stride :: stride]
+    kept = thinned(points, MAX_PANEL_POINTS)
     return {"step": [step for step, _ in kept], "value": [float(f"{value:.{DIGITS}g}") for _, value in kept]}
+
+
+def thinned(points: list[tuple[int, int | float]], most: int) -> list[tuple[int, int | float]]:
+    """At most so many of the points, evenly, with the last one kept."""
+    stride = max(1, -(-len(points) // most))
+    return points[(len(points) - 1) % stride :: stride]
 
 
 def _panels(names: list[str]) -> Iterator[tuple[str, list[JsonValue]]]:

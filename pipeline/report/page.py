@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -11,7 +12,7 @@ from pydantic import JsonValue
 
 from strata_sae.pipeline.pages import file_text, policy, template
 from strata_sae.pipeline.pages.text import script_json, visible
-from strata_sae.pipeline.report.dynamics import dynamics_definitions, dynamics_of, quantities, shown_panels
+from strata_sae.pipeline.report.dynamics import dynamics_definitions, dynamics_of, quantities, shown_panels, thinned
 from strata_sae.pipeline.report.facts import (
     environment_facts,
     run_facts,
@@ -49,6 +50,27 @@ ELSEWHERE = ("metrics.density_histogram", "metrics.definitions", "curves.similar
 Cells = list[tuple[str, str]]
 
 
+class Frame(NamedTuple):
+    """What a page with figures holds beside its text: the numbers, what draws them, and the policy that lets it."""
+
+    policy: str
+    style: Markup
+    plotly: Markup
+    script: Markup
+    data: Markup
+    taken_ids: list[str]
+    """Of the style sheets that plotly.js would add, which the policy forbids."""
+
+    @classmethod
+    def around(cls, data: JsonObject, *scripts: str) -> "Frame":
+        """That of a page whose figures these scripts of ours draw from `data`, in their order."""
+        style, plotly = file_text("style.css"), get_plotlyjs()
+        script = "".join(file_text(name, REPORT) for name in scripts)
+        taken_ids = re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly)
+        allowed = policy([plotly, script], style)
+        return cls(allowed, Markup(style), Markup(plotly), Markup(script), script_json(data), taken_ids)
+
+
 def write_report(run_folder: Path, title: str | None = None) -> Path:
     """Write report.html (self-contained) and results.csv; returns the page's path.
 
@@ -62,15 +84,9 @@ def write_report(run_folder: Path, title: str | None = None) -> Path:
 
 def render(run: Run, title: str | None) -> str:
     """The whole page as one string."""
-    style, plotly = file_text("style.css"), get_plotlyjs()
-    script = file_text("dynamics.js", REPORT) + file_text("report.js", REPORT)
     data = figures(run)
     return template("report.html.jinja", REPORT).render(
-        policy=policy([plotly, script], style),
-        style=Markup(style),
-        plotly=Markup(plotly),
-        script=Markup(script),
-        data=script_json(data),
+        frame=Frame.around(data, "charts.js", "dynamics.js", "report.js"),
         title=title or run.name,
         statement=statement(run),
         run_facts=run_facts(run),
@@ -91,7 +107,6 @@ def render(run: Run, title: str | None) -> str:
         run=run,
         legend=[{"variant": name, "colour": index % N_COLOURS} for index, name in enumerate(run.variants)],
         colour={name: index % N_COLOURS for index, name in enumerate(run.variants)},
-        taken_ids=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
         config_text=Markup.escape(visible(run.config_text, keep_lines=True)),
     )
 
@@ -131,10 +146,9 @@ def _density(sae: Trained) -> JsonObject:
 
 
 def _series(sae: Trained, key: str) -> JsonObject:
-    """The logged values of one quantity, thinned evenly to at most MAX_CURVE_POINTS with the last one kept."""
+    """The logged values of one quantity."""
     points = [(line.step, value) for line in sae.curves if (value := line.value(key)) is not None]
-    stride = max(1, -(-len(points) // MAX_CURVE_POINTS))
-    kept = points[(len(points) - 1) % stride :: stride]
+    kept = thinned(points, MAX_CURVE_POINTS)
     return {"step": [step for step, _ in kept], "value": [value for _, value in kept]}
 
 

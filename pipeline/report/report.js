@@ -3,8 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const plain = (text) => String(text).replace(/[&<>]/g, (char) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[char]);
+  const { N_COLOURS, DASHES, SYMBOLS, OPTIONS, css, plain, axis, layout, padded, sparsity } = charts;
   const hidden = new Set();
   const drawn = new Set();
   let curve = "batch_r2";
@@ -13,32 +12,11 @@
     batch_r2: "R² of the batch", loss: "loss", l0: "active latents per row", dead_latents: "dead latents",
     decoder_max_cosine_mean: "mean largest cosine", "orthogonality/competing_pairs": "competing pairs",
   };
-  const N_COLOURS = 10;
-  const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const SYMBOLS = ["circle", "square", "diamond", "triangle-up"];
   const colour = (name) => css(`--c${data.variants.indexOf(name) % N_COLOURS}`);
   const again = (name, list) => list[Math.floor(data.variants.indexOf(name) / N_COLOURS) % list.length];
   const shown = (site) => data.variants.filter((name) => name in data.sites[site] && !hidden.has(name))
     .map((name) => [name, data.sites[site][name]]);
 
-  function axis(title, more) {
-    return {
-      title: { text: title, standoff: 8, font: { size: 12, color: css("--soft") } }, gridcolor: css("--grid"), zeroline: false,
-      linecolor: css("--line"), tickfont: { size: 11, color: css("--soft") }, automargin: true, ...more,
-    };
-  }
-
-  function layout(x, y, more) {
-    return {
-      xaxis: x, yaxis: y, margin: { l: 8, r: 12, t: 12, b: 8 }, showlegend: false, hovermode: "closest",
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-      font: { family: css("--sans"), size: 12, color: css("--ink") },
-      hoverlabel: { bgcolor: css("--paper"), bordercolor: css("--line"), font: { family: css("--sans"), size: 12, color: css("--ink") }, align: "left" },
-      ...more,
-    };
-  }
-
-  const dynamics = dynamicsFigures({ css, plain, axis, layout, N_COLOURS });
   // The variant with the most to show is the first one.
   const size = (name) => Math.max(...Object.values(data.sites).map((saes) => (saes[name] ? Object.values(saes[name].panels).flat().length : 0)));
   const sites = Object.keys(data.sites);
@@ -46,49 +24,19 @@
   const seriesOf = (sae, key) => sae.curves[key] ?? sae.series[key] ?? { step: [], value: [] };
 
   const line = (name) => ({ color: colour(name), width: 1.8, dash: again(name, DASHES) });
-  const padded = (low, high, share) => {
-    const pad = (high - low || Math.abs(high) || 1) * share;
-    return [low - pad, high + pad];
-  };
 
   function frontier(site, box) {
     const points = shown(site).filter(([, sae]) => sae.l0 !== null && sae.r2 !== null);
     const every = Object.values(data.sites[site]).filter((sae) => sae.l0 !== null && sae.r2 !== null);
     if (!every.length) return null;
-    const xs = padded(Math.min(...every.map((sae) => sae.l0)), Math.max(...every.map((sae) => sae.l0)), 0.35);
-    const ys = padded(Math.min(...every.map((sae) => sae.r2)), Math.max(...every.map((sae) => sae.r2)), 0.25);
     return {
       traces: points.map(([name, sae]) => ({
         type: "scatter", mode: "markers", x: [sae.l0], y: [sae.r2], name: plain(name),
         marker: { color: colour(name), size: 11, symbol: again(name, SYMBOLS), line: { color: css("--paper"), width: 1.5 } },
         hovertemplate: `<b>${plain(name)}</b><br>L0 %{x:.2f}<br>R² %{y:.4f}<extra></extra>`,
       })),
-      layout: layout(axis("L0: active latents per row", { range: [Math.max(0, xs[0]), xs[1]] }), axis("R² (pooled, held out)", { range: ys }), {
-        annotations: labels(points, [Math.max(0, xs[0]), xs[1]], ys, box),
-      }),
+      layout: sparsity(every, points.map(([name, { l0, r2 }]) => ({ name, l0, r2 })), box),
     };
-  }
-
-  // Names beside their points, moved apart vertically where they would overlap, with a thin line back to the point.
-  function labels(points, xs, ys, box) {
-    const [width, height] = [box.clientWidth - 70, box.clientHeight - 60];
-    const taken = [];
-    return points.map(([name, sae]) => ({
-      name, sae, x: ((sae.l0 - xs[0]) / (xs[1] - xs[0])) * width, y: (1 - (sae.r2 - ys[0]) / (ys[1] - ys[0])) * height,
-    })).sort((a, b) => a.y - b.y).map(({ name, sae, x, y }) => {
-      const wide = 7.2 * name.length + 10;
-      const left = x + 20 + wide > width;
-      const [from, to] = left ? [x - 20 - wide, x - 20] : [x + 20, x + 20 + wide];
-      let at = y;
-      for (const other of taken) {
-        if (from < other.to && to > other.from && at < other.at + 17) at = Math.max(at, other.at + 17);
-      }
-      taken.push({ from, to, at });
-      return {
-        x: sae.l0, y: sae.r2, text: plain(name), font: { size: 12, color: css("--ink") }, xanchor: left ? "right" : "left",
-        ax: left ? -18 : 18, ay: at - y, arrowwidth: 1, arrowhead: 0, arrowcolor: css("--line"), standoff: 7,
-      };
-    });
   }
 
   function curves(site, key) {
@@ -168,7 +116,7 @@
 
   function ofOne(box) {
     const sae = data.sites[one.site]?.[one.variant];
-    const made = sae ? dynamics(sae, data.panels.find((panel) => panel.key === box.dataset.panel), box) : null;
+    const made = sae ? dynamicsFigure(sae, data.panels.find((panel) => panel.key === box.dataset.panel), box) : null;
     box.parentElement.hidden = made === null;
     box.nextElementSibling.replaceChildren(...(made && made.names.length > 1 ? made.names.map(key) : []));
     return made;
@@ -197,7 +145,7 @@
       return;
     }
     if (made.height) box.style.height = `${made.height}px`;
-    Plotly.react(box, made.traces, made.layout, { displayModeBar: false, responsive: true, doubleClick: false });
+    Plotly.react(box, made.traces, made.layout, OPTIONS);
   }
   const redraw = () => drawn.forEach(draw);
 

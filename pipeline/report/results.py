@@ -47,8 +47,8 @@ CURVE_DEFINITIONS = {
     "heldout/loss": "The objective with every schedule at its end, of the held-out rows that training measured.",
     "heldout/r2": "1 - sum ||x - xhat||^2 / sum ||x - mean||^2, of the same rows, latents selected as in training.",
     "decoder_max_cosine_mean": "As in the table, of the weights at that step.",
-    "orthogonality/competing_pairs": "Pairs of latents that are active together so often in one training batch "
-    "that the orthogonality term acts on them.",
+    "orthogonality/competing_pairs": "Pairs of latents that are active together in one training batch and have c above "
+    "0.",
 }
 IN_TABLE = (
     "l0",
@@ -111,15 +111,11 @@ def metric_names(run: Run) -> list[str]:
 
 def result_tables(run: Run) -> dict[str, Table]:
     """For each site the columns, and the rows with their cells as text and as sort keys."""
-    every = [name for name in metric_names(run) if in_table(name)]
-    units = {name: entry.unit for name, entry in definitions(run).items()}
     target, nearest = target_l0(run), nearest_to_target(run)
     tables = {}
     for site in run.sites:
         saes = run.at(site)
-        # What is scored of one of several sites that are written (r2_pooled/<site>) stands where it was measured.
-        names = [name for name in every if "/" not in name or any(sae.value(name) is not None for sae in saes)]
-        columns = [Column(name, label_of(name), units[name]) for name in names]
+        columns = columns_of(saes, metric_names(run), definitions(run))
         tables[site] = Table(columns, [])
         for sae in saes:
             mark = f"nearest L0 {target:g}" if (sae.variant, sae.site) in nearest else ""
@@ -128,7 +124,19 @@ def result_tables(run: Run) -> dict[str, Table]:
     return tables
 
 
-def label_of(name: str) -> str:
+def columns_of(saes: list[Trained], metrics: list[str], units: dict[str, Measured]) -> list[Column]:
+    """The columns of a table of these SAEs."""
+    # What is scored of one of several sites that are written (r2_pooled/<site>) stands where it was measured.
+    names = [name for name in metrics if "/" not in name or any(sae.value(name) is not None for sae in saes)]
+    return [Column(name, _label_of(name), units[name].unit) for name in names if _in_table(name)]
+
+
+def cells_of(sae: Trained, columns: list[Column]) -> list[Cell]:
+    """What was measured of an SAE's own way of inference."""
+    return [_cell(sae.value(column.name), column) for column in columns]
+
+
+def _label_of(name: str) -> str:
     """The heading of a metric's column; of `r2_pooled/<site>` with the site behind it."""
     metric, _, site = name.partition("/")
     return f"{LABELS.get(metric, metric)}, {site}" if site else LABELS.get(name, name)
@@ -151,7 +159,7 @@ def pretty(definition: str) -> str:
     return re.sub(r"<([^<>]*)>", r"⟨\1⟩", text).replace(" - ", " \N{MINUS SIGN} ")
 
 
-def in_table(name: str) -> bool:
+def _in_table(name: str) -> bool:
     """Whether a metric has a column on a page."""
     return name.partition("/")[0] in IN_TABLE and way_of(name) is None
 
@@ -171,8 +179,8 @@ def status_of(sae: Trained) -> str:
 
 
 def _row(sae: Trained, columns: list[Column], mark: str) -> Row:
-    cells = [_cell(sae.value(column.name), column) for column in columns]
-    return Row(sae.variant, sae.variant, status_of(sae) or mark, cells)
+    said = ", ".join(part for part in (status_of(sae), mark) if part)
+    return Row(sae.variant, sae.variant, said, cells_of(sae, columns))
 
 
 def _other_ways(sae: Trained) -> list[str]:

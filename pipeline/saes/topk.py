@@ -185,7 +185,10 @@ class BatchTopK(Ranked):
         return batch_topk_of_tiles(tiles, n_entries, self.break_even_density, self._draw(fraction_done))
 
     def _draw(self, fraction_done: float) -> int | None:
-        """Names the random choice among equal values: another for every seed and step. None: the first stay."""
+        """Names the random choice among equal values. None: the first stay.
+
+        Another one for every seed and step, but one for all steps of an extension, whose fraction_done is 1.
+        """
         if self.settings.tie_break == "first":
             return None
         digest = hashlib.sha256(f"ties {self.seed} {float(fraction_done).hex()}".encode()).digest()

@@ -11,6 +11,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the run of which there is a snapshot. Source: seed 001, which asks for the first three."""
 TILE_LATENTS = 512
 """Latents whose cosines with all others are in memory together (count)."""
+COUNTED_AT_ONCE = 2**23
+"""Cosines that are counted together (count): histc counts in float32, which is exact up to 2^24."""
 
 
 def share_due(step: int, every_steps: int, n_steps: int) -> float | None:
@@ -60,6 +62,7 @@ def snapshot(W_dec: Tensor, share: float, latents: list[int]) -> Similarity:
 
 
 def _binned(cosines: Tensor) -> Tensor:
-    """How many lie in each bin: int64 on the CPU, exact, since a tile has fewer than 2^24 numbers."""
-    counts = torch.histc(cosines.float(), bins=COSINE_BINS, min=-1.0, max=1.0)
-    return counts.to(device="cpu", dtype=torch.int64)
+    """How many lie in each bin: int64 on the CPU."""
+    parts = cosines.float().reshape(-1).split(COUNTED_AT_ONCE)
+    counts = torch.stack([torch.histc(part, bins=COSINE_BINS, min=-1.0, max=1.0) for part in parts])
+    return counts.to(device="cpu", dtype=torch.int64).sum(dim=0)

@@ -1,5 +1,6 @@
 """The page in a real browser: it draws, it obeys its own policy, and it asks for nothing."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from playwright.sync_api import expect, sync_playwright
 from strata_sae.pipeline.report.comparison_page import write_comparison
 from strata_sae.pipeline.report.page import write_report
 from support.made_up_run import HOSTILE, SITES, TOKENS, VARIANTS, write_run
+from support.sealing import edit
 
 pytestmark = pytest.mark.browser
 
@@ -150,6 +152,50 @@ def test_tables_sort_choices_choose_and_variants_hide(watch, run_folder):
     assert watched.errors == []
 
 
+COVERED = """(box) => {
+  const of = (selector) => [...box.querySelectorAll(selector)].map((item) => item.getBoundingClientRect());
+  const [names, points] = [of(".annotation-text"), of(".scatterlayer .point")];
+  const meet = (a, b) => a.left < b.right && a.right > b.left && a.top < b.bottom && a.bottom > b.top;
+  return names.flatMap((name, i) => [...names.slice(i + 1), ...points].filter((other) => meet(name, other))).length;
+}"""
+"""How many names of points and points of a figure are covered by a name."""
+CROWDED = {
+    "relu-l1": (38.3, 0.675),
+    "topk": (32.0, 0.7926),
+    "topk-orthogonal": (32.0, 0.7803),
+    "batch-topk": (35.0, 0.8017),
+    "matryoshka": (34.1, 0.776),
+}
+"""L0 and R2: the name of topk-orthogonal, written straight beside its point, covers the point of matryoshka."""
+BEST = ["topk", "batch-topk"]
+"""Those that no other one beats: the comparison names them, once for both runs."""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_names_cover_no_point_and_no_other_name(watch, run_folder, tmp_path, width):
+    other = write_run(tmp_path / "other")
+    for run, (name, (l0, r2)) in itertools.product((run_folder, other), CROWDED.items()):
+        for path in run.glob(f"variants/{name}@*/metrics.json"):
+            edit(path, lambda record, l0=l0: record["metrics"]["l0"].update(value=l0))
+            edit(path, lambda record, r2=r2: record["metrics"]["r2_pooled"].update(value=r2))
+    figure = '[data-figure="frontier"]'
+    for path, named in ((write_report(run_folder), list(CROWDED)), (write_comparison([run_folder, other]), BEST)):
+        watched = watch(path, width=width)
+        watched.scroll_through()
+        box = watched.page.locator(figure).first
+        names = box.locator(".annotation-text")
+        expect(names).to_have_count(len(named))
+        assert sorted(names.all_text_contents()) == sorted(named)
+        assert box.evaluate(COVERED) == 0
+        if path.name == "report.html":  # control
+            box.evaluate(
+                "(box) => Plotly.relayout(box, {'annotations[1].ay': 0, 'annotations[2].ay': 0, "
+                "'annotations[2].ax': 18, 'annotations[2].xanchor': 'left'})"
+            )
+            assert box.evaluate(COVERED) > 0
+        assert watched.errors == []
+
+
 A4_LANDSCAPE = 1030
 """Pixels that are left of the width of the paper (css pixels, count)."""
 
@@ -160,12 +206,16 @@ def test_print_keeps_colours_and_columns(watch, run_folder, tmp_path):
     page = watched.page
     hidden = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
     colours = "getComputedStyle(document.querySelector('.mark')).printColorAdjust"
+    controls = [page.locator(what).first for what in ("nav", ".choice", ".any", ".pickers", "#quantity")]
     assert page.evaluate(hidden) > 0  # control: on a screen of this width columns are cut, and boxes scroll
     assert page.evaluate(colours) == "economy"
+    assert [control.is_visible() for control in controls] == [True] * 5
     page.emulate_media(media="print")
     assert page.evaluate(hidden) == 0
     assert page.evaluate("document.documentElement.scrollWidth") == A4_LANDSCAPE
     assert page.evaluate(colours) == "exact"
+    assert [control.is_visible() for control in controls] == [False] * 5  # nothing can be pressed on paper
+    assert page.locator("[data-panel=competition] + .keys").is_visible()
     assert len(page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)) > 10**5
     assert watched.errors == []
 

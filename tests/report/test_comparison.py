@@ -71,11 +71,18 @@ CLASHES = [
         {"filters": {"drop_bos": False, "drop_special": True, "drop_template": False, "max_norm_multiple": None}},
         "filters",
     ),
-    (
-        {"evaluation": {"max_rows": 7, "example_latents": 6, "examples_per_latent": 6, "context_tokens": 12}},
-        "another evaluation.max_rows",
-    ),
 ]
+
+
+def test_a_limit_that_leaves_the_same_rows_is_no_clash(two: list[Path]) -> None:
+    """At most `max_rows` rows are scored, the first ones: a limit above the number there are changes none."""
+    evaluation = {"max_rows": 10**6, "example_latents": 6, "examples_per_latent": 6, "context_tokens": 12}
+    for path in two[1].glob("variants/*/metrics.json"):
+        edit(path, {"evaluation": evaluation})
+    assert len(read_comparison(two).populations) == 1
+    for path in two[1].glob("variants/*/metrics.json"):  # control: one that leaves fewer
+        edit(path, {"evaluation": evaluation | {"max_rows": 7}, "n_rows": 7})
+    assert len(read_comparison(two).populations) == 2
 
 
 @pytest.mark.parametrize(("change", "said"), CLASHES)

@@ -14,6 +14,7 @@ import torch
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.report import dynamics
 from strata_sae.pipeline.report.page import write_report
+from strata_sae.pipeline.report.results import CURVE_DEFINITIONS
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.record_files import read_lines
 from strata_sae.pipeline.runs.records import CurveLine
@@ -107,6 +108,8 @@ def test_every_monitor_reaches_the_page(folder):
             assert sae["series"][name]["value"] == pytest.approx([value for _, value in points], rel=1e-5), name
             assert name in options
             in_panel = name in drawn
+            defined = any(re.fullmatch(pattern, name) for pattern in (*dynamics.DEFINITIONS, *CURVE_DEFINITIONS))
+            assert defined or not in_panel, f"{name} is drawn, and the page does not say what it is"
             constant = name.endswith("/weight") and {value for _, value in points} == {1.0}
             assert in_panel != bool(constant or dynamics.IN_OTHER_FIGURES.fullmatch(name)), name
             seen.add(name)

@@ -97,6 +97,14 @@ def test_of_equally_near_ones_the_lowest_fvu_is_marked(run_folder):
     assert marked == {("topk-orthogonal", site) for site in SITES}
 
 
+def test_one_that_stopped_early_is_marked_too(run_folder):
+    configured(run_folder, 32.04, **KINDS)
+    edit(run_folder / f"variants/batch-topk@{SITE}/metrics.json", lambda r: r["metrics"]["l0"].update(value=32.05))
+    edit(run_folder / f"variants/batch-topk@{SITE}/training.json", {"stopped_at_step": 6000, "best_step": 4000})
+    table = rows(write_report(run_folder))
+    assert table["batch-topk"][0] == "stopped early, weights of step 4\u202f000, nearest L0 32.04"
+
+
 @pytest.mark.parametrize("target", [None, "32", True, [32]])
 def test_without_a_target_none_is_marked(run_folder, target):
     configured(run_folder, target, **KINDS)

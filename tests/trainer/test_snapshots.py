@@ -51,6 +51,17 @@ def test_counts_equal_the_full_matrix(tile, monkeypatch):
     assert other.cosines == []
 
 
+def test_a_tile_of_more_than_2_to_the_24_cosines_is_counted_exactly():
+    """In one call and one thread, histc of float32 stops counting a bin at 2^24: the control."""
+    cosines, threads = torch.zeros(2**24 + 5), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert int(torch.histc(cosines, bins=COSINE_BINS, min=-1.0, max=1.0).sum()) == 2**24
+        assert int(snapshots._binned(cosines).sum()) == 2**24 + 5
+    finally:
+        torch.set_num_threads(threads)
+
+
 WATCHING = {"orthogonality": {"weight": 0.0, "watch": [[5, 2], [5, 9]]}}
 
 
