@@ -64,11 +64,15 @@ def run_lot(lot: Lot) -> Outcome:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as process:
-        for line in _lines(process):
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
-            found = CLOSING.match(line.decode(errors="replace").strip())
-            closing = found[1] if found else closing
+        try:
+            for line in _lines(process):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+                found = CLOSING.match(line.decode(errors="replace").strip())
+                closing = found[1] if found else closing
+        except BaseException:  # Ctrl-C, which does not reach a session of its own
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     result = f"FAILED ({process.returncode})" if process.returncode else "passed"
     return Outcome(result, time.monotonic() - began, closing)
 

@@ -72,6 +72,9 @@ def run(file: Path) -> bool:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # with what it started, which holds the pipe too
             output = f"{process.communicate()[0]}\nnot done after {LIMIT_SECONDS} s"
+        except BaseException:  # Ctrl-C, which does not reach a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     verdict = f"FAILED ({process.returncode})\n{output}" if process.returncode else "ran"
     print(f"{file.name:<30}{time.monotonic() - began:6.1f} s  {verdict}", flush=True)
     return process.returncode == 0

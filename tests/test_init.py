@@ -1,5 +1,6 @@
 """`strata init` writes a config that runs as it is, with each key's own docstring above it."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_texts_become_sources_by_their_names(folder: Path) -> None:
     assert made["corpus"]["n_tokens"] is None
 
 
+def test_each_file_of_a_folder_is_read_once_as_what_it_is(folder: Path) -> None:
+    """A pattern for names without an ending would reach all; hidden files and folders are reached by none."""
+    texts = Path("my [texts]")
+    for name in ("README", "a.txt", "b.json", "c.jsonl.gz", "d.gz", ".git/e.sample", ".f.jsonl"):
+        (texts / name).parent.mkdir(parents=True, exist_ok=True)
+        data = b'[{"text": "king of town"}]' if "json" in name else b"the king of town"
+        (texts / name).write_bytes(gzip.compress(data.strip(b"[]")) if name.endswith(".gz") else data)
+    made = written("--text", "my [texts]")
+    assert made["corpus"]["sources"] == [
+        {"kind": "jsonl", "paths": ["my [[]texts]/**/*.json", "my [[]texts]/**/*.jsonl.gz"]},
+        {"kind": "text", "paths": ["my [texts]/README", "my [texts]/d.gz", "my [[]texts]/**/*.txt"]},
+    ]
+    plan = strata("plan")
+    assert plan.exit_code == 0, plan.stderr
+    assert " of 5 documents" in plan.stdout
+
+
 @pytest.mark.parametrize(("between", "separator"), [("\n\n", "\n\n"), ("\n", "\n")])
 def test_a_single_file_is_cut_into_documents_so_that_some_are_held_out(
     folder: Path, between: str, separator: str
@@ -116,7 +134,7 @@ def test_a_single_file_is_cut_into_documents_so_that_some_are_held_out(
 
 def test_in_another_folder_paths_are_whole_and_the_runs_name_is_the_folders(folder: Path) -> None:
     result = strata("init", "my first/try!", "--model", "model", "--text", "text")
-    assert result.stdout == "my first/try!/strata.yaml: written; next: cd my first/try! && strata run\n"
+    assert result.stdout == "my first/try!/strata.yaml: written; next: cd 'my first/try!' && strata run\n"
     config = load(Path("my first/try!/strata.yaml"))
     assert (config.name, config.model.path) == ("try", str(folder / "model"))
     assert config.corpus.sources[0].paths == [f"{folder}/text/**/*.txt"]

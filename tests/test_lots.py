@@ -1,11 +1,14 @@
 """Continuous integration runs every lot, says which failed, and lets no benchmark in that it cannot run."""
 
+import os
 import runpy
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from support.waiting import wait_until
 
 CI = Path(__file__).parents[1] / ".ci"
 LOTS = runpy.run_path(str(CI / "run_lots.py"))
@@ -134,6 +137,35 @@ def test_a_benchmark_that_waits_for_ever_fails_with_what_it_printed(
     assert "begun\n\nnot done after 5 s" in capsys.readouterr().out
     stuck.write_text(usage + child, encoding="utf-8")
     assert TOY["run"](stuck), "control"
+
+
+def gone(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:
+        return True
+
+
+def test_ctrl_c_ends_the_lot_and_the_benchmark_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have sessions of their own, so a terminal's SIGINT reaches only who started them."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(process: subprocess.Popen[bytes], *_: object, **__: object) -> bytes:
+        begun.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(LOTS["run_lot"].__globals__, "_lines", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        LOTS["run_lot"](LOTS["Lot"]("stuck", 1.0, "exec tail -f /dev/null"))
+    stuck = tmp_path / "stuck.py"
+    stuck.write_text(
+        '"""Stuck.\n\n    python benchmarks/stuck.py\n"""\nimport signal\nsignal.pause()\n', encoding="utf-8"
+    )
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TOY["run"](stuck)
+    for process in begun:
+        wait_until(lambda pid=process.pid: gone(pid))
 
 
 def test_a_silent_lot_is_ended_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:

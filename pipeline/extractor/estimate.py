@@ -40,7 +40,7 @@ def measured_rate(config: ExtractConfig, n_tokens: int) -> ForwardRate | str:
     """
     needed = sum(path.stat().st_size for path in weight_files(model_folder(config.model).path))
     if needed > (free := free_bytes(torch.device("cpu"))):  # the weights are read to the CPU first
-        return f"not measured: the weights take {needed:,} bytes of memory, and {free:,} are free"
+        return f"not measured: the weights take {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free"
     capture = load(config.model, config.store.sites)
     context = min(config.corpus.context_length, n_tokens)
     batch = max(1, min(config.model.batch_tokens, n_tokens) // context)
@@ -71,5 +71,5 @@ def estimate_lines(n_tokens: int, rate: ForwardRate | str) -> list[str]:
         f"time       about {duration(n_tokens / rate.tokens_per_second)} for {n_tokens:,} tokens in one process: "
         f"{rate.tokens_per_second:,.0f} tokens a second (measured now: {N_PASSES} forward passes of {rate.batch} x "
         f"{rate.context} random tokens on {on}; rows are written meanwhile, and a slow disk can take longer)",
-        f"memory     {rate.model_bytes:,} bytes for the layers of the model that run",
+        f"weights    {rate.model_bytes / 1e9:.3g} GB of memory for the layers of the model that run",
     ]

@@ -107,13 +107,15 @@ def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
     was_there = path.parent.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.tokens-"
-    remove_dead(FileSystem(), path.parent, prefix)
-    with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
-        spool = spool_documents(config.corpus, tokenizer, folder, show_progress, config.seed)
-        yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
-    if not was_there:
-        with suppress(OSError):  # a store is in it now
-            path.parent.rmdir()
+    try:
+        remove_dead(FileSystem(), path.parent, prefix)
+        with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
+            spool = spool_documents(config.corpus, tokenizer, folder, show_progress, config.seed)
+            yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
+    finally:
+        if not was_there:
+            with suppress(OSError):  # a store is in it now
+                path.parent.rmdir()
 
 
 def _described(config: ExtractConfig, draft: Draft) -> str:

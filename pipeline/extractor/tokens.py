@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
-from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered, is_template
+from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document
 from strata_sae.pipeline.extractor.ngrams import ngrams_of
+from strata_sae.pipeline.extractor.own_text import is_template
 from strata_sae.pipeline.language_model.tokens_text import GivenBack
 from strata_sae.pipeline.language_model.transformers_library import Encoded, Tokenizer
 

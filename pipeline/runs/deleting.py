@@ -9,7 +9,7 @@ from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
 from strata_sae.pipeline.runs.folders import FixedPath, RunFolder, VariantFolder, only_writer
 from strata_sae.pipeline.runs.listing import is_run
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.deletion import doom, half_deleted, refuse_strangers, remove
+from strata_sae.stores.files.deletion import doom, half_deleted, refuse_strangers, refuse_unnamed, remove
 from strata_sae.stores.files.filesystem import STAGED, FileSystem
 
 
@@ -18,9 +18,9 @@ def deletable_run(run: Path) -> list[Path]:
 
     Raises: CheckpointError if there is none, another process writes it, or it holds what no stage writes.
     """
+    with _told():
+        refuse_unnamed(run)
     left = [path for _, path in half_deleted(run.parent, run.name)]
-    if run.is_symlink():
-        raise CheckpointError(f"{run}: is a link; name the folder that it leads to")
     if not run.is_dir():
         if not left:
             raise CheckpointError(f"{run}: no such folder{_meant(run)}")

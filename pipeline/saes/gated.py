@@ -35,7 +35,7 @@ class Gated(SAE):
         """Settings of the Gated SAE."""
 
         architecture: Literal["gated"] = "gated"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
 
     learns_l0: ClassVar[bool] = True
     scales_with_x: ClassVar[tuple[str, ...]] = ("b_gate", "b_mag", "b_dec")

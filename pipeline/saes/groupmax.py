@@ -17,7 +17,7 @@ class GroupMax(SAE):
         """Settings of the GroupMax SAE."""
 
         architecture: Literal["groupmax"] = "groupmax"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
         k: int = Field(gt=0)
         """Active latents per row, and groups (count); d_sae is a multiple of it."""
 

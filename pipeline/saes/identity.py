@@ -20,7 +20,7 @@ class Identity(SAE):
         """Settings of the identity."""
 
         architecture: Literal["identity"] = "identity"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
         decoder: Literal["free"] = "free"
         """Rows of W_dec: those of the identity matrix."""
 

@@ -32,7 +32,7 @@ class JumpReLU(SAE):
         """Settings of the JumpReLU SAE."""
 
         architecture: Literal["jump_relu"] = "jump_relu"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
         pre_bias: bool = False
         """Whether the encoder sees x - b_dec instead of x. Default: dictionary_learning."""
         initial_threshold: float = Field(default=0.001, ge=0.0)

@@ -16,7 +16,7 @@ class ReLU(SAE):
         """Settings of the ReLU SAE."""
 
         architecture: Literal["relu"] = "relu"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
         tied: bool = False
         """Whether W_enc is W_dec: one matrix that gets both gradients (seed 000)."""
 

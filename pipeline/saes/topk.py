@@ -137,7 +137,7 @@ class TopK(Ranked):
         """Settings of the TopK SAE."""
 
         architecture: Literal["topk"] = "topk"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
 
     settings: Settings
 
@@ -157,7 +157,7 @@ class BatchTopK(Ranked):
         """Settings of the BatchTopK SAE."""
 
         architecture: Literal["batch_topk"] = "batch_topk"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
         k: int | Schedule
         """Active latents per row, on average over a batch (count)."""
         inference: Inference = "threshold"

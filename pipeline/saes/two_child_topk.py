@@ -27,7 +27,7 @@ class TwoChildTopK(SAE):
         """Settings of the two-child TopK SAE."""
 
         architecture: Literal["two_child_topk"] = "two_child_topk"
-        """Name in ARCHITECTURES."""
+        """The kind of SAE, which decides what other keys there are."""
         k: int | Schedule
         """Active parents per row (count)."""
         per_child_k: int | None = Field(default=None, gt=0)

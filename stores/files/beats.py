@@ -98,13 +98,11 @@ class Observer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: dict[Path, tuple[Beat, float]] = {}
+        self._seen: dict[Path, tuple[Beat | None, float]] = {}
 
-    def is_still(self, lock: Path, beat: Beat) -> bool:
-        """Whether a lock file has shown this very beat for STILL_SECONDS; never at the first look."""
+    def is_still(self, lock: Path, beat: Beat | None) -> bool:
+        """Whether a lock file has shown this very beat, or none, for STILL_SECONDS; never at the first look."""
         now = self._clock()
-        seen, since = self._seen.get(lock, (None, now))
-        if seen != beat:
+        if lock not in self._seen or self._seen[lock][0] != beat:
             self._seen[lock] = (beat, now)
-            return False
-        return now - since >= STILL_SECONDS
+        return now - self._seen[lock][1] >= STILL_SECONDS

@@ -35,6 +35,14 @@ def content_of(folder: Path) -> Content:
     return Content(len(sizes), sum(sizes))
 
 
+def refuse_unnamed(folder: Path) -> None:
+    """Raises: StoreError for a link, and for `.` or `a/..`: deletion begins with the folder's own name."""
+    if folder.is_symlink():
+        raise StoreError(f"{folder}: is a link; name the folder that it leads to")
+    if folder.name in ("", ".."):
+        raise StoreError(f"{folder}: does not end in the folder's own name; give that, from outside of the folder")
+
+
 def refuse_strangers(folder: Path, is_ours: IsOurs) -> None:
     """Raises: StoreError naming what in a folder is not ours: other files and folders, and every link."""
     found = sorted(_told(name, entry) for name, entry in _walk(folder) if not _is_known(name, entry, is_ours))

@@ -233,11 +233,14 @@ def _owner(lock: Path, descriptor: int, made: bool) -> Owner:
     if os.fstat(descriptor).st_nlink == 0 or (locks and not taken):
         return Owner.LIVES
     beat = read_beat(descriptor)
-    if beat is None:  # nobody wrote into it: it was made just now, or by an older version
-        return Owner.IS_DEAD if taken or made else Owner.LIVES
+    if beat is None and not taken:  # an older version's, which writes no beats, or made here just now
+        return Owner.IS_DEAD if made else Owner.LIVES
     machine, boot = this_machine()
     # A lock can be one of each machine alone, as on some network file systems; of a local disk that cannot be, so
-    # what was locked before this machine was last switched on is free.
-    if taken and (beat.boot == boot or (beat.machine == machine and is_local(lock.parent))):
+    # what was locked before this machine was last switched on is free. Elsewhere one without a beat may have been made
+    # just now, on another machine.
+    if taken and (made or (beat and beat.boot == boot)):
+        return Owner.IS_DEAD
+    if taken and is_local(lock.parent) and (beat is None or beat.machine == machine):
         return Owner.IS_DEAD
     return Owner.IS_STILL if _OBSERVER.is_still(lock, beat) else Owner.LIVES

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.deletion import IsOurs, doom, half_deleted, refuse_strangers, remove
+from strata_sae.stores.files.deletion import IsOurs, doom, half_deleted, refuse_strangers, refuse_unnamed, remove
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.files.locks import leased, planning_prefix
@@ -25,9 +25,8 @@ class Deletable(NamedTuple):
 
 def deletable(store: Path) -> Deletable:
     """What is to be deleted of the store at a path. Raises: StoreError if nothing there is, or may be deleted now."""
+    refuse_unnamed(store)
     left = [path for _, path in half_deleted(store.parent, store.name)]
-    if store.is_symlink():
-        raise StoreError(f"{store}: is a link; name the folder that it leads to")
     if not store.is_dir():
         if not left:
             raise StoreError(f"{store}: no such folder")

@@ -129,7 +129,9 @@ PROBLEMS = {  # --set -> the whole of what is said after where it comes from
     "variants.relu.sae.k=3": "variants.relu.sae.k: no such key; known: "
     + ", ".join(ARCHITECTURES["relu"].Settings.model_fields),
     "variants.relu.objective=3": "variants.relu.objective: expected a mapping, got 3 (an integer)",
-    "variants.relu.objective.l1=3": "variants.relu.objective.l1: expected a mapping or null, got 3 (an integer)",
+    "variants.relu.objective.l1=3": (
+        "variants.relu.objective.l1: expected a mapping or null, got 3 (an integer); did you mean `l1: {weight: 3}`?"
+    ),
     "variants.relu.objective.l1.weight=abc": (
         "variants.relu.objective.l1.weight: expected a number or a mapping, got 'abc' (a string)"
     ),

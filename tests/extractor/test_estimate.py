@@ -23,7 +23,7 @@ def test_the_time_is_tokens_by_the_rate():
     time_, memory = estimate_lines(3000, RATE)
     assert time_.startswith("time       about 1 min 0 s for 3,000 tokens in one process: 50 tokens a second")
     assert "3 forward passes of 4 x 32 random tokens on cpu with 2 threads" in time_
-    assert memory == "memory     1,234,567 bytes for the layers of the model that run"
+    assert memory == "weights    0.00123 GB of memory for the layers of the model that run"
     assert "on cuda;" in estimate_lines(3000, RATE._replace(device="cuda"))[0]
     assert estimate_lines(3000, "not measured: why") == ["time       not measured: why"]
 
@@ -89,9 +89,9 @@ def _after_loading(given: Any, monkeypatch: pytest.MonkeyPatch, counted: Any) ->
 
 
 def test_a_model_that_finds_no_room_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "free_bytes", lambda device: 10)
+    monkeypatch.setattr(estimate, "free_bytes", lambda device: 100_000)
     monkeypatch.setattr(estimate, "load", lambda *_: pytest.fail("measured"))
     said = measured_rate(extraction_config(tmp_path), 3000)
     assert isinstance(said, str)
     assert said.startswith("not measured: the weights take")
-    assert said.endswith("10 are free")
+    assert said.endswith("and 0.0001 GB are free")

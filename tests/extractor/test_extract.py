@@ -220,3 +220,7 @@ def test_a_plan_is_described_and_nothing_stays(small: RunConfig, tmp_path: Path)
     inside = small.store.model_copy(update={"path": str(tmp_path / "data" / "store")})
     describe_plan(small.model_copy(update={"store": inside}), show_progress=False)
     assert not (tmp_path / "data").exists()
+    too_long = small.corpus.model_copy(update={"n_tokens": 10**9})
+    with pytest.raises(ConfigError, match=r"corpus\.n_tokens"):
+        describe_plan(small.model_copy(update={"store": inside, "corpus": too_long}), show_progress=False)
+    assert not (tmp_path / "data").exists(), "nor where it ends in an error"

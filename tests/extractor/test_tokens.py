@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.chat import ChatTemplate, is_template
+from strata_sae.pipeline.extractor.chat import ChatTemplate
 from strata_sae.pipeline.extractor.documents.document import Document, Place
+from strata_sae.pipeline.extractor.own_text import is_template
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 
 CHAT = [

@@ -177,6 +177,10 @@ def test_bad_names_are_told(run: Path) -> None:
     for path, said in [("link", "is a link"), ("folder", "holds no run"), ("gone", "no such folder")]:
         with pytest.raises(CheckpointError, match=said):
             delete_run(Path(path))
+    with pytest.MonkeyPatch.context() as inside:
+        inside.chdir(run)
+        with pytest.raises(CheckpointError, match="does not end in the folder's own name"):
+            delete_run(Path("."))
     with pytest.raises(CheckpointError, match="did you mean runs/demo"):
         delete_run(Path("demo"))
     with pytest.raises(ConfigError, match="VARIANT: runs/demo has no 'topp'; did you mean 'topk'"):

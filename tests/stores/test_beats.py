@@ -142,6 +142,19 @@ def test_the_word_of_a_lock_of_another_machine_alone_would_rob(far_locks: None, 
     lease.release()
 
 
+def test_an_owner_of_another_machine_that_is_about_to_write_its_first_beat_lives(
+    far_locks: None, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "is_local", lambda folder: False)
+    descriptor = locks._create_locked(tmp_path / "x-1.lock")
+    assert leased(tmp_path, "x-") == {"x-1"}
+    time.now += STILL_SECONDS - 1
+    assert leased(tmp_path, "x-") == {"x-1"}
+    time.now += 1
+    assert leased(tmp_path, "x-") == set(), "control: it died before"
+    os.close(descriptor)
+
+
 def test_no_time_of_a_file_or_a_wall_clock_counts(no_locks: None, time: Time, tmp_path: Path) -> None:
     lease = Lease(FILES, tmp_path / "x-1")
     for stamp in (0, 2**31, 10**9):

@@ -123,6 +123,17 @@ def test_a_link_to_a_store_and_what_is_no_store_are_refused(tmp_path: Path) -> N
     assert (tmp_path / "folder" / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("path", [".", "../a/commits/.."])
+def test_a_path_without_the_folders_own_name_is_refused(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = build_store(tmp_path / "a", 400)
+    monkeypatch.chdir(store)
+    with pytest.raises(StoreError, match="does not end in the folder's own name"):
+        delete_store(Path(path))
+    ActivationStore.open(store)
+
+
 def test_after_a_kill_at_any_step_the_rest_is_known_and_deleted(tmp_path: Path) -> None:
     counted = KilledFileSystem()
     delete_store(build_store(tmp_path / "counted", 400), counted)
