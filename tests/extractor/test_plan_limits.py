@@ -238,7 +238,7 @@ def test_what_plan_accepts_extract_finishes(
         "memory",
         "mixing",
         "time",
-        "memory",
+        "weights",
     ]
     titles = [line.split()[0] for line in done.stdout.splitlines()]
     assert [title for title in titles if title != "held"] == expected
