@@ -36,9 +36,8 @@ class Best:
     def measured(self, loss: float, step: int, for_readers: Mapping[str, Tensor] | None = None) -> None:
         """Take in the held-out loss after `step` updates. for_readers: what the terms would write then."""
         if loss < self.numbers[LOSS]:
-            self.numbers[:] = torch.tensor(
-                [loss, step, 0.0], dtype=torch.float64
-            )  # in float32, an equal loss can be lower
+            # In float32 a loss equal to the lowest could be below it.
+            self.numbers[:] = torch.tensor([loss, step, 0.0], dtype=torch.float64)
             for name, copy in self._copies.items():
                 copy.copy_(self._weights[name])
             self.for_readers = {name: tensor.clone() for name, tensor in (for_readers or {}).items()}
