@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.waiting import wait_until
 
 CI = Path(__file__).parents[1] / ".ci"
