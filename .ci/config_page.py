@@ -107,9 +107,17 @@ def parts(schema: Node) -> Iterator[tuple[str, str, Nodes]]:
         yield f"### `objective.{term}`", groups[name].description, keys
     resampling = groups["ResamplingSettings"]
     yield "### `resampling`", resampling.description, resampling.properties
+    yield "### `match`", groups["MatchSettings"].description, groups["MatchSettings"].properties
+    imported = groups["ImportedVariant"]
+    yield "## `variants.<name>`, with `from`", imported.description, imported.properties
+    yield "### `from`", groups["SourceSettings"].description, groups["SourceSettings"].properties
     yield "### A schedule", groups["Schedule"].description, groups["Schedule"].properties
     yield section("evaluation", top, groups)
+    yield from below("evaluation", "EvaluationSettings", groups)
     yield section("report", top, groups)
+    yield section("tracking", top, groups)
+    for engine in (kind for member in top["engine"].any_of for kind in tagged(member, groups)):
+        yield f"## `engine`, `kind: {engine.properties['kind'].const}`", engine.description, engine.properties
 
 
 def section(name: str, top: Nodes, groups: Nodes) -> tuple[str, str, Nodes]:

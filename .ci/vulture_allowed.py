@@ -1,7 +1,6 @@
 # ruff: noqa
 # Names that vulture finds unused and that are not: a reason each. To see what is new, in the form of this file:
 #     .venv/bin/vulture run_pipeline.py pipeline stores --make-whitelist
-_.sweep  # a key of the config files; the loader expands it before the settings are made
 _.yaml_implicit_resolvers  # PyYAML reads it from its loaders and dumpers
 _.ignore_aliases  # PyYAML calls it
 _.model_config  # pydantic reads it
@@ -9,20 +8,25 @@ _.field_is_required  # pydantic calls it where it makes a JSON schema
 _.activation_batches  # for users: the README's loader
 _.units_of  # for users: docs/input_scale.md
 _.ActivationDataset  # for users: the README's torch dataset
-_.using  # for tests and users: another kernel backend for a while
 _.allow_bf16_reduced_precision_reduction  # a switch of torch
 _.hf_quantizer  # transformers reads it from a model
 _.is_quantized  # transformers reads it from a model
 _.pad_token_id  # transformers reads it from a config
+_.__class__  # Python reads it of every object
 _.writeable  # a flag of NumPy's arrays
 _.Folder  # found by its scheme, file://
-_.HubRepository  # found by its scheme, hf://
+_.ModelRepository  # found by its scheme, hf://
 _.Bucket  # found by its scheme: s3://, gs://, az://
 _.e_tag  # a field of what obstore says of an object; read by its name
 _.last_modified  # a field of what obstore says of an object; read by its name
 _.running_mean  # a field of a record; checked and read by its name
+_.labelled_store_id  # a field of a record; checked and read by its name
+_.labelled_store_ids  # a field of a record; checked and read by its name
+_.without_latent  # a field of a record; checked and read by its name
 _.norm_quantiles  # a field of a record; checked and read by its name
-_.choice  # a field of a record; checked and read by its name
+_.is_number  # a template reads it
+_.lede  # a template reads it
+_.null_seed  # a field of a record; checked and read by its name
 _.dead_latents  # a field of a record; checked and read by its name
 _.epoch_rows  # a field of a record; checked and read by its name
 _.perfect_documents  # a field of a record; checked and read by its name
@@ -43,3 +47,18 @@ _.mismatched_keys  # a key of what transformers returns
 _.error_msgs  # a key of what transformers returns
 _.input_ids  # a key of what transformers returns
 _.offset_mapping  # a key of what transformers returns
+_.kl_recovered_of_mean  # a field of a record; on the page, and read by its name
+_.n_sequence_rows  # a field of a record; on the page, and read by its name
+_.document_rows  # a field of a record; on the page, and read by its name
+_.document_predictions  # a field of a record; on the page, and read by its name
+_.clean_sums  # a field of a record; on the page, and read by its name
+_.texts_sha256  # a field of labels.json, by which a labelled store is named
+_.labels_sha256  # a field of labels.json, by which a labelled store is named
+_.mse_per_dim  # a field of a record; on the page, and read by its name
+_.r2_pooled  # a field of a record; on the page, and read by its name
+_.by_position  # a field of a record; on the page, and read by its name
+_.edited_codes  # for users: what `strata.attach` gives
+_.sequence_P  # for users: a field of the codes that `strata.attach` gives
+_.position_P  # for users: a field of the codes that `strata.attach` gives
+_.latent_P  # for users: a field of the codes that `strata.attach` gives
+_.value_P  # for users: a field of the codes that `strata.attach` gives

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.toy import sized
 from strata_sae.pipeline.config.run import ExtractConfig
-from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
+from strata_sae.pipeline.extractor.unit_filler import UnitFiller
 from strata_sae.pipeline.language_model.capture import Capture
 from strata_sae.pipeline.language_model.inputs import batches, groups, packed_spans
 from strata_sae.pipeline.language_model.loading import load

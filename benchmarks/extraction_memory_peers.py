@@ -88,7 +88,7 @@ def strata(folder: Path, shard_bytes: int) -> Callable[[], None]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from strata_sae.pipeline.extractor.filling import UnitFiller
+    from strata_sae.pipeline.extractor.unit_filler import UnitFiller
     from strata_sae.pipeline.language_model.capture import Capture
     from strata_sae.pipeline.language_model.sites import Site
     from strata_sae.stores.files.filesystem import FileSystem

@@ -22,8 +22,8 @@ import torch
 from extract import SITES, config, empty
 
 from benchmarks.toy import sized
-from strata_sae.pipeline.extractor.filling import UnitFiller
 from strata_sae.pipeline.extractor.plan import planned
+from strata_sae.pipeline.extractor.unit_filler import UnitFiller
 from strata_sae.pipeline.language_model.loading import load
 from strata_sae.stores import ActivationStore, Plan, verify
 from strata_sae.stores.files.filesystem import FileSystem

@@ -38,7 +38,7 @@ def fill(folder: Path, shard_bytes: int) -> float:
     import numpy as np
     import torch
 
-    from strata_sae.pipeline.extractor.filling import UnitFiller
+    from strata_sae.pipeline.extractor.unit_filler import UnitFiller
     from strata_sae.pipeline.language_model.capture import Capture
     from strata_sae.pipeline.language_model.sites import Site
     from strata_sae.stores.files.filesystem import FileSystem

@@ -25,11 +25,11 @@ from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.writing.finishing import finish_store, next_unit
+from strata_sae.stores.writing.finishing import finish_store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support.small_store import fill_unit, plan_store
+from support.small_store import fill_missing, plan_store
 
 SITE = "blocks.1.hook_resid_post"
 D_MODEL, D_SAE, BATCH, N_STEPS, N_ROWS, N_VARIANTS = sized((4096, 256, 512, 50, 2**14, 8), (64, 256, 512, 5, 2**12, 3))
@@ -63,8 +63,7 @@ def build_store(path: Path) -> Path:
     directions = rng.standard_normal((256, D_MODEL), dtype=np.float32)
     rows = directions[rng.integers(0, 256, N_ROWS)] + rng.standard_normal((N_ROWS, D_MODEL), dtype=np.float32)
     plan = plan_store(path, N_ROWS, {SITE: D_MODEL}, chunk_bytes=2**21, shard_bytes=2**28)
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(FileSystem(), path, plan, unit, {SITE: rows})
+    fill_missing(FileSystem(), path, plan, {SITE: rows})
     finish_store(FileSystem(), path, plan)
     return path
 

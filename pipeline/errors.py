@@ -4,6 +4,8 @@ Exception
  ├── ConfigError       a config, a corpus or a command line that cannot work; exit code 2
  ├── CheckpointError   a run folder that does not hold what it should; exit code 1
  └── stores.StoreError an activation store that does not hold what it should; exit code 1
+BaseException
+ └── StoppedError      the process was asked to end (SIGTERM), and has; exit code 143
 """
 
 import difflib
@@ -21,6 +23,17 @@ class ConfigError(Exception):
 
 class CheckpointError(Exception):
     """A run folder, checkpoint or result that is damaged or belongs to another config."""
+
+
+class StoppedError(BaseException):
+    """A process was asked to end. What is finished is kept, and the same command goes on from there.
+
+    No Exception, as KeyboardInterrupt is none: it comes anywhere, and must not be taken for a failure of what was
+    running just then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("stopped on request (SIGTERM); what is finished is kept, and the same command goes on")
 
 
 def shown(text: str) -> str:

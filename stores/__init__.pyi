@@ -40,6 +40,7 @@ from .format.plan_file import (
 from .format.records import FileRecord as FileRecord, parse_file_record as parse_file_record
 from .format.vocabulary import Token as Token
 from .front.aligned import Together as Together, aligned as aligned
+from .front.given_tokens import Rows as Rows
 from .front.deleting import deletable as deletable, delete_store as delete_store
 from .front.listing import list_stores as list_stores, stores_table as stores_table, summary_text as summary_text
 from .front.pooling import Pooled as Pooled, pool as pool
@@ -50,8 +51,12 @@ from .reading.array import StoredArray as StoredArray, shard_records as shard_re
 from .reading.checking import check_opened as check_opened
 from .reading.masks import Filters as Filters, permutation as permutation, random_words as random_words
 from .reading.site_rows import committed_columns as committed_columns, is_calibrated as is_calibrated
+from .remote.bundles import Bundle as Bundle
+from .remote.cards import card_head as card_head, fenced_json as fenced_json, plain_text as plain_text
 from .remote.pull import pull as pull
+from .remote.pull_bundle import RemoteBundle as RemoteBundle, open_bundle as open_bundle
 from .remote.push import push as push
+from .remote.push_bundle import push_bundle as push_bundle
 from .remote.transports import is_url as is_url, local_folder as local_folder
 from .serving.batches import (
     Batches as Batches,
@@ -70,11 +75,12 @@ from .serving.mixing import (
 )
 from .writing.finishing import (
     finish_store as finish_store,
-    next_unit as next_unit,
     recover as recover,
+    sweep as sweep,
     write_timing as write_timing,
 )
 from .writing.planning import Layout as Layout, PlanFields as PlanFields, create_store as create_store, layout as layout
+from .writing.queue import TakenUnit as TakenUnit, UnitQueue as UnitQueue
 from .writing.units import (
     UnitWriter as UnitWriter,
     commit_calibration as commit_calibration,

@@ -8,6 +8,10 @@ class StoreError(Exception):
     """An activation store that is damaged, unfinished, or not what was asked for; says where, what and what to do."""
 
 
+class UnfitRows(StoreError):
+    """Rows that no store may hold (a NaN, a value beyond the encoding), or that cannot be read where they lie."""
+
+
 _FREE = "free some, or choose another disk, and run the same command again"
 _ADVICE = {
     errno.EMFILE: "the file is not damaged: raise the limit of open files of this shell, for example `ulimit -n 65536`",

@@ -17,7 +17,7 @@ from support.small_presets import FILES, loaded
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "run_pipeline.py", *sorted(ROOT.glob("stores/**/*.py")), *sorted(ROOT.glob("pipeline/**/*.py"))]
-SUFFIX_KEY = set("ABCEKLMNPRSV")
+SUFFIX_KEY = set("ABCDEGKLMNPRSV")
 MAX_LINES = 300
 
 LAYERS = "layers: stages speak only through files"
@@ -124,7 +124,9 @@ def dangers(tree: ast.AST) -> list[str]:
 ALLOWED_DANGERS = {
     # Numba keeps compiled loops pickled, its own cache by a hidden import. Here they are held against a checksum, and
     # their folder against its owner, first (docs/decisions/0021).
-    "pipeline/kernels/machine/compiled/loops.py": ["pickle"]
+    "pipeline/kernels/machine/compiled/loops.py": ["pickle"],
+    # With weights_only, and only of archives whose pickle was seen to name nothing but plain tensors.
+    "pipeline/formats/torch_archives.py": ["torch.load"],
 }
 
 
@@ -154,8 +156,8 @@ def wrong_suffixes(tree: ast.AST) -> list[str]:
 
 
 def test_a_foreign_suffix_is_seen() -> None:
-    code = "def f(x_BD, y_BM):\n    W_dec, z_T = y_BM, x_BD\n    for q_BX in z_T: pass\n    MAX_ROWS = 1\n"
-    assert wrong_suffixes(ast.parse(code)) == ["q_BX", "x_BD", "z_T"]
+    code = "def f(x_BX, y_BM):\n    W_dec, z_T = y_BM, x_BX\n    for q_BX in z_T: pass\n    MAX_ROWS = 1\n"
+    assert wrong_suffixes(ast.parse(code)) == ["q_BX", "x_BX", "z_T"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

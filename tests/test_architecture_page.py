@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from strata_sae.pipeline.runs import environment, evaluation_records, records
+from strata_sae.pipeline.runs import comparison_records, environment, evaluation_records, records
 from strata_sae.pipeline.runs.records import Record
 
 ROOT = Path(__file__).parents[1]
 PAGE = "docs/architecture.md"
 # log.md and the decisions say how things were called when they were written.
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md") if path.name != "log.md")]
+AT_THE_ROOT = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+PAGES = [*AT_THE_ROOT, *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md") if path.name != "log.md")]
 MADE_BY_THE_PAGE = {"pipeline/saes/abs_topk.py", "pipeline/objective/l2.py"}
 """Files that docs/adding_a_variant.md adds; its test makes them."""
 FOLDERS = ("pipeline/", "stores/", "strata_sae/", "configs/", "tests/", "docs/", "benchmarks/", ".ci/")
@@ -121,7 +122,7 @@ def section(page: str, heading: str) -> str:
 def test_every_step_of_a_walk_begins_with_its_file() -> None:
     walks = texts(PAGE).split("## The walks\n", 1)[1].split("\n## ", 1)[0]
     steps = re.findall(r"^\d+\. (.*)", walks, flags=re.MULTILINE)
-    assert len(walks.split("\n### ")) == 6
+    assert len(walks.split("\n### ")) == 7
     assert len(steps) > 60
     assert [step for step in steps if not step.startswith(("`pipeline/", "`stores/", "As above"))] == []
 
@@ -140,7 +141,7 @@ def test_every_record_stands_beside_its_file() -> None:
     """And no other type does."""
     classes = {
         name
-        for module in (records, evaluation_records, environment)
+        for module in (records, evaluation_records, comparison_records, environment)
         for name, found in vars(module).items()
         if isinstance(found, type) and issubclass(found, Record) and found.__module__ == module.__name__
     }

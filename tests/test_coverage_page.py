@@ -55,5 +55,5 @@ def test_every_test_command_preset_and_key_exists() -> None:
 def test_control_what_does_not_exist_is_seen() -> None:
     wrong = ["`tests/kernels/test_ties.py::test_nothing`", "`tests/kernels/test_tie.py`"]
     assert missing_tests(" ".join(wrong)) == [name.strip("`") for name in wrong]
-    assert unknown("`training.kept` `strata export` `configs/presets/seed005.yaml`") == [
-        "training.kept", "strata export", "configs/presets/seed005.yaml"]  # fmt: skip
+    assert unknown("`training.kept` `strata fetch` `configs/presets/seed005.yaml`") == [
+        "training.kept", "strata fetch", "configs/presets/seed005.yaml"]  # fmt: skip

@@ -17,7 +17,7 @@ STAGE_2 = """
 import builtins, sys
 sys.path.insert(0, {root!r})
 OURS = ("strata_sae.pipeline.language_model", "strata_sae.pipeline.extractor")
-BLOCKED = ("transformers", "datasets", "tokenizers", "huggingface_hub", *OURS)
+BLOCKED = ("transformers", "datasets", "tokenizers", "huggingface_hub", "scipy", "sklearn", *OURS)
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):

@@ -27,6 +27,7 @@ RESULTS = (
     "features.safetensors",
     "examples.json",
     "MANIFEST.json",
+    "ae.pt",
 )
 
 
@@ -44,7 +45,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     (work / "c.yaml").write_text(dump(made))
     before = {}
-    for stage in ("extract", "train", "evaluate", "report"):
+    for stage in ("extract", "train", "evaluate", "report", "export"):
         before[stage] = shutil.copytree(work, folder / f"before-{stage}")
         os.chdir(work)
         assert strata(stage) == (0, "")
@@ -60,7 +61,9 @@ def back_again() -> Iterator[None]:
 
 def strata(stage: str) -> tuple[int, str]:
     """Exit code, and what was said of an error."""
-    result = CliRunner().invoke(app, ["--quiet", stage, "c.yaml"])
+    sae = f"runs/small/topk@{SITES[0]}"
+    arguments = [sae, "--format=dictionary_learning", "--out=theirs"] if stage == "export" else ["c.yaml"]
+    result = CliRunner().invoke(app, ["--quiet", stage, *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, "" if result.exit_code == 0 else result.stderr.splitlines()[-1]
@@ -73,10 +76,12 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def leavings(folder: Path) -> list[Path]:
-    return list((folder / "runs").rglob(".staged-*"))
+    return [path for path in folder.rglob(".staged-*") if "store" not in path.parts]
 
 
-@pytest.mark.parametrize(("stage", "stride"), [("extract", 15), ("train", 1), ("evaluate", 1), ("report", 1)])
+@pytest.mark.parametrize(
+    ("stage", "stride"), [("extract", 15), ("train", 1), ("evaluate", 1), ("report", 1), ("export", 1)]
+)
 def test_a_disk_that_is_full_at_any_write_loses_nothing(
     stages: dict[str, Path], tmp_path: Path, stage: str, stride: int
 ) -> None:
@@ -111,7 +116,7 @@ def largest_file(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("stage", ["extract", "train", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["extract", "train", "evaluate", "report", "export"])
 @pytest.mark.parametrize("n_bytes", [0, 300, 3000, 12_000, 40_000])
 def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Path, stage: str, n_bytes: int) -> None:
     """What the libraries themselves make of it; the disk above is only as true as its words."""
@@ -124,16 +129,18 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
         assert "larger than" in said
         assert os.strerror(errno.EFBIG) not in said
     assert strata(stage)[0] == 0
-    after = {"extract": "train", "train": "evaluate", "evaluate": "report", "report": "end"}[stage]
+    after = {"extract": "train", "train": "evaluate", "evaluate": "report", "report": "export", "export": "end"}[stage]
     assert results(work) == results(stages[after])
 
 
 # Every place of pipeline/ that writes to a disk, and the stage above that reaches it. `write_bytes` of the stores' file
 # system is what the others are to use; each of them holds a file open, or is written by a library.
 WRITERS = {
-    ("trainer/checkpoint.py", "_write"): "train",
+    ("trainer/shards.py", "write_tensors"): "train",
     ("trainer/session.py", "__init__"): "train",
     ("trainer/one_pass.py", "_append"): "train",
+    ("tracking/to_wandb.py", "send"): "none: what a tracker raises is told, and fails no stage (tests/tracking)",
+    ("engines/coordinator.py", "only_engine"): "none: a command with an engine of a cluster (tests/test_engines.py)",
     ("extractor/spool.py", "spool_documents"): "extract",
 }
 

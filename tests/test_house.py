@@ -22,10 +22,14 @@ BOUNDS = {
 """The most there may be in pipeline/ and stores/. What could stand in the place of Any is as at commit 142a0ae."""
 MEDIAN_FILE = (100, 180)
 """Lines, at least and at most."""
-LINES_OF_CODE = 26_100
+LINES_OF_CODE = 43_800
 """Of pipeline/, stores/, run_pipeline.py and strata_sae/*.py; there may be 2 % more. It was 21,579 before the seeds'
 settings were whole (input scales, rates, early stopping, monitors, toys, deduplication, `init`, `runs`, estimates,
-beats). Whoever adds features raises it by what they take, and says here what they are."""
+beats), and 26,100 before SAEs were judged (populations, noise, matched L0, the model's losses, probes, absorption,
+toy truth), and 33,900 before they were handed over (formats of others both ways, imported SAEs and activations,
+attaching, the hub, trackers), and 40,500 before work went past one machine (engines, claims, the queue of units, lots
+of variants, one SAE over several processes, planning once, loading of what runs). Whoever adds features raises it by
+what they take, and says here what they are."""
 WITHOUT_CIRCLES = ["stores", "pipeline/kernels", "pipeline/language_model"]
 
 
@@ -194,6 +198,12 @@ def test_a_measure_of_the_packages_is_within_its_bound(name: str) -> None:
 def test_what_a_measure_counts_is_seen(name: str) -> None:
     """Control."""
     assert MEASURES[name][0](PLANTED) == SEEN[name]
+
+
+def test_no_function_that_makes_runs_up_is_longer_than_a_screen() -> None:
+    helpers = {path: longest_function(text) for path, text in sources("tests/support").items() if "/made_up_" in path}
+    assert len(helpers) > 3
+    assert {path for path, found in helpers.items() if found > BOUNDS["lines of the longest function"]} == set()
 
 
 def test_half_of_the_files_are_neither_shorter_nor_longer_than_a_story() -> None:

@@ -16,7 +16,19 @@ from support.extraction import write_corpus
 from support.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ["name", "seed", "model", "corpus", "store", "training", "variants", "evaluation", "report"]
+SECTIONS = [
+    "name",
+    "seed",
+    "model",
+    "corpus",
+    "store",
+    "training",
+    "variants",
+    "evaluation",
+    "report",
+    "tracking",
+    "engine",
+]
 
 
 @pytest.fixture

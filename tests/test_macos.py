@@ -54,6 +54,7 @@ def test_control_what_was_taken_away_is_really_missed(tmp_path: Path) -> None:
 
 GUARDED = {
     "os.posix_fadvise", "os.POSIX_FADV_WILLNEED", "os.posix_fallocate", "mmap.MADV_HUGEPAGE", "signal.sigwaitinfo",
+    "os.sched_getaffinity",
 }  # fmt: skip
 """What the packages use that macOS lacks: each where it is there, or on Linux alone, with another way beside it."""
 

@@ -17,7 +17,10 @@ from support import old_run
 from support.golden import machine
 from support.old_run import CONFIG, DIVERGED, N_SAES, RUN, STORE, contents, different, scores
 
-WRITTEN_BY_EVALUATE = {"metrics.json", "examples.json", "features.safetensors", "store.json"}
+WRITTEN_BY_EVALUATE = {
+    "metrics.json", "examples.json", "features.safetensors", "store.json", "per_document.json",
+    "comparisons.json", "stability.json",
+}  # fmt: skip
 WRITTEN_ANEW = {*WRITTEN_BY_EVALUATE, "config.yaml", "report.html", "results.csv"}
 TOPK = RUN / "variants/topk@blocks.1.hook_mlp_out"
 
@@ -60,7 +63,11 @@ def strata(command: str, *options: str) -> Result:
 
 def kept(run: Path = RUN) -> dict[str, tuple[bytes, int]]:
     """Every file of the run that only training writes."""
-    return {name: found for name, found in contents(run).items() if Path(name).name not in WRITTEN_ANEW}
+    return {
+        name: found
+        for name, found in contents(run).items()
+        if Path(name).name not in WRITTEN_ANEW and not name.startswith("tables/")
+    }
 
 
 def is_recorded_machine() -> bool:

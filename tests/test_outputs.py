@@ -39,8 +39,20 @@ PARAMETERS = {
     "train --add": INPUT,
     "evaluate config": INPUT,
     "evaluate --set": "the keys below",
-    "report paths": INPUT,
+    "report paths": "OUTPUTS: the run folder alone",
     "report --set": "the keys below",
+    "slurm config": INPUT,
+    "slurm --set": NO_PATH,
+    "push saes": INPUT,
+    "push url": "OUTPUTS: push run, push run file://",
+    "pull url": INPUT,
+    "pull out": "OUTPUTS: pull run",
+    "pull --expect": NO_PATH,
+    "export sae": INPUT,
+    "export --format": NO_PATH,
+    "export --out": "OUTPUTS: export",
+    "track path": "OUTPUTS: the run folder of track RUN",
+    "track --set": "the keys below",
     "init folder": "OUTPUTS: init",
     "init --model": INPUT,
     "init --text": INPUT,
@@ -69,6 +81,14 @@ PARAMETERS = {
     "store add-sites out": "OUTPUTS: add-sites",
     "store add-sites --site": NO_PATH,
     "store add-sites --config": INPUT,
+    "store import source": INPUT,
+    "store import out": "OUTPUTS: import",
+    "store import --site": NO_PATH,
+    "store import --format": NO_PATH,
+    "store import --context": NO_PATH,
+    "store import --bos": NO_PATH,
+    "store import --heldout": NO_PATH,
+    "store import --encoding": NO_PATH,
     "store delete store": "only removed from",
     "store push store": INPUT,
     "store push url": "OUTPUTS: push, push file://",
@@ -86,7 +106,10 @@ KEYS = {
     "model.path": INPUT,
 }
 """Every key of one value that takes text; those of the sources of a corpus are read only."""
-NO_PATH_KEYS = {"model.revision", "model.device", "training.device", "training.sites", "store.sites", "report.title"}
+NO_PATH_KEYS = {
+    "model.revision", "model.device", "training.device", "training.sites", "store.sites", "report.title",
+    "evaluation.probing.tasks", "evaluation.probing.token_tasks", "tracking.project",
+}  # fmt: skip
 
 
 def parameters(command: Any = None, name: str = "") -> Iterator[str]:
@@ -114,7 +137,8 @@ def text_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_key_that_takes_text_is_known() -> None:
-    found = {key for key in text_keys(RunConfig) if not key.startswith("variants.")}  # names, numbers and sites
+    # Under variants: names, numbers, sites, and published SAEs, which are read.
+    found = {key for key in text_keys(RunConfig) if key.partition(".")[0] != "variants"}
     unknown = found - set(KEYS) - NO_PATH_KEYS
     assert unknown == set(), "is something written under it? Then it belongs to KEYS and OUTPUTS"
     assert {value.removeprefix("OUTPUTS: ") for value in KEYS.values() if value != INPUT} <= set(OUTPUTS)
@@ -178,9 +202,11 @@ def data_root(attempt: Attempt, path: Path) -> Result:
 
 OUTPUTS: dict[str, Callable[[Attempt, Path], Result]] = {
     "init": lambda attempt, path: attempt.strata("init", path),
+    "export": lambda attempt, path: attempt.strata("export", "runs/run/a", "--format", "saelens", "--out", path),
     "slice": lambda attempt, path: attempt.strata("store", "slice", attempt.store, path),
     "shuffle": lambda attempt, path: attempt.strata("store", "shuffle", attempt.store, path),
     "add-sites": lambda attempt, path: attempt.strata("store", "add-sites", attempt.store, path, "--site", "x.y"),
+    "import": lambda attempt, path: attempt.strata("store", "import", attempt.tmp_path, path),
     "push": lambda attempt, path: attempt.strata("store", "push", attempt.store, path),
     "push file://": lambda attempt, path: attempt.strata("store", "push", attempt.store, path.absolute().as_uri()),
     "pull": lambda attempt, path: attempt.strata("store", "pull", attempt.store, path),
@@ -188,10 +214,16 @@ OUTPUTS: dict[str, Callable[[Attempt, Path], Result]] = {
     "train --stage": lambda attempt, path: attempt.strata("train", attempt.config(), "--stage", path),
     "store.path": lambda attempt, path: attempt.strata("extract", attempt.config(path)),
     "training.shared_windows": lambda attempt, path: attempt.strata("train", attempt.config(shared_windows=str(path))),
+    "push run": lambda attempt, path: attempt.strata("push", "runs/run", path),
+    "push run file://": lambda attempt, path: attempt.strata("push", "runs/run", path.absolute().as_uri()),
+    "pull run": lambda attempt, path: attempt.strata("pull", attempt.store, path),
     "the run folder": run_folder("train"),
+    "the run folder alone": lambda attempt, path: attempt.strata("report", path),
     "the run folder of run": run_folder("run"),
     "the run folder of evaluate": run_folder("evaluate"),
     "the run folder of report": run_folder("report"),
+    "the run folder of track": run_folder("track"),
+    "the run folder of track RUN": lambda attempt, path: attempt.strata("track", path),
     "STRATA_CACHE": cached,
     "STRATA_DATA": data_root,
 }

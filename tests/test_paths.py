@@ -6,19 +6,25 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from unittest.mock import patch
 
 import pytest
+import torch
 
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet, TextFiles
+from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.documents import read_documents
+from strata_sae.pipeline.formats import FORMATS
+from strata_sae.pipeline.imports.saes import import_saes
 from strata_sae.pipeline.language_model.folder import model_folder
 from strata_sae.pipeline.paths import DATA_ROOT, data_root, place_reader_of
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.pipeline.trainer.train import train
 from strata_sae.stores.format.folders import cache_root
+from support import fake_format
 from support.command_tree import callbacks
 from support.schema_leaves import leaves, options
 from support.small_run import RELU, SITE, run_data
@@ -70,7 +76,18 @@ def dataset(text: str, where: Path) -> None:
     assert read(HubDataset(kind="dataset", path=text)) == ["some text"]
 
 
-NAMES_NO_FILE = {"corpus.sources.0.separator TextFiles"}
+def imported_sae(text: str, where: Path) -> None:
+    build_store(Path("the store"), 200, {SITE: 16})
+    zeros = {"b_enc": torch.zeros(8), "b_dec": torch.zeros(16)}
+    weights = {"W_enc": torch.zeros(8, 16), "W_dec": torch.zeros(8, 16), **zeros}
+    fake_format.write(where, {"architecture": "relu", "d_sae": 8}, weights, site=SITE)
+    data = run_data(Path("the store"), {"theirs": {"from": {"format": fake_format.NAME, "path": text}}}, n_steps=1)
+    with patch.dict(FORMATS, {fake_format.NAME: fake_format.FAKE}):
+        import_saes(TrainConfig.model_validate(data))
+    assert Path(f"runs/run/variants/theirs@{SITE}/training.json").is_file()
+
+
+NAMES_NO_FILE = {"variants.v.site", "variants.v.writes", "corpus.sources.0.separator TextFiles"}
 """Keys that speak of files and name none."""
 KEYS: dict[str, Callable[[str, Path], None]] = {
     "store.path": store_path,
@@ -80,6 +97,7 @@ KEYS: dict[str, Callable[[str, Path], None]] = {
     "corpus.sources.0.paths.0 JsonLines": json_lines,
     "corpus.sources.0.paths.0 Parquet": parquet,
     "corpus.sources.0.path HubDataset": dataset,
+    "variants.v.from_.path": imported_sae,
 }
 
 
@@ -163,7 +181,9 @@ def test_a_data_root_that_is_a_file_is_refused_and_an_empty_one_is_none(monkeypa
 
 # ---- arguments and options of commands
 
-NO_PATHS = {"overrides", "only", "log_level", "site", "rows", "encoding", "compressor", "expect", "variant", "model"}
+NO_PATHS = {
+    "overrides", "only", "log_level", "site", "rows", "encoding", "compressor", "expect", "variant", "model", "format",
+}  # fmt: skip
 """Text that names no file, and `init --model`, which is a path or a hub id, as `model.path`."""
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -151,7 +151,7 @@ def test_every_integer_of_the_command_line_is_bounded() -> None:
     found = {}
     for path, callback in callbacks(app):
         for name, hint in get_type_hints(callback, include_extras=True).items():
-            if getattr(hint, "__origin__", None) is int:
+            if int in (inner := getattr(hint, "__origin__", None), *get_args(inner)):
                 found[f"{path} {name}"] = (hint.__metadata__[0].min, hint.__metadata__[0].max)
     assert {"extract workers", "store shuffle seed"} <= found.keys()
     assert all(low is not None and high is not None and high <= LARGEST_INT for low, high in found.values()), found

@@ -1,9 +1,9 @@
 """The command line: its commands and global options, and what it tells of an error or of a machine it cannot run on."""
 
-import errno
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -15,17 +15,26 @@ import typer
 from typer.core import TyperGroup
 
 from strata_sae.pipeline.commands.evaluate import evaluate
+from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.init import init
+from strata_sae.pipeline.commands.pull import pull
+from strata_sae.pipeline.commands.push import push
 from strata_sae.pipeline.commands.report import report
 from strata_sae.pipeline.commands.run import run
 from strata_sae.pipeline.commands.runs import runs_app
 from strata_sae.pipeline.commands.schema import schema
 from strata_sae.pipeline.commands.sigbus_guard import supervise
+from strata_sae.pipeline.commands.slurm import slurm
 from strata_sae.pipeline.commands.store import store_app
+from strata_sae.pipeline.commands.store_import import store_import
+from strata_sae.pipeline.commands.torchrun import only_train
 from strata_sae.pipeline.commands.toy import toy
+from strata_sae.pipeline.commands.track import track
 from strata_sae.pipeline.commands.train import train
-from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.errors import ConfigError, StoppedError
+from strata_sae.pipeline.explained import explained
+from strata_sae.pipeline.stopping import listen
 
 
 class Guarded(TyperGroup):
@@ -65,53 +74,6 @@ def global_options_first(args: list[str]) -> list[str]:
     return [*first, *rest, *end]
 
 
-def explained(error: Exception) -> tuple[str | None, int]:
-    """What to tell the user, and the exit code: 1 failed, 2 bad input. No message for bugs and typer's own errors."""
-    if isinstance(error, ConfigError):
-        return str(error), 2
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        again = "free some and run the same command again: finished parts are kept"
-        advice = {
-            errno.ENOSPC: f"no space left; {again}",
-            errno.EDQUOT: f"disk quota exceeded; {again}",
-            errno.EFBIG: "larger than the file system, or this shell (ulimit -f), lets a file be; raise that limit, or "
-            "choose another disk, and run the same command again: finished parts are kept",
-            errno.EROFS: "the file system is read-only; choose another folder (store.path or STRATA_DATA)",
-            errno.EACCES: "permission denied; change it or choose another folder (store.path or STRATA_DATA)",
-        }.get(error.errno or 0)
-        return (f"{error.filename or 'writing'}: {advice}" if advice else str(error)), 1
-    from strata_sae.stores.errors import StoreError
-
-    return (str(error) if isinstance(error, StoreError | CheckpointError) else _foreign(error)), 1
-
-
-def _foreign(error: Exception) -> str | None:
-    """What to say of exceptions that a machine or a file causes inside a library; None for any other: it is a bug."""
-    words = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in words for w in _NO_MEMORY)):
-        return (
-            f"out of memory{f' ({words})' if words else ''}; lower training.batch_size, training.window_bytes, d_sae "
-            "or model.batch_tokens, and run the same command again: finished parts are kept"
-        )
-    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        return f"{error.name} is not installed: pip install 'strata-sae[{extra}]'"
-    if isinstance(error, RecursionError):
-        return f"an input is nested too deeply to be read ({words}); --debug shows where"
-    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
-        return f"a file does not hold what it should: {' '.join(str(error).split())[:500]}; --debug shows where"
-    return None
-
-
-_EXTRAS = {
-    **dict.fromkeys(("transformers", "datasets", "tokenizers", "pyarrow"), "extract"),
-    **dict.fromkeys(("gguf", "accelerate"), "demo"),
-    **dict.fromkeys(("obstore", "huggingface_hub"), "remote"),
-}
-"""Package -> the extra that installs it."""
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Storage size calculation overflowed")
-"""In PyTorch's words; all of them are plain RuntimeErrors on the cpu."""
-
-
 DEMO = Path("configs/demo.yaml")
 
 app = typer.Typer(
@@ -122,8 +84,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (init, run, plan, extract, toy, train, evaluate, report, schema):
+for _command in (init, run, plan, extract, toy, train, evaluate, report, slurm, track, export, push, pull, schema):
     app.command()(_command)
+store_app.command("import")(store_import)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
 
@@ -148,6 +111,7 @@ def _options(
         raise ConfigError(f"--log-level: {log_level!r} is not allowed; allowed: debug, info, warning, error")
     logging.basicConfig(format="%(message)s", force=True)  # other libraries: warnings and errors only
     logging.getLogger("strata_sae").setLevel("WARNING" if quiet else log_level.upper())
+    only_train(context.invoked_subcommand)
     if context.invoked_subcommand is None and not DEMO.is_file():
         typer.echo(context.get_help())
     elif context.invoked_subcommand is None:
@@ -155,7 +119,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. Exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command line. Exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 stopped."""
     if why := why_not_here(sys.platform, os.environ):
         print(why, file=sys.stderr)
         sys.exit(2)
@@ -165,9 +129,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8, and are still to be printed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(obj=supervise)
+    listen()
+    try:
+        app(obj=supervise)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
 
 
+STOPPED = 128 + signal.SIGTERM
+"""Exit code: what a shell says of a process that SIGTERM killed."""
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Libraries read them while they are loaded: one ignores nonsense with a line of its own, one ends in a traceback."""
 MOST_THREADS = 4096

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.paths import reader_of
+from strata_sae.pipeline.paths import place_reader_of, reader_of
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.config import RunConfig
@@ -41,6 +41,16 @@ Rehash = Annotated[
     typer.Option("--rehash", help="Read every input file again, also those that look as they did when last hashed."),
 ]
 
+SharedPlace = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        parser=place_reader_of("URL"),
+        help="hf://<user>/<repository>[@revision][/<folder>], s3://, gs://, az:// or a folder; pull also takes "
+        "https://.",
+    ),
+]
+"""Where SAEs and runs are shared: what push and pull take."""
 Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking, as scripts need it.")]
 
 

@@ -28,8 +28,11 @@ def extract(
     overrides: Overrides,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as the command plan.")] = False,
     workers: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="N", help="Processes on this machine that share the work.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1, max=1024, metavar="N", help="Processes on this machine that share the work: engine.workers."
+        ),
+    ] = None,
     rehash: Rehash = False,
 ) -> None:
     """Stage 1: corpus and language model to store."""

@@ -7,6 +7,8 @@ import typer
 
 from strata_sae.pipeline.commands import stages
 from strata_sae.pipeline.commands.arguments import ConfigFile, Overrides, guard
+from strata_sae.pipeline.commands.torchrun import refuse_with_torchrun
+from strata_sae.pipeline.errors import LARGEST_INT
 from strata_sae.pipeline.paths import reader_of
 
 
@@ -34,7 +36,10 @@ def train(
     extend: Annotated[
         int | None,
         typer.Option(
-            metavar="STEPS", min=1, help="Go on from finished variants for so many steps, as new ones: topk+500."
+            metavar="STEPS",
+            min=1,
+            max=LARGEST_INT,
+            help="Go on from finished variants for so many steps, as new ones: topk+500.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -47,10 +52,21 @@ def train(
     from strata_sae.pipeline.config.run import TrainConfig
 
     settings = TrainConfig.of(load(config, overrides, add or ()), config)
+    refuse_with_torchrun(settings, extend=extend is not None, dry_run=dry_run)
     if dry_run:
+        from strata_sae.pipeline.commands.searches import expected_trainings, matchings, next_trials
+        from strata_sae.pipeline.imports.saes import describe_imports
         from strata_sae.pipeline.trainer.estimate import measured_rates
         from strata_sae.pipeline.trainer.train import describe_training
 
-        typer.echo(describe_training(settings, only or (), measured_rates, extend))
+        for line in describe_imports(settings, only or ()):
+            typer.echo(line)
+        searches = [] if extend is not None else matchings(settings, only or ())
+        for line in expected_trainings(searches):
+            typer.echo(line)
+        trials = None if extend is not None else next_trials(searches)
+        typer.echo(describe_training(settings, only or (), measured_rates, extend, trials))
     else:
-        stages.train_saes(settings, stage, only or (), extend)
+        with stages.trackers(settings):
+            unmatched = stages.train_saes(settings, stage, only or (), extend)
+        stages.refuse_unmatched(unmatched)

@@ -32,9 +32,9 @@ def _group(group: Settings, indent: str, explained: set[tuple[str, str]], *, onl
             yield from textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if any(isinstance(one, Settings) for one in held):
-            yield from _below(name, value, indent, explained, only_set=only_set or name in ONLY_SET)
+            yield from _below(field.alias or name, value, indent, explained, only_set=only_set or name in ONLY_SET)
         else:
-            yield from (f"{indent}{line}" for line in unparse({name: value}).splitlines())
+            yield from (f"{indent}{line}" for line in unparse({field.alias or name: value}).splitlines())
 
 
 def _below(

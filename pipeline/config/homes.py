@@ -6,7 +6,7 @@ from strata_sae.pipeline.config.schema import Place, whole_config
 from strata_sae.pipeline.strict_yaml import Path
 
 TOP = "the top of the file"
-MOST = 3
+MOST = 4
 """A key that more places have (`weight` of every term) says nothing of where it was meant to stand."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from strata_sae.pipeline.config.engine import spelled_out
 from strata_sae.pipeline.config.errors_text import item, kind_of, lines_of, unknown_key
 from strata_sae.pipeline.config.run import RunConfig, follow_registries
 from strata_sae.pipeline.config.schema import Place, whole_config
@@ -25,18 +26,23 @@ def load(path: Path, overrides: Sequence[str] = (), added: Sequence[Path] = ()) 
     for other in added:
         _add_variants(other, data, origins)
     for override in overrides:
-        data = _changed(override, data, origins)
-    data = _without_sweeps(data, origins)
+        data = _changed(override, _with_engine(data), origins)
+    data = _without_sweeps(_with_engine(data), origins)
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(lines_of(error, data, origins))) from None
 
 
+def _with_engine(data: dict[str, Yaml]) -> dict[str, Yaml]:
+    """The data with the settings of an engine that is called by its name, so that `--set` and errors find its keys."""
+    return data | {"engine": spelled_out(data["engine"])} if "engine" in data else data
+
+
 def dump(config: RunConfig) -> str:
     """YAML of every key of the sections that a config has, defaults included; `load` reads an equal config from it."""
     excluded = {"variants": {"__all__": {"objective": {"__all__": {"term"}}}}}  # a term's key is its name already
-    data = config.model_dump(mode="json", exclude=excluded)
+    data = config.model_dump(mode="json", exclude=excluded, by_alias=True)
     return unparse({section: value for section, value in data.items() if value not in (None, {})})
 
 

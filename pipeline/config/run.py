@@ -1,5 +1,6 @@
 """The whole of one run's configuration, and what of it the plan of a store records."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self, get_args
 
@@ -8,14 +9,21 @@ from pydantic_core import CoreSchema
 
 from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.corpus import NOT_RECORDED_WHERE_UNSET, SOURCES, CorpusSettings, StoreSettings
+from strata_sae.pipeline.config.engine import EngineSettings, LocalSettings
+from strata_sae.pipeline.config.imported import AnyVariant, ImportedVariant
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.toy import ToySettings
+from strata_sae.pipeline.config.tracking import TrackingSettings
 from strata_sae.pipeline.config.training import EvaluationSettings, ReportSettings, TrainingSettings
 from strata_sae.pipeline.config.variants import Variant, check_sites
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.objective import TERMS
+from strata_sae.pipeline.objective.term import Term
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.paths import as_path, data_root, impersonal
 from strata_sae.pipeline.runs.record_files import changed_keys
+from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.saes.base import SAE
 from strata_sae.pipeline.settings import ModelSettings, Name, Settings
 from strata_sae.pipeline.strict_yaml import Yaml
 
@@ -51,14 +59,18 @@ class RunConfig(Settings):
     """The activation store."""
     training: Annotated[TrainingSettings | None, _Section] = None
     """The training loop. Needed to train and to evaluate."""
-    variants: dict[Name, Variant] = Field(default={}, min_length=1)
-    """The SAEs to train at every site, by name. Needed to train and to evaluate."""
+    variants: dict[Name, AnyVariant] = Field(default={}, min_length=1)
+    """The SAEs to train at every site, and published ones beside them, by name. Needed to train and to evaluate."""
     sweep: Sweep = Field(default=None, exclude=True)
     """A grid over every variant; `load` writes it out as variants (config/sweep.py) and removes it."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How trained SAEs are scored."""
     report: ReportSettings = ReportSettings()
     """The report's page."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Experiment trackers (docs/tracking.md)."""
+    engine: EngineSettings = LocalSettings()
+    """Who extracts and trains (docs/scale.md)."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
@@ -67,12 +79,25 @@ class RunConfig(Settings):
         for site in self.sae_sites():
             if site not in self.store.sites:
                 raise ValueError(f"training.sites: {site!r} is not among store.sites {self.store.sites}")
-        for name, variant in self.variants.items():
+        for name, imported in self.imported_variants().items():
+            for key, site in imported.sites().items():
+                if site not in self.store.sites:
+                    raise ValueError(
+                        f"variants.{name}.{key}: {site!r} is not among store.sites {self.store.sites}; add it there"
+                    )
+        for name, variant in self.trained_variants().items():
             if variant.route is not None:
                 check_sites(name, variant.route, self.store.sites)
+            if variant.match is not None:
+                places = self.store.sites if variant.route is None else [variant.route.name]
+                if unknown := variant.match.first.keys() - set(places):
+                    raise ValueError(
+                        f"variants.{name}.match.first: {', '.join(sorted(unknown))}: is none of "
+                        f"{', '.join(places)}; name these, or leave it out"
+                    )
         if self.training is not None and self.training.n_steps is not None:
             # Numbers that depend on epochs are compared when the store says how many rows an epoch has.
-            for name, variant in self.variants.items():
+            for name, variant in self.trained_variants().items():
                 try:
                     variant.resolved(self.training)
                 except ValueError as error:
@@ -97,13 +122,21 @@ class RunConfig(Settings):
         # Its groups are checked already, and taken as they are.
         return cls.model_validate({name: group for name, group in config if name in config.model_fields_set})
 
+    def trained_variants(self) -> dict[str, Variant]:
+        """The variants that this run trains, by name."""
+        return {name: variant for name, variant in self.variants.items() if isinstance(variant, Variant)}
+
+    def imported_variants(self) -> dict[str, ImportedVariant]:
+        """The published SAEs that take part, by name."""
+        return {name: variant for name, variant in self.variants.items() if isinstance(variant, ImportedVariant)}
+
     def sae_sites(self) -> list[str]:
         """The sites at which SAEs are trained."""
         return (self.training and self.training.sites) or self.store.sites
 
     def sites_to_train_on(self) -> list[str]:
         """The sites of the SAEs, then those that other variants read and write."""
-        routes = [variant.route for variant in self.variants.values() if variant.route is not None]
+        routes = [variant.route for variant in self.trained_variants().values() if variant.route is not None]
         return list(dict.fromkeys([*self.sae_sites(), *(site for route in routes for site in route.sites)]))
 
     def store_path(self) -> Path:
@@ -145,11 +178,26 @@ class TrainConfig(RunConfig):
     """A config of which SAEs can be trained and judged: train, evaluate."""
 
     training: TrainingSettings
-    variants: dict[Name, Variant]
+    variants: dict[Name, AnyVariant]
+
+    @classmethod
+    def of(cls, config: RunConfig, where: Path | str) -> Self:
+        """As `RunConfig.of`; where nothing is to be trained, the training section may be left out: its defaults hold.
+
+        Of these evaluation reads the filters and the device. Raises: ConfigError.
+        """
+        if config.training is None and config.variants and not config.trained_variants():
+            config = config.model_copy(update={"training": TrainingSettings(n_steps=1)})
+        return super().of(config, where)
 
 
 def follow_registries() -> None:
-    """Make the union of architectures and the terms anew, from what is registered now."""
+    """Make the union of architectures and the terms anew, from what is registered now; nothing if that is unchanged."""
+    _follow(tuple(ARCHITECTURES.items()), tuple(TERMS.items()))
+
+
+@lru_cache(maxsize=1)
+def _follow(architectures: tuple[tuple[str, type[SAE]], ...], terms: tuple[tuple[str, type[Term]], ...]) -> None:
     Variant.model_rebuild(force=True)
     RunConfig.model_rebuild(force=True)
 

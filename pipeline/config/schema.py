@@ -1,6 +1,8 @@
 """The JSON schema of a config file, and how to find a place in it."""
 
 import re
+from collections.abc import Hashable
+from functools import lru_cache
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -9,6 +11,7 @@ from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 
 from strata_sae.pipeline.config.run import RunConfig
 from strata_sae.pipeline.strict_yaml import Yaml
+from strata_sae.stores.files.canonical import as_object
 
 _WORDS = {
     "string": "a string",
@@ -27,13 +30,30 @@ def json_schema() -> dict[str, Yaml]:
     No key is required in it: a sweep, `--set`, or the file that a file of variants is added to may give what is
     missing. `load` says what is.
     """
-    schema: dict[str, Yaml] = RunConfig.model_json_schema(schema_generator=_OfAFile)
+    schema = _schema_of_groups()
+    properties = as_object(schema["properties"])
+    engine = as_object(properties["engine"])
+    groups = {key: engine.pop(key) for key in ("oneOf", "discriminator")}
+    names: list[Yaml] = [*as_object(as_object(groups["discriminator"])["mapping"])]
+    engine["anyOf"] = [{"enum": names}, groups]  # by its name alone, or with its settings
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _schema_of_groups() -> dict[str, Yaml]:
+    """The schema as errors are explained by it: the data that they are about name no group alone."""
+    schema: dict[str, Yaml] = RunConfig.model_json_schema(schema_generator=_OfAFile)
+    return schema
 
 
 def whole_config() -> "Place":
     """The root of a config's schema."""
-    schema = json_schema()
+    return _whole_config(RunConfig.__pydantic_validator__)
+
+
+@lru_cache(maxsize=1)
+def _whole_config(_: Hashable) -> "Place":
+    """Made anew when RunConfig is, which then has another validator: it takes longer than reading a config."""
+    schema = _schema_of_groups()
     return Place.model_validate(_inlined(schema, schema["$defs"]))
 
 
@@ -63,6 +83,8 @@ class Place(BaseModel):
     additional_properties: "Place | bool" = True
     items: "Place | None" = None
     prefix_items: list["Place"] = []
+    required: list[str] = []
+    """Keys without which a value is not meant for this group of settings, where several may stand in a place."""
     any_of: list["Place"] = []
     one_of: list["Place"] = []
     discriminator: str = Field(default="", validation_alias=AliasPath("discriminator", "propertyName"))
@@ -97,8 +119,10 @@ class Place(BaseModel):
         return " or ".join(dict.fromkeys(_WORDS[kind] for kind in free if kind)) or "something else"
 
     def of(self, value: Yaml) -> "Place":
-        """The settings that `value` should become, in a union those that its discriminator names."""
+        """The settings that `value` should become, in a union those that its discriminator or a required key names."""
         groups = [option for option in self.options if option.properties]
+        if len(named := {key for group in groups for key in group.required}) and isinstance(value, dict):
+            groups = [group for group in groups if set(group.required) == named & value.keys()]
         if self.discriminator and isinstance(value, dict):
             tag = value.get(self.discriminator)
             groups = [group for group in groups if group.properties[self.discriminator].const == tag]

@@ -47,7 +47,7 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
     """
     shared = _mapping("sweep", common)
     grids = {
-        name: _grid(name, shared | _mapping(f"variants.{name}.sweep", data.get("sweep")))
+        name: _grid(name, _shared(data, shared) | _mapping(f"variants.{name}.sweep", data.get("sweep")))
         for name, data in variants.items()
         if isinstance(data, dict)
     }
@@ -72,6 +72,11 @@ def expand(variants: Mapping[str, Yaml], common: Yaml = None) -> dict[str, tuple
                 )
             expanded[named] = (name, made)
     return expanded
+
+
+def _shared(data: dict[str, Yaml], shared: dict[str, Yaml]) -> dict[str, Yaml]:
+    """The grid over every variant, as it holds for one: what is imported has no setting to sweep but its own."""
+    return {} if "from" in data else shared
 
 
 def _mapping(where: str, grid: Yaml) -> dict[str, Yaml]:

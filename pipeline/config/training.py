@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from strata_sae.pipeline.config.judging import AbsorptionSettings, ProbingSettings, WithModelSettings
 from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from strata_sae.pipeline.kernels.tiles import EncoderName
 from strata_sae.pipeline.settings import DeviceName, Settings
@@ -240,6 +241,12 @@ class EvaluationSettings(Settings):
     """Top-activating tokens kept per latent (count)."""
     context_tokens: int = Field(default=12, ge=0)
     """Tokens shown on either side of an example (count)."""
+    with_model: WithModelSettings | None = None
+    """Losses of the language model with the reconstruction spliced in. null: only where --with-model asks for them."""
+    probing: ProbingSettings | None = None
+    """Probes of labelled rows. null: none."""
+    absorption: AbsorptionSettings | None = None
+    """First-letter absorption. null: none."""
 
 
 class ReportSettings(Settings):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, GetCoreSchemaHandler, ValidatorFunctionWrapHandler, field_serializer, model_validator
 from pydantic_core import CoreSchema, core_schema
 
+from strata_sae.pipeline.config.knobs import MatchSettings, knob_of, with_knob
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.training import (
     ResolvedTraining,
@@ -115,12 +116,16 @@ class _SomeTerms:
         return {name: terms[name] for name in value} if isinstance(value, dict) else terms
 
 
+Terms = Annotated[dict[str, TermSettings], _SomeTerms]
+"""Loss terms by name."""
+
+
 class Variant(Settings):
     """One SAE idea: an architecture, an objective, and what it changes of `training`."""
 
     sae: Annotated[SAESettings, _OneArchitecture]
     """`architecture` and its settings; the architectures are those of pipeline/saes."""
-    objective: Annotated[dict[str, TermSettings], _SomeTerms] = Field(min_length=1)
+    objective: Terms = Field(min_length=1)
     """Loss terms by name; the terms are those of pipeline/objective."""
     training: UpdateSettings = UpdateSettings()
     """What this variant changes of the training section; a key that it does not name has that section's value."""
@@ -133,6 +138,8 @@ class Variant(Settings):
     writes: list[SiteName] | None = Field(default=None, min_length=1)
     """Sites that it reconstructs. null: those of `reads`."""
 
+    match: MatchSettings | None = None
+    """Trained again with other values of its knob (a weight, a target, k) until L0 fits. null: trained as it stands."""
     kind: str | None = None
     """Variants of one kind are alternatives: the report names the one nearest `evaluation.target_l0`. A sweep gives its
     variants the name it stood under. null: of no kind."""
@@ -149,6 +156,10 @@ class Variant(Settings):
         for name, term in self.objective.items():
             if getattr(term, "per_site", False) and (self.route is None or len(self.route.writes) == 1):
                 raise ValueError(f"objective.{name}.per_site: needs several sites that are written; set it to false")
+        if self.match is not None:
+            knob = knob_of(self.match, self.sae, self.objective)
+            for value in (knob.start, *knob.first.values()):
+                self.with_knob(value)
         return self
 
     @property
@@ -159,6 +170,13 @@ class Variant(Settings):
     @field_serializer("training")
     def _only_what_is_changed(self, training: UpdateSettings) -> dict[str, Yaml]:
         return training.model_dump(mode="json", exclude_unset=True)
+
+    def with_knob(self, value: float) -> "Variant":
+        """The variant that is trained where `match` searches: its knob at a value, and nothing left to search."""
+        assert self.match is not None
+        name = knob_of(self.match, self.sae, self.objective).name
+        sae, objective = with_knob(name, value, self.sae, self.objective)
+        return self.model_copy(update={"sae": sae, "objective": objective, "match": None})
 
     def merged(self, training: TrainingSettings) -> TrainingSettings:
         """The training section with what this variant changes of it."""

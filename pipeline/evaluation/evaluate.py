@@ -1,71 +1,46 @@
 """Scores of every finished SAE on the held-out split: one pass over the rows per site, shared by its SAEs."""
 
 import logging
-from dataclasses import dataclass
 
-import safetensors.torch
+import numpy as np
 import torch
 from pydantic import ValidationError
 
 from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.run import TrainConfig
-from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.evaluation.comparing.comparisons import compare_saes
+from strata_sae.pipeline.evaluation.comparing.stability import measure_stability
 from strata_sae.pipeline.evaluation.metric import definition
 from strata_sae.pipeline.evaluation.metrics import METRICS
-from strata_sae.pipeline.evaluation.scores import Population, Scores, density_histogram
+from strata_sae.pipeline.evaluation.populations import Populations
+from strata_sae.pipeline.evaluation.scores import Scores
+from strata_sae.pipeline.evaluation.truth.judge import judge_truth
+from strata_sae.pipeline.evaluation.writing import Held, write_scores
 from strata_sae.pipeline.progress import Progress
-from strata_sae.pipeline.reading.context import example
 from strata_sae.pipeline.reading.document_units import DocumentUnits, document_units
-from strata_sae.pipeline.reading.feed import filters_of, sites_of
+from strata_sae.pipeline.reading.feed import sites_of
 from strata_sae.pipeline.reading.heldout_rows import heldout_rows
-from strata_sae.pipeline.reading.top_rows import CHOICE, TopRows, choose_latents
+from strata_sae.pipeline.reading.heldout_spans import SPLIT, Wanted, heldout_spans, one_population
+from strata_sae.pipeline.reading.routes import routes_of
+from strata_sae.pipeline.reading.top_rows import TopRows, choose_latents
 from strata_sae.pipeline.reading.which_store import open_store
-from strata_sae.pipeline.runs.chain import UNHASHED, check_examples, check_features, check_metrics
-from strata_sae.pipeline.runs.evaluation_records import (
-    EvaluationPart,
-    Examples,
-    FilterPart,
-    Latent,
-    MeasuredHashes,
-    Metrics,
-    Scored,
-    StoreSummary,
-)
+from strata_sae.pipeline.runs.chain import UNHASHED, check_examples, check_features, check_metrics, read_per_document
+from strata_sae.pipeline.runs.evaluation_records import EvaluationPart, FilterPart, Metrics, Scored, StoreSummary
 from strata_sae.pipeline.runs.folders import RunFolder
-from strata_sae.pipeline.runs.record_files import fingerprint, read_record, write_record
+from strata_sae.pipeline.runs.record_files import read_record, write_record
+from strata_sae.pipeline.runs.row_units import RowUnits
 from strata_sae.pipeline.runs.trained import TrainedSAE, finished, load
-from strata_sae.stores import ActivationStore, Filters, Together, joint_mask
-from strata_sae.stores.files.filesystem import sync, write_bytes
-from strata_sae.stores.files.hashing import file_sha256
+from strata_sae.stores import Together, joint_mask
 
 log = logging.getLogger(__name__)
 
-SPLIT = "heldout"
-
-
-@dataclass(frozen=True)
-class Held:
-    """The held-out rows of a route, and the settings they are scored with."""
-
-    stores: Together
-    route: Route
-    config: TrainConfig
-    device: torch.device
-
-    @property
-    def store(self) -> ActivationStore:
-        """The store of the first site that is read: its id is what records name."""
-        return self.stores.at(self.route.reads[0])
-
-    @property
-    def filters(self) -> Filters:
-        """Rows that are left out: those that training left out."""
-        return filters_of(self.config.training.filters)
+_OF_NO_SCORE = {"batch_size", "target_l0", "with_model", "probing", "absorption"}
+"""Settings of evaluation that these scores do not depend on."""
 
 
 def evaluate(config: TrainConfig, *, show_progress: bool = False) -> None:
-    """Score every SAE of the run that finished training; what is scored already is skipped.
+    """Score every SAE of the run that finished training, then compare them; what is scored already is skipped.
 
     Of a store without held-out rows nothing is scored, which is said: it may be a slice that somebody was given.
     Raises: StoreError, ConfigError, CheckpointError.
@@ -81,9 +56,10 @@ def evaluate(config: TrainConfig, *, show_progress: bool = False) -> None:
             "it ends later, a new store if corpus.heldout_fraction is above 0",
             stores.path,
         )
+        measure_stability(config)
         return
     unhashed: set[str] = set()
-    for route in _routes(config):
+    for route in routes_of(config):
         held = Held(stores, route, config, device)
         todo = []
         for folder in finished(run, route.name, held.store.id):
@@ -92,12 +68,15 @@ def evaluate(config: TrainConfig, *, show_progress: bool = False) -> None:
             if _is_scored(trained, _scored_as(trained, held)):
                 log.info("%s: scored already", folder.name)
             else:
-                todo.append(Scores(trained))
+                todo.append(trained)
         if todo:
-            log.info("%s: scoring %s", route.name, ", ".join(scores.trained.folder.variant for scores in todo))
+            log.info("%s: scoring %s", route.name, ", ".join(trained.folder.variant for trained in todo))
             _score(todo, held, show_progress)
+    judge_truth(config, stores, run, device, show_progress=show_progress)
     if unhashed:
         log.info("%s: %s: %s", run.path, ", ".join(sorted(unhashed)), UNHASHED)
+    compare_saes(config)
+    measure_stability(config)
 
 
 def scores_of(run: RunFolder) -> dict[str, dict[str, float | None]]:
@@ -120,14 +99,8 @@ def _summary(stores: Together) -> StoreSummary:
         raise CheckpointError(f"{stores.path}: {key[:200]}: {first['msg']}; the store's plan is none of ours") from None
 
 
-def _routes(config: TrainConfig) -> list[Route]:
-    """Every site as an SAE reads it, then what other variants read and write."""
-    saes = [Route((site,), (site,)) for site in config.sae_sites()]
-    return list(dict.fromkeys([*saes, *(v.route for v in config.variants.values() if v.route is not None)]))
-
-
 @torch.inference_mode()
-def _score(todo: list[Scores], held: Held, show_progress: bool) -> None:
+def _score(todo: list[TrainedSAE], held: Held, show_progress: bool) -> None:
     """Two passes over the held-out rows, each batch read once for all SAEs: scores first, then examples."""
     settings, site = held.config.evaluation, held.route.name
     n_rows = joint_mask(sites_of(held.route, held.stores), SPLIT, held.filters).n_rows
@@ -138,90 +111,53 @@ def _score(todo: list[Scores], held: Held, show_progress: bool) -> None:
         )
     n_rows = min(n_rows, settings.max_rows or n_rows)
     documents = _documents(todo, held)
-    rows = (held.stores, held.route, held.filters, settings.batch_size, settings.max_rows, held.device)
-    population = Population(held.store)
+    populations = Populations(are_one=one_population(held.route, held.stores, held.filters))
+    scored = [Scores(trained, populations) for trained in todo]
+    wanted = Wanted(held.filters, settings.batch_size, settings.max_rows)
     with Progress(f"{site}: scores", n_rows, "row", shown=show_progress) as bar:
-        for x_BM, target_BM, row_numbers_B in heldout_rows(*rows):
-            units = None if documents is None else documents.of(row_numbers_B.cpu().numpy(), held.device)
-            for scores in todo:
-                scores.update(x_BM, target_BM, units)
-            population.update(target_BM, row_numbers_B)
-            bar.advance(len(x_BM))
-    top = [_top_rows(scores, held) for scores in todo]
+        for span in heldout_spans(held.stores, held.route, wanted, held.device):
+            batch = populations.take(span)
+            units = [_units(documents, part.numbers_B, held.device) for part in batch.parts]
+            for scores in scored:
+                scores.update(batch, units)
+            bar.advance(len(span.as_trained.numbers_B))
+    last = populations.last()
+    for scores in scored:
+        scores.finish(last)
+    top = [_top_rows(scores, held) for scores in scored]
     if settings.example_latents:
+        rows = (held.stores, held.route, held.filters, settings.batch_size, settings.max_rows, held.device)
         with Progress(f"{site}: examples", n_rows, "row", shown=show_progress) as bar:
             for x_BM, _, row_numbers_B in heldout_rows(*rows):
-                units = None if documents is None else documents.of(row_numbers_B.cpu().numpy(), held.device)
-                for scores, kept in zip(todo, top, strict=True):
-                    kept.update(scores.trained.encode(x_BM, units), row_numbers_B)
+                of_rows = _units(documents, row_numbers_B.cpu().numpy(), held.device)
+                for scores, kept in zip(scored, top, strict=True):
+                    kept.update(scores.trained.encode(x_BM, of_rows), row_numbers_B)
                 bar.advance(len(x_BM))
-    for scores, kept in zip(todo, top, strict=True):
-        _write(scores, kept, population, held, documents)
+    for scores, kept in zip(scored, top, strict=True):
+        write_scores(scores, kept, held, _scored_as(scores.trained, held), documents)
 
 
-def _documents(todo: list[Scores], held: Held) -> DocumentUnits | None:
+def _documents(todo: list[TrainedSAE], held: Held) -> DocumentUnits | None:
     """The units of the documents, if one of the SAEs was trained on rows standardised by them."""
-    if not any(scores.trained.is_per_document for scores in todo):
+    if not any(trained.is_per_document for trained in todo):
         return None
     (site,) = held.route.reads
     return document_units(held.store, site, held.filters, RunFolder(held.config.run_path()).documents(site))
 
 
+def _units(documents: DocumentUnits | None, numbers_B: np.ndarray, device: torch.device) -> RowUnits | None:
+    """Those of rows; of a document without any that passes training's filters they are no numbers."""
+    return None if documents is None else documents.of(numbers_B, device)
+
+
 def _top_rows(scores: Scores, held: Held) -> TopRows:
     settings = held.config.evaluation
-    latents = choose_latents(scores.latents.active_rows_E, settings.example_latents, settings.examples_per_latent)
+    latents = choose_latents(scores.totals.active_rows_E, settings.example_latents, settings.examples_per_latent)
     return TopRows(latents, settings.examples_per_latent, scores.trained.sae.d_sae, held.device)
 
 
-def _write(scores: Scores, top: TopRows, population: Population, held: Held, documents: DocumentUnits | None) -> None:
-    """The three files of one SAE; metrics.json last, so its presence means scored."""
-    trained, settings = scores.trained, held.config.evaluation
-    folder, scored_as = trained.folder, _scored_as(trained, held)
-    identity, density_E = fingerprint(scored_as.model_dump(mode="json")), scores.density_E()
-    if folder.metrics.exists():  # a kill must not leave older scores beside features and examples of these
-        folder.metrics.unlink()
-        sync(folder.path)
-    features = {
-        "density": density_E.float().cpu(),
-        "decoder_max_cosine": scores.weights.decoder_max_cosine_E.float().cpu(),
-        "encoder_max_cosine": scores.weights.encoder_max_cosine_E.float().cpu(),
-    }
-    write_bytes(folder.features, safetensors.torch.save(features, {"fingerprint": identity}))
-    reads = [(held.stores.at(site), site) for site in held.route.reads]
-    latents = [
-        Latent(
-            latent=latent,
-            density=float(density_E[latent]),
-            examples=[
-                example(reads, trained, held.filters, latent, row, value, settings.context_tokens, documents)
-                for row, value in found
-            ],
-        )
-        for latent, found in top.found().items()
-    ]
-    examples = Examples(
-        fingerprint=identity,
-        store_id=held.store.id,
-        split=SPLIT,
-        choice=CHOICE.format(n=settings.examples_per_latent),
-        latents=latents,
-    )
-    write_record(folder.examples, examples)
-    metrics = Metrics(
-        **dict(scored_as),
-        metrics=scores.measured(),
-        density_histogram=density_histogram(scores.latents.active_rows_E, population.n_rows),
-        n_rows=population.n_rows,
-        n_documents=len(population.documents),
-        top_percent_square_share=population.top_percent_square_share(),
-        fingerprint=identity,
-        sha256=MeasuredHashes(features=file_sha256(folder.features), examples=file_sha256(folder.examples)),
-    )
-    write_record(folder.metrics, metrics)
-
-
 def _scored_as(trained: TrainedSAE, held: Held) -> Scored:
-    """What the scores depend on; no definition depends on the batch size, and only the report on the target L0."""
+    """What the scores depend on; no definition depends on the batch size."""
     settings = held.config.evaluation
     return Scored(
         sae=trained.record.fingerprint,
@@ -229,7 +165,7 @@ def _scored_as(trained: TrainedSAE, held: Held) -> Scored:
         store_id=held.store.id,
         split=SPLIT,
         filters=FilterPart.model_validate(held.filters.key()),
-        evaluation=EvaluationPart.model_validate(settings.model_dump(mode="json", exclude={"batch_size", "target_l0"})),
+        evaluation=EvaluationPart.model_validate(settings.model_dump(mode="json", exclude=_OF_NO_SCORE)),
         definitions={name: definition(metric) for name, metric in METRICS.items()},
     )
 
@@ -237,7 +173,8 @@ def _scored_as(trained: TrainedSAE, held: Held) -> Scored:
 def _is_scored(trained: TrainedSAE, scored_as: Scored) -> bool:
     """Whether the very scores are there. Raises: CheckpointError if they are, but not as they were written."""
     folder = trained.folder
-    if not all(path.exists() for path in (folder.metrics, folder.features, folder.examples)):
+    files = (folder.metrics, folder.features, folder.examples, folder.per_document)
+    if not all(path.exists() for path in files):
         return False
     metrics, is_hashed = read_record(folder.metrics, Metrics)
     if not is_hashed:
@@ -247,4 +184,5 @@ def _is_scored(trained: TrainedSAE, scored_as: Scored) -> bool:
     check_metrics(folder, metrics, trained.record, trained.training)
     check_features(folder, metrics)
     check_examples(folder, metrics)
+    read_per_document(folder, metrics)
     return True

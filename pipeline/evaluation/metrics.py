@@ -5,9 +5,9 @@ Adding one = a class here and a line in METRICS. No value depends on how many ro
 Notation: x a row, xhat its reconstruction, e = x - xhat, f its codes, E the mean over rows.
 """
 
-from torch import Tensor
+import math
 
-from strata_sae.pipeline.evaluation.metric import Metric, spread
+from strata_sae.pipeline.evaluation.metric import Metric
 from strata_sae.pipeline.evaluation.of_latents import (
     AliveLatents,
     DeadLatents,
@@ -19,15 +19,20 @@ from strata_sae.pipeline.evaluation.of_latents import (
     EncoderMaxCosineMean,
     EncoderMaxCosineP95,
     FracAlive,
+    FracDeadAt1mRows,
+    FracDeadAt10kRows,
+    FracDeadAt100kRows,
     FracRare,
+    FracRareAt1mRows,
+    FracRareAt100kRows,
 )
+from strata_sae.pipeline.evaluation.of_libraries import OF_LIBRARIES
 from strata_sae.pipeline.evaluation.per_batch import (
     ExplainedVarianceLegacy,
     FracVarianceExplainedPerBatch,
     NormalisedMSEPerBatch,
     RelativeReconstructionBiasPerBatch,
 )
-from strata_sae.pipeline.evaluation.scored_rows import ScoredRows
 
 
 class L0(Metric):
@@ -35,8 +40,8 @@ class L0(Metric):
 
     unit = "latents per row"
 
-    def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.active_rows_E.sum())
+    def _value(self) -> float:
+        return self._mean(float(self.totals.active_rows_E.sum()))
 
 
 class L1(Metric):
@@ -44,8 +49,8 @@ class L1(Metric):
 
     unit = "model units per row"
 
-    def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.codes.values.double().abs().sum())
+    def _value(self) -> float:
+        return self._mean(self.totals.absolute)
 
 
 class SSE(Metric):
@@ -53,8 +58,8 @@ class SSE(Metric):
 
     unit = "squared model units per row"
 
-    def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.error_square_B.sum())
+    def _value(self) -> float:
+        return self._mean(self.totals.error_square)
 
 
 class MSEPerDim(Metric):
@@ -62,8 +67,8 @@ class MSEPerDim(Metric):
 
     unit = "squared model units"
 
-    def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.error_square_B.sum()) / rows.d_out
+    def _value(self) -> float:
+        return self._mean(self.totals.error_square_per_dim)
 
 
 class R2Pooled(Metric):
@@ -72,50 +77,34 @@ class R2Pooled(Metric):
     # Source: SAELens' ExplainedVarianceCalculator. dictionary_learning's frac_variance_explained centres the residual
     # within each batch, and so forgives a constant error.
     unit = "fraction of variance"
-    square = 0.0
-    sum_M: Tensor | None = None
-
-    def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.error_square_B.sum())
-        self.square += float(rows.square_B.sum())
-        self.sum_M = rows.sum_M if self.sum_M is None else self.sum_M + rows.sum_M
 
     def _value(self) -> float | None:
-        variance = self._variance()
-        return None if variance is None else 1.0 - self.total / self.n_rows / variance
-
-    def _variance(self) -> float | None:
-        """Of the rows, summed over the columns; None where that is rounding."""
-        assert self.sum_M is not None
-        return spread(self.square / self.n_rows, float((self.sum_M / self.n_rows).square().sum()))
+        variance = self.totals.variance()
+        return None if variance is None else 1.0 - self._mean(self.totals.error_square) / variance
 
 
-class FVU(R2Pooled):
+class FVU(Metric):
     """E ||e||^2 / (E ||x||^2 - ||E x||^2) = 1 - r2_pooled: the unexplained variance, or normalised MSE, pooled over all
     rows.
     """
 
     # Source: seed 000's eval_metrics.py; HypotheSAEs' normalized_mse has the mean of a batch instead.
+    unit = "fraction of variance"
 
     def _value(self) -> float | None:
-        variance = self._variance()
-        return None if variance is None else self.total / self.n_rows / variance
+        variance = self.totals.variance()
+        return None if variance is None else self._mean(self.totals.error_square) / variance
 
 
-class FracVarianceExplained(R2Pooled):
+class FracVarianceExplained(Metric):
     """1 - (E ||e||^2 - ||E e||^2) / (E ||x||^2 - ||E x||^2), pooled over all rows. A constant error is forgiven."""
 
     # Source: dictionary_learning's frac_variance_explained, which is the mean over batches of this ratio.
-    error_sum_M: Tensor | None = None
-
-    def _add(self, rows: ScoredRows) -> None:
-        super()._add(rows)
-        self.error_sum_M = rows.error_sum_M if self.error_sum_M is None else self.error_sum_M + rows.error_sum_M
+    unit = "fraction of variance"
 
     def _value(self) -> float | None:
-        assert self.error_sum_M is not None
-        variance = self._variance()
-        unexplained = self.total / self.n_rows - float((self.error_sum_M / self.n_rows).square().sum())
+        totals, variance = self.totals, self.totals.variance()
+        unexplained = self._mean(totals.error_square) - float((totals.error_sum_M / totals.n_rows).square().sum())
         return None if variance is None else 1.0 - unexplained / variance
 
 
@@ -124,24 +113,17 @@ class CosineSimilarity(Metric):
 
     unit = "cosine"
 
-    def _add(self, rows: ScoredRows) -> None:
-        norms_B = rows.square_B.sqrt() * rows.xhat_square_B.sqrt()
-        self.total += float((rows.dot_B / norms_B.where(norms_B > 0.0, 1.0)).sum())
+    def _value(self) -> float:
+        return self._mean(self.totals.cosine)
 
 
 class NormRatio(Metric):
     """E [||xhat|| / ||x||], over the rows where x is not 0."""
 
     unit = "ratio"
-    n_defined = 0
-
-    def _add(self, rows: ScoredRows) -> None:
-        defined_B = rows.square_B > 0.0
-        self.n_defined += int(defined_B.sum())
-        self.total += float((rows.xhat_square_B[defined_B] / rows.square_B[defined_B]).sqrt().sum())
 
     def _value(self) -> float | None:
-        return self.total / self.n_defined if self.n_defined else None
+        return self.totals.ratio / self.totals.n_with_norm if self.totals.n_with_norm else None
 
 
 class RelativeReconstructionBias(Metric):
@@ -149,14 +131,44 @@ class RelativeReconstructionBias(Metric):
 
     # Source: Rajamanoharan et al. 2024 (arXiv 2404.16014), equation 10; pooled over all rows here.
     unit = "ratio"
-    dot = 0.0
-
-    def _add(self, rows: ScoredRows) -> None:
-        self.total += float(rows.xhat_square_B.sum())
-        self.dot += float(rows.dot_B.sum())
 
     def _value(self) -> float | None:
-        return self.total / self.dot if self.dot else None
+        return self.totals.xhat_square / self.totals.dot if self.totals.dot else None
+
+
+class MSESpecial(Metric):
+    """E ||e||^2 / d_out over the tokens that are BOS or special, whatever the filters and the population."""
+
+    # Source: seed 003's MSE_st (FAST, equation 7), over all such tokens instead of five ids. In units of the store: the
+    # number depends on the scale of the rows.
+    unit = "squared model units"
+    of_rows = False
+    kind = "special"
+
+    def _value(self) -> float | None:
+        n_rows, error_square = self.totals.of_tokens.get(self.kind, (0, 0.0))
+        return error_square / n_rows / self.totals.d_out if n_rows else None
+
+
+class MSESpecialLog2(MSESpecial):
+    """log2 of mse_special, in which seed 003's published numbers are."""
+
+    unit = "log2 of squared model units"
+
+    def _value(self) -> float | None:
+        return math.log2(mse) if (mse := super()._value()) else None
+
+
+class MSETemplate(MSESpecial):
+    """E ||e||^2 / d_out over the tokens that a chat template adds, whatever the filters and the population."""
+
+    kind = "template"
+
+
+class MSETemplateLog2(MSESpecialLog2):
+    """log2 of mse_template."""
+
+    kind = "template"
 
 
 METRICS: dict[str, type[Metric]] = {
@@ -178,6 +190,11 @@ METRICS: dict[str, type[Metric]] = {
     "alive_latents": AliveLatents,
     "frac_alive": FracAlive,
     "frac_rare": FracRare,
+    "frac_dead_at_10k_rows": FracDeadAt10kRows,
+    "frac_dead_at_100k_rows": FracDeadAt100kRows,
+    "frac_dead_at_1m_rows": FracDeadAt1mRows,
+    "frac_rare_at_100k_rows": FracRareAt100kRows,
+    "frac_rare_at_1m_rows": FracRareAt1mRows,
     "density_median": DensityMedian,
     "decoder_max_cosine_mean": DecoderMaxCosineMean,
     "decoder_max_cosine_p95": DecoderMaxCosineP95,
@@ -185,4 +202,9 @@ METRICS: dict[str, type[Metric]] = {
     "encoder_max_cosine_mean": EncoderMaxCosineMean,
     "encoder_max_cosine_p95": EncoderMaxCosineP95,
     "encoder_max_cosine_max": EncoderMaxCosineMax,
+    "mse_special": MSESpecial,
+    "mse_special_log2": MSESpecialLog2,
+    "mse_template": MSETemplate,
+    "mse_template_log2": MSETemplateLog2,
+    **OF_LIBRARIES,
 }

@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from strata_sae.pipeline.evaluation.metric import Metric
-from strata_sae.pipeline.evaluation.scored_rows import ScoredRows
 
 RARE = 1e-4
 """A latent that is active on a smaller share of the rows is rare: seed 000's bound."""
@@ -14,18 +13,15 @@ class DeadLatents(Metric):
 
     unit = "latents"
 
-    def _add(self, rows: ScoredRows) -> None:
-        self.active_rows_E += rows.active_rows_E
-
     def _value(self) -> float | None:
-        return float((self.active_rows_E == 0).sum())
+        return float((self.totals.active_rows_E == 0).sum())
 
 
 class AliveLatents(DeadLatents):
     """Latents active on at least one of the scored rows. Rises as more rows are scored."""
 
     def _value(self) -> float:
-        return float((self.active_rows_E > 0).sum())
+        return float((self.totals.active_rows_E > 0).sum())
 
 
 class FracAlive(DeadLatents):
@@ -34,7 +30,7 @@ class FracAlive(DeadLatents):
     unit = "fraction of latents"
 
     def _value(self) -> float:
-        return float((self.active_rows_E > 0).double().mean())
+        return float((self.totals.active_rows_E > 0).double().mean())
 
 
 class FracRare(DeadLatents):
@@ -44,7 +40,44 @@ class FracRare(DeadLatents):
     unit = "fraction of latents"
 
     def _value(self) -> float:
-        return float((self.active_rows_E.double() / self.n_rows < RARE).double().mean())
+        return float((self.totals.active_rows_E.double() / self.totals.n_rows < RARE).double().mean())
+
+
+class FracDeadAt10kRows(Metric):
+    """Share of the latents that are active on none of the first 10,000 scored rows; none where there are fewer."""
+
+    unit = "fraction of latents"
+    at_rows = 10_000
+
+    def _value(self) -> float | None:
+        active_rows_E = self.totals.active_at.get(self.at_rows)
+        return None if active_rows_E is None else float((active_rows_E == 0).double().mean())
+
+
+class FracDeadAt100kRows(FracDeadAt10kRows):
+    """Share of the latents that are active on none of the first 100,000 scored rows; none where there are fewer."""
+
+    at_rows = 100_000
+
+
+class FracDeadAt1mRows(FracDeadAt10kRows):
+    """Share of the latents that are active on none of the first 1,000,000 scored rows; none where there are fewer."""
+
+    at_rows = 1_000_000
+
+
+class FracRareAt100kRows(FracDeadAt100kRows):
+    """Share of the latents active on less than 1e-4 of the first 100,000 scored rows; none where there are fewer."""
+
+    def _value(self) -> float | None:
+        active_rows_E = self.totals.active_at.get(self.at_rows)
+        return None if active_rows_E is None else float((active_rows_E < RARE * self.at_rows).double().mean())
+
+
+class FracRareAt1mRows(FracRareAt100kRows):
+    """Share of the latents active on less than 1e-4 of the first 1,000,000 scored rows; none where there are fewer."""
+
+    at_rows = 1_000_000
 
 
 class DensityMedian(DeadLatents):
@@ -53,25 +86,22 @@ class DensityMedian(DeadLatents):
     unit = "fraction of rows"
 
     def _value(self) -> float | None:
-        ordered_E = self.active_rows_E[self.active_rows_E > 0].double().sort().values
+        ordered_E = self.totals.active_rows_E[self.totals.active_rows_E > 0].double().sort().values
         middle = len(ordered_E) // 2
-        return float(ordered_E[middle] + ordered_E[-1 - middle]) / 2 / self.n_rows if len(ordered_E) else None
+        return float(ordered_E[middle] + ordered_E[-1 - middle]) / 2 / self.totals.n_rows if len(ordered_E) else None
 
 
 class DecoderMaxCosineMean(Metric):
     """Mean over latents of the largest cosine between the latent's decoder row and any other. 0: all orthogonal."""
 
     unit = "cosine"
-    of_weights = True
-
-    def _add(self, rows: ScoredRows) -> None:
-        """No row changes the weights."""
+    of_rows = False
 
     def _value(self) -> float:
         return float(self._cosine_E().mean())
 
     def _cosine_E(self) -> Tensor:
-        return self.weights.decoder_max_cosine_E
+        return self.totals.weights.decoder_max_cosine_E
 
 
 class DecoderMaxCosineP95(DecoderMaxCosineMean):
@@ -93,18 +123,18 @@ class EncoderMaxCosineMean(DecoderMaxCosineMean):
     """Mean over latents of the largest cosine between the latent's encoder row and any other. 0: all orthogonal."""
 
     def _cosine_E(self) -> Tensor:
-        return self.weights.encoder_max_cosine_E
+        return self.totals.weights.encoder_max_cosine_E
 
 
 class EncoderMaxCosineP95(DecoderMaxCosineP95):
     """95th percentile over latents of the largest cosine between the latent's encoder row and any other."""
 
     def _cosine_E(self) -> Tensor:
-        return self.weights.encoder_max_cosine_E
+        return self.totals.weights.encoder_max_cosine_E
 
 
 class EncoderMaxCosineMax(DecoderMaxCosineMax):
     """Largest cosine between any two encoder rows. 1: two latents read the same direction."""
 
     def _cosine_E(self) -> Tensor:
-        return self.weights.encoder_max_cosine_E
+        return self.totals.weights.encoder_max_cosine_E

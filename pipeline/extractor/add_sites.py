@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from strata_sae.pipeline.engines import Share
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.extractor.filling import fill_and_finish
+from strata_sae.pipeline.extractor.filling import fill_and_finish, missing_units
 from strata_sae.pipeline.extractor.provenance import model_changes, recorded_settings
 from strata_sae.pipeline.language_model.loading import Description, describe
 from strata_sae.pipeline.settings import ModelSettings
@@ -57,7 +58,8 @@ def add_sites(
             f"use the version of numcodecs that wrote those, and delete {out}"
         )
     if not (out / MANIFEST).is_file():
-        fill_and_finish(settings, out, plan, show_progress=show_progress)
+        missing_units(out, plan)
+        fill_and_finish(settings, out, plan, Share(), show_progress=show_progress)
     return ActivationStore.open(out)
 
 

@@ -239,7 +239,7 @@ def _mixing(config: ExtractConfig, training: TrainingSettings, plan: Plan, arran
 
 def _batches(config: ExtractConfig, training: TrainingSettings) -> Iterator[tuple[str, tuple[str, ...], int]]:
     """(site or route, the sites that are read together, rows of a batch) of every SAE that the config trains."""
-    for variant in config.variants.values():
+    for variant in config.trained_variants().values():
         batch_size = variant.merged(training).batch_size
         if variant.route is not None:
             yield variant.route.name, variant.route.sites, batch_size

@@ -1,6 +1,8 @@
 """Stage 1: read the language model once, and leave a finished activation store."""
 
 import logging
+import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -8,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.pipeline.config.run import ExtractConfig, differences
-from strata_sae.pipeline.engines import Engine
+from strata_sae.pipeline.engines import Engine, Share
 from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.extractor.estimate import ForwardRate, estimate_lines
-from strata_sae.pipeline.extractor.filling import fill_and_finish
+from strata_sae.pipeline.extractor.filling import fill_and_finish, missing_units
 from strata_sae.pipeline.extractor.plan import described, planned
 from strata_sae.pipeline.extractor.provenance import check_inputs, compare_inputs, not_compared, recorded_model
 from strata_sae.pipeline.input_files import shown
@@ -20,7 +22,7 @@ from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.reading.which_store import find_siblings, find_store
 from strata_sae.pipeline.runs.record_files import changed_keys
 from strata_sae.pipeline.settings import ModelSettings
-from strata_sae.stores import MANIFEST, STAGING, ActivationStore, Plan, StoreError, committed_units, read_plan
+from strata_sae.stores import MANIFEST, PLAN, STAGING, ActivationStore, Plan, StoreError, committed_units, read_plan
 from strata_sae.stores.files.canonical import as_object
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import remove_dead
@@ -78,36 +80,63 @@ def fill(settings: ModelSettings, path: Path, plan: Plan, engine: Engine, *, sho
     The store itself is the queue of units: when a worker dies, another one fills its unit.
     Raises: StoreError if the store is not finished when all workers have ended, with their reasons.
     """
-    one_process = engine.n_workers == 1
-    work = partial(fill_share, settings, path, show_progress and one_process)
-    done = committed_units(path, plan)
-    shown_here = show_progress and not one_process
-    with Progress("extract", plan.n_rows, "token", start=_rows(plan, done), shown=shown_here) as bar:
+    missing_units(path, plan)
+    if engine.in_process:
+        engine.run(partial(fill_share, settings, path, show_progress), lambda: 0)
+        return
+    committed = _Committed(path, plan)
+    with Progress("extract", plan.n_rows, "token", start=committed.n_rows(), shown=show_progress) as bar:
 
-        def watch() -> None:
-            nonlocal done
-            now = committed_units(path, plan)
-            bar.advance(_rows(plan, now - done))
-            done = now
+        def watch() -> int:
+            committed.look()
+            bar.advance(committed.n_rows() - bar.done)
+            return len(committed.units)
 
-        reasons = engine.map(work, range(1, engine.n_workers + 1), watch)
+        reasons = engine.run(partial(fill_share, settings, path.absolute(), False), watch)
     if not (path / MANIFEST).is_file():
         missing = plan.n_units - len(committed_units(path, plan))
         raise StoreError(
             f"{path}: all workers have ended, and {missing} of {plan.n_units} units are missing: "
             f"{'; '.join(reasons)}. Remove the cause and run the same command again: what is there is kept"
         )
-    if not one_process:
-        log.info("%s: finished, %s rows", path, f"{plan.n_rows:,}")
+    log.info("%s: finished, %s rows", path, f"{plan.n_rows:,}")
 
 
-def fill_share(settings: ModelSettings, path: Path, show_progress: bool, number: int) -> None:
-    """What worker `number` does: fill units until none is missing."""
-    fill_and_finish(settings, path, read_plan(path), show_progress=show_progress)
+def fill_share(settings: ModelSettings, path: Path, show_progress: bool, share: Share) -> None:
+    """What a worker does: fill units until none is missing. Raises: StoreError where it does not see the store."""
+    if not (path / PLAN).is_file():
+        raise StoreError(
+            f"{path}: the store that was planned is not there on {socket.gethostname()}: every machine has to see the "
+            f"same folder under this path; mount it there, or set store.path, or STRATA_DATA, to a folder all share"
+        )
+    fill_and_finish(settings, path, read_plan(path), share, show_progress=show_progress)
 
 
-def _rows(plan: Plan, units: set[int]) -> int:
-    return sum(stop - start for start, stop in map(plan.unit_rows, units))
+class _Committed:
+    """The units that are there, for a command that looks on while others fill them."""
+
+    SHARE = 0.02
+    """Of the time, at most, goes into looking: a folder of 100,000 commits takes a tenth of a second to list."""
+
+    def __init__(self, store: Path, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._plan, self._clock = store, plan, clock
+        self._next = 0.0
+        self.units: set[int] = set()
+        self.look()
+
+    def look(self) -> None:
+        """Look again, unless the last look was so long, and is so new, that it is too early."""
+        began = self._clock()
+        if began >= self._next:
+            self.units = committed_units(self._store, self._plan)
+            ended = self._clock()
+            self._next = ended + (ended - began) / self.SHARE
+
+    def n_rows(self) -> int:
+        """Rows of the units that are there."""
+        n_units, (start, stop) = self._plan.n_units, self._plan.unit_rows(self._plan.n_units - 1)
+        is_short = n_units - 1 in self.units  # the last one may have fewer rows
+        return len(self.units) * self._plan.rows_per_unit - is_short * (self._plan.rows_per_unit - (stop - start))
 
 
 class Reuse(NamedTuple):

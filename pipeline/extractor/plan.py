@@ -24,6 +24,7 @@ from strata_sae.pipeline.language_model.probe import assumptions
 from strata_sae.pipeline.language_model.sites import FAMILIES
 from strata_sae.pipeline.language_model.tokens_text import token_bytes
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
+from strata_sae.pipeline.once import made_once
 from strata_sae.stores import (
     MANIFEST,
     PLAN,
@@ -55,23 +56,55 @@ class Draft:
 
 
 def planned(config: ExtractConfig, *, show_progress: bool) -> Plan:
-    """The plan at the config's store path; made and written there if nothing is.
+    """The plan at the config's store path; made and written there if nothing is, by one process: others wait for it.
 
     Raises: ConfigError if the store there was made from another config, naming what differs; StoreError if something
         else lies there; ConfigError for anything the model or the corpus lacks.
     """
     path = config.store_path()
-    if (path / PLAN).is_file():
-        plan, lines = _existing(path, config)
-        for line in lines:
-            log.info("%s", line)
-        return plan
-    if path.is_dir() and any(path.iterdir()):
-        raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
-    with _drafted(config, show_progress=show_progress) as draft:
-        for line in _described(config, draft).splitlines():
-            log.info("%s", line)
-        return _write(path, config, draft)
+
+    def found_there() -> Plan | None:
+        path.parent.mkdir(parents=True, exist_ok=True)  # another process whose plan failed may have removed it
+        return _found(path, config)
+
+    def make() -> Plan:
+        with _drafted(config, show_progress=show_progress) as draft:
+            for line in _described(config, draft).splitlines():
+                log.info("%s", line)
+            return _write(path, config, draft)
+
+    found = _found(path, config)
+    if found is not None:
+        return found
+    with _parent_of(path):
+        planner = path.with_name(f".{path.name}.planner")
+        return made_once(planner, f"{path}: the plan", found_there, make)
+
+
+def _found(path: Path, config: ExtractConfig) -> Plan | None:
+    """The plan that is there, if one is."""
+    holds_something = path.is_dir() and any(path.iterdir())  # looked at first: a plan comes together with its folder
+    if not (path / PLAN).is_file():
+        if holds_something:
+            raise ConfigError(f"store.path: {path} is not empty and holds no store; choose another path")
+        return None
+    plan, lines = _existing(path, config)
+    for line in lines:
+        log.info("%s", line)
+    return plan
+
+
+@contextmanager
+def _parent_of(path: Path) -> Iterator[None]:
+    """Inside the block the folder that a store will lie in is there; one made here is removed if it stays empty."""
+    was_there = path.parent.is_dir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if not was_there:
+            with suppress(OSError):  # a store is in it now, or what another process makes
+                path.parent.rmdir()
 
 
 class Described(NamedTuple):
@@ -104,18 +137,12 @@ def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
     check_settings(Plan(files={}, **_fields(config, description, sizes)))
     tokenizer = load_tokenizer(config.model)
     path = config.store_path()
-    was_there = path.parent.is_dir()
-    path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.tokens-"
-    try:
+    with _parent_of(path):
         remove_dead(FileSystem(), path.parent, prefix)
         with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
             spool = spool_documents(config.corpus, tokenizer, folder, show_progress, config.seed)
             yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
-    finally:
-        if not was_there:
-            with suppress(OSError):  # a store is in it now
-                path.parent.rmdir()
 
 
 def _described(config: ExtractConfig, draft: Draft) -> str:

@@ -63,7 +63,7 @@ def spool_documents(
     documents = array("q")
     sequence, cut = bytearray(), {}
     shown = Progress("tokenise", corpus.n_tokens, "token", shown=show_progress)
-    with token_path.open("wb") as tokens, flags_path.open("wb") as flags, shown:
+    with token_path.open("wb") as tokens, flags_path.open("wb") as flags, shown, document_tokenizer:
         for document, n_tokens, index in drawn(corpus, streams):
             whole = document.token_id.astype("<i4").tobytes()
             kept = whole[: 4 * n_tokens]

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from strata_sae.pipeline.extractor.chat import ChatTemplate, Rendered
 from strata_sae.pipeline.extractor.documents.document import BadRow, Document
 from strata_sae.pipeline.extractor.ngrams import ngrams_of
 from strata_sae.pipeline.extractor.own_text import is_template
+from strata_sae.pipeline.extractor.tokenising import Pool, n_cores
 from strata_sae.pipeline.language_model.tokens_text import GivenBack
 from strata_sae.pipeline.language_model.transformers_library import Encoded, Tokenizer
 
@@ -23,6 +26,12 @@ TEMPLATE = 4
 # What the tokenizer gets at once: enough documents for its threads, and bounded memory where they are long.
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 1 << 20
+START_CHARACTERS = 1 << 26
+"""Read before processes are started: these take 5 s of CPU each to start, and so many characters 25 s of tokenising."""
+FEWEST_CORES = 4
+"""With fewer, the tokenizer's own threads keep all of them busy."""
+
+Batch = list[Document | BadRow]
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class TokenisedDocument:
     """What became of a chat's system prompt (see `Rendered`)."""
     ngrams: np.ndarray | None = None
     """Fingerprints (uint64) of its n-grams, where the corpus is deduplicated."""
+    given_back: tuple[bool, bool] | None = None
+    """Of a text that is judged: whether its tokens give it back, and whether they do after a space."""
 
 
 class DocumentTokenizer:
@@ -50,6 +61,7 @@ class DocumentTokenizer:
         self._tokenizer = tokenizer
         self.given_back = GivenBack(tokenizer)
         self._template: ChatTemplate | None = None
+        self._opened, self._n_characters, self._judges = ExitStack(), 0, True
         self._skip_bad = corpus.bad_rows == "skip"
         self._ngram = None if corpus.deduplicate is None else corpus.deduplicate.n
         self._limit = corpus.context_length if corpus.mode == "sequential" else None
@@ -71,13 +83,44 @@ class DocumentTokenizer:
 
         Raises: BadRow for a document that the chat template or the vocabulary refuses, unless such rows are left out.
         """
-        for batch in _batches(rows):
-            tokenised = self._tokenised([row for row in batch if isinstance(row, Document)])
-            for row in batch:
-                result = next(tokenised) if isinstance(row, Document) else row
-                if isinstance(result, BadRow) and not self._skip_bad:
-                    raise result
+        for results in self._results(_batches(rows)):
+            for result in results:
+                if isinstance(result, BadRow):
+                    if not self._skip_bad:
+                        raise result
+                elif result.given_back is not None:
+                    self.given_back.count(result.given_back)
                 yield result
+
+    def _results(self, batches: Iterator[Batch]) -> Iterator[list[TokenisedDocument | BadRow]]:
+        """Of each batch, in order: by this process, or by several once there has been enough to pay for their start."""
+        while self._n_characters < START_CHARACTERS or n_cores() < FEWEST_CORES:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self._n_characters += sum(map(_n_characters, batch))
+            yield self.batch((batch, not self.given_back.is_full))
+        yield from self._pool.map((batch, not self.given_back.is_full) for batch in batches)
+
+    @cached_property
+    def _pool(self) -> Pool[tuple[Batch, bool], list[TokenisedDocument | BadRow]]:
+        return self._opened.enter_context(Pool(self.batch, n_cores()))
+
+    def __enter__(self) -> "DocumentTokenizer":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._opened.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the processes: it is sent to each of them."""
+        return {name: value for name, value in vars(self).items() if name not in {"_opened", "_pool"}}
+
+    def batch(self, task: tuple[Batch, bool]) -> list[TokenisedDocument | BadRow]:
+        """Each document and each bad row of a batch; `task` says whether documents are judged for `given_back`."""
+        rows, self._judges = task
+        tokenised = self._tokenised([row for row in rows if isinstance(row, Document)])
+        return [next(tokenised) if isinstance(row, Document) else row for row in rows]
 
     def _tokenised(self, documents: list[Document]) -> Iterator[TokenisedDocument | BadRow]:
         """A batch of one source: all are texts, all are chats, or all are token ids."""
@@ -92,9 +135,9 @@ class DocumentTokenizer:
         # Text that spells a special token ("<|im_start|>" in a tutorial) is text: only templates write such tokens.
         encoded = self._encoded(texts, split_special_tokens=True)
         for document, text, token_ids in zip(documents, texts, encoded.get("input_ids", []), strict=True):
-            self.given_back.add(text, token_ids)
+            judged = self.given_back.judge(text, token_ids) if self._judges else None
             token_id = np.concatenate([self._before, np.array(token_ids, dtype=np.int32), self._after])
-            yield self._document(document, token_id, 0, spelled=self._spelled(text))
+            yield self._document(document, token_id, 0, spelled=self._spelled(text), given_back=judged)
 
     def _chats(self, documents: list[Document]) -> Iterator[TokenisedDocument | BadRow]:
         rendered = [self._rendered(document) for document in documents]
@@ -158,6 +201,7 @@ class DocumentTokenizer:
         spelled: str | None = None,
         unread: tuple[str, ...] = (),
         system: str | None = None,
+        given_back: tuple[bool, bool] | None = None,
     ) -> TokenisedDocument:
         flags = np.isin(token_id, self._special).astype(np.uint8) * np.uint8(SPECIAL) | np.uint8(template)
         # Where one token serves as BOS and as end of turn (GPT-2, SmolLM2), only the first of a document is its BOS.
@@ -166,11 +210,12 @@ class DocumentTokenizer:
         limit = self._limit
         where, origin = document.place.where, document.origin
         ngrams = None if self._ngram is None else ngrams_of(document, self._ngram)
-        return TokenisedDocument(where, origin, token_id[:limit], flags[:limit], spelled, unread, system, ngrams)
+        kept = token_id[:limit], flags[:limit]
+        return TokenisedDocument(where, origin, *kept, spelled, unread, system, ngrams, given_back)
 
 
-def _batches(rows: Iterable[Document | BadRow]) -> Iterator[list[Document | BadRow]]:
-    batch: list[Document | BadRow] = []
+def _batches(rows: Iterable[Document | BadRow]) -> Iterator[Batch]:
+    batch: Batch = []
     n_characters = 0
     for row in rows:
         batch.append(row)

@@ -6,6 +6,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.language_model.sites import FAMILIES, Site
@@ -42,7 +43,7 @@ def main_tensor(value: Passed, site: Site) -> Tensor:
         found = found[0]
     if not isinstance(found, Tensor):
         raise ConfigError(
-            f"store.sites: {site.name!r}: the {site.side} of {site.module_path} is a {type(found).__name__}, not a "
+            f"{site.named_in}: {site.name!r}: the {site.side} of {site.module_path} is a {type(found).__name__}, not a "
             f"tensor; name a module that gives activations of shape [batch, position, width]"
         )
     return found
@@ -61,40 +62,44 @@ def first_argument(module: nn.Module, args: tuple[Passed, ...], kwargs: dict[str
     return next(named, next(iter(kwargs), None))
 
 
-def rows_per_position(value: Tensor, site: Site, token_ids_BS: Tensor) -> Tensor:
+def rows_per_position(value: Tensor, site: Site, shape_BS: Sequence[int]) -> Tensor:
     """`value` as [B, S, M]. OPT flattens batch and position inside its MLP.
+
+    shape_BS: B sequences of S tokens.
 
     Raises: ConfigError naming the site where `value` is not one row of floats per token.
     """
-    B, S = token_ids_BS.shape
+    B, S = shape_BS
     if value.ndim == 2 and value.shape[0] == B * S:
         value = value.reshape(B, S, -1)
     if value.ndim != 3 or value.shape[:2] != (B, S) or not value.is_floating_point():
         raise ConfigError(
-            f"store.sites: {site.name!r}: the {site.side} of {site.module_path} is {value.dtype} of shape "
+            f"{site.named_in}: {site.name!r}: the {site.side} of {site.module_path} is {value.dtype} of shape "
             f"{list(value.shape)} for {B} sequences of {S} tokens; a site must be floats of shape [{B}, {S}, width]"
         )
     return value
 
 
-def attach(model: CausalModel, sites: Sequence[Site], receive: Callable[[Site, Tensor], None]) -> None:
-    """Hook every site, and leave the hooks: `receive(site, value)` is called when a forward pass reaches the site."""
+def attach(model: CausalModel, sites: Sequence[Site], receive: Callable[[Site, Tensor], None]) -> list[RemovableHandle]:
+    """Hook every site: `receive(site, value)` is called when a forward pass reaches the site. Returns: the hooks."""
 
-    def hook_input(site: Site, module: nn.Module) -> None:
+    def hook_input(site: Site, module: nn.Module) -> RemovableHandle:
         def before(module: nn.Module, args: tuple[Passed, ...], kwargs: dict[str, Passed]) -> None:
             name = first_argument(module, args, kwargs)
             receive(site, read_part(main_tensor(args[0] if args else kwargs.get(name or ""), site), site))
 
-        module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_pre_hook(before, with_kwargs=True)
 
-    def hook_output(site: Site, module: nn.Module) -> None:
+    def hook_output(site: Site, module: nn.Module) -> RemovableHandle:
         def after(module: nn.Module, args: tuple[Passed, ...], output: Passed) -> None:
             receive(site, read_part(main_tensor(output, site), site))
 
-        module.register_forward_hook(after)
+        return module.register_forward_hook(after)
 
-    for site in sites:
+    return [
         (hook_input if site.side == "input" else hook_output)(site, model.get_submodule(site.module_path))
+        for site in sites
+    ]
 
 
 class Capture:
@@ -122,7 +127,7 @@ class Capture:
 
     def _receive(self, site: Site, value: Tensor) -> None:
         # A copy, because a model may go on to add into this very tensor.
-        value_BSM = rows_per_position(value, site, self.token_ids_BS)
+        value_BSM = rows_per_position(value, site, self.token_ids_BS.shape)
         self._captured[site.name] = value_BSM.clone(memory_format=torch.contiguous_format)
         if site == self._stops_after:
             raise _DeepestSiteReached

@@ -1,7 +1,7 @@
 """A model from any source: what a plan records of it, whether that still holds, its tokenizer, and the model itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
@@ -17,15 +17,10 @@ from strata_sae.pipeline.language_model.capture import Capture, isolates
 from strata_sae.pipeline.language_model.folder import demo_gguf, model_folder
 from strata_sae.pipeline.language_model.probe import probe
 from strata_sae.pipeline.language_model.splice import WholeModel
-from strata_sae.pipeline.language_model.survey import cut_above, forget_padding, survey
-from strata_sae.pipeline.language_model.tensors import check_headers, check_report, check_tied
-from strata_sae.pipeline.language_model.transformers_library import (
-    CausalModel,
-    LoadingInfo,
-    ModelConfig,
-    Tokenizer,
-    quiet,
-)
+from strata_sae.pipeline.language_model.survey import survey
+from strata_sae.pipeline.language_model.tensors import check_headers
+from strata_sae.pipeline.language_model.transformers_library import ModelConfig, Tokenizer, explained, quiet
+from strata_sae.pipeline.language_model.weights import model_up_to, whole_model
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores.files.canonical import Json
 
@@ -54,13 +49,8 @@ def load(settings: ModelSettings, sites: Sequence[str], *, whole: bool = False) 
     config = config_from(folder, settings)
     with quiet():
         found = survey(config, sites, trust_remote_code=settings.trust_remote_code, whole=whole)
-    # Read and cut on the CPU, so that the device never holds more than the layers that run.
-    model, report = _weights_from(folder, settings, config)
-    forget_padding(model)
-    if not whole:
-        cut_above(model, found)
-    check_report(folder, model, report, found)
-    check_tied(folder, model, found)
+    # On the CPU first, so that the device never holds more than the layers that run.
+    model = (whole_model if whole else model_up_to)(folder, settings, config, found)
     try:
         # `requires_grad` stays on although `inference_mode` ignores it: without it PyTorch chooses another convolution
         # on a CPU, and Jamba's rows differ by 1.5e-7 from those of the model as transformers loads it.
@@ -81,7 +71,7 @@ def config_from(folder: Path, settings: ModelSettings) -> ModelConfig:
             f"model.path: {folder} has no config.json; give the folder that `save_pretrained` wrote, or a .gguf file"
         )
     identity.check_config(folder / "config.json")
-    with _explained(folder, "config.json"), quiet():
+    with explained(folder, "config.json"), quiet():
         config: ModelConfig = AutoConfig.from_pretrained(
             folder,
             trust_remote_code=settings.trust_remote_code,
@@ -95,7 +85,7 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Tokenizer:
     """The tokenizer whose files are in `folder`."""
     from transformers import AutoTokenizer
 
-    with _explained(folder, "the tokenizer's files"), quiet():
+    with explained(folder, "the tokenizer's files"), quiet():
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
@@ -104,36 +94,6 @@ def tokenizer_from(folder: Path, settings: ModelSettings) -> Tokenizer:
             f"model.path: {folder}/tokenizer_config.json: model_max_length is no number; correct it, or remove it"
         )
     return tokenizer
-
-
-def _weights_from(folder: Path, settings: ModelSettings, config: ModelConfig) -> tuple[CausalModel, LoadingInfo]:
-    from transformers import AutoModelForCausalLM
-
-    identity.weight_files(folder)
-    with _explained(folder, "the weights"), quiet():
-        loaded: tuple[CausalModel, LoadingInfo] = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, settings.dtype),
-            trust_remote_code=settings.trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_report` refuses those that are needed, by name
-        )
-    return loaded
-
-
-@contextmanager
-def _explained(folder: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:  # transformers, tokenizers, safetensors: no common class for what bad files cause
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of tokenizers, in Rust
-            raise
-        raise ConfigError(
-            f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
-            f"are the files complete, and is the architecture one that the installed transformers knows?"
-        ) from error
 
 
 @dataclass(frozen=True)

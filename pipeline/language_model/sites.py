@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.language_model.transformers_library import CausalModel
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Site:
     module_path: str
     side: Literal["input", "output"]
     part: Part | None = None
+    named_in: str = "store.sites"
+    """Where the user wrote the name: errors begin with it."""
 
     @property
     def place(self) -> str:
@@ -121,9 +124,19 @@ def _in_layer(family: Family, n_heads: int) -> dict[str, _Place]:
     return places
 
 
-def resolve(name: str, model_type: str, module_paths: Collection[str], n_heads: int) -> Site:
+def site_of(model: CausalModel, name: str, named_in: str = "store.sites") -> Site:
+    """The site called `name` of a built model. Raises: ConfigError, listing its sites, if there is no such site."""
+    module_paths = [path for path, _ in model.named_modules() if path]
+    n_heads = getattr(model.config.get_text_config(), "num_attention_heads", 1)
+    return resolve(name, model.config.model_type, module_paths, n_heads, named_in)
+
+
+def resolve(
+    name: str, model_type: str, module_paths: Collection[str], n_heads: int, named_in: str = "store.sites"
+) -> Site:
     """The site called `name` in a model with these modules and this number of attention heads.
 
+    named_in: where the user wrote the name.
     Raises: ConfigError, listing the sites this model has, if there is no such site.
     """
     block = _BLOCK_SITE.fullmatch(name)
@@ -135,20 +148,20 @@ def resolve(name: str, model_type: str, module_paths: Collection[str], n_heads: 
         if block[2] in places:
             if layer >= n_layers:
                 raise ConfigError(
-                    f"store.sites: {name!r}: layer {layer} does not exist; this {model_type} model has {n_layers} "
+                    f"{named_in}: {name!r}: layer {layer} does not exist; this {model_type} model has {n_layers} "
                     f"layers, so blocks.0 to blocks.{n_layers - 1}"
                 )
             inner, side, part = places[block[2]]
-            return Site(name, f"{family.layers}.{layer}" + (f".{inner}" if inner else ""), side, part)
+            return Site(name, f"{family.layers}.{layer}" + (f".{inner}" if inner else ""), side, part, named_in)
     if name in module_paths:
-        return Site(name, name, "output")
+        return Site(name, name, "output", named_in=named_in)
     stem = name.removesuffix(".input")
     if stem != name and stem in module_paths:
-        return Site(name, stem, "input")
-    raise _unknown(name, model_type, module_paths)
+        return Site(name, stem, "input", named_in=named_in)
+    raise _unknown(name, model_type, module_paths, named_in)
 
 
-def _unknown(name: str, model_type: str, module_paths: Collection[str]) -> ConfigError:
+def _unknown(name: str, model_type: str, module_paths: Collection[str], named_in: str) -> ConfigError:
     block = _BLOCK_SITE.fullmatch(name)
     if model_type in FAMILIES:
         kinds = list(_in_layer(FAMILIES[model_type], n_heads=1))
@@ -163,6 +176,6 @@ def _unknown(name: str, model_type: str, module_paths: Collection[str]) -> Confi
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
     hint = f"; nearest name: {nearest[0]}" if nearest else ""
     return ConfigError(
-        f"store.sites: there is no site {name!r}; {allowed}, or any module's path (its output; "
+        f"{named_in}: there is no site {name!r}; {allowed}, or any module's path (its output; "
         f"`<path>.input` for its input){hint}"
     )

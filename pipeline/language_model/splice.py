@@ -1,6 +1,6 @@
 """The whole model, and a hook that writes: what the model computes from other numbers at a site."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from strata_sae.pipeline.language_model.capture import (
     read_part,
     rows_per_position,
 )
+from strata_sae.pipeline.language_model.sites import Site
 
 
 @runtime_checkable
@@ -47,11 +48,8 @@ class WholeModel(Capture):
         return Pass(logits_BSV, self._taken())
 
 
-class Splice:
-    """While the `with` block runs, forward passes go on from `write(activations)` at a site.
-
-        with Splice(whole, "blocks.1.hook_resid_post", lambda x_BSM: torch.zeros_like(x_BSM)):
-            logits_BSV = whole.run(token_ids_BS).logits_BSV
+class SiteSplice:
+    """While the `with` block runs, forward passes of a model go on from `write(activations)` at a site.
 
     `write` gets [B, S, M] in the model's dtype on its device, and returns a tensor of the same shape, dtype and device.
     It may write into its argument only if it returns that argument. A module that gives a tuple, a list or a
@@ -62,12 +60,18 @@ class Splice:
     the order in which they were entered.
     """
 
-    def __init__(self, model: Capture, site: str, write: Callable[[Tensor], Tensor]) -> None:
-        """Raises: KeyError for a site that the model was not loaded with."""
-        self._model, self._site, self._write = model, model.sites[site], write
+    def __init__(
+        self,
+        model: nn.Module,
+        site: Site,
+        write: Callable[[Tensor], Tensor],
+        shape_of: Callable[[Tensor], Sequence[int]],
+    ) -> None:
+        """shape_of: what the site gave -> (B, S) of the forward pass that runs."""
+        self._root, self._site, self._write, self._shape_of = model, site, write, shape_of
 
     def __enter__(self) -> None:
-        module = self._model.model.get_submodule(self._site.module_path)
+        module = self._root.get_submodule(self._site.module_path)
         if self._site.side == "input":
             self._handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
@@ -90,15 +94,27 @@ class Splice:
     def _written(self, value: Passed) -> Passed:
         whole, part = main_tensor(value, self._site), self._site.part
         found = read_part(whole, self._site)
-        rows_BSM = rows_per_position(found, self._site, self._model.token_ids_BS)
+        rows_BSM = rows_per_position(found, self._site, self._shape_of(found))
         written_BSM = self._write(rows_BSM)
         _check_alike(written_BSM, rows_BSM, self._site.name)
         written = written_BSM.reshape(found.shape)
-        return _with_main_tensor(value, written if part is None else part.written(whole, written))
+        return with_main_tensor(value, written if part is None else part.written(whole, written))
 
 
-def _with_main_tensor(value: Passed, tensor: Tensor) -> Passed:
-    """A value of the same kind with another tensor where `main_tensor` finds one."""
+class Splice(SiteSplice):
+    """The splice of a loaded model at one of its sites, by name.
+
+    with Splice(whole, "blocks.1.hook_resid_post", lambda x_BSM: torch.zeros_like(x_BSM)):
+        logits_BSV = whole.run(token_ids_BS).logits_BSV
+    """
+
+    def __init__(self, model: Capture, site: str, write: Callable[[Tensor], Tensor]) -> None:
+        """Raises: KeyError for a site that the model was not loaded with."""
+        super().__init__(model.model, model.sites[site], write, lambda _: model.token_ids_BS.shape)
+
+
+def with_main_tensor(value: Passed, tensor: Tensor) -> Passed:
+    """What a module gave, with another tensor in the place of the one that `main_tensor` finds."""
     if isinstance(value, _Fields):
         value[next(iter(value.keys()))] = tensor
         return value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.pipeline.language_model.capture import attach, rows_per_position
-from strata_sae.pipeline.language_model.sites import Site, resolve
+from strata_sae.pipeline.language_model.sites import Site, site_of
 from strata_sae.pipeline.language_model.transformers_library import CausalModel, ModelConfig
 
 
@@ -49,8 +49,7 @@ def survey(config: ModelConfig, site_names: Sequence[str], *, trust_remote_code:
         model = build(config, trust_remote_code=trust_remote_code)
         forget_padding(model)
         module_paths = [path for path, _ in model.named_modules() if path]
-        n_heads = getattr(model.config.get_text_config(), "num_attention_heads", 1)
-        sites = [resolve(name, model.config.model_type, module_paths, n_heads) for name in dict.fromkeys(site_names)]
+        sites = [site_of(model, name) for name in dict.fromkeys(site_names)]
         entered, values = _run(model, sites)
     order = [site for site, _, _ in values]
     for site in sites:
@@ -78,7 +77,7 @@ def _run(model: CausalModel, sites: Sequence[Site]) -> tuple[list[str], list[tup
     values: list[tuple[Site, int, int]] = []
 
     def receive(site: Site, value: Tensor) -> None:
-        values.append((site, rows_per_position(value, site, token_ids_BS).shape[-1], len(entered)))
+        values.append((site, rows_per_position(value, site, token_ids_BS.shape).shape[-1], len(entered)))
 
     def note(path: str, module: nn.Module) -> None:
         module.register_forward_pre_hook(lambda *_: entered.append(path))

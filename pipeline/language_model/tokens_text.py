@@ -42,16 +42,24 @@ class GivenBack:
         self._tokens: dict[int, Token] = {}
         self._n_documents = self._n_exact = self._n_but_for_space = 0
 
-    def add(self, text: str, token_ids: list[int]) -> None:
-        """Count one document; `token_ids` are those of the text alone, without BOS and EOS."""
-        if self._n_documents == _COUNTED_DOCUMENTS:
-            return
+    @property
+    def is_full(self) -> bool:
+        """Whether further documents are not counted."""
+        return self._n_documents == _COUNTED_DOCUMENTS
+
+    def judge(self, text: str, token_ids: list[int]) -> tuple[bool, bool]:
+        """Whether a text comes back, and whether it does after a space; `token_ids` are without BOS and EOS."""
         self._tokens |= token_bytes(self._tokenizer, set(token_ids) - self._tokens.keys())
         tokens = [self._tokens[token_id] for token_id in token_ids]
         found, expected = b"".join(token.data for token in tokens if not token.special), text.encode()
-        self._n_documents += 1
-        self._n_exact += found == expected
-        self._n_but_for_space += found == b" " + expected
+        return found == expected, found == b" " + expected
+
+    def count(self, judged: tuple[bool, bool]) -> None:
+        """Count one document."""
+        if not self.is_full:
+            self._n_documents += 1
+            self._n_exact += judged[0]
+            self._n_but_for_space += judged[1]
 
     def record(self) -> dict[str, int]:
         """{documents, exact, but_for_a_space_before}: counts; the last: texts that come back after a space."""

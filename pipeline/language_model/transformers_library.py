@@ -3,11 +3,13 @@
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from strata_sae.pipeline.errors import ConfigError, first_line
 from strata_sae.stores.files.canonical import Json
 
 CellT = TypeVar("CellT")
@@ -53,6 +55,8 @@ class CausalModel(nn.Module):
     dtype: torch.dtype
     __call__: Callable[..., ModelOutput]
     """One forward pass over token ids [B, S]."""
+    all_tied_weights_keys: dict[str, str]
+    """Tensors that are one: the name of the copy -> the name of the one it is a copy of."""
     from_pretrained: ClassVar[Callable[..., tuple["CausalModel", LoadingInfo]]]
     """The model with the tensors of a state dict, and what of them did not fit."""
     get_input_embeddings: Callable[[], nn.Embedding]
@@ -121,3 +125,17 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def explained(folder: Path, what: str) -> Iterator[None]:
+    """Within the block, whatever is raised becomes a ConfigError: `what` of `folder` cannot be read."""
+    try:
+        yield
+    except BaseException as error:  # transformers, tokenizers, safetensors: no common class for what bad files cause
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of tokenizers, in Rust
+            raise
+        raise ConfigError(
+            f"model.path: {folder}: cannot read {what}: {type(error).__name__}: {first_line(error)}; "
+            f"are the files complete, and is the architecture one that the installed transformers knows?"
+        ) from error

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from strata_sae.pipeline.kernels.codes import Codes, SparseCodes
-from strata_sae.pipeline.kernels.selection import row_topk
 from strata_sae.pipeline.objective.term import Step, Term, TermSettings, needs_runners_up
 from strata_sae.pipeline.saes.base import SAESettings
 from strata_sae.pipeline.schedules import Value, value_at
+from strata_sae.pipeline.sharding import cut
 
 FormName = Literal["dictionary_learning", "openai", "sparsify", "sae_lens", "hypothesaes", "overcomplete"]
 
@@ -84,7 +84,8 @@ class AuxK(Term):
         """The auxiliary loss, with gradients on the candidates' rows only."""
         form = FORMS[self.settings.form]
         rows = _candidates(step, form)
-        n_candidates = step.sae.d_sae if rows is None else rows.numel()
+        ranks = step.sae.ranks
+        n_candidates = step.sae.settings.d_sae if rows is None else ranks.count(rows.numel())
         if n_candidates == 0 and not form.always:
             return step.target_BM.new_zeros(())
         residual_BM = step.target_BM - step.xhat_BM
@@ -97,8 +98,8 @@ class AuxK(Term):
             weight *= min(n_candidates / k, 1.0)
 
         W_dec = step.sae.W_dec if rows is None else step.sae.W_dec[rows]
-        codes = _top(_candidate_pre(step, rows), min(k, n_candidates), form.negative, step.sae.break_even_density)
-        difference_BM = codes.decode(W_dec) - residual_BM
+        codes = _top(step, _candidate_pre(step, rows), min(k, n_candidates), n_candidates, form.negative)
+        difference_BM = ranks.sum(codes.decode(W_dec)) - residual_BM
         if form.bias == "prediction":
             difference_BM += step.sae.b_dec
         gradient_BM = difference_BM * (2 * weight)
@@ -135,7 +136,7 @@ def _form_k(step: Step, form: AuxForm) -> int:
     """Active candidates per row, as the form says (count)."""
     return {
         "half_d_model": max(step.target_BM.shape[1] // 2, 1),
-        "half_d_sae": max(step.sae.d_sae // 2, 1),
+        "half_d_sae": max(step.sae.settings.d_sae // 2, 1),
         "twice_k": 2 * int(step.sae.target_l0(step.fraction_done) or 0),
         "256": 256,
     }[form.k]
@@ -149,11 +150,16 @@ def _divisor(residual_BM: Tensor, target_BM: Tensor, form: AuxForm) -> float:
     return float((varying_BM - varying_BM.mean(0)).square().sum())
 
 
-def _top(pre_BE: Tensor, k: int, negative: bool, break_even_density: float) -> Codes:
-    """The k largest of each row of the candidates; a negative one is 0, unless `negative`."""
+def _top(step: Step, pre_BE: Tensor, k: int, n_candidates: int, negative: bool) -> Codes:
+    """The k largest of each row of the candidates of all ranks; a negative one is 0, unless `negative`.
+
+    pre_BE: those that are here, of n_candidates.
+    """
     # row_topk sets negative values to 0 and may give dense codes; SAELens' form needs the values as they are.
     if not negative:
-        return row_topk(pre_BE, k, break_even_density)
+        return cut.row_topk(step.sae.ranks, pre_BE, k, n_candidates, step.sae.break_even_density)
+    if step.sae.ranks.n > 1:
+        return cut.kept_of_rows(step.sae.ranks, pre_BE, k)
     values_BK, indices_BK = pre_BE.topk(k, dim=1, sorted=False)
     offsets = torch.arange(0, values_BK.numel() + 1, k, device=pre_BE.device)
     return SparseCodes(values_BK.reshape(-1), indices_BK.reshape(-1), offsets, pre_BE.shape[1])

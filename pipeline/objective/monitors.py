@@ -9,6 +9,7 @@ from torch import Tensor
 from strata_sae.pipeline.objective.gradients import backward
 from strata_sae.pipeline.objective.term import Step, Term
 from strata_sae.pipeline.schedules import value_at
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 
 Monitors = dict[str, Tensor | float]
 
@@ -32,7 +33,8 @@ class MonitoredStep(Step):
         """
         assert self.own is not None
         gradients = backward(self.own, keep_direct=True)
-        return {name: torch.linalg.vector_norm(gradient).double() for name, gradient in gradients.items()}
+        norms = {name: torch.linalg.vector_norm(gradient).double() for name, gradient in gradients.items()}
+        return self.sae.ranks.norms(norms)
 
     def add_xhat_gradient(self, gradient_BM: Tensor) -> None:
         """As in a step, and apart."""
@@ -68,7 +70,9 @@ def of_terms(terms: Mapping[str, Term], losses: Mapping[str, Tensor], fraction_d
     return shares | {f"{name}/weight": value_at(term.settings.weight, fraction_done) for name, term in terms.items()}
 
 
-def of_gradients(norms: Mapping[str, Mapping[str, Tensor]], gradients: Mapping[str, Tensor]) -> Monitors:
+def of_gradients(
+    norms: Mapping[str, Mapping[str, Tensor]], gradients: Mapping[str, Tensor], ranks: Ranks = ONE
+) -> Monitors:
     """Norm of each term's gradient of all parameters together, and that of W_dec over the norm of the sum's.
 
     norms: term -> what `gradient_norms` gave.
@@ -79,5 +83,6 @@ def of_gradients(norms: Mapping[str, Mapping[str, Tensor]], gradients: Mapping[s
         f"gradient_norm/{term}": torch.stack([norm.square() for norm in of_term.values()]).sum().sqrt()
         for term, of_term in norms.items()
     }
-    whole = gradients["W_dec"].norm().clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)
+    norm = ranks.norms({"W_dec": gradients["W_dec"].norm()})["W_dec"]
+    whole = norm.clamp(min=torch.finfo(gradients["W_dec"].dtype).tiny)
     return monitors | {f"{term}/gradient_share": of_term["W_dec"] / whole for term, of_term in norms.items()}

@@ -103,11 +103,21 @@ class Objective:
             losses[name] = term.add(step)
             if isinstance(step, MonitoredStep):
                 norms[name] = step.gradient_norms()
+        losses |= self._of_all_ranks(losses)
         loss = torch.stack(list(losses.values())).sum()
         gradients = backward(step)
         if monitored:
-            step.monitors |= of_terms(self.terms, losses, fraction_done) | of_gradients(norms, gradients)
+            step.monitors |= of_terms(self.terms, losses, fraction_done) | of_gradients(
+                norms, gradients, self.sae.ranks
+            )
         return StepResult(loss, losses, gradients, encoding.codes, encoding, step.xhat_BM, step.monitors)
+
+    def _of_all_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses that are sums over latents, those of other ranks added; one exchange for all."""
+        parts = {name: loss for name, loss in losses.items() if self.terms[name].sums_over_latents}
+        if self.sae.ranks.n == 1 or not parts:
+            return {}
+        return dict(zip(parts, self.sae.ranks.sum(torch.stack(list(parts.values()))).unbind(), strict=True))
 
     def state(self) -> dict[str, Tensor]:
         """What the terms keep between steps, for checkpoints."""

@@ -29,6 +29,8 @@ class L1(Term):
         weight: Value
         """Factor of this term in the loss; 0.01 to 0.1 is usual where E||x||^2 = 1 (dictionary_learning)."""
 
+    sums_over_latents = True
+
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
         """Only where the number of active latents is learnt: elsewhere k already fixes it."""
@@ -59,6 +61,7 @@ class L1DecoderNorm(Term):
         are sparse by site, too. Source: Lindsey et al. 2024, Sparse Crosscoders."""
 
     settings: Settings
+    sums_over_latents = True
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:
@@ -115,6 +118,7 @@ class Lp(Term):
             return above_zero("p", p)
 
     settings: Settings
+    sums_over_latents = True
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:

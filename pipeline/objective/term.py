@@ -83,6 +83,8 @@ class Term:
     Settings: type[TermSettings]
     reconstructs: ClassVar[bool] = False
     """Whether it pulls xhat towards the target; an objective has exactly one such term."""
+    sums_over_latents: ClassVar[bool] = False
+    """Whether its loss is a sum over latents, to which ranks that hold some latents each add their part."""
 
     def __init__(self, settings: TermSettings):
         self.settings = settings

@@ -66,7 +66,8 @@ class L0(Term):
         weight = value_at(self.settings.weight, step.fraction_done)
         if self.settings.kind == "tanh":
             return self._tanh(step, weight / step.target_BM.shape[0])
-        loss, gradient_B = self._counted(n_active_B(step.codes).to(step.target_BM.dtype))
+        n_B = step.sae.ranks.sum(n_active_B(step.codes))
+        loss, gradient_B = self._counted(n_B.to(step.target_BM.dtype))
         assert isinstance(step.sae, JumpReLU)
         for name, gradient in step.sae.count_gradients(step.encoding, gradient_B * weight).items():
             step.add_gradient(name, gradient)
@@ -94,7 +95,7 @@ class L0(Term):
         # d norm / d row is row / norm; a row of zeros has no direction, and gets 0 instead of NaN.
         pull_E = codes.latent_sums(slope * values) / norm_E.clamp(min=torch.finfo(norm_E.dtype).tiny)
         step.add_gradient("W_dec", pull_E[:, None] * W_dec)
-        return weight * counted.sum()
+        return weight * step.sae.ranks.sum(counted.sum())
 
 
 def n_active_B(codes: Codes) -> Tensor:
@@ -122,6 +123,7 @@ class PreActivation(Term):
         """The latents whose pre-activations count; `all` costs two dense products per step."""
 
     settings: Settings
+    sums_over_latents = True
 
     @classmethod
     def check(cls, settings: TermSettings, sae_settings: SAESettings) -> None:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from strata_sae.pipeline.pages.text import finalize
 
 PAGES = "strata_sae.pipeline.pages"
+SHARED = "macros.html.jinja"
 
 
 def file_text(name: str, package: str = PAGES) -> str:
@@ -19,10 +20,10 @@ def file_text(name: str, package: str = PAGES) -> str:
 
 @cache
 def template(name: str, package: str) -> Template:
-    """A package's template, compiled once. It may import `macros.html.jinja`, which all pages share."""
+    """A package's template, compiled once. It may import those beside it, and `macros.html.jinja`, which all share."""
 
     def load(wanted: str) -> str:
-        return file_text(wanted, package if wanted == name else PAGES)
+        return file_text(wanted, PAGES if wanted == SHARED else package)
 
     environment = Environment(
         loader=FunctionLoader(load), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True

@@ -181,7 +181,7 @@ def comparison_csv(comparison: Comparison) -> str:
             sae = entry.sae
             cells: list[str | float | None] = [comparison.names[entry.run], sae.variant, site]
             cells += [sae.config.sae.architecture, sae.config.sae.d_sae] if sae.config else [None] * 2
-            cells += [sae.training.status, sae.training.n_steps] if sae.training else [None] * 2
+            cells += sae.ending
             scored = entry.population is not None
             cells += [mark_of(entry.population), "yes" if entry.on_frontier else "no"] if scored else [None] * 2
             cells += comparison.populations[entry.population] if entry.population is not None else NOT_SCORED

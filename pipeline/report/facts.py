@@ -2,14 +2,17 @@
 
 from pydantic import JsonValue
 
-from strata_sae.pipeline.pages.text import UNKNOWN, count, show, size
-from strata_sae.pipeline.report.run_data import Run, Trained
+from strata_sae.pipeline.pages.text import UNKNOWN, count, size
+from strata_sae.pipeline.report.ranking import ranking
+from strata_sae.pipeline.report.run_data import Run
 from strata_sae.pipeline.runs.evaluation_records import Model, StoreSummary
 from strata_sae.pipeline.runs.migration import JsonObject
-from strata_sae.pipeline.runs.records import SAERecord
+from strata_sae.pipeline.runs.records import ImportedPart, SAERecord
 
 Facts = list[tuple[str, str]]
 
+MOST_FILES = 3
+"""Files of a published SAE whose hashes stand beside its name; the record at the end of the page has all."""
 UNEVEN = 0.3
 """Share of the squared norm in 1 % of the rows from which the page warns."""
 
@@ -78,8 +81,16 @@ def _variant(config: SAERecord, every: list[JsonObject]) -> str:
         f"{count(sae.d_sae)} latents",
         _settings({key: value for key, value in sae.further().items() if _tells(key, value, every)}),
         " + ".join(_term(term, objective[term].further().get("weight")) for term in terms),
+        _source(config.imported) if config.imported else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _source(imported: ImportedPart) -> str:
+    """Where it was imported from, and the first files by name and hash."""
+    files = [f"{name} {sha256[:12]}" for name, sha256 in sorted(imported.sha256.items())[:MOST_FILES]]
+    more = ["…"] if len(imported.sha256) > MOST_FILES else []
+    return f"imported from {imported.format}, {imported.path}, sha256 {', '.join([*files, *more])}"
 
 
 def _tells(key: str, value: JsonValue, every: list[JsonObject]) -> bool:
@@ -137,9 +148,8 @@ def _bytes_per_token(store: StoreSummary) -> str:
 
 def statement(run: Run) -> str:
     """What happened in this run, in sentences made from its records."""
-    return " ".join(
-        sentence for sentence in (_extracted(run), _trained(run), _lost(run), _scored(run), _uneven(run)) if sentence
-    )
+    told = (_extracted(run), _trained(run), _lost(run), _imported(run), _scored(run), _uneven(run))
+    return " ".join(sentence for sentence in told if sentence)
 
 
 def _extracted(run: Run) -> str:
@@ -151,18 +161,32 @@ def _extracted(run: Run) -> str:
 
 
 def _trained(run: Run) -> str:
+    trained = [sae for sae in run.trained if not sae.imported]
+    if not trained:
+        return ""
+    sites, variants = ({getattr(sae, key) for sae in trained} for key in ("site", "variant"))
     # Transcoders and crosscoders are no grid of variants and sites.
-    if any(sae.config and sae.config.reads for sae in run.trained):
-        n, noun, where = len(run.trained), "sparse coder", ""
+    if any(sae.config and sae.config.reads for sae in trained):
+        n, noun, where = len(trained), "sparse coder", ""
     else:
-        n, noun = len(run.variants), "sparse autoencoder"
-        where = " at one site" if len(run.sites) == 1 else f" at each of {_number(len(run.sites), 'site')}"
+        n, noun = len(variants), "sparse autoencoder"
+        where = " at one site" if len(sites) == 1 else f" at each of {_number(len(sites), 'site')}"
     each = _number(n, noun) + (" was" if n == 1 else " were")
-    done = sum(sae.finished for sae in run.trained)
-    total = len(run.trained)
+    done = sum(sae.finished for sae in trained)
+    total = len(trained)
     whole = "it" if total == 1 else f"all {total}"
     ending = f"{whole} finished" if done == total else f"{done} of {total} finished"
     return f"{each[0].upper() + each[1:]} then trained{where} from the store alone, without the model; {ending}."
+
+
+def _imported(run: Run) -> str:
+    imported = [sae for sae in run.trained if sae.imported]
+    if not imported:
+        return ""
+    each = _number(len(imported), "published sparse coder")
+    were = "was" if len(imported) == 1 else "were"
+    formats = _list(sorted({sae.imported.format for sae in imported if sae.imported}))
+    return f"{each[0].upper() + each[1:]} {were} imported from files of {formats}, and not trained here."
 
 
 def _lost(run: Run) -> str:
@@ -182,29 +206,14 @@ def _scored(run: Run) -> str:
         return "Nothing has been scored yet."
     n_documents = max(sae.metrics.n_documents for sae in scored if sae.metrics)
     were = "was" if n_documents == 1 else "were"
-    measured = f"They were scored on {_number(n_documents, 'document')} that {were} not used in training."
-    best = [line for site in run.sites for line in _best_of_equals([sae for sae in scored if sae.site == site])]
-    if best:
-        return f"{measured} R² can be compared between equal L0 only: {'; '.join(best)}."
-    one = len(scored) == 1
-    return measured if one else f"{measured} No two SAEs at one site have equal L0, so R² alone does not rank them."
-
-
-def _best_of_equals(saes: list[Trained]) -> list[str]:
-    """At one site: of the SAEs whose L0 is the same as it is shown, which explains the most variance."""
-    by_l0: dict[str, list[Trained]] = {}
-    for sae in saes:
-        by_l0.setdefault(show(sae.value("l0"), "latents per row"), []).append(sae)
-    lines = []
-    for l0, equals in by_l0.items():
-        if len(equals) > 1:
-            best = max(equals, key=lambda sae: sae.value("r2_pooled") or 0.0)
-            r2 = show(best.value("r2_pooled"), "fraction of variance")
-            lines.append(
-                f"of {len(equals)} with {l0} active latents per row at {best.site}, {best.variant} "
-                f"has the highest (R² {r2})"
-            )
-    return lines
+    unseen = f"that {were} not used in training"
+    if any(sae.imported for sae in run.trained):
+        unseen = f"that {were} not used in training here"
+    measured = f"They were scored on {_number(n_documents, 'document')} {unseen}."
+    told = ranking(run)
+    if told or len(scored) == 1:
+        return " ".join([measured, *told])
+    return f"{measured} Which differences are more than noise was not measured, so none is ranked."
 
 
 def _uneven(run: Run) -> str:

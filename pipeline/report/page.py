@@ -21,6 +21,8 @@ from strata_sae.pipeline.report.facts import (
     uneven_sites,
     variant_facts,
 )
+from strata_sae.pipeline.report.first_screen import first_example, picture_site
+from strata_sae.pipeline.report.populations_section import scored_rows
 from strata_sae.pipeline.report.results import (
     MIXING_HEADS,
     curve_definitions,
@@ -32,6 +34,9 @@ from strata_sae.pipeline.report.results import (
     results_csv,
 )
 from strata_sae.pipeline.report.run_data import Run, Trained, read_run
+from strata_sae.pipeline.report.section_tables import shown_table, write_tables
+from strata_sae.pipeline.report.sections import Section
+from strata_sae.pipeline.report.sections_of_run import section_figures, sections_of
 from strata_sae.pipeline.runs.evaluation_records import Histogram, way_of
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.migration import JsonObject
@@ -45,8 +50,22 @@ COSINES, PAIRS = "decoder_max_cosine_mean", "orthogonality/competing_pairs"
 CURVES = ("batch_r2", "loss", "l0", "dead_latents", COSINES, PAIRS, "heldout/loss", "heldout/r2")
 MAX_CURVE_POINTS = 400
 """Points of a curve: a figure is about that many pixels wide."""
-ELSEWHERE = ("metrics.density_histogram", "metrics.definitions", "curves.similarity")
-"""What the page shows as a figure, or once for all SAEs."""
+ELSEWHERE = (
+    "metrics.density_histogram",
+    "metrics.all_but_special.density_histogram",
+    "metrics.definitions",
+    "curves.similarity",
+    "comparisons.json.tables",
+)
+"""What the page shows as a figure, once for all SAEs, or in tables of its own."""
+OF_TRAINING = (
+    "config.seed",
+    "config.training.batch_size",
+    "config.training.n_steps",
+    "training.n_steps",
+    "training.rows",
+)
+"""What an imported SAE's records must hold, and what says nothing of it."""
 Cells = list[tuple[str, str]]
 
 
@@ -77,24 +96,30 @@ def write_report(run_folder: Path, title: str | None = None) -> Path:
     Raises: CheckpointError if nothing has been trained in the folder.
     """
     run, folder = read_run(run_folder), RunFolder(run_folder)
+    sections = sections_of(run)
+    write_tables(folder.tables, sections)
     write_bytes(folder.results, results_csv(run).encode("utf-8"))
-    write_bytes(folder.report, render(run, title).encode("utf-8"))
+    write_bytes(folder.report, render(run, title, sections).encode("utf-8"))
     return folder.report
 
 
-def render(run: Run, title: str | None) -> str:
+def render(run: Run, title: str | None, sections: list[Section]) -> str:
     """The whole page as one string."""
-    data = figures(run)
+    data = figures(run) | {"sections": section_figures(sections)}
     return template("report.html.jinja", REPORT).render(
-        frame=Frame.around(data, "charts.js", "dynamics.js", "report.js"),
+        frame=Frame.around(data, "charts.js", "dynamics.js", "sections.js", "report.js"),
         title=title or run.name,
         statement=statement(run),
+        picture_site=picture_site(run),
+        first_example=first_example(run),
         run_facts=run_facts(run),
         store_facts=store_facts(run),
         mixing_heads=MIXING_HEADS,
         mixing_table=mixing_table(run),
         uneven=uneven_sites(run),
         tables=result_tables(run),
+        scored_rows=scored_rows(run),
+        sections=[(section, [shown_table(table) for table in section.tables]) for section in sections],
         definitions=definitions(run),
         way_of=way_of,
         pretty=pretty,
@@ -158,6 +183,7 @@ def record_tables(run: Run) -> list[tuple[str, Cells]]:
     for site in run.sites:
         tables += [(f"loader of {site}", _cells("loader", total)) for total in loader_totals(run.loader.get(site, []))]
     tables += [(f"{sae.variant}@{sae.site}", _of_sae(sae)) for site in run.sites for sae in run.at(site)]
+    tables += [(name, _cells(name, record)) for name, record in run.records.items()]
     return [(title, cells) for title, cells in tables if cells]
 
 
@@ -165,15 +191,19 @@ def _of_sae(sae: Trained) -> Cells:
     metrics = _data(sae.metrics)
     if sae.metrics is not None:
         metrics["metrics"] = {name: measured.value for name, measured in sae.metrics.metrics.items()}
+        if (others := sae.metrics.all_but_special) is not None:
+            values: JsonObject = {name: measured.value for name, measured in others.metrics.items()}
+            metrics["all_but_special"] = others.model_dump(mode="json") | {"metrics": values}
     examples = {key: value for key, value in _data(sae.examples).items() if key != "latents"}
     curves = sae.curves[-1] if sae.curves else None
-    return [
+    cells = [
         *_cells("config", sae.config),
         *_cells("training", sae.training),
         *_cells("metrics", metrics),
         *_cells("curves", curves),
         *_cells("examples", examples),
     ]
+    return [cell for cell in cells if not (sae.imported and cell[0].startswith(OF_TRAINING))]
 
 
 def _data(record: Record | None) -> JsonObject:

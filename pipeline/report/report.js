@@ -35,7 +35,8 @@
         marker: { color: colour(name), size: 11, symbol: again(name, SYMBOLS), line: { color: css("--paper"), width: 1.5 } },
         hovertemplate: `<b>${plain(name)}</b><br>L0 %{x:.2f}<br>R² %{y:.4f}<extra></extra>`,
       })),
-      layout: sparsity(every, points.map(([name, { l0, r2 }]) => ({ name, l0, r2 })), box),
+      // In the small figure of the first screen many names would cover each other: they are there to point at.
+      layout: sparsity(every, "small" in box.dataset && points.length > 8 ? [] : points.map(([name, { l0, r2 }]) => ({ name, l0, r2 })), box),
     };
   }
 
@@ -118,12 +119,40 @@
     const sae = data.sites[one.site]?.[one.variant];
     const made = sae ? dynamicsFigure(sae, data.panels.find((panel) => panel.key === box.dataset.panel), box) : null;
     box.parentElement.hidden = made === null;
-    box.nextElementSibling.replaceChildren(...(made && made.names.length > 1 ? made.names.map(key) : []));
+    box.nextElementSibling.replaceChildren(...(made && made.names.length > 1 ? made.names.map((name, index) => key(name, index)) : []));
     return made;
+  }
+
+  function ofSection(box) {
+    const made = sectionFigure(data.sections[box.dataset.name], (name) => data.variants.indexOf(name), (name) => hidden.has(name));
+    box.nextElementSibling.replaceChildren(...(made.names.length > 1 ? made.names.map(([name, index]) => key(name, index)) : []));
+    return made;
+  }
+
+  // Every figure can be saved: as it is drawn, on the page's ground, from the page alone.
+  async function save(box) {
+    if (!drawn.has(box)) draw(box);
+    if (!box.data) return;
+    const image = await Plotly.toImage({ data: box.data, layout: { ...box.layout, paper_bgcolor: css("--paper") } }, { format: "svg", width: box.clientWidth, height: box.clientHeight });
+    const link = document.createElement("a");
+    link.href = image;
+    link.download = `${[box.dataset.name ?? box.dataset.panel ?? box.dataset.figure, box.dataset.site].filter(Boolean).join("-").replace(/[^A-Za-z0-9._+-]/g, "_")}.svg`;
+    link.click();
+  }
+
+  function savable(box) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "save";
+    button.textContent = "SVG";
+    button.title = "Save this figure as SVG";
+    button.addEventListener("click", () => save(box));
+    box.parentElement.querySelector("figcaption").append(button);
   }
 
   function figure(box) {
     const { figure: kind, site } = box.dataset;
+    if (kind === "section") return ofSection(box);
     if (kind === "frontier") return frontier(site, box);
     if (kind === "curves") return curves(site, curve);
     if (kind === "dead") return dead(site);
@@ -159,8 +188,10 @@
       all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const key = (row) => row.cells[column].dataset.key;
-      const order = (a, b) => (column === 0 ? a.localeCompare(b) : Number(a) - Number(b)) * (up ? 1 : -1);
-      const rows = all("tbody tr", table).sort((a, b) => (key(a) === "") - (key(b) === "") || order(key(a), key(b)));
+      const every = all("tbody tr", table);
+      const isText = column === 0 || every.some((row) => Number.isNaN(Number(key(row))));
+      const order = (a, b) => (isText ? a.localeCompare(b) : Number(a) - Number(b)) * (up ? 1 : -1);
+      const rows = every.sort((a, b) => (key(a) === "") - (key(b) === "") || order(key(a), key(b)));
       table.tBodies[0].append(...rows);
     }));
   }
@@ -221,6 +252,7 @@
     draw(entry.target);
   }), { rootMargin: "600px" });
   all(".plot").forEach((box) => watcher.observe(box));
+  all(".plot").forEach(savable);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => all(".plot").forEach(draw));
 })();

@@ -6,38 +6,12 @@ import re
 from typing import NamedTuple
 
 from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, show
+from strata_sae.pipeline.report.labels import LABELS
 from strata_sae.pipeline.report.matched_l0 import kind_of, nearest_to_target, target_l0
 from strata_sae.pipeline.report.run_data import Run, Trained
 from strata_sae.pipeline.runs.evaluation_records import Measured, other_form, way_of
 from strata_sae.pipeline.runs.records import CurveLine, LoaderLine
 
-LABELS = {
-    "l0": "L0",
-    "r2_pooled": "R²",
-    "cosine_similarity": "cosine",
-    "norm_ratio": "norm ratio",
-    "relative_reconstruction_bias": "bias",
-    "mse_per_dim": "MSE / dim",
-    "sse": "SSE",
-    "dead_latents": "dead",
-    "alive_latents": "alive",
-    "density_median": "density",
-    "decoder_max_cosine_mean": "max cos, mean",
-    "decoder_max_cosine_p95": "max cos, p95",
-    "l1": "L1",
-    "fvu": "FVU",
-    "normalised_mse_per_batch": "normalised MSE, per batch",
-    "frac_variance_explained": "FVE",
-    "frac_variance_explained_per_batch": "FVE, per batch",
-    "explained_variance_legacy": "explained variance, legacy",
-    "relative_reconstruction_bias_per_batch": "bias, per batch",
-    "frac_alive": "share alive",
-    "frac_rare": "share rare",
-    "decoder_max_cosine_max": "max cos, largest",
-    "encoder_max_cosine_mean": "encoder max cos, mean",
-    "encoder_max_cosine_p95": "encoder max cos, p95",
-    "encoder_max_cosine_max": "encoder max cos, largest",
-}
 CURVE_DEFINITIONS = {
     "batch_r2": "1 - sum ||x - xhat||^2 / sum ||x - mean of the batch||^2, of one training batch.",
     "loss": "All terms of the variant's objective, weighted, of one training batch, in units of the rows that training "
@@ -203,22 +177,48 @@ def _cell(value: float | None, column: Column) -> Cell:
 
 
 def results_csv(run: Run) -> str:
-    """One line per SAE, every metric with its unit in the header; no cell can become a formula."""
+    """One line per SAE, every metric with its unit in the header; no cell can become a formula.
+
+    Columns of another population than that of training's filters begin with its name and a slash.
+    """
     units = {name: entry.unit for name, entry in definitions(run).items()}
+    others = {name: entry.unit for name, entry in _of_others(run).items()}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fixed = ["variant", "site", "architecture", "d_sae", "status", "steps", "split", "rows scored", "store_id"]
     fixed += ["kind", "nearest target L0"]
     target, nearest = target_l0(run), nearest_to_target(run)
-    writer.writerow([csv_cell(cell) for cell in fixed + [f"{name} [{unit}]" for name, unit in units.items()]])
+    writer.writerow(
+        [csv_cell(cell) for cell in fixed + [f"{name} [{unit}]" for name, unit in (units | others).items()]]
+    )
     for sae in (sae for site in run.sites for sae in run.at(site)):
         cells: list[str | float | None] = [sae.variant, sae.site]
         cells += [sae.config.sae.architecture, sae.config.sae.d_sae] if sae.config else [None] * 2
-        cells += [sae.training.status, sae.training.n_steps] if sae.training else [None] * 2
+        cells += sae.ending
         cells += [sae.metrics.split, sae.metrics.n_rows, sae.metrics.store_id] if sae.metrics else [None] * 3
         cells += [kind_of(run, sae.variant), target if (sae.variant, sae.site) in nearest else None]
-        writer.writerow([csv_cell(cell) for cell in [*cells, *(sae.value(name) for name in units)]])
+        writer.writerow(
+            [
+                csv_cell(cell)
+                for cell in [*cells, *(sae.value(name) for name in units), *(_of_other(sae, name) for name in others)]
+            ]
+        )
     return text.getvalue()
+
+
+OTHERS = "all_but_special/"
+
+
+def _of_others(run: Run) -> dict[str, Measured]:
+    """The metrics of the population of all rows but special tokens, by their names in results.csv."""
+    scores = [sae.metrics.all_but_special for sae in run.trained if sae.metrics and sae.metrics.all_but_special]
+    return {f"{OTHERS}{name}": entry for of_sae in scores for name, entry in of_sae.metrics.items()}
+
+
+def _of_other(sae: Trained, name: str) -> float | None:
+    others = sae.metrics.all_but_special if sae.metrics else None
+    measured = others.metrics.get(name.removeprefix(OTHERS)) if others else None
+    return measured.value if measured else None
 
 
 def loader_totals(lines: list[LoaderLine]) -> list[LoaderLine]:

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import JsonValue
-
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import masked
+from strata_sae.pipeline.report.telling import in_order, once, short, told, without_paths
 from strata_sae.pipeline.runs.chain import (
     UNHASHED,
     check_curves,
@@ -29,7 +28,7 @@ from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics, Store
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.record_files import Found, read_lines, read_record, read_whole_lines, read_yaml
-from strata_sae.pipeline.runs.records import CurveLine, Ending, LoaderLine, Record, SAERecord
+from strata_sae.pipeline.runs.records import CurveLine, Ending, ImportedPart, LoaderLine, Record, SAERecord
 from strata_sae.pipeline.strict_yaml import parse, unparse
 
 T = TypeVar("T")
@@ -49,6 +48,8 @@ class Trained:
     curves: list[CurveLine]
     refused: bool = False
     """Whether how it ended, or its scores, are there but not shown, since something does not match."""
+    folder: VariantFolder = field(default_factory=lambda: VariantFolder(Path()))
+    """Where its files lie."""
 
     @property
     def diverged(self) -> bool:
@@ -59,6 +60,18 @@ class Trained:
     def finished(self) -> bool:
         """Whether training reached its last step."""
         return self.training is not None and self.training.status == "finished"
+
+    @property
+    def imported(self) -> ImportedPart | None:
+        """The files of another library that it was read from; None: it was trained here."""
+        return self.config.imported if self.config else None
+
+    @property
+    def ending(self) -> tuple[str | None, int | None]:
+        """How it ended, and after how many updates: `imported` after none that anybody here knows of."""
+        if self.training is None:
+            return None, None
+        return ("imported", None) if self.imported else (self.training.status, self.training.n_steps)
 
     def value(self, metric: str) -> float | None:
         """A metric's value, None where it was not measured."""
@@ -81,6 +94,29 @@ class Run:
     """What could not be checked, since it was written before records carried a hash."""
     loader: dict[str, list[LoaderLine]] = field(default_factory=dict)
     """Site -> lines of its loader's log. It may be absent, and a kill may have torn a line."""
+    folder: RunFolder = field(default_factory=lambda: RunFolder(Path()))
+    """Where its files lie."""
+    records: dict[str, Record] = field(default_factory=dict)
+    """What sections read: file within the run -> record. The page has every value of each of them."""
+
+    def read(self, path: Path, read: Callable[[], Found[R]]) -> R | None:
+        """A record that a section shows; None if it is not there, or if `read` finds something wrong, which is said.
+
+        Every value of it is then among the tables at the end of the page.
+        """
+        if not path.exists():
+            return None
+        name = path.relative_to(self.folder.path).as_posix()
+        try:
+            found = read()
+        except (CheckpointError, ConfigError) as error:
+            once(self.missing, told(error, self.folder.path))
+            return None
+        if not found.is_hashed:
+            once(self.unchecked, f"{name}: {UNHASHED}")
+        record = without_paths(found.record)
+        self.records[name] = record
+        return record
 
     @property
     def config_text(self) -> str:
@@ -91,17 +127,23 @@ class Run:
     def sites(self) -> list[str]:
         """Sites with at least one SAE, in the config's order."""
         store = self.config.get("store")
-        return _ordered({sae.site for sae in self.trained}, store.get("sites") if isinstance(store, dict) else None)
+        return in_order({sae.site for sae in self.trained}, store.get("sites") if isinstance(store, dict) else None)
 
     @cached_property
     def variants(self) -> list[str]:
         """Names of the variants, in the config's order."""
-        return _ordered({sae.variant for sae in self.trained}, self.config.get("variants"))
+        return in_order({sae.variant for sae in self.trained}, self.config.get("variants"))
 
     @cached_property
     def logged(self) -> set[str]:
         """Names of the quantities that any line of any curve holds."""
         return {name for sae in self.trained for line in sae.curves for name in line.numbers()}
+
+    @cached_property
+    def imported(self) -> set[str]:
+        """Names of the variants that were imported at every site."""
+        trained = {sae.variant for sae in self.trained if not sae.imported}
+        return {sae.variant for sae in self.trained} - trained
 
     def at(self, site: str) -> list[Trained]:
         """The SAEs of a site, in the order of `variants`."""
@@ -118,6 +160,8 @@ def read_run(path: Path) -> Run:
         raise CheckpointError(f"{path}: no folder variants/<variant>@<site>/ with a config.json; train first")
     folder, reading = RunFolder(path), _Reading(path)
     trained = [reading.sae(variant) for variant in variants]
+    if all(sae.imported for sae in trained):
+        reading.may_lack.add(folder.environment)  # it says with what SAEs were trained
     return Run(
         name=path.resolve().name,
         config=reading.config(folder),
@@ -127,6 +171,7 @@ def read_run(path: Path) -> Run:
         missing=reading.missing,
         unchecked=reading.unchecked(),
         loader={log.stem: read_whole_lines(log, LoaderLine) for log in sorted(path.glob("loader/*.jsonl"))},
+        folder=folder,
     )
 
 
@@ -135,6 +180,8 @@ class _Reading:
 
     def __init__(self, run: Path) -> None:
         self._run = run
+        self.may_lack: set[Path] = set()
+        """Files that nothing writes for a run like this one."""
         self.missing: list[str] = []
         self._unhashed: dict[str, int] = {}
 
@@ -146,7 +193,8 @@ class _Reading:
     def record(self, path: Path, read: Callable[[], Found[R]]) -> R | None:
         """A record, if `read` found nothing wrong with it."""
         if not path.exists():
-            self._absent(path)
+            if path not in self.may_lack:
+                self._absent(path)
             return None
         found = self._try(read)
         if found is None:
@@ -176,18 +224,19 @@ class _Reading:
                 name = f"{sae.variant}@{sae.site}"
                 self.missing.append(f"store.json: is of another store than {name} was trained on; run evaluate")
                 return None
-        return _masked(store)
+        return without_paths(store)
 
     def sae(self, folder: VariantFolder) -> Trained:
         """One SAE. What follows in the chain from a file that is not shown is not shown, either."""
-        config = self.record(folder.config, lambda: read_config(folder))
+        searched = folder.match.exists() and not folder.config.exists()  # there is no SAE yet, or there will be none
+        config = None if searched else self.record(folder.config, lambda: read_config(folder))
         training = self.record(folder.training, lambda: read_training(folder, config)) if config else None
         metrics = self._metrics(folder, config, training) if config and training else None
         examples = self.record(folder.examples, lambda: read_examples(folder, metrics)) if metrics else None
         return Trained(
             variant=folder.variant,
             site=folder.site,
-            config=config and _masked(config),
+            config=config and without_paths(config),
             training=training,
             metrics=metrics,
             examples=examples,
@@ -195,6 +244,7 @@ class _Reading:
             refused=any(
                 path.exists() and not shown for path, shown in ((folder.training, training), (folder.metrics, metrics))
             ),
+            folder=folder,
         )
 
     def _metrics(self, folder: VariantFolder, config: SAERecord, training: Ending) -> Metrics | None:
@@ -217,7 +267,7 @@ class _Reading:
         if training and not self._holds(folder.curves, lambda: check_curves(folder, training)):
             return []
         if not folder.curves.exists():
-            if not training:
+            if not training and not folder.match.exists():
                 self._absent(folder.curves)
             return []
         return self._try(lambda: read_lines(folder.curves, CurveLine)) or []
@@ -235,27 +285,12 @@ class _Reading:
         try:
             return read()
         except (CheckpointError, ConfigError) as error:
-            self.missing.append(str(error).replace(f"{self._run}/", "").removeprefix("variants/"))
+            self.missing.append(told(error, self._run))
             return None
 
     def _absent(self, path: Path) -> None:
-        self.missing.append(f"{_short(path)}: not there")
+        self.missing.append(f"{short(path)}: not there")
 
     def _count(self, path: Path, is_hashed: bool) -> None:
         if not is_hashed:
             self._unhashed[path.name] = self._unhashed.get(path.name, 0) + 1
-
-
-def _masked(record: R) -> R:
-    """The record without anybody's paths."""
-    return record.model_validate(masked(record.model_dump(mode="json")))
-
-
-def _ordered(present: set[str], known: JsonValue) -> list[str]:
-    """Those present, in the order of `known` where it is a list or an object, then the others by name."""
-    first = [name for name in known if name in present] if isinstance(known, dict | list) else []
-    return [str(name) for name in dict.fromkeys(first)] + sorted(present - set(first))
-
-
-def _short(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}" if "@" in path.parent.name else path.name

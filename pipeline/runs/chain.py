@@ -1,16 +1,23 @@
 """The chain of hashes in an SAE's folder: each record names what it was made from, and here the names are compared.
 
-config.json <- training.json <- weights, curves; config.json, weights, store <- metrics.json -> features, examples.
+config.json <- training.json <- weights, curves; config.json, weights, store <- metrics.json -> features, examples,
+per_document.json. config.json, weights, store <- truth.json, absorption.json.
 Every function raises CheckpointError on the first thing that does not match.
 """
 
 from pathlib import Path
+from typing import Protocol
 
 from strata_sae.pipeline.errors import CheckpointError
+from strata_sae.pipeline.runs.absorption_records import AbsorptionRecord
 from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
+from strata_sae.pipeline.runs.judging_records import ModelMetrics, PerDocument
+from strata_sae.pipeline.runs.match_records import MatchRecord
+from strata_sae.pipeline.runs.probing_records import ProbingRecord
 from strata_sae.pipeline.runs.record_files import Found, read_record
 from strata_sae.pipeline.runs.records import Ending, SAERecord
+from strata_sae.pipeline.runs.truth_records import TruthRecord
 from strata_sae.stores.files.hashing import file_sha256
 
 UNHASHED = "written before records carried a hash: not checked"
@@ -48,16 +55,33 @@ def check_curves(folder: VariantFolder, training: Ending) -> None:
 
 def check_metrics(folder: VariantFolder, metrics: Metrics, config: SAERecord, training: Ending) -> None:
     """Whether the scores are of this config and store, and of the weights that training left."""
-    compared = {
-        "sae": (metrics.sae, config.fingerprint),
-        "weights_sha256": (metrics.weights_sha256, training.sha256.weights),
-        "store_id": (metrics.store_id, config.store_id),
-    }
-    for key, (found, expected) in compared.items():
-        if found != expected:
-            raise CheckpointError(
-                f"{folder.metrics}: {key}: is {found[:16]}, but this SAE's is {expected[:16]}; {Metrics.remedy}"
-            )
+    _check_origin(folder.metrics, metrics, config, training, Metrics.remedy)
+
+
+def read_probing(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[ProbingRecord]:
+    """probing.json, if it is of this config and store, and of the weights that training left."""
+    found = read_record(folder.probing, ProbingRecord)
+    _check_origin(folder.probing, found.record, config, training, ProbingRecord.remedy)
+    return found
+
+
+def read_absorption(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[AbsorptionRecord]:
+    """absorption.json, if it is of this config and store, and of the weights that training left."""
+    found = read_record(folder.absorption, AbsorptionRecord)
+    _check_origin(folder.absorption, found.record, config, training, AbsorptionRecord.remedy)
+    return found
+
+
+def read_truth(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[TruthRecord]:
+    """truth.json, if it is of this very SAE."""
+    found = read_record(folder.truth, TruthRecord)
+    check_truth(folder, found.record, config, training)
+    return found
+
+
+def check_truth(folder: VariantFolder, truth: TruthRecord, config: SAERecord, training: Ending) -> None:
+    """Whether what was found of a toy's features is of this config and store, and of the weights that training left."""
+    _check_origin(folder.truth, truth, config, training, TruthRecord.remedy)
 
 
 def check_features(folder: VariantFolder, metrics: Metrics) -> None:
@@ -79,6 +103,68 @@ def read_examples(folder: VariantFolder, metrics: Metrics) -> Found[Examples]:
     if found.record.fingerprint != metrics.fingerprint:
         raise CheckpointError(f"{folder.examples}: fingerprint: is not that of the scores; {Examples.remedy}")
     return found
+
+
+def check_per_document(folder: VariantFolder, metrics: Metrics) -> None:
+    """Whether the sums by document are those that were written with the scores."""
+    if metrics.sha256 is not None and metrics.sha256.per_document is not None:
+        _check(folder.per_document, metrics.sha256.per_document, folder.metrics, Metrics.remedy)
+
+
+def read_match(folder: VariantFolder) -> Found[MatchRecord]:
+    """match.json, if it is of this very folder."""
+    found = read_record(folder.match, MatchRecord)
+    if found.record.name != folder.name:
+        raise CheckpointError(
+            f"{folder.match}: it is the search of {found.record.name!r}, another SAE; {MatchRecord.remedy}"
+        )
+    return found
+
+
+def check_match(folder: VariantFolder, match: MatchRecord, config: SAERecord, training: Ending) -> None:
+    """Whether the trial that the search accepted is this SAE."""
+    _check_origin(folder.match, match, config, training, MatchRecord.remedy)
+
+
+def read_per_document(folder: VariantFolder, metrics: Metrics) -> Found[PerDocument]:
+    """per_document.json, if it was written with these scores."""
+    check_per_document(folder, metrics)
+    found = read_record(folder.per_document, PerDocument)
+    if found.record.fingerprint != metrics.fingerprint:
+        raise CheckpointError(f"{folder.per_document}: fingerprint: is not that of the scores; {PerDocument.remedy}")
+    return found
+
+
+def read_model_metrics(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[ModelMetrics]:
+    """model_metrics.json, if it is of this config and store, and of the weights that training left."""
+    found = read_record(folder.model_metrics, ModelMetrics)
+    _check_origin(folder.model_metrics, found.record, config, training, ModelMetrics.remedy)
+    return found
+
+
+class _OfSAE(Protocol):
+    """A record that names what it was measured on."""
+
+    @property
+    def sae(self) -> str: ...
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+    @property
+    def store_id(self) -> str: ...
+
+
+def _check_origin(path: Path, measured: _OfSAE, config: SAERecord, training: Ending, remedy: str) -> None:
+    """Compare what a record was measured on with the SAE beside it."""
+    compared = {
+        "sae": (measured.sae, config.fingerprint),
+        "weights_sha256": (measured.weights_sha256, training.sha256.weights),
+        "store_id": (measured.store_id, config.store_id),
+    }
+    for key, (found, expected) in compared.items():
+        if found != expected:
+            raise CheckpointError(f"{path}: {key}: is {found[:16]}, but this SAE's is {expected[:16]}; {remedy}")
 
 
 def _check(path: Path, expected: str, named_in: Path, remedy: str) -> None:

@@ -1,12 +1,13 @@
-"""Deleting a run, or some of its SAEs: only files that the stages write, and only while no process writes the run."""
+"""Deleting a run, or some of its SAEs: only files that the stages write, and only while no process writes them."""
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
-from strata_sae.pipeline.runs.folders import FixedPath, RunFolder, VariantFolder, only_writer
+from strata_sae.pipeline.runs.claims import DELETING, Hold, busy, claim_in, living, refuse_claimed, search_of
+from strata_sae.pipeline.runs.folders import TRIALS, FixedPath, RunFolder, VariantFolder
 from strata_sae.pipeline.runs.listing import is_run
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.deletion import doom, half_deleted, refuse_strangers, refuse_unnamed, remove
@@ -27,7 +28,8 @@ def deletable_run(run: Path) -> list[Path]:
         return left
     if not is_run(run):
         raise CheckpointError(f"{run}: holds no run (no variants/<variant>@<site>/config.json); nothing was deleted")
-    with only_writer(run), _told():
+    refuse_claimed(RunFolder(run))
+    with _told():
         refuse_strangers(run, _is_of_a_run)
     return [run, *left]
 
@@ -39,7 +41,7 @@ def delete_run(run: Path, files: FileSystem | None = None) -> None:
     """
     files = files or FileSystem()
     for folder in deletable_run(run):
-        with only_writer(folder), _told():
+        with _alone(RunFolder(folder)), _told():
             remove(files, doom(files, folder) if folder == run else folder, _is_of_a_run)
 
 
@@ -69,15 +71,36 @@ def deletable_variants(run: Path, name: str) -> list[Path]:
 def delete_variants(run: Path, name: str, files: FileSystem | None = None) -> None:
     """Delete the SAEs of a variant from a run.
 
-    Raises: as `deletable_variants`; CheckpointError if another process writes the run.
+    Raises: as `deletable_variants`; CheckpointError if another process writes one of them.
     """
     files = files or FileSystem()
-    with only_writer(run):
-        for folder in deletable_variants(run, name):
+    folders = deletable_variants(run, name)
+    with ExitStack() as stack:
+        for folder in folders:
+            for claimed in (folder.name, search_of(folder.name)):
+                stack.enter_context(_claimed(RunFolder(run), claimed))
+        for folder in folders:
             # It waits beside variants/, in which every folder with an @ is an SAE.
             with _told():
                 doomed = folder if folder.parent == run else doom(files, folder, run)
                 remove(files, doomed, _is_of_a_variant)
+
+
+@contextmanager
+def _alone(run: RunFolder) -> Iterator[None]:
+    """Nobody else works on anything of the run, nor begins to. Raises: CheckpointError if somebody does."""
+    with _claimed(run, DELETING):
+        if others := [name for name in living(run) if name != DELETING]:
+            raise busy(run, others)
+        yield
+
+
+def _claimed(run: RunFolder, name: str) -> Hold:
+    """A claim in the run. Raises: CheckpointError if another process holds it."""
+    hold = claim_in(run, name)
+    if hold is None:
+        raise busy(run, [name])
+    return hold
 
 
 def _is_called(folder: str, name: str) -> bool:
@@ -104,10 +127,14 @@ def _fixed(folder: type[RunFolder] | type[VariantFolder]) -> str:
 
 _LEFTOVER = rf"{re.escape(STAGED)}[^/]+(/[^/]*)?"
 _CHECKPOINTS = rf"checkpoints/([^/]+/)?([^/]+\.(json|safetensors)|{_LEFTOVER})?"
-_VARIANT = rf"{_fixed(VariantFolder)}|{_CHECKPOINTS}|{_LEFTOVER}"
+_PULLED = r"run_manifest\.json|saelens/(cfg\.json|sae_weights\.safetensors)?|dictionary_learning/(ae\.pt|config\.json)?"
+"""What comes with a run, or an SAE, that was pulled."""
+_SAE = rf"{_fixed(VariantFolder)}|{_CHECKPOINTS}|{_LEFTOVER}|{_PULLED}"
+_VARIANT = rf"{_SAE}|{TRIALS}/([0-9]+/({_SAE})?)?"
 _RUN = (
-    rf"{_fixed(RunFolder)}|{_LEFTOVER}|loader/([^/]+\.jsonl)?|variants/"
-    rf"|documents/([^/]+\.safetensors|{_LEFTOVER})?"
+    rf"{_fixed(RunFolder)}|{_LEFTOVER}|run_manifest\.json|loader/([^/]+\.jsonl)?|variants/"
+    rf"|claims/([^/]+)?|documents/([^/]+\.safetensors|{_LEFTOVER})?"
+    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|tracking/(.+)?"
     rf"|(variants/[^/]+@[^/]+|\.deleting-[^/]+)/({_VARIANT})?"
 )
 

@@ -77,6 +77,32 @@ class MeasuredHashes(Group):
 
     features: str
     examples: str
+    per_document: str | None = None
+    """null: from a version that kept no sums by document."""
+
+
+class PositionScores(Group):
+    """Of the rows from one place in their documents to another."""
+
+    start: Count
+    stop: Count | None
+    """First place that is not meant; null: to the end."""
+    n_rows: Count
+    mse_per_dim: float
+    r2_pooled: float | None
+    """1 - E ||e||^2 / (E ||x||^2 - ||E x||^2) of these rows alone."""
+
+
+class PopulationScores(Group):
+    """Scores over another population than `Metrics.metrics`."""
+
+    metrics: dict[str, Measured]
+    density_histogram: Histogram
+    n_rows: Count
+    n_documents: Count
+    top_percent_square_share: float | None
+    """Share of the sum of ||x||^2 in the largest 1 % of the rows."""
+    by_position: list[PositionScores]
 
 
 class Metrics(Scored, Record):
@@ -90,6 +116,11 @@ class Metrics(Scored, Record):
     n_documents: Count
     top_percent_square_share: float | None
     """Share of the sum of ||x||^2 in the largest 1 % of the rows."""
+    by_position: list[PositionScores] = Field(default=[])
+    """By the row's place in its document."""
+    all_but_special: PopulationScores | None = None
+    """Over all rows but those of BOS and special tokens. null: not measured, since the SAE's rows are standardised by
+    document and a document has no row that training's filters leave; or from a version that did not."""
     fingerprint: str
     """Of what the scores depend on."""
     sha256: MeasuredHashes | None

@@ -1,12 +1,10 @@
-"""Where things lie in a run folder, and the lock that gives it one writer at a time."""
+"""Where things lie in a run folder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.stores.files.locks import hold
+TRIALS = "match"
+"""Folder of an SAE in which the trials lie."""
 
 
 class FixedPath:
@@ -30,8 +28,14 @@ class VariantFolder:
 
     @property
     def name(self) -> str:
-        """`<variant>@<site>`."""
-        return self.path.name
+        """`<variant>@<site>`: that of the SAE that is looked for, of the folder of a trial."""
+        return self.path.name if self.number is None else self.path.parents[1].name
+
+    @property
+    def number(self) -> int | None:
+        """Which trial's folder it is; None: it is no trial's."""
+        is_one = self.path.parent.name == TRIALS and self.path.name.isdecimal()
+        return int(self.path.name) if is_one else None
 
     @property
     def variant(self) -> str:
@@ -57,8 +61,26 @@ class VariantFolder:
     """Per-latent measurements."""
     examples = FixedPath("examples.json")
     """Top-activating tokens."""
+    per_document = FixedPath("per_document.json")
+    """Sums over the scored rows of each document."""
+    model_metrics = FixedPath("model_metrics.json")
+    """Losses of the language model with the reconstruction spliced in."""
+    probing = FixedPath("probing.json")
+    """Probes of labelled rows."""
+    absorption = FixedPath("absorption.json")
+    """First-letter absorption."""
+    truth = FixedPath("truth.json")
+    """What was recovered of a toy's features."""
+    match = FixedPath("match.json")
+    """The trials that led to the wanted L0; the trials themselves lie in match/<n>/."""
+    failures = FixedPath("failures.txt")
+    """A line for each training that failed in a run of an engine (trainer/failures.py); gone when it is trained."""
     checkpoints = FixedPath("checkpoints")
     """step_*: resumable states, while training is unfinished. kept_*: weights of shares of the run, which stay."""
+
+    def trial(self, number: int) -> "VariantFolder":
+        """One training, counted from 1, of the search for the wanted L0."""
+        return VariantFolder(self.path / TRIALS / str(number))
 
     def kept(self, step: int) -> "VariantFolder":
         """Where the weights after `step` updates are kept, with their training.json."""
@@ -77,10 +99,22 @@ class RunFolder:
     """Versions and processor of the last training."""
     store = FixedPath("store.json")
     """What the store was that scores were measured on; written by evaluate."""
+    comparisons = FixedPath("comparisons.json")
+    """Differences between the SAEs of each site, with their noise."""
+    stability = FixedPath("stability.json")
+    """How alike the decoders of seeds are, beside random ones."""
     report = FixedPath("report.html")
     """The page."""
     results = FixedPath("results.csv")
     """The table."""
+    tables = FixedPath("tables")
+    """<name>.csv: the tables of the page's sections."""
+    claims = FixedPath("claims")
+    """<name>.lock: what a process works on now (runs/claims.py); gone when none does."""
+    judged = FixedPath("claims/judged")
+    """Which job has judged the run, and what of it: read by the other processes of that job."""
+    tracking = FixedPath("tracking")
+    """<tracker>.json: what each tracker was sent. <tracker>/: what a tracker keeps on this disk."""
 
     def loader(self, site: str) -> Path:
         """How reading batches of a site went, by the clock; no part of any identity."""
@@ -97,15 +131,3 @@ class RunFolder:
     def trained(self) -> list[VariantFolder]:
         """Folders of the SAEs whose training is done, by name."""
         return [VariantFolder(path.parent) for path in sorted(self.path.glob("variants/*@*/training.json"))]
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Lock `folder` for this process; the kernel drops the lock when the process ends, however it ends.
-
-    On a file system that knows no locks, none is taken. Raises: CheckpointError if another process holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    busy = CheckpointError(f"{folder}: another process is writing this run; wait for it, or give this run another name")
-    with hold(folder, wait=False, needed=False, busy=busy):
-        yield

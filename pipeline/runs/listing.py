@@ -8,8 +8,9 @@ from typing import NamedTuple
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.paths import data_root
 from strata_sae.pipeline.runs.chain import read_config, read_training
+from strata_sae.pipeline.runs.claims import living
 from strata_sae.pipeline.runs.evaluation_records import Metrics
-from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder, only_writer
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.record_files import YAML_HEAD, read_record, read_yaml
 from strata_sae.pipeline.runs.records import Ending, SAERecord
 from strata_sae.pipeline.strict_yaml import parse
@@ -88,21 +89,13 @@ def runs_of_store(store_id: str, folders: Iterable[Path]) -> list[RunOfAStore]:
         for path in _runs_in(folder):
             n_saes = sum(store_id in _stores_of(config) for config in _configs(RunFolder(path)))
             if n_saes:
-                found.append(RunOfAStore(path, n_saes, _is_written(path)))
+                found.append(RunOfAStore(path, n_saes, bool(living(RunFolder(path)))))
     return found
 
 
 def _runs_in(folder: Path) -> list[Path]:
     """The runs in a folder, without what deletions left."""
     return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_run(path)]
-
-
-def _is_written(run: Path) -> bool:
-    try:
-        with only_writer(run):
-            return False
-    except CheckpointError:
-        return True
 
 
 def _row(path: Path, stores: dict[str, Path]) -> RunRow:

@@ -115,10 +115,15 @@ def line_of(record: Record) -> bytes:
 def read_lines(path: Path, model: type[R]) -> list[R]:
     """The lines of a .jsonl file. Raises: CheckpointError naming the first that is not what its writer writes."""
     try:
-        lines = path.read_bytes().splitlines()
+        data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    return [_line(line, model, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    return lines_in(data, model, str(path))
+
+
+def lines_in(data: bytes, model: type[R], where: str) -> list[R]:
+    """The same of bytes that were read. where: the file, for errors."""
+    return [_line(line, model, f"{where}:{number}") for number, line in enumerate(data.splitlines(), start=1)]
 
 
 def read_whole_lines(path: Path, model: type[R]) -> list[R]:

@@ -8,7 +8,15 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from strata_sae.pipeline.runs.migration import VERSION
 
@@ -63,8 +71,9 @@ class SAEPart(OpenGroup):
 class TrainingPart(OpenGroup):
     """Settings of the training loop; further keys are `TrainingSettings`'."""
 
-    batch_size: Width
-    n_steps: Width
+    batch_size: Count
+    n_steps: Count
+    """Both 0: this SAE was imported, not trained."""
     break_even_density: float
     input_scale: Literal["statistics", "none", "per_document"]
 
@@ -86,6 +95,18 @@ class ParentPart(Group):
     weights_sha256: str
     n_steps: Count
     """Updates made before, by it and by its own parents: the number of the extension's first batch."""
+
+
+class ImportedPart(Group):
+    """The files of another library that an SAE was read from. Nothing here trained it."""
+
+    format: str
+    """Name in FORMATS."""
+    path: str
+    sha256: dict[str, str]
+    """Every file that was read, by name -> its sha256."""
+    facts: dict[str, JsonValue]
+    """What the files say, by their own names."""
 
 
 class SAERecord(Record):
@@ -117,7 +138,15 @@ class SAERecord(Record):
     """Site -> store, of a transcoder or crosscoder."""
     parent: ParentPart | None
     """Of an extension (`train --extend`); null: training began with initial weights."""
+    imported: ImportedPart | None = None
+    """Of an SAE that another library trained: `training` then has 0 steps of 0 rows, and there is no objective."""
     fingerprint: str
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_imported(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """An SAE trained here is spelt as before there were others, so that its fingerprint stays what it was."""
+        data: dict[str, JsonValue] = handler(self)
+        return data if self.imported else {key: value for key, value in data.items() if key != "imported"}
 
     @property
     def name(self) -> str:

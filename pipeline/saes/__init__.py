@@ -11,6 +11,7 @@ from strata_sae.pipeline.saes.jump_relu import JumpReLU
 from strata_sae.pipeline.saes.relu import ReLU
 from strata_sae.pipeline.saes.topk import BatchTopK, TopK
 from strata_sae.pipeline.saes.two_child_topk import TwoChildTopK
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 
 ARCHITECTURES: dict[str, type[SAE]] = {
     "relu": ReLU,
@@ -25,7 +26,7 @@ ARCHITECTURES: dict[str, type[SAE]] = {
 
 
 def initial_weights(
-    settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
+    settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None, ranks: Ranks = ONE
 ) -> dict[str, Tensor]:
-    """Fresh float32 parameters of the architecture that the settings name. d_in: as `SAE.shapes` says."""
-    return ARCHITECTURES[settings.architecture].initial_weights(settings, d_out, generator, d_in)
+    """Fresh float32 parameters of the architecture that the settings name, as `SAE.initial_weights` has them."""
+    return ARCHITECTURES[settings.architecture].initial_weights(settings, d_out, generator, d_in, ranks)

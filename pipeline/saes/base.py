@@ -14,6 +14,7 @@ from strata_sae.pipeline.kernels.selection import BREAK_EVEN_DENSITY
 from strata_sae.pipeline.kernels.tiles import EncoderName, Tiles
 from strata_sae.pipeline.saes.initialisation import InitialSettings, initial_weights
 from strata_sae.pipeline.settings import Settings
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks, is_of_latents
 
 Inference = Literal["k", "threshold"]
 """How a trained SAE of the TopK family selects: the k largest of each row, or every value above its threshold."""
@@ -135,6 +136,9 @@ class SAE:
     seed: int = 0
     """Of the run: with fraction_done it names the random choices of an encoding in training."""
 
+    ranks: Ranks = ONE
+    """The processes that hold this SAE together; `held_by` makes the part of one."""
+
     W_enc: Tensor  # [E, M]; of a transcoder, [E, d_in]
     W_dec: Tensor  # [E, M]
     b_enc: Tensor  # [E]
@@ -157,6 +161,16 @@ class SAE:
             setattr(self, name, weights[name].contiguous())  # the fused optimiser reads memory, not strides
 
     @classmethod
+    def held_by(
+        cls, ranks: Ranks, settings: SAESettings, d_out: int, weights: dict[str, Tensor], d_in: int | None = None
+    ) -> "SAE":
+        """The part of an SAE that a rank holds. weights: the rows of its latents, and what all ranks hold alike."""
+        part = settings.model_copy(update={"d_sae": len(ranks.latents(settings.d_sae))})
+        sae = cls(part, d_out, weights, d_in)
+        sae.settings, sae.ranks = settings, ranks
+        return sae
+
+    @classmethod
     def shapes(cls, settings: SAESettings, d_out: int, d_in: int | None = None) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape, by checkpoint key. d_in: width of the rows that are read, where it is not d_out."""
         d_sae = settings.d_sae
@@ -164,17 +178,24 @@ class SAE:
 
     @classmethod
     def initial_weights(
-        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
+        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None, ranks: Ranks = ONE
     ) -> dict[str, Tensor]:
-        """Fresh float32 parameters, as `settings.initial` says; vectors that it does not name are 0."""
-        drawn = initial_weights(settings.initial, settings.d_sae, d_out, generator, d_in)
-        shapes = cls.shapes(settings, d_out, d_in).items()
-        return {name: drawn[name] if name in drawn else torch.zeros(shape) for name, shape in shapes}
+        """Fresh float32 parameters, as `settings.initial` says; vectors that it does not name are 0.
+
+        Of those with a row for each latent, the rows that this one of the `ranks` holds: the same bits as of the whole.
+        """
+        held = ranks.latents(settings.d_sae)
+        drawn = initial_weights(settings.initial, settings.d_sae, d_out, generator, d_in, held)
+        shapes = {
+            name: (len(held), *shape[1:]) if is_of_latents(name) else shape
+            for name, shape in cls.shapes(settings, d_out, d_in).items()
+        }
+        return {name: drawn[name] if name in drawn else torch.zeros(shape) for name, shape in shapes.items()}
 
     @property
     def d_sae(self) -> int:
-        """Latents (count)."""
-        return self.settings.d_sae
+        """Latents that are here (count): all, but where ranks hold an SAE together."""
+        return self.W_dec.shape[0]
 
     def parameters(self) -> dict[str, Tensor]:
         """What training updates, by checkpoint key; the tensors themselves, not copies."""
@@ -210,13 +231,15 @@ class SAE:
         """Ways in which this SAE can select at inference, that of `encode_inference` first; empty: it has one alone."""
         return []
 
-    def encode_as(self, x_BM: Tensor, inferences: Sequence[Inference]) -> list[Codes]:
+    def encode_as(
+        self, x_BM: Tensor, inferences: Sequence[Inference], *, workspace: Workspace | None = None
+    ) -> list[Codes]:
         """The codes of a trained SAE in each of some ways that `inferences` names; one encoder product for all."""
         raise NotImplementedError(f"{self.settings.architecture} selects in one way")
 
     def decode(self, codes: Codes) -> Tensor:
-        """The reconstruction. Returns: [B, M]."""
-        return codes.decode(self.W_dec).add_(self.b_dec)
+        """The reconstruction, by the latents of all ranks. Returns: [B, M]."""
+        return self.ranks.sum(codes.decode(self.W_dec)).add_(self.b_dec)
 
     def backward(
         self, encoding: Encoding, values_gradient: Tensor | None, penalty_gradient: Tensor | None
@@ -238,7 +261,7 @@ class SAE:
 
     def input_gradient(self, gradients: dict[str, Tensor]) -> Tensor:
         """dloss/dx0 summed over rows, [M], from the whole gradients of the encoder's biases."""
-        return row_sum(gradients["b_enc"], self.W_enc)
+        return self.ranks.sum(row_sum(gradients["b_enc"], self.W_enc))
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """The codes in training; a value is the pre-activation, or 0."""

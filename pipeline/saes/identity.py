@@ -8,6 +8,7 @@ from torch import Tensor
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 
 
 class Identity(SAE):
@@ -37,7 +38,7 @@ class Identity(SAE):
 
     @classmethod
     def initial_weights(
-        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
+        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None, ranks: Ranks = ONE
     ) -> dict[str, Tensor]:
         """Identity matrices and zeros."""
         shapes = cls.shapes(settings, d_out, d_in).items()

@@ -10,6 +10,7 @@ from torch import Tensor
 from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.kernels.selection import above
 from strata_sae.pipeline.saes.base import SAE, Encoding, SAESettings, Workspace
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class JumpReLU(SAE):
 
     @classmethod
     def initial_weights(
-        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None
+        cls, settings: SAESettings, d_out: int, generator: torch.Generator, d_in: int | None = None, ranks: Ranks = ONE
     ) -> dict[str, Tensor]:
         """Those that all SAEs start with, and equal thresholds."""
         assert isinstance(settings, cls.Settings)
-        threshold = torch.full((settings.d_sae,), settings.initial_threshold)
-        return {**super().initial_weights(settings, d_out, generator, d_in), "threshold": threshold}
+        weights = super().initial_weights(settings, d_out, generator, d_in, ranks)
+        return weights | {"threshold": torch.full_like(weights["b_enc"], settings.initial_threshold)}
 
     def encode(
         self, x_BM: Tensor, *, fraction_done: float = 1.0, workspace: Workspace | None = None

@@ -11,9 +11,10 @@ from torch import Tensor, finfo, linalg
 from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.kernels.selection import above, batch_topk, row_topk
-from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles, row_topk_of_tiles
+from strata_sae.pipeline.kernels.tiles import Tiles, batch_topk_of_tiles
 from strata_sae.pipeline.saes.base import SAE, Encoding, Inference, SAESettings, Workspace
 from strata_sae.pipeline.schedules import Schedule, value_at
+from strata_sae.pipeline.sharding import cut
 
 
 class RankedSettings(SAESettings):
@@ -78,9 +79,12 @@ class Ranked(SAE):
         ways: tuple[Inference, ...] = ("k",) if self.threshold is None else ("k", "threshold")
         return list(dict.fromkeys([self.settings.inference, *ways]))
 
-    def encode_as(self, x_BM: Tensor, inferences: Sequence[Inference]) -> list[Codes]:
+    def encode_as(
+        self, x_BM: Tensor, inferences: Sequence[Inference], *, workspace: Workspace | None = None
+    ) -> list[Codes]:
         """The codes of a trained SAE, by k or by its threshold. Raises: CheckpointError if it has none."""
-        ranked_BE = self.pre_activations(x_BM)
+        out = None if workspace is None else workspace.buffer(x_BM.shape[0], self.d_sae, like=x_BM)
+        ranked_BE = self.pre_activations(x_BM, out)
         found = [self._select_as(ranked_BE, inference) for inference in inferences]
         return found if self.settings.rank_by == "pre_activation" else [self._unranked(codes) for codes in found]
 
@@ -143,11 +147,13 @@ class TopK(Ranked):
 
     def select(self, pre_BE: Tensor, fraction_done: float) -> Codes:
         """The k largest of each row."""
-        return row_topk(pre_BE, k_at(self.settings.k, fraction_done), self.break_even_density)
+        k = k_at(self.settings.k, fraction_done)
+        return cut.row_topk(self.ranks, pre_BE, k, self.settings.d_sae, self.break_even_density)
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
         """The k largest of each row."""
-        return row_topk_of_tiles(tiles, k_at(self.settings.k, fraction_done), self.break_even_density)
+        k = k_at(self.settings.k, fraction_done)
+        return cut.row_topk_of_tiles(self.ranks, tiles, k, self.settings.d_sae, self.break_even_density)
 
 
 class BatchTopK(Ranked):
@@ -175,12 +181,19 @@ class BatchTopK(Ranked):
         """The k * B largest of the batch."""
         n_entries = k_at(self.settings.k, fraction_done) * pre_BE.shape[0]
         guess = 0.9 * self._previous_cut  # the cut moves little from batch to batch; too high a guess costs a pass
+        if self.ranks.n > 1:
+            codes, self._previous_cut = cut.batch_topk(
+                self.ranks, pre_BE, n_entries, self.settings.d_sae, self.break_even_density, guess
+            )
+            return codes
         draw = self._draw(fraction_done)
         codes, self._previous_cut = batch_topk(pre_BE, n_entries, self.break_even_density, guess, draw)
         return codes
 
     def select_from_tiles(self, tiles: Tiles, fraction_done: float) -> Codes | None:
-        """The k * B largest of the batch."""
+        """The k * B largest of the batch; of a part of the latents, the whole product of that part is needed."""
+        if self.ranks.n > 1:
+            return None
         n_entries = k_at(self.settings.k, fraction_done) * tiles.shape[0]
         return batch_topk_of_tiles(tiles, n_entries, self.break_even_density, self._draw(fraction_done))
 

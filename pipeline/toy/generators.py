@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from strata_sae.pipeline.config.toy import ParentAlwaysOn, TwoChildren
-
-NOTHING = -1
-"""Stands where a row holds no further direction, and where a direction has no parent."""
+from strata_sae.pipeline.config.toy import Hierarchy, ParentAlwaysOn, ToySettings
+from strata_sae.pipeline.toy.hierarchy import NOTHING, hierarchy_rows, hierarchy_tensors
 
 
 class Features(NamedTuple):
@@ -16,36 +14,49 @@ class Features(NamedTuple):
 
     directions: np.ndarray
     parent: np.ndarray
+    further: dict[str, np.ndarray]
+    """What else is fixed of a hierarchy: see `hierarchy_tensors`."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All of it, by name."""
+        return {"directions": self.directions, "parent": self.parent, **self.further}
 
 
 class Drawn(NamedTuple):
     """Rows, float32 [B, d_model], and the numbers of the directions that each is the sum of, int32 [B, most of a row].
 
-    A row ends with NOTHING where it holds fewer directions than another.
+    A row ends with NOTHING where it holds fewer directions than another. amplitude: by what each direction is
+    multiplied, float32 of the same shape, 0 at NOTHING; None where it is 1 everywhere.
     """
 
     rows: np.ndarray
     active: np.ndarray
+    amplitude: np.ndarray | None = None
 
 
-def features(settings: ParentAlwaysOn | TwoChildren, seed: int) -> Features:
+def features(settings: ToySettings, seed: int) -> Features:
     """All directions. Parents come first, then the children of parent 0, of parent 1, and so on."""
     rng = _generator(seed, "features")
+    if isinstance(settings, Hierarchy):
+        found = hierarchy_tensors(settings, rng)
+        return Features(found.pop("directions"), found.pop("parent"), found)
     if isinstance(settings, ParentAlwaysOn):
         n = 1 + settings.n_children
         columns, _ = np.linalg.qr(rng.standard_normal((settings.d_model, n)))
         directions = np.ascontiguousarray(columns.T, np.float32)  # safetensors writes memory, not strides
-        return Features(directions, np.array([NOTHING, *[0] * settings.n_children], np.int32))
+        return Features(directions, np.array([NOTHING, *[0] * settings.n_children], np.int32), {})
     parents = _unit(rng.standard_normal((settings.n_parents, settings.d_model)))
     children = _unit(rng.standard_normal((2 * settings.n_parents, settings.d_model))) * settings.perturbation
     numbers = np.arange(settings.n_parents)
     parent = np.concatenate([np.full_like(numbers, NOTHING), np.repeat(numbers, 2)])
-    return Features(np.concatenate([parents, children]).astype(np.float32), parent.astype(np.int32))
+    return Features(np.concatenate([parents, children]).astype(np.float32), parent.astype(np.int32), {})
 
 
-def drawn(settings: ParentAlwaysOn | TwoChildren, known: Features, seed: int, block: int, n_rows: int) -> Drawn:
+def drawn(settings: ToySettings, known: Features, seed: int, block: int, n_rows: int) -> Drawn:
     """The `n_rows` rows of a block: a function of the arguments, whatever other blocks there are."""
     rng = _generator(seed, "rows", block)
+    if isinstance(settings, Hierarchy):
+        return Drawn(*hierarchy_rows(settings, known.tensors(), rng, n_rows))
     if isinstance(settings, ParentAlwaysOn):
         child_B = 1 + rng.integers(0, settings.n_children, n_rows)
         child_B = np.where(rng.random(n_rows) < settings.child_probability, child_B, NOTHING)

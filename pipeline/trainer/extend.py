@@ -15,12 +15,15 @@ from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.record_files import changed_keys, with_fingerprint
 from strata_sae.pipeline.runs.records import ParentPart, SAERecord, TrainingPart
 from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.trainer.extend_imported import jobs_of_imported
 from strata_sae.pipeline.trainer.finish import in_raw_units, unfold
 from strata_sae.pipeline.trainer.jobs import NOT_IDENTITY, Job, chosen, plan_jobs
 from strata_sae.stores import Together
 
 SAME = ("sae", "store_id", "plan_id", "d_out", "d_in", "input_scale", "reads", "writes", "store_ids")
 """What an extension has in common with its parent: the SAE, and the rows in the same units."""
+UNITS = ("input_scale", "reads", "writes")
+"""Those that say in which units rows are read and written."""
 
 
 def plan_extensions(
@@ -29,15 +32,20 @@ def plan_extensions(
     """A job of `steps` updates for every finished variant of the config, at each site.
 
     Args:
-        only: names or patterns of the variants to extend, extensions (topk+500) among them; none: all of the config.
+        only: names or patterns of the variants to extend, extensions (topk+500) among them; none: all that the config
+            trains. What is imported is extended where it is named.
     Raises: ConfigError if there is no such variant, if it is not finished, or if it was made by another config;
         CheckpointError if its files are damaged; StoreError.
 
     """
     extended = {folder.variant for folder in run.trained() if "+" in folder.variant}
     known = [*config.variants, *sorted(name for name in extended if base_of(name) in config.variants)]
-    names = chosen(known, only) if only else list(config.variants)
-    jobs = plan_jobs(config, stores, run, list(dict.fromkeys(base_of(name) for name in names)))
+    trained, imported = config.trained_variants(), config.imported_variants()
+    names = chosen(known, only) if only else list(trained)
+    bases = list(dict.fromkeys(base_of(name) for name in names))
+    jobs = jobs_of_imported(config, stores, run, [name for name in bases if name in imported])
+    if to_train := [name for name in bases if name in trained]:
+        jobs += plan_jobs(config, stores, run, to_train)
     return [
         _extension(job, run.variant(f"{name}@{job.route.name}"), config, run, steps)
         for name in names
@@ -93,6 +101,8 @@ def _extension(base: Job, folder: VariantFolder, config: TrainConfig, run: RunFo
         )
     check_weights(folder, ending)
     same: dict[str, bool | set[str]] = {**dict.fromkeys(SAME, True), "training": {"input_scale"}}
+    if parent.imported is not None:  # its weights are of raw rows, whatever the units are that it is trained in
+        same = dict.fromkeys((key for key in SAME if key not in UNITS), True)
     found, wanted = (record.model_dump(mode="json", include=same) for record in (parent, base.record))
     if changes := changed_keys(found, wanted):
         raise ConfigError(f"--extend: {folder.name} was made by another config ({'; '.join(changes)})")

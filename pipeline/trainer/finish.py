@@ -13,12 +13,14 @@ from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import read_record, write_record
 from strata_sae.pipeline.runs.records import Ending, FinalHashes, KeptPart, SAERecord, SitePart, Thresholds
 from strata_sae.pipeline.saes.base import SAE
+from strata_sae.pipeline.sharding.cut import kth_largest
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 from strata_sae.pipeline.trainer import checkpoint
 from strata_sae.pipeline.trainer.jobs import Job, remove_checkpoints
 from strata_sae.pipeline.trainer.optimiser import Tensors
+from strata_sae.pipeline.trainer.shards import write_together
 from strata_sae.pipeline.trainer.trainee import Trainee
 from strata_sae.stores.files.filesystem import write_bytes
-from strata_sae.stores.files.hashing import file_sha256
 
 FIRST_KEPT_MULTIPLE = 2
 """Activations kept at first, in multiples of the number wanted; doubled while the threshold lies below them."""
@@ -31,8 +33,8 @@ class PreActivations(Protocol):
         """The encoder product of rows."""
 
 
-def calibrate(sae: PreActivations, batches: Callable[[], Iterable[Tensor]], k: float) -> float:
-    """The threshold above which a row has k positive pre-activations on average over all the batches.
+def calibrate(sae: PreActivations, batches: Callable[[], Iterable[Tensor]], k: float, ranks: Ranks = ONE) -> float:
+    """The threshold above which a row has k positive pre-activations of all ranks on average over all the batches.
 
     Only values above a floor are kept in memory. The result is exact: if more than k per row lie above the floor, the
     threshold does, too; otherwise the floor is lowered and the rows are encoded again. 0 where no more than k per row
@@ -46,13 +48,15 @@ def calibrate(sae: PreActivations, batches: Callable[[], Iterable[Tensor]], k: f
         for x_BM in batches():
             values = sae.pre_activations(x_BM).reshape(-1)
             if floor is None:
-                floor = _value_at_rank(values, round(keep * x_BM.shape[0]))
+                floor = _value_at_rank(values, round(keep * x_BM.shape[0]), ranks)
             kept.append(values[values > floor])
             n_rows += x_BM.shape[0]
         assert floor is not None, "calibration needs at least one batch"
         values = torch.cat(kept)
         wanted = round(k * n_rows)
-        if values.numel() > wanted:
+        if ranks.count(values.numel()) > wanted:
+            if ranks.n > 1:
+                return (kth_largest(ranks, values, wanted) + kth_largest(ranks, values, wanted + 1, or_last=True)) / 2
             between = values.topk(wanted + 1).values[-2:].double()
             return float(between.mean())
         if floor == 0.0:
@@ -60,8 +64,10 @@ def calibrate(sae: PreActivations, batches: Callable[[], Iterable[Tensor]], k: f
         keep *= 2
 
 
-def _value_at_rank(values: Tensor, rank: int) -> float:
-    """The rank-th largest positive value; 0 where fewer are positive."""
+def _value_at_rank(values: Tensor, rank: int, ranks: Ranks) -> float:
+    """The rank-th largest positive value of all ranks; 0 where fewer are positive."""
+    if ranks.n > 1:
+        return kth_largest(ranks, values, rank, or_last=True)
     positive = values[values > 0]
     return float(positive.topk(rank).values[-1]) if rank <= positive.numel() else 0.0
 
@@ -111,6 +117,8 @@ def write_weights(path: Path, sae: SAE, for_readers: Tensors, record: SAERecord,
     raw = in_raw_units(weights, record.input_scale, sae.scales_with_x)
     if record.reads:
         raw = fold(raw, record)
+    if sae.ranks.n > 1:
+        return write_together(path, raw, sae.ranks, path.parent / "checkpoints")
     data = safetensors.torch.save(raw)
     write_bytes(path, data)
     # Of what was handed to the disk, not of what is read back: damage by the disk is then found later.
@@ -136,7 +144,9 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
     scale = record.input_scale
     finished, best = trainee.diverged is None, trainee.best
     stopped = finished and trainee.stopped_early and trainee.step < job.training.n_steps
-    last = folder.checkpoints / checkpoint.name_of(trainee.step) / checkpoint.TENSORS
+    if trainee.ranks.rank > 0:
+        return  # the first writes what follows
+    last = folder.checkpoints / checkpoint.name_of(trainee.step)
     ending = Ending(
         fingerprint=record.fingerprint,
         status="finished" if finished else "diverged",
@@ -154,7 +164,9 @@ def finish(trainee: Trainee, job: Job, calibrated: float | None, curves_sha256: 
         sha256=FinalHashes(
             weights=weights_sha256,
             curves=curves_sha256,
-            state=file_sha256(last) if finished else None,  # equal states, optimiser included, mean equal training
+            state=checkpoint.state_sha256(last)
+            if finished
+            else None,  # equal states, optimiser included, mean equal training
         ),
     )
     write_record(folder.training, ending)

@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from strata_sae.pipeline.runs.chain import UNHASHED, check_curves, read_training
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.runs.record_files import changed_keys, read_record, with_fingerprint
 from strata_sae.pipeline.runs.records import ResamplingPart, SAEPart, SAERecord, SitePart, TermPart, TrainingPart
+from strata_sae.pipeline.trainer.trials import Trial, to_train
 from strata_sae.stores import Together
 
 log = logging.getLogger(__name__)
@@ -55,25 +56,51 @@ class Job:
         """`<variant>@<site or route>`: its folder's name."""
         return self.folder.name
 
+    @property
+    def label(self) -> str:
+        """Its variant, and the number of the trial where it is one."""
+        number = self.folder.number
+        return self.variant_name if number is None else f"{self.variant_name} (trial {number})"
 
-def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Sequence[str] = ()) -> list[Job]:
-    """Every SAE at every site, then every variant with a route of its own, in config order.
+
+def wanted_saes(config: TrainConfig, stores: Together, only: Sequence[str] = ()) -> list[tuple[str, Route]]:
+    """Every variant that is trained at every site, then those with a route of their own, in config order.
+
+    only: names or patterns (topk_*) of variants; none: all.
+    Raises: ConfigError for a pattern that fits no variant, or a site that the stores lack.
+    """
+    trained = config.trained_variants()
+    variants = {name: trained[name] for name in chosen(list(config.variants), only) if name in trained}
+    at_sites = [Route((site,), (site,)) for site in _sites(config, stores)]
+    wanted = [(name, route) for route in at_sites for name, variant in variants.items() if variant.route is None]
+    return wanted + [(name, variant.route) for name, variant in variants.items() if variant.route is not None]
+
+
+def plan_jobs(
+    config: TrainConfig,
+    stores: Together,
+    run: RunFolder,
+    only: Sequence[str] = (),
+    trials: Mapping[str, Trial | None] | None = None,
+) -> list[Job]:
+    """A job for every one of the wanted SAEs, in their order.
 
     Args:
         only: names or patterns (topk_*) of variants; none: all.
-    Raises: ConfigError for a pattern that fits no variant, a site that the stores lack, or fewer rows than a batch;
-        StoreError.
+        trials: `<variant>@<site>` -> what is to be tried of an SAE whose L0 is being matched; None where another
+            process searches. Those, and others that are not matched, are left out. No mapping: all must be matched.
+    Raises: ConfigError as `wanted_saes` does, for fewer rows than a batch, or an SAE that is not matched;
+        CheckpointError if a match.json is damaged, or of another search; StoreError.
 
     """
-    variants = {name: config.variants[name] for name in chosen(list(config.variants), only)}
-    at_sites = [Route((site,), (site,)) for site in _sites(config, stores)]
-    wanted = [(name, route) for route in at_sites for name, variant in variants.items() if variant.route is None]
-    wanted += [(name, variant.route) for name, variant in variants.items() if variant.route is not None]
-    filters = filters_of(config.training.filters)
+    filters, variants = filters_of(config.training.filters), config.trained_variants()
     rows: dict[tuple[Route, str], TrainingRows] = {}
     jobs = []
-    for name, route in wanted:
-        variant = variants[name]
+    for name, route in wanted_saes(config, stores, only):
+        planned = to_train(variants[name], run.variant(f"{name}@{route.name}"), trials)
+        if planned is None:
+            continue
+        variant, folder = planned
         seed = config.seed if variant.seed is None else variant.seed
         read_as = (route, variant.merged(config.training).input_scale)
         if read_as not in rows:
@@ -87,7 +114,7 @@ def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Seque
                 f"training.batch_size: a batch of {training.batch_size} rows is larger than the training split of "
                 f"{route.name}, which has {n_rows} rows after training.filters; lower it, or extract more tokens"
             )
-        device = _device(config.training.device, run.variant(f"{name}@{route.name}"))
+        device = _device(config.training.device, folder)
         placed = training.model_copy(update={"device": device})
         record = _record(name, variant, route, seed, placed, stores, rows[read_as].scaling)
         job = Job(
@@ -98,7 +125,7 @@ def plan_jobs(config: TrainConfig, stores: Together, run: RunFolder, only: Seque
             training=training,
             rows=rows[read_as],
             record=record,
-            folder=run.variant(record.name),
+            folder=folder,
         )
         jobs.append(job)
     return jobs
@@ -138,7 +165,9 @@ def _device(asked: str, folder: VariantFolder) -> str:
 
 
 def remove_checkpoints(folder: VariantFolder) -> None:
-    """Delete the resumable checkpoints of an SAE that is trained; weights that are kept stay."""
+    """Delete the resumable checkpoints of an SAE that is trained, and what failed before; kept weights stay."""
+    with suppress(OSError):  # a disk that can only be read, of which one looks what is trained
+        folder.failures.unlink(missing_ok=True)
     for path in folder.checkpoints.glob("*"):
         if not path.name.startswith("kept_"):
             shutil.rmtree(path, ignore_errors=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.config.training import ResolvedTraining
 from strata_sae.pipeline.kernels.machine.backend import AdamStep, backend_of
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks, is_of_latents
 
 Tensors = dict[str, Tensor]
 
@@ -36,11 +37,17 @@ def radial_part(gradient: Tensor, W_dec: Tensor, epsilon: float = 1e-6) -> Radia
     return Radial(along_E.to(W_dec.dtype), gg_E.sum(), without_E.sum())
 
 
-def gradient_norm(gradients: Tensors, square_of_W_dec: Tensor | None = None) -> Tensor:
-    """Norm of all gradients together, 0-dim on their device. square_of_W_dec: squared norm of W_dec's, if known."""
+def gradient_norm(gradients: Tensors, square_of_W_dec: Tensor | None = None, ranks: Ranks = ONE) -> Tensor:
+    """Norm of all gradients of all ranks together, 0-dim on their device.
+
+    square_of_W_dec: squared norm of W_dec's gradient here, if known.
+    """
     known = {} if square_of_W_dec is None else {"W_dec": square_of_W_dec}
-    rest = [torch.linalg.vector_norm(gradients[name]).double().square() for name in gradients if name not in known]
-    return torch.stack([*known.values(), *rest]).sum().sqrt()
+    rest = [name for name in gradients if name not in known]
+    squares = {name: torch.linalg.vector_norm(gradients[name]).double().square() for name in rest}
+    # What all ranks hold alike is counted once, by the first.
+    counted = [s if ranks.rank == 0 or is_of_latents(name) else s.zero_() for name, s in (known | squares).items()]
+    return ranks.sum(torch.stack(counted)).sum().sqrt()
 
 
 def clip_coefficient(norm: float, limit: float | None) -> float:

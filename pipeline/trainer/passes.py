@@ -12,6 +12,7 @@ from strata_sae.pipeline.config.variants import Route
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.reading.feed import Scaling, capped_window, stream_settings
 from strata_sae.pipeline.saes import ARCHITECTURES
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 from strata_sae.pipeline.trainer.checkpoint import KEPT_CHECKPOINTS
 from strata_sae.pipeline.trainer.jobs import Job, is_done
 from strata_sae.pipeline.trainer.ladder import steps_kept
@@ -51,12 +52,15 @@ class Pass:
     first_batch: int
     """Number of the batch of the first update."""
     jobs: tuple[Job, ...]
+    n_ranks: int = 1
+    """Processes that hold each of these SAEs together (count)."""
 
     def describe(self) -> str:
         """One line for the log."""
-        names = ", ".join(job.variant_name for job in self.jobs)
+        names = ", ".join(job.label for job in self.jobs)
         size = self.training.batch_size
-        return f"{self.route.name}: batches of {size} rows, seed {self.seed}, read once for {names}"
+        held = f", held by {self.n_ranks} ranks together" if self.n_ranks > 1 else ""
+        return f"{self.route.name}: batches of {size} rows, seed {self.seed}, read once for {names}{held}"
 
     def length(self) -> str:
         """One line for the log: how long training is, in updates and in epochs."""
@@ -67,12 +71,16 @@ class Pass:
         )
 
     def memory_bytes(self) -> int:
-        """Bytes of parameters and optimisers, of the pre-activations that variants share, and of two windows."""
+        """Bytes of parameters and optimisers, of the pre-activations that variants share, and of two windows.
+
+        Of ranks: of the one that holds the most.
+        """
         training = self.training
-        pre_activations = sum(training.batch_size * d_sae for d_sae in {job.variant.sae.d_sae for job in self.jobs})
+        widths = {-(-job.variant.sae.d_sae // self.n_ranks) for job in self.jobs}
+        pre_activations = sum(training.batch_size * width for width in widths)
         window = min(2 * min(training.window_rows, self.n_rows) * self.row_bytes, training.window_bytes)
         return (
-            self._copies(PARAMETER_COPIES_IN_MEMORY) * self._n_parameters() + pre_activations
+            self._copies(PARAMETER_COPIES_IN_MEMORY) * -(-self._n_parameters() // self.n_ranks) + pre_activations
         ) * FLOAT_BYTES + window
 
     def checkpoint_bytes(self) -> int:
@@ -99,15 +107,37 @@ class Pass:
         return sum(prod(shape) for of_one_sae in shapes for shape in of_one_sae)
 
 
-def plan_passes(jobs: list[Job], stores: Together, memory_bytes: int | None, device: torch.device) -> list[Pass]:
+def plan_passes(
+    jobs: list[Job],
+    stores: Together,
+    memory_bytes: int | None,
+    device: torch.device,
+    n_sharing: int = 1,
+    ranks: Ranks = ONE,
+) -> list[Pass]:
     """The passes that are left to make: unfinished jobs that read the same batches, as many in one as memory allows.
 
     Sharing a pass changes no bit of a job, so passes may differ from one call to the next.
 
     Args:
         memory_bytes: `training.memory_bytes`.
+        n_sharing: workers that share this machine's memory evenly (count); each has a GPU of its own, if any.
+        ranks: the processes that hold each SAE together, and come to the same passes; each may take memory_bytes.
     Raises: CheckpointError if a job's folder holds another SAE; ConfigError if a job needs more memory than there is.
 
+    """
+    budget, most = memory_bytes or free_bytes(device), total_bytes(device)
+    if device.type == "cpu":
+        budget //= n_sharing
+    budget, most = ranks.least(budget), ranks.least(most)
+    wholes = (replace(whole, n_ranks=ranks.n) for whole in whole_passes(jobs, stores))
+    return [part for whole in wholes for part in _split(whole, budget, most)]
+
+
+def whole_passes(jobs: list[Job], stores: Together) -> list[Pass]:
+    """The unfinished jobs that read the same batches, whatever memory that takes.
+
+    Raises: CheckpointError if a job's folder holds another SAE.
     """
     together: dict[tuple[Route, int, int, int, str, int], list[Job]] = {}
     for job in jobs:
@@ -119,13 +149,7 @@ def plan_passes(jobs: list[Job], stores: Together, memory_bytes: int | None, dev
             log.info("%s: trained already, skipped", job.name)
         else:
             unfinished.append(job)
-    budget, most = memory_bytes or free_bytes(device), total_bytes(device)
-    return [
-        part
-        for unfinished in together.values()
-        if unfinished
-        for part in _split(_pass_of(unfinished, stores), budget, most)
-    ]
+    return [_pass_of(unfinished, stores) for unfinished in together.values() if unfinished]
 
 
 def _pass_of(jobs: list[Job], stores: Together) -> Pass:
@@ -195,7 +219,10 @@ def announcement(passes: list[Pass], stores: Together) -> list[str]:
     return [*(pass_.describe() for pass_ in passes), *dict.fromkeys(lengths), *filter(None, capped), needs]
 
 
-def disk_bytes(passes: list[Pass]) -> int:
-    """Bytes of the weights of all passes, and of the checkpoints of one: they are deleted before the next begins."""
-    checkpoints = max((pass_.checkpoint_bytes() for pass_ in passes), default=0)
-    return checkpoints + sum(pass_.weights_bytes() + pass_.kept_bytes() for pass_ in passes)
+def disk_bytes(passes: list[Pass], n_at_once: int = 1) -> int:
+    """Bytes of the weights of all passes, and of the checkpoints of those that are made at once (count).
+
+    The checkpoints of a pass are deleted before the next one begins.
+    """
+    largest = sorted((pass_.checkpoint_bytes() for pass_ in passes), reverse=True)
+    return sum(largest[:n_at_once]) + sum(pass_.weights_bytes() + pass_.kept_bytes() for pass_ in passes)

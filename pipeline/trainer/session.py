@@ -14,7 +14,7 @@ from torch import Tensor
 from strata_sae.pipeline.reading.feed import Rows
 from strata_sae.pipeline.runs.record_files import line_of, write_record
 from strata_sae.pipeline.runs.records import CurveLine
-from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save
+from strata_sae.pipeline.trainer.checkpoint import Checkpoint, Prefix, newest, save, save_shard
 from strata_sae.pipeline.trainer.finish import calibrate, finish
 from strata_sae.pipeline.trainer.jobs import Job
 from strata_sae.pipeline.trainer.ladder import keep, steps_kept
@@ -32,9 +32,10 @@ class Session:
     """A trainee and the folder of its job."""
 
     def __init__(self, job: Job, trainee: Trainee) -> None:
-        self.job, self.trainee = job, trainee
-        write_record(job.folder.config, job.record)
-        saved = newest(job.folder.checkpoints, job.record, job.folder.curves)
+        self.job, self.trainee, self._ranks = job, trainee, trainee.ranks
+        if self._ranks.rank == 0:
+            write_record(job.folder.config, job.record)
+        saved = newest(job.folder.checkpoints, job.record, job.folder.curves, self._ranks)
         if saved is not None:
             trainee.load_state(saved.tensors, saved.step, job.name)
             log.info("%s: goes on from step %d", job.name, saved.step)
@@ -43,7 +44,11 @@ class Session:
         self._keeps = steps_kept(job.training.keep, job.training.n_steps)
         self._unwritten: CurveLine | None = None
         self._seconds, self._updates, self._warm = 0.0, 0, False
-        self._curves = Curves(job.folder.curves, 0 if saved is None else saved.curves.n_bytes)
+        self._curves = (
+            Curves(job.folder.curves, 0 if saved is None else saved.curves.n_bytes)
+            if self._ranks.rank == 0
+            else CurvesElsewhere()
+        )
 
     def keep_initial(self, first_batch: Callable[[], Tensor]) -> None:
         """Keep the initial weights, if they are to be kept and training begins."""
@@ -88,7 +93,9 @@ class Session:
         """Write the final files; `calibration` yields the batches of scaled rows that set the threshold."""
         self._curves.close()
         k = self.trainee.sae.target_l0(1.0)
-        calibrated = None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k)
+        calibrated = (
+            None if calibration is None or k is None else calibrate(self.trainee.sae, calibration, k, self._ranks)
+        )
         finish(self.trainee, self.job, calibrated, self._curves.sha256())
 
     def rows_per_second(self) -> float | None:
@@ -98,9 +105,14 @@ class Session:
     def note(self) -> str:
         """Its last R2, or that it diverged or stopped, for the progress bar."""
         if self.trainee.diverged is not None:
-            return f"{self.job.variant_name} diverged"
+            return f"{self.job.label} diverged"
         r2 = self._last and self._last.batch_r2
-        return f"{self.job.variant_name} {'-' if r2 is None else format(r2, '.3f')}"
+        return f"{self.job.label} {'-' if r2 is None else format(r2, '.3f')}"
+
+    def save_here(self) -> None:
+        """Save after whatever update was the last one; nothing before the first, nor of an SAE that has ended."""
+        if self.trainee.step and not self.trainee.ended_early:
+            self._save()
 
     def close(self) -> None:
         """Close the files; a later session goes on from the last checkpoint."""
@@ -108,7 +120,10 @@ class Session:
 
     def _save(self) -> None:
         state = Checkpoint(step=self.trainee.step, tensors=self.trainee.state(), curves=self._curves.sync())
-        save(self.job.folder.checkpoints, state, self.job.record)
+        if self._ranks.n == 1:
+            save(self.job.folder.checkpoints, state, self.job.record)
+        else:
+            save_shard(self.job.folder.checkpoints, state, self.job.record, self._ranks)
 
     def _line(self, target_BM: Tensor, update: Update, mixed: dict[str, float]) -> CurveLine:
         """What curves.jsonl says of an update; like the loss, in units of scaled rows."""
@@ -117,17 +132,19 @@ class Session:
         further |= {name: float(value) for name, value in result.monitors.items()} | mixed
         if self.job.variant.resampling is not None:
             further["resampled_latents"] = update.resampled_latents
-        if has_cosines(step, training.log_every_steps, training.n_steps):
+        # Cosines are of pairs of latents, which lie on different ranks: to exchange them costs as much as many updates.
+        is_whole = self._ranks.n == 1
+        if is_whole and has_cosines(step, training.log_every_steps, training.n_steps):
             further["decoder_max_cosine_mean"] = decoder_max_cosine_mean(trainee.sae.W_dec)
-        share = share_due(step, training.log_every_steps, training.n_steps)
+        share = share_due(step, training.log_every_steps, training.n_steps) if is_whole else None
         watched = watched_latents(trainee.objective.terms)
         line = CurveLine(
             step=step,
             rows=step * training.batch_size,
             loss=float(result.loss),
-            l0=result.codes.n_active() / target_BM.shape[0],
+            l0=self._ranks.count(result.codes.n_active()) / target_BM.shape[0],
             batch_r2=batch_r2(target_BM, result.xhat_BM),
-            dead_latents=int(trainee.dead_clock.dead().sum()),
+            dead_latents=self._ranks.count(int(trainee.dead_clock.dead().sum())),
             learning_rate=update.learning_rate,
             threshold=trainee.threshold.value(),
             gradient_norm=update.gradient_norm,
@@ -155,11 +172,12 @@ class Curves:
             raise
 
     def write(self, line: CurveLine) -> None:
-        """Add one line."""
+        """Add one line, whole for whoever reads the file meanwhile, such as trackers."""
         data = line_of(line)
         self._digest.update(data)
         with naming(self._path):
             self._file.write(data)
+            self._file.flush()
 
     def sync(self) -> Prefix:
         """Flush to the disk. Returns: what was written so far."""
@@ -183,6 +201,24 @@ class Curves:
                 self._file.close()
             raise
         self._file.close()
+
+
+class CurvesElsewhere:
+    """On ranks other than the first, which alone writes curves.jsonl."""
+
+    def write(self, line: CurveLine) -> None:
+        """Nothing: the first rank has the same line."""
+
+    def sync(self) -> Prefix:
+        """Of no file."""
+        return Prefix(0, "")
+
+    def sha256(self) -> str:
+        """Of no file."""
+        return ""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def is_logged(step: int, every_steps: int, n_steps: int) -> bool:

@@ -13,6 +13,7 @@ from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.objective import Objective, StepResult
 from strata_sae.pipeline.saes import ARCHITECTURES
 from strata_sae.pipeline.saes.base import Workspace
+from strata_sae.pipeline.sharding.ranks import ONE, Ranks
 from strata_sae.pipeline.trainer.best import Best
 from strata_sae.pipeline.trainer.optimiser import (
     Adam,
@@ -52,8 +53,10 @@ class RunningThreshold:
     (from_zero).
     """
 
-    def __init__(self, beta: float, per_row: bool, device: torch.device, *, start: str = "corrected") -> None:
-        self.beta = beta
+    def __init__(
+        self, beta: float, per_row: bool, device: torch.device, *, start: str = "corrected", ranks: Ranks = ONE
+    ) -> None:
+        self.beta, self.ranks = beta, ranks
         self.per_row = per_row
         self.start = start
         self.mean = torch.zeros((), dtype=torch.float64, device=device)
@@ -61,7 +64,7 @@ class RunningThreshold:
 
     def update(self, codes: Codes) -> None:
         """Count one batch: the smallest positive activation of all its rows, or the mean of each row's smallest."""
-        smallest_B = _smallest_positive(codes).double()
+        smallest_B = self.ranks.smallest(_smallest_positive(codes)).double()
         has_positive_B = smallest_B.isfinite()
         over_rows = smallest_B.masked_fill(~has_positive_B, 0.0).sum() / has_positive_B.sum()
         smallest = over_rows if self.per_row else smallest_B.amin()
@@ -109,8 +112,11 @@ class Trainee:
         *,
         seed: int = 0,
         extends: bool = False,
+        ranks: Ranks = ONE,
     ) -> None:
         """`training` is that of the job. `seed` decides which rows resampling draws, and between equal values.
+
+        ranks: the processes that hold the SAE together; `weights` are then those of this one.
 
         extends: whether it goes on from a finished SAE; schedules other than the rate's then stay at their ends.
         """
@@ -120,13 +126,14 @@ class Trainee:
         self.step = 0
         self.diverged: str | None = None
         d_in = weights["W_enc"].shape[1] if "W_enc" in weights else None  # tied weights read what they write
-        self.sae = ARCHITECTURES[variant.sae.architecture](variant.sae, weights["b_dec"].numel(), weights, d_in)
+        architecture = ARCHITECTURES[variant.sae.architecture]
+        self.ranks, self.sae = ranks, architecture.held_by(ranks, variant.sae, weights["b_dec"].numel(), weights, d_in)
         self.sae.break_even_density, self.sae.seed = training.break_even_density, seed
         self.objective = Objective(variant.objective, self.sae)
         self.adam = Adam.start(training, self.sae.parameters())
         self.dead_clock = DeadClock(self.sae.d_sae, training.dead_after_rows, device)
         self.threshold = RunningThreshold(
-            training.threshold_beta, not self.sae.has_threshold, device, start=training.threshold_mean
+            training.threshold_beta, not self.sae.has_threshold, device, start=training.threshold_mean, ranks=ranks
         )
         patience = training.heldout.patience if training.heldout is not None else None
         threshold = {"threshold.mean": self.threshold.mean, "threshold.weight": self.threshold.weight}
@@ -177,7 +184,7 @@ class Trainee:
             radial = radial_part(result.gradients["W_dec"], parameters["W_dec"], training.projection_epsilon)
             # Projecting commutes with scaling, so the order only decides which of the two norms the clip measures.
             square = radial.square_without if training.order == "project_clip" else radial.square
-        clipped_norm = gradient_norm(result.gradients, square).to(result.loss.dtype)
+        clipped_norm = gradient_norm(result.gradients, square, self.ranks).to(result.loss.dtype)
         loss, norm = torch.stack([result.loss, clipped_norm]).tolist()  # one transfer from the device for both
         self.diverged = _why_diverged(loss, norm)
         if self.diverged is not None:

@@ -1,6 +1,7 @@
 """Derived stores: part of a store, or its rows in another encoding, as a finished store that names its parent."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +29,9 @@ from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.front.store import ActivationStore
 from strata_sae.stores.reading.array import StoredArray, shard_records
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from strata_sae.stores.writing.planning import PlanFields, create_store
+from strata_sae.stores.writing.queue import UnitQueue
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration, commit_columns, sample_spans
 
 
@@ -123,16 +125,16 @@ def fill_missing(files: FileSystem, out: Path, plan: Plan, write: Callable[[Unit
     spec = plan.token_specs["flags"]
     flags = StoredArray(LocalPlace(out, mapped=False), spec, shard_records(plan.version, spec, plan.files))
     columns = committed_columns(out, plan)
-    taken: set[int] = set()
-    while (unit := next_unit(out, plan, taken)) is not None:
-        start, stop = plan.unit_rows(unit)
-        writer = UnitWriter(files, out, plan, unit, flags.rows(start, stop), columns)
+    units = UnitQueue(files, out, plan)
+    while (unit := units.take()) is not None:
         try:
-            write(writer, plan, start, stop)
-            writer.commit()
+            start, stop = plan.unit_rows(unit.number)
+            with closing(UnitWriter(files, out, plan, unit.number, flags.rows(start, stop), columns)) as writer:
+                write(writer, plan, start, stop)
+                writer.commit()
+            unit.done()
         finally:
-            writer.close()
-        taken.add(unit)
+            unit.give_back()
 
 
 def slice_fields(

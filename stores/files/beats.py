@@ -7,6 +7,7 @@ machines are never compared.
 
 import hashlib
 import os
+import secrets
 import socket
 import threading
 import time
@@ -33,17 +34,19 @@ class Beat(NamedTuple):
     machine: str
     boot: str
     number: int
+    run: str = ""
+    """Names the run of an engine that the owner is part of; empty: none."""
 
     def data(self) -> bytes:
         """The bytes of the file: always as many, so that a new beat replaces the old one."""
-        return f"{self.machine} {self.boot} {self.number:020d}\n".encode("ascii")
+        return f"{self.machine} {self.boot} {self.number:020d} {self.run}".rstrip().encode("ascii") + b"\n"
 
 
 def read_beat(descriptor: int) -> Beat | None:
     """The beat in an open lock file; None where there is none: older versions write none."""
     try:
-        machine, boot, number = os.pread(descriptor, _LONGEST, 0).decode("ascii").split()
-        return Beat(machine, boot, int(number))
+        machine, boot, number, *run = os.pread(descriptor, _LONGEST, 0).decode("ascii").split()
+        return Beat(machine, boot, int(number), "".join(run))
     except ValueError:
         return None
 
@@ -69,19 +72,24 @@ def _text(path: Path) -> str:
 class Pulse:
     """The beats of one owner, written to its open lock file by a thread until `stop`."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._number = descriptor, 0
+    def __init__(self, descriptor: int, run: str = "", *, needed: bool = False) -> None:
+        """`needed`: raise OSError where not even the first beat can be written."""
+        # From a random number: a lock file of the same name, made again, must not show a beat that was seen before.
+        self._descriptor, self._number, self._run_name = descriptor, secrets.randbits(60), run
         self._stopped = threading.Event()
-        self.beat()
+        self._write() if needed else self.beat()
         self._thread = threading.Thread(target=self._run, name="strata-lease", daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
         """Write the next beat, and push it to the server where there is one. A disk that is full stops no work."""
         with suppress(OSError):
-            os.pwrite(self._descriptor, Beat(*this_machine(), self._number).data(), 0)
-            os.fsync(self._descriptor)
+            self._write()
+
+    def _write(self) -> None:
         self._number += 1
+        os.pwrite(self._descriptor, Beat(*this_machine(), self._number, self._run_name).data(), 0)
+        os.fsync(self._descriptor)
 
     def stop(self) -> None:
         """Beat no more; the lock file may be closed afterwards."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from strata_sae.stores.files.beats import Observer, Pulse, read_beat, this_machine
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
@@ -125,14 +126,14 @@ def leased(parent: Path, prefix: str) -> set[str]:
     """Names of the folders under `parent` that begin with `prefix` and have a living owner, as far as one can tell."""
     names = set()
     for lock in (path for path in _entries(parent, prefix) if path.name.endswith(_LOCK)):
-        with _looked_at(lock) as owner:
+        with looked_at(lock) as (owner, _):
             if owner is Owner.LIVES:
                 names.add(lock.name.removesuffix(_LOCK))
     return names
 
 
 def abandoned(parent: Path, prefix: str) -> list[Path]:
-    """The folders under `parent` that begin with `prefix` and whose owner died."""
+    """The folders under `parent` that begin with `prefix` and whose owner died, and lock files that have none."""
     # A power cut can keep a folder and lose its lock file; a living owner makes the lock first and removes it last.
     names = {path.name.removesuffix(_LOCK) for path in _entries(parent, prefix)}
     return [parent / name for name in sorted(names - leased(parent, prefix))]
@@ -146,7 +147,7 @@ def seized(files: FileSystem, folders: Iterable[Path]) -> list[Path]:
     found = []
     for folder in folders:
         taken, lock = folder.with_name(folder.name + _SEIZED), folder.with_name(folder.name + _LOCK)
-        with _looked_at(lock) as owner:
+        with looked_at(lock) as (owner, _):
             if owner is Owner.IS_STILL:
                 with suppress(FileNotFoundError):  # another worker was faster, or there was a lock file alone
                     files.rename(folder, taken)
@@ -165,14 +166,19 @@ def remove_abandoned(files: FileSystem, folders: Iterable[Path]) -> None:
     for folder in folders:
         lock = folder.with_name(folder.name + _LOCK)
         # A missing lock file is made: while it is held, no owner can come to this folder.
-        with _looked_at(lock, make=True) as owner:
+        with looked_at(lock, make=True) as (owner, _):
             if owner is not Owner.LIVES:
                 remove_tree(files, folder)
                 lock.unlink(missing_ok=True)
 
 
 def _entries(parent: Path, prefix: str) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.name.startswith(prefix)) if parent.is_dir() else []
+    """Folders and lock files; other files are not held by a lock."""
+    if not parent.is_dir():
+        return []
+    with os.scandir(parent) as entries:
+        found = [entry for entry in entries if entry.name.startswith(prefix)]
+        return sorted(Path(entry.path) for entry in found if entry.name.endswith(_LOCK) or entry.is_dir())
 
 
 def _create_locked(lock: Path) -> int:
@@ -184,6 +190,14 @@ def _create_locked(lock: Path) -> int:
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # another worker found it unlocked and removed it
+
+
+class Looked(NamedTuple):
+    """What was seen of a lock file."""
+
+    owner: "Owner"
+    descriptor: int
+    """Of the file that was looked at, open inside the block; -1: there was none."""
 
 
 class Owner(Enum):
@@ -198,33 +212,36 @@ class Owner(Enum):
 
 
 @contextmanager
-def _looked_at(lock: Path, *, make: bool = False) -> Iterator[Owner]:
+def looked_at(lock: Path, *, make: bool = False, beats: bool = False) -> Iterator[Looked]:
     """What there is to say of the owner of a lock file; if the kernel says that it is dead, no other process can take
     the lock inside the block.
 
     A file that was removed after it was opened counts as living: an owner may have made the next one.
 
-    make: make a file that is missing, instead of saying without one that the owner is dead.
+    Args:
+        make: make a file that is missing, instead of saying without one that the owner is dead.
+        beats: no older version, which writes no beats, makes such files: one that never shows any is of a dead owner.
+
     """
     made, flags = False, os.O_RDWR | os.O_CLOEXEC
     try:
         descriptor = os.open(lock, flags)
     except FileNotFoundError:
         if not make:
-            yield Owner.IS_DEAD
+            yield Looked(Owner.IS_DEAD, -1)
             return
         try:
             descriptor, made = os.open(lock, flags | os.O_CREAT | os.O_EXCL, 0o644), True
         except FileExistsError:  # its owner was faster
-            yield Owner.LIVES
+            yield Looked(Owner.LIVES, -1)
             return
     try:
-        yield _owner(lock, descriptor, made)
+        yield Looked(_owner(lock, descriptor, made, beats), descriptor)
     finally:
         os.close(descriptor)
 
 
-def _owner(lock: Path, descriptor: int, made: bool) -> Owner:
+def _owner(lock: Path, descriptor: int, made: bool, beats: bool) -> Owner:
     """What the kernel says where its word holds for the owner: on this machine; else what the beats say."""
     try:
         locks, taken = True, take(descriptor, wait=False)
@@ -233,7 +250,7 @@ def _owner(lock: Path, descriptor: int, made: bool) -> Owner:
     if os.fstat(descriptor).st_nlink == 0 or (locks and not taken):
         return Owner.LIVES
     beat = read_beat(descriptor)
-    if beat is None and not taken:  # an older version's, which writes no beats, or made here just now
+    if beat is None and not taken and not beats:  # an older version's, which writes no beats, or made here just now
         return Owner.IS_DEAD if made else Owner.LIVES
     machine, boot = this_machine()
     # A lock can be one of each machine alone, as on some network file systems; of a local disk that cannot be, so

@@ -46,8 +46,9 @@ def commit_path(store: Path, plan: Plan, key: int | str) -> Path:
 
 def committed_units(store: Path, plan: Plan) -> set[int]:
     """The units that have a commit record, by the names that are there."""
-    stems = (Path(name).stem for folder in commit_folders(plan) for name in os.listdir(store / folder))
-    return {int(stem) for stem in stems if stem.isdecimal() and len(stem) == 6 and int(stem) < plan.n_units}
+    names = (name for folder in commit_folders(plan) for name in os.listdir(store / folder))
+    numbers = (name[:6] for name in names if len(name) == 11 and name.endswith(".json"))
+    return {int(number) for number in numbers if number.isdecimal() and int(number) < plan.n_units}
 
 
 def shard_of(key: int | str) -> int:

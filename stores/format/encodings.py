@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.errors import UnfitRows
 
 
 class Encoding(NamedTuple):
@@ -41,7 +41,7 @@ def to_float32(rows: np.ndarray) -> np.ndarray:
 def to_stored(rows: np.ndarray, encoding: str, site: str, first_row: int) -> np.ndarray:
     """Rows (float32, uint16 bits of bfloat16, or the stored type already) in a float encoding's stored type.
 
-    Rounds to the nearest, ties to even. Raises: StoreError if a finite value is too large for float16, naming it.
+    Rounds to the nearest, ties to even. Raises: UnfitRows if a finite value is too large for float16, naming it.
     """
     stored = np.dtype(CODECS[encoding].dtype)
     if rows.dtype == stored:
@@ -56,7 +56,7 @@ def to_stored(rows: np.ndarray, encoding: str, site: str, first_row: int) -> np.
     overflow_NM = np.isinf(narrow_NM) & np.isfinite(wide_NM)
     if overflow_NM.any():
         row, column = np.argwhere(overflow_NM)[0].tolist()
-        raise StoreError(
+        raise UnfitRows(
             f"site {site}, row {first_row + row}: column {column} is {wide_NM[row, column]:g}, beyond the 65504 that "
             f"{encoding} holds; set store.encoding to bfloat16 or int8, which keep it"
         )

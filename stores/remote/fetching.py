@@ -89,16 +89,14 @@ class Fetcher:
         return Retries(self._policy, f"{self.url}/{path}", n_bytes, self.stop)
 
     def _gone(self, path: str, error: NotFound) -> StoreError:
-        return StoreError(
-            f"{self.url}/{path}: belongs to the store and is not there ({error}); its owner has to push it"
-        )
+        return StoreError(f"{self.url}/{path}: belongs to it and is not there ({error}); its owner has to push it")
 
 
 class PullFolder:
     """A folder that the files of one store are fetched into; copies with wrong bytes go to `quarantine`, beside it."""
 
-    def __init__(self, files: FileSystem, work: Path) -> None:
-        self.store, self.quarantine = work / "store", work / "quarantine"
+    def __init__(self, files: FileSystem, work: Path, name: str = "store") -> None:
+        self.store, self.quarantine = work / name, work / "quarantine"
         self._files, self._partial = files, work / "partial"
         for folder in (work, self.store, self.quarantine, self._partial):
             files.make_folder(folder)
@@ -145,7 +143,7 @@ class PullFolder:
             self._files.rename(draft, self.quarantine / f"{name}.{attempt}")
         raise StoreError(
             f"{fetcher.url}/{file.path}: {problem}; fetched {_FETCHES} times, the copies are in {self.quarantine}. "
-            f"Its owner should run `store verify --deep` and push again"
+            f"Its owner should check it (a store: `store verify --deep`) and push again"
         )
 
     def _draft(self, path: str) -> Path:

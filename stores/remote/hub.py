@@ -1,4 +1,4 @@
-"""A dataset repository of the Hugging Face hub. The token comes from where the hub's own tools keep it."""
+"""Repositories of the hub: datasets for stores, models for SAEs. The token is where the hub's own tools keep it."""
 
 import os
 import re
@@ -15,7 +15,6 @@ from strata_sae.stores.files import environment
 from strata_sae.stores.remote.http import HttpSource
 from strata_sae.stores.remote.transports import Advance, Entry, RetryPolicy, require
 
-_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 _FOREIGN = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError)
 """What the hub's package raises at answers that are not what it takes for granted."""
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -29,11 +28,13 @@ class HubRepository(HttpSource):
     """
 
     own_files = frozenset([_CARD, ".gitattributes", ".gitignore"])
+    _kind, _before = "dataset", "datasets/"
+    _spelling = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 
     def __init__(self, url: str, policy: RetryPolicy) -> None:
-        found = _URL.fullmatch(url)
+        found = self._spelling.fullmatch(url)
         if found is None:
-            raise StoreError(f"{url}: write hf://datasets/<user>/<repository>[@revision][/<folder>]")
+            raise StoreError(f"{url}: write hf://{self._before}<user>/<repository>[@revision][/<folder>]")
         super().__init__(url, policy)
         self._hub = require("huggingface_hub", url)
         self._errors_known = require("huggingface_hub.errors", url)
@@ -44,10 +45,10 @@ class HubRepository(HttpSource):
         self._folder = f"{found[3]}/" if found[3] else ""
         self._endpoint = (environment.text("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._api = self._hub.HfApi(endpoint=self._endpoint)
-        self._about = {"repo_id": self._repo, "repo_type": "dataset"}
+        self._about = {"repo_id": self._repo, "repo_type": self._kind}
         self._last_commit: str | None = None
         if constants.HF_HUB_OFFLINE:
-            raise StoreError(f"{url}: HF_HUB_OFFLINE is set; unset it, or open a pulled copy of the store")
+            raise StoreError(f"{url}: HF_HUB_OFFLINE is set; unset it, or use a pulled copy")
 
     @cached_property
     def _commit(self) -> str:
@@ -59,9 +60,8 @@ class HubRepository(HttpSource):
 
     def address(self, path: str) -> str:
         """See `HttpSource.address`."""
-        return (
-            f"{self._endpoint}/datasets/{self._repo}/resolve/{self._commit}/{quote(os.fsencode(self._folder + path))}"
-        )
+        name = quote(os.fsencode(self._folder + path))
+        return f"{self._endpoint}/{self._before}{self._repo}/resolve/{self._commit}/{name}"
 
     def identity(self, headers: Message) -> None:
         """See `HttpSource.identity`: an address names a commit."""
@@ -77,7 +77,9 @@ class HubRepository(HttpSource):
         with self._errors():
             self._api.create_repo(**self._about, exist_ok=True, private=True)
             if self._revision != "main":
-                self._api.create_branch(**self._about, branch=self._revision, exist_ok=True)
+                # From the first commit, which holds no store and no SAE: main may hold another one.
+                first = self._api.list_repo_commits(**self._about)[-1].commit_id
+                self._api.create_branch(**self._about, branch=self._revision, revision=first, exist_ok=True)
             self.__dict__.pop("_commit", None)  # as it is now
             self._last_commit = self._commit
             return {
@@ -88,7 +90,7 @@ class HubRepository(HttpSource):
 
     def send(self, files: list[tuple[str, Path]], advance: Advance) -> None:
         """See `Target.send`; one commit, so at most 99 files."""
-        self._upload({path: str(local) for path, local in files}, f"Add {len(files)} files of the store", None)
+        self._upload({path: str(local) for path, local in files}, f"Add {len(files)} files", None)
         advance(sum(local.stat().st_size for _, local in files))
 
     def send_new(self, path: str, data: bytes) -> bool:
@@ -99,13 +101,13 @@ class HubRepository(HttpSource):
         return True
 
     def show_card(self, card: str) -> None:
-        """Write the dataset card, unless the repository has one."""
+        """Write the repository's card, unless it has one."""
         with self._errors():
             if self._api.file_exists(**self._about, filename=_CARD, revision=self._revision):
                 return
         folder, self._folder = self._folder, ""
         try:
-            self._upload({_CARD: card.encode()}, "Add a dataset card", None)
+            self._upload({_CARD: card.encode()}, "Add a card", None)
         finally:
             self._folder = folder
 
@@ -141,6 +143,13 @@ class HubRepository(HttpSource):
             hint = "; somebody else changed the repository, push again" if code in (409, 412) else ""
             hint = "; `hf auth login`, or set HF_TOKEN" if code in (401, 403) else hint
             raise StoreError(f"{self.url}: the hub refuses ({lines[0][:300]}){hint}") from None
+
+
+class ModelRepository(HubRepository):
+    """A folder of a model repository, `hf://<user>/<repo>[@revision][/<folder>]`."""
+
+    _kind, _before = "model", ""
+    _spelling = re.compile(r"hf://(?!(?:datasets|models|spaces)/)([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 
 
 @contextmanager

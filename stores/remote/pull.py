@@ -184,19 +184,20 @@ def pull(
         return sha256(manifest)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.pulling")
-    with _alone(work), local_errors(work):
-        _drop_another(files, work, manifest)
+    with alone(work), local_errors(work):
+        drop_another(files, work, work / "store" / MANIFEST, manifest)
         pulled = PullFolder(files, work)
         _, records = fetch_head(fetcher, manifest, pulled)
         announce(sum(file.n_bytes for file in records.values()))
-        _fetch_data(fetcher, pulled, list(records.values()), advance)
+        fetch_data(fetcher, pulled, list(records.values()), advance)
         _finish(files, pulled, out, manifest)
         remove_tree(files, work)
         files.sync_folder(out.parent)
     return sha256(manifest)
 
 
-def _fetch_data(fetcher: Fetcher, pulled: PullFolder, wanted: list[FileRecord], advance: Advance) -> None:
+def fetch_data(fetcher: Fetcher, pulled: PullFolder, wanted: list[FileRecord], advance: Advance) -> None:
+    """Fetch the files that are not there yet. Raises: StoreError if the disk is too small, or one cannot be had."""
     missing: list[FileRecord] = []
 
     def look(file: FileRecord) -> None:
@@ -239,20 +240,20 @@ def _is_there(out: Path, manifest: bytes) -> bool:
     return True
 
 
-def _drop_another(files: FileSystem, work: Path, manifest: bytes) -> None:
-    """Remove what an earlier pull of another store has left under this name."""
+def drop_another(files: FileSystem, work: Path, pulled_manifest: Path, manifest: bytes) -> None:
+    """Remove what an earlier pull of something else has left in the folder `work`."""
     try:
-        same = read_plain(work / "store" / MANIFEST) == manifest
+        same = read_plain(pulled_manifest) == manifest
     except (FileNotFoundError, StoreError):
         same = False
     remove_tree(files, work / "partial")
     if not same:
-        remove_tree(files, work / "store")
+        remove_tree(files, pulled_manifest.parent)
         remove_tree(files, work / "quarantine")
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def alone(work: Path) -> Iterator[None]:
     """Hold the one pull into a folder. Raises: StoreError if another process is at it."""
     if work.is_symlink():
         raise StoreError(f"{work}: is a link; remove it")

@@ -1,121 +1,20 @@
 """Sending a finished store: its identity first, then its data, the MANIFEST last, so that no half store is seen."""
 
-import json
-import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import Json
 from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import read_manifest
 from strata_sae.stores.format.plan import MANIFEST, PLAN, STAGING, TIMINGS, Plan
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.format.records import FileRecord
 from strata_sae.stores.reading.checking import check_opened
+from strata_sae.stores.remote.cards import dataset_card
 from strata_sae.stores.remote.fetching import Fetcher
 from strata_sae.stores.remote.pull import checked_records
 from strata_sae.stores.remote.transports import Advance, Entry, RetryPolicy, Target, in_threads, open_target
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_LICENSES = [
-    "apache-2.0",
-    "mit",
-    "bsd-3-clause",
-    "gpl-3.0",
-    "cc0-1.0",
-    "cc-by-4.0",
-    "cc-by-sa-4.0",
-    "cc-by-nc-4.0",
-    "odc-by",
-    "pddl",
-    "gemma",
-    "llama3",
-    "llama3.1",
-    "llama3.2",
-    "llama3.3",
-    "unknown",
-    "other",
-]
-
-
-def dataset_card(plan: Plan, store_id: str, url: str, n_bytes: int) -> str:
-    """Markdown with the metadata block that the hub searches by: license, base_model, tags."""
-    model, corpus = plan.provenance.get("model", {}), plan.provenance.get("corpus", {})
-    model = model if isinstance(model, dict) else {"model": model}
-    name = str(model.get("model", "unknown"))
-    license_ = str(_find(plan.provenance, "license") or "unknown").lower()
-    head: dict[str, Json] = {
-        "license": license_ if license_ in _LICENSES else "other",
-        "tags": ["activations", "sparse-autoencoder", "interpretability", "strata"],
-        "viewer": False,
-    }
-    if head["license"] == "other":
-        head["license_name"] = re.sub(r"[^a-z0-9.-]+", "-", license_)[:64]
-    if _REPOSITORY.fullmatch(name):
-        head["base_model"] = [name]
-    block = "\n".join(f"{key}: {json.dumps(value)}" for key, value in sorted(head.items()))
-    sites = "\n".join(f"| `{site}` | {d_model} |" for site, d_model in plan.sites.items())
-    splits = ", ".join(f"{split} {stop - start:,}" for split, (start, stop) in plan.splits.items())
-    return f"""---
-{block}
----
-
-# Activations of {_plain(name)}
-
-Rows of a language model's hidden states, one per token, for training sparse autoencoders.
-Plain zarr v3 under `activations.zarr/`; every file is hashed by `MANIFEST.json`.
-
-| | |
-|---|---|
-| model | {_plain(name)}, revision {_plain(str(model.get("revision")))} |
-| rows | {plan.n_rows:,} ({splits}), from {plan.n_documents:,} documents |
-| encoding | {plan.encoding}, compressor {plan.compressor} |
-| size | {n_bytes:,} bytes |
-| store id | `{store_id}` |
-| plan id | `{plan.id}` |
-
-| site | width |
-|---|---|
-{sites}
-
-## Use
-
-```
-strata store pull {url} OUT --expect {store_id}
-```
-
-## Where it comes from
-
-The text keeps the licences of its sources.
-
-```json
-{_fenced({"corpus": corpus, "model": model})}
-```
-"""
-
-
-def _find(value: Json, key: str) -> str | None:
-    """The first text under a key anywhere in plain data."""
-    if isinstance(value, dict):
-        if isinstance(text := value.get(key), str):
-            return text
-        value = list(value.values())
-    if isinstance(value, list):
-        return next((found for item in value if (found := _find(item, key)) is not None), None)
-    return None
-
-
-def _plain(text: str) -> str:
-    """Text that cannot be read as markup."""
-    return re.sub(r"[^\w ./:@+-]", "?", text)[:200]
-
-
-def _fenced(value: Json) -> str:
-    """JSON that can neither end its code block nor begin a tag."""
-    return json.dumps(value, indent=1, sort_keys=True).replace("`", "\\u0060").replace("<", "\\u003c")
-
 
 _BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**30
 
@@ -153,7 +52,7 @@ def push(
         there.setdefault(PLAN, Entry(len(plan.data), None))
         for files in (identity, data):
             _send(target, store, files, there, advance)
-        _refuse_losses(target, [*identity, *data])
+        refuse_losses(target, [*identity, *data])
         target.show_card(dataset_card(plan, store_id, str(url), n_bytes))
         manifest = (store / MANIFEST).read_bytes()
         if MANIFEST in there:  # the very same, as was seen before: nothing is written into a finished store
@@ -200,22 +99,23 @@ def _refuse_another(
 _IGNORED = (f"{STAGING}/", f"{TIMINGS}/")
 
 
-def _refuse_losses(target: Target, files: list[FileRecord]) -> None:
+def refuse_losses(target: Target, files: list[FileRecord]) -> None:
     """Raises: StoreError if something that was sent is not there now: ignored, removed, cut."""
     there = target.entries()
     for file in files:
-        if not _is_same(there.get(file.path), file):
+        if not is_same(there.get(file.path), file):
             raise StoreError(f"{target.url}: did not keep {file.path} as it was sent; push again")
 
 
-def _is_same(entry: Entry | None, file: FileRecord) -> bool:
+def is_same(entry: Entry | None, file: FileRecord) -> bool:
+    """Whether a file that is there has the size, and the hash if the place tells it, that it was recorded with."""
     return entry is not None and entry.n_bytes == file.n_bytes and entry.sha256 in (None, file.sha256)
 
 
 def _send(target: Target, store: Path, files: list[FileRecord], there: dict[str, Entry], advance: Advance) -> None:
-    missing = [file for file in files if not _is_same(there.get(file.path), file)]
+    missing = [file for file in files if not is_same(there.get(file.path), file)]
     advance(sum(file.n_bytes for file in files) - sum(file.n_bytes for file in missing))
-    for batch in _batches(missing):
+    for batch in batches(missing):
         in_threads(lambda file: _check(store, file), batch, threading.Event())
         target.send([(file.path, store / file.path) for file in batch], advance)
 
@@ -227,7 +127,8 @@ def _check(store: Path, file: FileRecord) -> None:
         )
 
 
-def _batches(files: list[FileRecord]) -> Iterator[list[FileRecord]]:
+def batches(files: list[FileRecord]) -> Iterator[list[FileRecord]]:
+    """The files in groups that are sent at once: a hub's commit takes no more."""
     batch: list[FileRecord] = []
     for file in files:
         if batch and (len(batch) == _BATCH_FILES or sum(f.n_bytes for f in [*batch, file]) > _BATCH_BYTES):

@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import import_module
@@ -133,6 +133,8 @@ TRANSPORTS = {
     "az": ("strata_sae.stores.remote.buckets", "Bucket"),
     "hf": ("strata_sae.stores.remote.hub", "HubRepository"),
 }
+FOR_SAES = {**TRANSPORTS, "hf": ("strata_sae.stores.remote.hub", "ModelRepository")}
+"""SAEs are models, and stores are datasets, to the hub."""
 
 
 class Source(Protocol):
@@ -198,19 +200,19 @@ def local_folder(url: str | Path) -> Path | None:
     return Path(os.fsdecode(unquote_to_bytes(os.fsencode(parts.path))))
 
 
-def open_source(url: str | Path, policy: RetryPolicy) -> Source:
+def open_source(url: str | Path, policy: RetryPolicy, transports: Mapping[str, tuple[str, str]] = TRANSPORTS) -> Source:
     """A place to read from. Raises: StoreError if the URL is not allowed or a package is missing."""
     if not is_url(url):
         url = Path(url).absolute().as_uri()
     parts = split_url(str(url))
-    if parts.scheme not in TRANSPORTS:
-        raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(TRANSPORTS)} and plain paths")
-    module, name = TRANSPORTS[parts.scheme]
+    if parts.scheme not in transports:
+        raise StoreError(f"{parts.scheme}://: unknown; known are {', '.join(transports)} and plain paths")
+    module, name = transports[parts.scheme]
     source: Source = getattr(import_module(module), name)(str(url).rstrip("/"), policy)
     return source
 
 
-def open_target(url: str | Path, policy: RetryPolicy) -> Target:
+def open_target(url: str | Path, policy: RetryPolicy, transports: Mapping[str, tuple[str, str]] = TRANSPORTS) -> Target:
     """A place to write to.
 
     Raises: StoreError if it cannot be written to, lies inside a store, or a package is missing.
@@ -218,7 +220,7 @@ def open_target(url: str | Path, policy: RetryPolicy) -> Target:
     folder = local_folder(url)
     if folder is not None:
         refuse_inside_a_store(folder, "push", may_be_one=True)
-    target = open_source(url, policy)
+    target = open_source(url, policy, transports)
     if not isinstance(target, Target):
         raise StoreError(f"{url}: can only be read from; push to s3://, gs://, az://, hf:// or a folder")
     return target

@@ -2,19 +2,24 @@
 
 import os
 import stat
+import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_int, as_number, canonical_json, read_canonical
+from strata_sae.stores.files.claims import bury, claim
 from strata_sae.stores.files.filesystem import FileSystem, publish_exclusive, write_new
 from strata_sae.stores.files.hashing import file_sha256, sha256
-from strata_sae.stores.files.locks import Lease, abandoned, leased, planning_prefix, remove_abandoned, seized
+from strata_sae.stores.files.locks import Lease, abandoned, planning_prefix, remove_abandoned, seized
 from strata_sae.stores.format.commits import (
     commit_folders,
     commit_name,
     commit_path,
+    committed_units,
     key_name,
     keys,
     manifest_json,
@@ -23,16 +28,20 @@ from strata_sae.stores.format.commits import (
 )
 from strata_sae.stores.format.plan import MANIFEST, STAGING, STATISTICS, TIMINGS, Plan
 from strata_sae.stores.format.statistics import merge
+from strata_sae.stores.writing.failures import Failures
+from strata_sae.stores.writing.queue import FINISHING, claimed_unit, is_claim
 from strata_sae.stores.writing.units import publish
 
 _MAX_TIMING = 2**53
+_LOOK_SECONDS = 0.2
+"""Between two looks whether the process that finishes the store is done."""
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     """Roll every committed unit forward and remove what dead workers left. Idempotent. Returns: the missing units."""
     # Listed first: the files of a worker that commits and dies after this line are kept for the next recovery.
-    dead = seized(files, abandoned(store / STAGING, "") + abandoned(store.parent, planning_prefix(store)))
+    dead = _dead(files, store, plan) + seized(files, abandoned(store.parent, planning_prefix(store)))
     for folder in commit_folders(plan):  # a record is durable before its files move, also that of a process that died
         files.sync_folder(store / folder)
     missing = []
@@ -45,33 +54,71 @@ def recover(files: FileSystem, store: Path, plan: Plan) -> list[int]:
     return missing
 
 
-def next_unit(store: Path, plan: Plan, skip: set[int]) -> int | None:
-    """A missing unit, if possible one that no live worker is filling; None when all are committed."""
-    missing = [unit for unit in range(plan.n_units) if unit not in skip and not commit_path(store, plan, unit).exists()]
-    busy = {name.partition("-")[0] for name in leased(store / STAGING, "")} if missing else set()
-    return next((unit for unit in missing if key_name(unit) not in busy), missing[0] if missing else None)
+def sweep(files: FileSystem, store: Path, plan: Plan) -> list[int]:
+    """As `recover`, but it reads no commits other than those of units that dead workers have left files of.
+
+    What it costs does not grow with the store, but for a list of names. Returns: the missing units.
+    """
+    dead = _dead(files, store, plan)
+    staged = {folder.name.partition("-")[0] for folder in dead}
+    for key in [key for key in keys(plan) if key_name(key) in staged] if staged else []:
+        files.sync_folder(commit_path(store, plan, key).parent)
+        if read_commit(store, plan, key) is not None:
+            publish(files, store, plan, key)
+    remove_abandoned(files, dead)
+    return sorted(set(range(plan.n_units)) - committed_units(store, plan))
 
 
-def finish_store(files: FileSystem, store: Path, plan: Plan) -> str:
+def _dead(files: FileSystem, store: Path, plan: Plan) -> list[Path]:
+    """Staged folders whose owners died; claims of dead owners are removed, and counted as failures of their units."""
+    failures = Failures(files, store, plan)
+    staging = store / STAGING
+    for lock in sorted(os.listdir(staging)) if staging.is_dir() else []:
+        if is_claim(lock):
+            unit = claimed_unit(lock)
+            died = None if unit is None else partial(failures.count_death, unit)
+            bury(staging / lock.removesuffix(".lock"), died)
+    return seized(files, [folder for folder in abandoned(staging, "") if not is_claim(f"{folder.name}.lock")])
+
+
+def finish_store(files: FileSystem, store: Path, plan: Plan, *, wait: Callable[[float], None] = time.sleep) -> str:
     """Write the statistics and the MANIFEST of a store whose units are all committed; a finished store stays as it is.
 
-    Returns: the store id.
+    Of all processes that call this at once, one does it, and the others wait.
 
+    Args:
+        wait: is called with seconds while another process is at it.
+    Returns: the store id.
     Raises: StoreError if a unit is missing.
+
     """
+    if (store / MANIFEST).exists():
+        sweep(files, store, plan)
+    while not _is_sealed(store):
+        files.make_folder(store / STAGING)
+        held = claim(store / STAGING / FINISHING)
+        if held is None:
+            wait(_LOOK_SECONDS)
+            continue
+        with held:
+            if not (store / MANIFEST).exists():
+                _finish(files, store, plan)
+            _forbid_writing(store)
+        break  # also where a file system knows no modes
+    files.sync_folder(store)
+    return file_sha256(store / MANIFEST)
+
+
+def _finish(files: FileSystem, store: Path, plan: Plan) -> None:
     if missing := recover(files, store, plan):
         raise StoreError(f"{store}: {len(missing)} of {plan.n_units} units are missing; run extract again to fill them")
-    if not (store / MANIFEST).exists():
-        files.make_folder(store / STAGING)
-        with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
-            _write_statistics(files, store, plan, drafts)
-            commits = [commit_name(plan, key) for key in keys(plan)]
-            listed = [*commits, *(statistics_name(site) for site in plan.sites)]
-            hashes = {name: file_sha256(store / name) for name in listed}
-            publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, manifest_json(plan, hashes))
-    files.sync_folder(store)
-    _forbid_writing(store)
-    return file_sha256(store / MANIFEST)
+    Failures(files, store, plan).forget_all()
+    with Lease(files, store / STAGING / f"finish-{uuid.uuid4().hex[:12]}") as drafts:
+        _write_statistics(files, store, plan, drafts)
+        commits = [commit_name(plan, key) for key in keys(plan)]
+        listed = [*commits, *(statistics_name(site) for site in plan.sites)]
+        hashes = {name: file_sha256(store / name) for name in listed}
+        publish_exclusive(files, drafts / MANIFEST, store / MANIFEST, manifest_json(plan, hashes))
 
 
 def _write_statistics(files: FileSystem, store: Path, plan: Plan, drafts: Path) -> None:
@@ -87,14 +134,27 @@ def _write_statistics(files: FileSystem, store: Path, plan: Plan, drafts: Path) 
     files.sync_folder(store / STATISTICS)
 
 
+def _is_sealed(store: Path) -> bool:
+    """Whether the store is finished, and `_forbid_writing` came to its end: the MANIFEST is its last file."""
+    try:
+        return not (store / MANIFEST).stat().st_mode & _WRITABLE
+    except FileNotFoundError:
+        return False
+
+
 def _forbid_writing(store: Path) -> None:
     for folder, folders, names in os.walk(store):
         folders[:] = [name for name in folders if name != STAGING]
         for name in names:
-            path = Path(folder, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) and mode & _WRITABLE:
-                path.chmod(mode & ~_WRITABLE)
+            if name != MANIFEST:
+                _forbid_writing_to(Path(folder, name))
+    _forbid_writing_to(store / MANIFEST)
+
+
+def _forbid_writing_to(path: Path) -> None:
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode) and mode & _WRITABLE:
+        path.chmod(mode & ~_WRITABLE)
 
 
 def write_timing(files: FileSystem, store: Path, unit: int, n_rows: int, seconds: float) -> None:

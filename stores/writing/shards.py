@@ -7,7 +7,7 @@ from typing import Protocol
 import google_crc32c
 import numpy as np
 
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.errors import UnfitRows
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.encodings import Columns, dequantise, quantise, split_planes, to_float32, to_stored
 from strata_sae.stores.format.plan import Plan
@@ -139,7 +139,7 @@ class _Int8:
 
 
 def finite_norms(site: str, rows_NM: np.ndarray, first_row: int) -> np.ndarray:
-    """Euclidean norms [n], float32. Raises: StoreError at the first row that is not finite, naming it."""
+    """Euclidean norms [n], float32. Raises: UnfitRows at the first row that is not finite, naming it."""
     with np.errstate(over="ignore"):  # a norm beyond float32 is refused below
         norms_N = np.sqrt(np.einsum("nm,nm->n", rows_NM, rows_NM, dtype=np.float64)).astype(np.float32)
     finite_N = np.isfinite(norms_N)
@@ -147,7 +147,7 @@ def finite_norms(site: str, rows_NM: np.ndarray, first_row: int) -> np.ndarray:
         row = int(np.argmin(finite_N))
         bad = rows_NM[row][~np.isfinite(rows_NM[row])]
         value = float(bad[0]) if len(bad) else "a norm beyond float32"
-        raise StoreError(
+        raise UnfitRows(
             f"site {site}, row {first_row + row}: the activation holds {value}; a store holds finite numbers only. "
             f"Run the model in float32 or bfloat16 (model.dtype), or store it so (store.encoding)"
         )

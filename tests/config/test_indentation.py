@@ -51,8 +51,8 @@ SLIPS = {
     ),
     "of an empty section": (
         ("  path: demo", "path: demo"),
-        "c.yaml:3: path: no such key; it is a key of model and of corpus.sources.<n> and of store: "
-        "is it indented as it should be?",
+        "c.yaml:3: path: no such key; it is a key of model and of corpus.sources.<n> and of store and of "
+        "variants.<name>.from: is it indented as it should be?",
     ),
     "a section within another": (
         ("report:\n  title: mine", "  report:\n    title: mine"),

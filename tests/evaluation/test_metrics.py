@@ -8,13 +8,16 @@ from torch import Tensor
 
 from strata_sae.pipeline.evaluation.metric import PerBatch
 from strata_sae.pipeline.evaluation.metrics import METRICS
-from strata_sae.pipeline.evaluation.scored_rows import ScoredRows, WeightFacts, max_cosine
+from strata_sae.pipeline.evaluation.of_latents import FracDeadAt10kRows
+from strata_sae.pipeline.evaluation.of_libraries import OF_LIBRARIES
+from strata_sae.pipeline.evaluation.scored_rows import ScoredRows, TargetRows, WeightFacts, max_cosine
 from strata_sae.pipeline.evaluation.scores import BINS_PER_DECADE, DECADES, density_histogram
-from strata_sae.pipeline.kernels.codes import DenseCodes
+from strata_sae.pipeline.evaluation.totals import Batching, Totals
+from strata_sae.pipeline.kernels.codes import Codes, DenseCodes
 from strata_sae.pipeline.saes import ARCHITECTURES
 from support.small_saes import make_sae
 
-N_ROWS, D_MODEL, D_SAE, BATCH_ROWS = 300, 8, 40, 40
+N_ROWS, D_MODEL, D_SAE, BATCH_ROWS, FIXED = 300, 8, 40, 40, 90
 
 
 @pytest.fixture
@@ -31,8 +34,10 @@ def rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch):
-    """Of per-batch metrics: seven whole batches and a shorter one, which does not count."""
-    monkeypatch.setattr(PerBatch, "batch_rows", BATCH_ROWS)
+    """Of per-batch metrics: seven whole batches and a shorter one, which does not count. A fixed count within them."""
+    monkeypatch.setattr(Totals, "batch_rows", BATCH_ROWS)
+    monkeypatch.setattr(FracDeadAt10kRows, "at_rows", FIXED)
+    monkeypatch.setattr("strata_sae.pipeline.evaluation.totals.FIXED_ROWS", (FIXED, 100_000))
 
 
 def scores(
@@ -40,16 +45,30 @@ def scores(
 ) -> dict[str, float | None]:
     W_enc = encoder_of(W_dec) if W_enc is None else W_enc
     weights = WeightFacts(max_cosine(W_dec, tile_rows=16), max_cosine(W_enc, tile_rows=7))
-    metrics = {name: metric(weights) for name, metric in METRICS.items()}
+    totals, batching = Totals(weights), Batching()
     for start in range(0, len(x_BM), batch):
-        stop = start + batch
-        scored = ScoredRows(x_BM[start:stop], DenseCodes(values_BE[start:stop]), xhat_BM[start:stop])
-        for metric in metrics.values():
-            metric.update(scored)
-    return {name: metric.value() for name, metric in metrics.items()}
+        part = slice(start, start + batch)
+        cuts = list(batching.cuts(len(x_BM[part])))
+        targets = TargetRows(x_BM[part], (stop for _, stop, _ in cuts))
+        rows = ScoredRows(targets, codes_of(values_BE[part]), xhat_BM[part])
+        totals.update([rows], [batching.segment([targets], (slice(a, b),), ends) for a, b, ends in cuts])
+        totals.add_tokens("special", rows, torch.arange(start, start + targets.n_rows) % 10 == 0)
+    if (last := batching.last()) is not None:
+        totals.end_batch(last)
+    return {name: metric(totals).value() for name, metric in METRICS.items()}
 
 
-PER_BATCH = [name for name, metric in METRICS.items() if issubclass(metric, PerBatch)]
+def near(found: float | None, wanted: float | None, relative: float, absolute: float = 0.0) -> bool:
+    return found is wanted if wanted is None else found == pytest.approx(wanted, rel=relative, abs=absolute)
+
+
+def codes_of(values_BE: Tensor) -> Codes:
+    """Entries where few are active, the full matrix otherwise: both kinds are tested."""
+    codes = DenseCodes(values_BE)
+    return codes.to_sparse() if codes.n_active() < 0.2 * values_BE.numel() else codes
+
+
+PER_BATCH = [name for name, metric in METRICS.items() if issubclass(metric, PerBatch) and name not in OF_LIBRARIES]
 
 
 def encoder_of(W_dec: Tensor) -> Tensor:
@@ -101,6 +120,55 @@ def batch_by_batch(x_rows: list[list[float]], xhat_rows: list[list[float]]) -> d
     return {name: math.fsum(values) / len(values) if values else None for name, values in found.items()}
 
 
+def as_libraries(
+    x_rows: list[list[float]], xhat_rows: list[list[float]], values: list[list[float]]
+) -> dict[str, float | None]:
+    """The numbers of SAEBench and dictionary_learning that are not among ours, by their own formulas."""
+    n, d = len(x_rows), len(x_rows[0])
+    size = min(BATCH_ROWS, n)
+    starts = range(0, n - size + 1, size)
+    whole = slice(0, len(starts) * size)
+    ours = batch_by_batch(x_rows, xhat_rows)
+    pairs = list(zip(x_rows[whole], xhat_rows[whole], strict=True))
+
+    def norm(row: list[float]) -> float:
+        return math.sqrt(math.fsum(value**2 for value in row))
+
+    def mean(found: list[float | None]) -> float | None:
+        return None if None in found else math.fsum(value or 0.0 for value in found) / len(found)
+
+    def ratio(a: float, b: float) -> float | None:
+        return a / b if b else None
+
+    errors = [norm([a - b for a, b in zip(x, xhat, strict=True)]) for x, xhat in pairs]
+    square, residual = mean([norm(x) ** 2 for x, _ in pairs]), mean([error**2 for error in errors])
+    dots = [math.fsum(a * b for a, b in zip(x, xhat, strict=True)) for x, xhat in pairs]
+    cosine = mean([ratio(dot, norm(x) * norm(xhat)) for dot, (x, xhat) in zip(dots, pairs, strict=True)])
+    l0 = mean([float(sum(value != 0 for value in row)) for row in values[whole]])
+    bias, columns = ours["relative_reconstruction_bias_per_batch"], list(zip(*values, strict=True))
+    return {
+        "sb_explained_variance": 1 - residual / (square - (square / d) ** 2),
+        "sb_explained_variance_legacy": ours["explained_variance_legacy"],
+        "sb_mse": residual / size,
+        "sb_cossim": cosine,
+        "sb_l2_norm_in": mean([norm(x) for x, _ in pairs]),
+        "sb_l2_norm_out": mean([norm(xhat) for _, xhat in pairs]),
+        "sb_l2_ratio": mean([norm(xhat) / (norm(x) if norm(x) >= 1e-4 else 1.0) for x, xhat in pairs]),
+        "sb_relative_reconstruction_bias": bias,
+        "sb_l0": l0,
+        "sb_l1": mean([math.fsum(row) for row in values[whole]]),
+        "sb_frac_alive": sum(max(column) > 0 for column in columns) / len(columns),
+        "dl_l2_loss": mean(errors),
+        "dl_l1_loss": mean([math.fsum(abs(value) for value in row) for row in values[whole]]),
+        "dl_l0": l0,
+        "dl_frac_variance_explained": ours["frac_variance_explained_per_batch"],
+        "dl_cossim": cosine,
+        "dl_l2_ratio": mean([ratio(norm(xhat), norm(x)) for x, xhat in pairs]),
+        "dl_relative_reconstruction_bias": bias,
+        "dl_frac_alive": sum(math.fsum(column) != 0 for column in columns) / len(columns),
+    }
+
+
 def brute_force(
     x_BM: Tensor, values_BE: Tensor, xhat_BM: Tensor, W_dec: Tensor, W_enc: Tensor | None = None
 ) -> dict[str, float | None]:
@@ -125,8 +193,17 @@ def brute_force(
     alive = sorted(count for count in active_rows if count)
     half = len(alive) // 2
     decoder, encoder = largest_cosines(W_dec), largest_cosines(encoder_of(W_dec) if W_enc is None else W_enc)
+    special = mean([dot(e, e) for e in errors[::10]]) / d
+    at_fixed = [sum(row[e] != 0.0 for row in values_BE[:FIXED].tolist()) for e in range(values_BE.shape[1])]
     return {
         **batch_by_batch(x_rows, xhat_rows),
+        **as_libraries(x_rows, xhat_rows, values_BE.double().tolist()),
+        "mse_special": special,
+        "mse_special_log2": math.log2(special) if special else None,
+        "mse_template": None,
+        "mse_template_log2": None,
+        "frac_dead_at_10k_rows": at_fixed.count(0) / len(at_fixed) if n >= FIXED else None,
+        **{name: None for name in METRICS if name.endswith(("100k_rows", "1m_rows"))},
         "l0": sum(active_rows) / n,
         "l1": mean([math.fsum(abs(value) for value in row) for row in values_BE.double().tolist()]),
         "r2_pooled": 1 - sse / variance,
@@ -156,7 +233,7 @@ def test_every_metric_equals_its_definition_row_by_row(rows):
     assert measured.keys() == expected.keys() == METRICS.keys()
     for name in METRICS:
         tolerance = 1e-6 if "max_cosine" in name else 1e-12  # cosines are float32 products
-        assert measured[name] == pytest.approx(expected[name], rel=tolerance), name
+        assert near(measured[name], expected[name], tolerance), name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -175,7 +252,7 @@ def test_every_metric_of_an_sae_with_dead_dense_and_zero_latents(architecture: s
     measured, expected = scores(*found, batch=50, W_enc=sae.W_enc), brute_force(*found, W_enc=sae.W_enc)
     assert measured.keys() == expected.keys()
     for name in METRICS:
-        assert measured[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+        assert near(measured[name], expected[name], 1e-9, 1e-12), name
     if sae.learns:
         assert measured["dead_latents"] >= 3
         assert codes.to_dense()[:, 3:5].all() or architecture in ("gated", "groupmax")
@@ -185,7 +262,7 @@ def test_every_metric_of_an_sae_with_dead_dense_and_zero_latents(architecture: s
 def test_many_batches_equal_one(rows, batch):
     one, many = scores(*rows), scores(*rows, batch=batch)
     for name in METRICS:
-        assert many[name] == pytest.approx(one[name], rel=1e-12), name
+        assert near(many[name], one[name], 1e-12), name
 
 
 def test_perfect_reconstruction(rows):
@@ -279,8 +356,8 @@ def test_what_overflows_has_no_value(rows, huge):
 
 
 def test_no_row_means_no_value():
-    weights = WeightFacts(torch.zeros(3), torch.zeros(3))
-    assert all(metric(weights).value() is None for metric in METRICS.values())
+    totals = Totals(WeightFacts(torch.zeros(3), torch.zeros(3)))
+    assert all(metric(totals).value() is None for metric in METRICS.values())
 
 
 def test_every_metric_states_its_definition_and_unit():

@@ -15,7 +15,7 @@ import strata_sae.pipeline.extractor.filling as stage
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.extract import describe_plan, extract
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores import ActivationStore, StoreError, TakenUnit, UnitQueue
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.format.plan import activation_bytes, token_map_bytes
 from strata_sae.stores.writing.units import UnitWriter
@@ -48,27 +48,27 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
     small: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    asked, commit = stage.next_unit, UnitWriter.commit
-    seen: list[int] = []
+    take, commit = UnitQueue.take, UnitWriter.commit
+    taken: list[TakenUnit | None] = []
     committed = threading.Event()
 
-    def told(writer: UnitWriter) -> None:
-        commit(writer)
+    def told(writer: UnitWriter) -> bool:
+        won = commit(writer)
         committed.set()
+        return won
 
-    def only_one(path: Path, plan: Any, skip: set[int]) -> int | None:
-        unit = asked(path, plan, skip)
-        if seen:
+    def only_one(units: UnitQueue) -> TakenUnit | None:
+        if taken:
             committed.wait()
             raise KeyboardInterrupt
-        seen.append(unit if unit is not None else -1)
-        return unit
+        taken.append(take(units))
+        return taken[0]
 
     monkeypatch.setattr(UnitWriter, "commit", told)
-    monkeypatch.setattr(stage, "next_unit", only_one)
+    monkeypatch.setattr(UnitQueue, "take", only_one)
     with pytest.raises(KeyboardInterrupt):
         extract(small, show_progress=False)
-    monkeypatch.setattr(stage, "next_unit", asked)
+    monkeypatch.setattr(UnitQueue, "take", take)
     with pytest.raises(StoreError, match="unfinished"):
         ActivationStore.open(small.store_path())
     extract(small, show_progress=False)

@@ -71,7 +71,7 @@ def test_workers_leave_the_bytes_of_one_process_though_one_of_them_dies(
     killer = kill_workers(1)
     extract(together, Local(3), show_progress=False)
     killer.join()
-    assert "ended early; 2 are left" in caplog.text
+    assert "killed by SIGKILL; it is started again" in caplog.text
     assert ActivationStore.open(together.store_path()).plan.n_units > 8
     assert contents(together.store_path()) == contents(alone.store_path())
     assert verify(together.store_path(), deep=True) == []
@@ -83,7 +83,7 @@ def test_a_store_that_no_worker_could_finish_is_an_error_with_their_reasons(
     make_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "fill_share", cheap_workers.fill_one_and_fail)
-    with pytest.raises(StoreError, match=r"4 of 5 units are missing: .*killed by SIGKILL") as error:
+    with pytest.raises(StoreError, match=r"4 of 5 units are missing: .*killed by SIGKILL; it died 3 times") as error:
         fill(ModelSettings(path="none"), tmp_path / "store", make_plan, Local(2), show_progress=False)
     assert ": the model is gone" in str(error.value)
     assert not multiprocessing.active_children()

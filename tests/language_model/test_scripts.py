@@ -85,7 +85,7 @@ def given_back(tokenizer: Any, text: str) -> tuple[bytes, GivenBack]:
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     tokens = token_bytes(tokenizer, ids)
     count = GivenBack(tokenizer)
-    count.add(text, ids)
+    count.count(count.judge(text, ids))
     return b"".join(tokens[token_id].data for token_id in ids), count
 
 
@@ -158,7 +158,7 @@ def test_only_the_first_documents_are_counted(monkeypatch: pytest.MonkeyPatch) -
     tokenizer = fast(byte_level())
     count = GivenBack(tokenizer)
     for text in ("one", "two", "three"):
-        count.add(text, tokenizer(text)["input_ids"])
+        count.count(count.judge(text, tokenizer(text)["input_ids"]))
     assert count.record()["documents"] == 2
 
 

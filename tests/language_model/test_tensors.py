@@ -136,16 +136,15 @@ def test_tensors_declared_one_that_are_two(dtype: str, settings_of: SettingsOf, 
 
 def test_the_report_of_loading_is_read_whole(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every list that transformers reports is judged: a new one must be placed here first."""
-    from transformers import AutoModelForCausalLM
+    from transformers import PreTrainedModel
 
-    _, info = AutoModelForCausalLM.from_pretrained(settings_of("llama").path, output_loading_info=True)
-    assert set(info) == {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}
-    plain = AutoModelForCausalLM.from_pretrained
+    plain = PreTrainedModel.from_pretrained.__func__
 
-    def reports_an_error(*args: Any, **kwargs: Any) -> Any:
-        model, info = plain(*args, **kwargs)
+    def reports_an_error(cls: type, *args: Any, **kwargs: Any) -> Any:
+        model, info = plain(cls, *args, **kwargs)
+        assert set(info) == {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}
         return model, info | {"error_msgs": ["a tensor that could not be converted"]}
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", reports_an_error)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(reports_an_error))
     with pytest.raises(ConfigError, match="loading the weights reported: a tensor that could not be converted"):
         load(settings_of("llama"), [SITE])

@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from support.browsing import browser, watch
 from support.made_up_run import write_run
+
+__all__ = ["browser", "watch"]
 
 
 @pytest.fixture

@@ -1,14 +1,9 @@
 """The page in a real browser: it draws, it obeys its own policy, and it asks for nothing."""
 
 import itertools
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from strata_sae.pipeline.report.comparison_page import write_comparison
 from strata_sae.pipeline.report.page import write_report
@@ -16,58 +11,6 @@ from support.made_up_run import HOSTILE, SITES, TOKENS, VARIANTS, write_run
 from support.sealing import edit
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = os.environ.get("STRATA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    # Whoever asks for these tests (make browser) wants them run: a browser that is not there fails them.
-    assert CHROMIUM is not None, "no chromium on the PATH, and STRATA_CHROMIUM is not set"
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
-
-
-DRAWN = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
-"""Done once two frames were drawn: what came into view in the first is on the page after the second."""
-expect.set_options(timeout=1_800_000)
-
-
-class Watched:
-    """A page and everything that went wrong on it."""
-
-    def __init__(self, browser: Any, path: Path, width: int = 1280) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900})
-        self.page.set_default_timeout(0)  # pytest has a limit; a busy machine is no failure
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.url = path.resolve().as_uri()
-        self.page.goto(self.url)
-
-    def scroll_through(self) -> None:
-        height = self.page.evaluate("document.documentElement.scrollHeight")
-        for top in range(0, height, 600):
-            self.page.evaluate(f"scrollTo({{top: {top}, behavior: 'instant'}})")
-            self.page.evaluate(DRAWN)
-
-
-@pytest.fixture
-def watch(browser: Any) -> Iterator[Any]:
-    opened: list[Watched] = []
-
-    def open_page(path: Path, **options: Any) -> Watched:
-        opened.append(Watched(browser, path, **options))
-        return opened[-1]
-
-    yield open_page
-    for watched in opened:
-        watched.page.close()
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -78,12 +21,24 @@ def test_every_figure_is_drawn_without_errors_or_requests(watch, run_folder, wid
     plots = page.locator(".plot")
     panels = page.locator("[data-panel]")
     assert panels.count() == 14
-    assert plots.count() == 6 * len(SITES) + panels.count()
+    of_sections = page.locator("[data-figure=section]").count()
+    assert of_sections == len(SITES) + 1  # redundancy, and the schedules
+    assert plots.count() == 1 + 6 * len(SITES) + panels.count() + of_sections  # the first one is beside the statement
     for place in range(plots.count()):
         plots.nth(place).locator("svg.main-svg").first.wait_for(state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert watched.errors == []
     assert watched.requests == [watched.url]
+
+
+def test_the_first_screen_holds_the_statement_a_figure_and_an_example(watch, run_folder):
+    """All of it, of a laptop's 1280 x 800; the control is the section that follows."""
+    watched = watch(write_report(run_folder))
+    bottom = "(selector) => document.querySelector(selector).getBoundingClientRect().bottom"
+    for selector in (".statement", ".first .plot svg.main-svg", ".taste", ".numbers"):
+        assert 0 < watched.page.evaluate(bottom, selector) <= 800, selector
+    assert watched.page.evaluate(bottom, "#results") > 800
+    assert watched.errors == []
 
 
 def test_the_test_sees_a_policy_violation(watch, run_folder):
@@ -237,3 +192,11 @@ def test_the_comparison_of_two_runs_draws_its_figures(watch, run_folder, tmp_pat
     assert watched.page.locator(".plot .scatterlayer .trace").count() == len(SITES) * 3  # a frontier and two runs
     assert watched.errors == []
     assert [url for url in watched.requests if url != watched.url] == []
+
+
+def test_no_long_name_widens_a_narrow_page(watch, run_folder):
+    """Names of SAEs are as long as 255 letters: the last word of every summary, heading and term becomes one."""
+    page = watch(write_report(run_folder), width=400).page
+    lengthen = "(selector) => document.querySelectorAll(selector).forEach((one) => one.append(' ' + 'm'.repeat(255)))"
+    page.evaluate(lengthen, "summary, h1, h2, h3, dt, dd, figcaption, th, td, p")
+    assert page.evaluate("document.documentElement.scrollWidth") == 400

@@ -211,8 +211,8 @@ def test_bad_input_is_told(two: list[Path], tmp_path: Path, monkeypatch: pytest.
         read_comparison([two[0], tmp_path / "empty"])
     monkeypatch.chdir(tmp_path)
     for arguments, said in [
-        (("first",), "the folders of two or more runs"),
-        (("first", "nowhere"), "the folders of two or more runs"),
+        (("first", "nowhere"), "or the folders of runs"),
+        (("nowhere", "first"), "or the folders of runs"),
         (("first", "second", "--set", "seed=1"), "--set"),
     ]:
         result = CliRunner().invoke(app, ["report", *arguments])

@@ -20,7 +20,7 @@ from strata_sae.pipeline.report.run_data import Run, Trained
 from support.made_up_records import sae_record
 from support.made_up_run import METRICS, SITES, VARIANTS, write_run
 from support.page_parser import Page
-from support.sealing import edit
+from support.sealing import edit, seal
 
 
 def sha256(text: str) -> str:
@@ -36,16 +36,7 @@ def test_the_statement_says_what_happened(run_folder):
     assert "10 of 12 finished" in text
     assert "Training diverged and was stopped for topk-hot" in text
     assert "441 documents that were not used in training" in text
-    assert "of 2 with 32.0 active latents per row at blocks.9.hook_resid_post, topk has the highest (R² 0.8710)" in text
-
-
-def test_unequal_l0_has_no_winner(run_folder):
-    """The control is the test above: of two with equal L0 there is a best one."""
-    for place, path in enumerate(sorted(run_folder.glob("variants/*/metrics.json"))):
-        edit(path, lambda record, place=place: record["metrics"]["l0"].update(value=30.0 + place))
-    text = Page(write_report(run_folder)).text
-    assert "No two SAEs at one site have equal L0, so R² alone does not rank them." in text
-    assert "with 3" not in text.split("Results")[0]
+    assert "Which differences are more than noise was not measured, so none is ranked." in text
 
 
 def described(**saes: dict[str, Any]) -> list[tuple[str, str]]:
@@ -105,7 +96,7 @@ def test_sites_and_variants_are_in_the_order_of_the_config(run_folder):
     page = Page(write_report(run_folder))
     chips = [a["data-variant"] for _, a in page.elements if a.get("class") == "chip"]
     assert chips == list(VARIANTS)
-    panels = [a["data-site"] for _, a in page.elements if a.get("data-figure") == "frontier"]
+    panels = [a["data-site"] for _, a in page.elements if a.get("data-figure") == "frontier" and "data-small" not in a]
     assert panels == list(SITES)
 
 
@@ -213,6 +204,30 @@ def test_one_site_one_variant(tmp_path):
     text = Page(write_report(folder)).text
     assert "One sparse autoencoder was then trained at one site" in text
     assert "it finished" in text
+
+
+def test_beside_the_statement_are_a_figure_and_the_latent_whose_tokens_are_most_alike(run_folder):
+    (variant, site) = ("relu-l1", "blocks.9.hook_resid_post")
+
+    def alike(record: dict[str, Any]) -> None:
+        for example in record["latents"][2]["examples"]:
+            example["tokens"][example["index"]] = " The" if example["position"] % 2 else "the"
+
+    edit(run_folder / "variants" / f"{variant}@{site}" / "examples.json", alike)
+    seal(run_folder / "variants" / f"{variant}@{site}")
+    page = Page(write_report(run_folder))
+    latent = json.loads((run_folder / "variants" / f"{variant}@{site}" / "examples.json").read_text())["latents"][2]
+    first = page.text.split("Results")[0]
+    assert f"Latent {latent['latent']} of {variant}" in first
+    assert [a["data-site"] for _, a in page.elements if "data-small" in a] == [site]
+
+
+def test_control_a_run_without_scores_has_neither(run_folder):
+    for path in run_folder.glob("variants/*/metrics.json"):
+        path.unlink()
+    page = Page(write_report(run_folder))
+    assert "Latent " not in page.text.split("Results")[0]
+    assert not [a for _, a in page.elements if "data-small" in a]
 
 
 def test_a_folder_without_saes_is_an_error(tmp_path):

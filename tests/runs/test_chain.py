@@ -4,6 +4,7 @@ says so, or makes it again with the bytes it had.
 
 import csv
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -29,6 +30,12 @@ OF_RUN = {
     "store": ("report",),
     "report": (),
     "results": (),
+    "tables": (),
+    "tracking": (),  # tests/tracking/; no stage reads it
+    "comparisons": (),  # tests/report/test_comparisons_section.py; evaluate makes it again
+    "claims": (),  # tests/runs/, tests/trainer/: who works on the run now
+    "judged": (),  # tests/test_judging.py
+    "stability": (),  # the same, and tests/evaluation/test_stability.py
 }
 """Property of RunFolder -> the commands that read that file. `train` compares the environment where it trains."""
 OF_SAE = {
@@ -39,6 +46,13 @@ OF_SAE = {
     "metrics": ("evaluate", "report"),
     "features": ("evaluate", "report"),
     "examples": ("evaluate", "report"),
+    "absorption": (),  # tests/evaluation/test_absorption_run.py, tests/report/test_absorption_section.py
+    "per_document": ("evaluate",),
+    "probing": (),  # tests/evaluation/test_probing.py, tests/report/test_probing_section.py
+    "truth": (),  # tests/evaluation/test_truth_record.py
+    "match": (),  # tests/test_matching.py
+    "model_metrics": (),  # tests/intervention/test_bad_input.py, tests/report/test_model_section.py
+    "failures": (),  # tests/trainer/test_lots.py
     "checkpoints": (),  # tests/trainer/test_checkpoint.py
 }
 PLACES = [(name, command) for name, commands in OF_SAE.items() for command in commands]
@@ -67,8 +81,13 @@ def flip(path: Path, share: float) -> None:
         data[place] ^= 1
     else:
         digits = [match.start() for match in re.finditer(rb"[0-9]", data)]
-        place = min(digits, key=lambda digit: abs(digit - place))
-        data[place] = ord("0") + (data[place] - ord("0") + 1) % 10
+        for digit in sorted(digits, key=lambda digit: abs(digit - place)):
+            changed = data.copy()
+            changed[digit] = ord("0") + (data[digit] - ord("0") + 1) % 10
+            # The 17th digit of a number may stand for the same double, which is no change.
+            if path.suffix != ".json" or json.loads(changed) != json.loads(data):
+                break
+        data = changed
     path.write_bytes(data)
 
 

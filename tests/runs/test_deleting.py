@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 from strata_sae.pipeline.commands import arguments
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.runs.claims import DELETING, Hold, claim_in, search_of
 from strata_sae.pipeline.runs.deleting import deletable_run, deletable_variants, delete_run, delete_variants
-from strata_sae.pipeline.runs.folders import RunFolder, only_writer
+from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.listing import list_runs, runs_of_store
 from strata_sae.stores.files.deletion import half_deleted
 from strata_sae.stores.files.filesystem import write_bytes
@@ -155,12 +156,21 @@ def test_what_no_stage_writes_is_named_and_nothing_is_deleted(run: Path, add: Ca
     assert names(Path()) == before
 
 
-def test_a_run_that_is_written_is_refused(run: Path) -> None:
+def hold(run: Path, name: str) -> Hold:
+    """What a process that works on it holds."""
+    held = claim_in(RunFolder(run), name)
+    assert held is not None
+    return held
+
+
+@pytest.mark.parametrize("name", [f"topk@{SITE}", search_of(f"topk@{SITE}")])
+def test_a_run_that_is_written_is_refused(run: Path, name: str) -> None:
     before = names(run)
-    with only_writer(run):
-        for refused in (lambda: delete_run(run), lambda: delete_variants(run, "topk")):
-            with pytest.raises(CheckpointError, match="another process is writing this run"):
+    with hold(run, name):
+        for refused in (lambda: delete_run(run), lambda: deletable_run(run), lambda: delete_variants(run, "topk")):
+            with pytest.raises(CheckpointError, match=f"another process is writing this run: {name}; wait for it"):
                 refused()
+        assert names(run) == sorted([*before, "claims", f"claims/{name}.lock"])
         (found,) = runs_of_store(STORE_ID, [Path("runs")])
         assert (found.n_saes, found.is_written) == (2 * len(VARIANTS), True)
     assert names(run) == before
@@ -169,6 +179,28 @@ def test_a_run_that_is_written_is_refused(run: Path) -> None:
     killed_before_step(1, lambda files: delete_run(run, files))
     assert half_deleted(Path("runs"))
     assert runs_of_store(STORE_ID, [Path("runs")]) == [], "what a deletion left needs no store"
+
+
+def test_a_variant_is_deleted_while_another_one_is_trained(run: Path) -> None:
+    with hold(run, f"matryoshka@{SITE}"):
+        delete_variants(run, "topk")
+        with pytest.raises(CheckpointError, match=f"matryoshka@{SITE}; wait for it"):
+            delete_run(run)
+    assert not list(run.glob("variants/topk@*"))
+    assert not (run / "claims").exists()
+
+
+def test_while_a_run_is_deleted_nobody_begins_in_it(run: Path) -> None:
+    with hold(run, DELETING), pytest.raises(CheckpointError, match="another process is deleting this run"):
+        claim_in(RunFolder(run), f"topk@{SITE}")
+    assert not (run / "claims").exists()
+    with hold(run, DELETING), pytest.raises(CheckpointError, match="is writing this run: deleting"):
+        delete_run(run)
+    (run / "claims").mkdir()
+    (run / "claims" / f"topk@{SITE}.lock").touch()  # of a process that was killed
+    (run / "claims" / f"topk@{SITE}.lock.0123456789ab.seized").touch()  # of one that was killed while it took that over
+    delete_run(run)
+    assert not run.exists()
 
 
 def test_bad_names_are_told(run: Path) -> None:
@@ -230,7 +262,7 @@ def test_a_store_that_runs_refer_to_needs_force(run: Path, monkeypatch: pytest.M
     refused = strata("store", "delete", str(store), "--yes")
     assert refused.exit_code == 1
     assert f"runs/demo ({2 * len(VARIANTS)} SAEs)" in refused.stderr
-    with only_writer(run):
+    with hold(run, f"topk@{SITE}"):
         used = strata("store", "delete", str(store), "--yes", "--force")
         assert (used.exit_code, "which is being written now" in used.stderr) == (1, True)
     assert store.exists()

@@ -20,6 +20,7 @@ from strata_sae.pipeline.report import page
 from strata_sae.pipeline.report.page import render
 from strata_sae.pipeline.report.results import results_csv
 from strata_sae.pipeline.report.run_data import read_run
+from strata_sae.pipeline.report.sections_of_run import sections_of
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.record_files import fingerprint
 from strata_sae.pipeline.trainer.train import train
@@ -87,7 +88,7 @@ def assert_told(error: Exception) -> None:
 
 def one_page(run: Path) -> list[str]:
     shown = read_run(run)
-    render(shown, None)
+    render(shown, None, sections_of(shown))
     results_csv(shown)
     return shown.missing
 
@@ -98,6 +99,8 @@ def small(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     for sae in scored_run.SAES[1:]:
         shutil.rmtree(RunFolder(run).variant(sae).path)
+    for record in (RunFolder(run).comparisons, RunFolder(run).stability):  # of the SAEs that are gone, too
+        record.unlink(missing_ok=True)
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
     torch.set_num_threads(1)
     return run

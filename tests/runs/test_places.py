@@ -15,7 +15,16 @@ STATE = {
     "pipeline/kernels/machine/compiled/loops.py: _pools[n_threads] =": "idle threads; no result depends on them",
     "pipeline/kernels/machine/compiled/loops.py: @cache folder": "where compiled loops are kept, looked at once",
     "stores/files/beats.py: @cache this_machine": "names of the machine and its boot, which no process outlives",
+    "pipeline/config/run.py: @cache _follow": "what the settings are made of, made anew when more is registered",
+    "pipeline/config/schema.py: @cache _whole_config": "the schema of these settings, made anew when they are",
+    "pipeline/reading/t_distribution.py: @cache quantile": "a pure function of two numbers",
     "stores/format/shards.py: @cache _literals": "a compressor of fixed settings",
+    "pipeline/sharding/cut.py: @cache offered": "a pure function of two numbers",
+    "stores/files/claims.py: _CLAIMS.add": "what this process holds, for a child that must not hold it",
+    "stores/files/claims.py: _CLAIMS.discard": "the same",
+    "stores/files/claims.py: _CLAIMS.clear": "the same",
+    "pipeline/stopping.py: _state['asked'] =": "that this process is to end; asked for from outside",
+    "pipeline/stopping.py: _state['patient'] =": "blocks that this process is in",
     "pipeline/pages/__init__.py: @cache template": "compiled from a file of the package",
 }
 """Where -> why it changes no result."""

@@ -3,10 +3,9 @@
 Time is a counter of the test: owners beat and observers look at its steps, and nothing waits.
 """
 
-import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,57 +13,38 @@ import pytest
 
 from strata_sae.stores import ActivationStore, StoreError
 from strata_sae.stores.files import beats, locks
-from strata_sae.stores.files.beats import STILL_SECONDS, Beat, Observer
+from strata_sae.stores.files.beats import STILL_SECONDS, Beat
 from strata_sae.stores.files.filesystem import FileSystem
 from strata_sae.stores.files.locks import Lease, abandoned, leased, remove_dead
 from strata_sae.stores.writing import finishing
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from strata_sae.stores.writing.units import UnitWriter
-from support.small_store import build_store, fill_unit, plan_store, stored_rows, token_map
+from support.small_store import build_store, fill_missing, plan_store, stored_rows, token_map
 from support.waiting import wait_until
+from support.without_flock import Time, reached, take_nothing
 
 FILES = FileSystem()
 SITE = "blocks.1.hook_resid_post"
 ROWS = {SITE: stored_rows(SITE, 1000, 16)}
 
 
-class Time:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    clock = Time()
-    monkeypatch.setattr(locks, "_OBSERVER", Observer(clock))
-    return clock
-
-
-def take_nothing(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
-    raise OSError(errno.ENOLCK, "No locks available")
-
-
-def take_always(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
-    return True
+    return Time.of_observers(monkeypatch)
 
 
 @pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_locks() -> Iterator[None]:
     """A file system that knows no flock."""
-    monkeypatch.setattr(locks, "take", take_nothing)
+    with reached("no_locks"):
+        yield
 
 
 @pytest.fixture
-def far_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+def far_locks() -> Iterator[None]:
     """One on which each machine has locks of its own; owners are on another machine."""
-    monkeypatch.setattr(locks, "take", take_always)
-    monkeypatch.setattr(beats, "this_machine", lambda: ("far", "far"))
-    monkeypatch.setattr(locks, "this_machine", lambda: ("here", "here"))
+    with reached("far_locks"):
+        yield
 
 
 WITHOUT_THE_KERNEL = pytest.mark.parametrize("reach", ["no_locks", "far_locks"])
@@ -219,8 +199,7 @@ def finishing_plan(store: Path):
 
 def fill_the_rest(store: Path) -> None:
     plan = finishing_plan(store)
-    while (unit := next_unit(store, plan, set())) is not None:
-        fill_unit(FILES, store, plan, unit, ROWS)
+    fill_missing(FILES, store, plan, ROWS)
     finish_store(FILES, store, plan)
 
 
@@ -236,10 +215,8 @@ def test_an_owner_that_slept_finds_its_unit_taken_and_the_store_is_whole(
     store, reference = tmp_path / "a", build_store(tmp_path / "reference")
     plan = plan_store(store)
     sleeper = begun(store, 0)
-    assert next_unit(store, plan, set()) == 1, "another one fills unit 0"
     recover(FILES, store, plan)
     time.now += STILL_SECONDS
-    assert next_unit(store, plan, set()) == 0
     assert recover(FILES, store, plan) == list(range(plan.n_units))
     with pytest.raises(StoreError, match="unit 0 was taken over by another process, which saw no sign of life"):
         sleeper.commit()
@@ -315,7 +292,8 @@ def test_an_owner_beats_by_itself_until_it_ends(tmp_path: Path, monkeypatch: pyt
         assert found[:2] == beats.this_machine()
         return found.number
 
-    wait_until(lambda: number() >= 3)
+    first = number()
+    wait_until(lambda: number() >= first + 3)
     thread = lease._pulse._thread
     lease.release()
     assert not thread.is_alive()

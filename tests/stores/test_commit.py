@@ -16,9 +16,9 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import commit_path, read_commit
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from strata_sae.stores.writing.units import UnitWriter
-from support.small_store import build_store, fill_unit, plan_store, stored_rows, token_map
+from support.small_store import build_store, fill_missing, fill_unit, plan_store, stored_rows, token_map
 
 SITE = "blocks.1.hook_resid_post"
 N_ROWS = 300
@@ -49,8 +49,7 @@ def filled_writer(store: Path, plan: Plan, unit: int, change: float = 0.0, files
 
 
 def fill_all(store: Path, plan: Plan) -> None:
-    while (unit := next_unit(store, plan, set())) is not None:
-        fill_unit(FILES, store, plan, unit, rows_of(plan))
+    fill_missing(FILES, store, plan, rows_of(plan))
 
 
 def state(folder: Path) -> dict[str, tuple[int, str]]:

@@ -24,9 +24,9 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.commits import commit_path
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.plan_file import read_plan
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from strata_sae.stores.writing.units import UnitWriter
-from support.small_store import build_store, fill_unit, plan_store, stored_rows, token_map
+from support.small_store import build_store, fill_missing, fill_unit, plan_store, stored_rows, token_map
 
 N_RACED = int(os.environ.get("STRATA_RACED_UNITS", "60"))
 SITES = {"blocks.0.hook_resid_post": 8, "blocks.1.hook_resid_post": 8}
@@ -54,8 +54,7 @@ def live(files: FileSystem, path: Path, n_rows: int = 70) -> None:
     plan = plan_store(path, n_rows, SITES, files=files, shard_bytes=2048)
     recover(files, path, plan)
     rows = rows_of(plan)
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(files, path, plan, unit, rows)
+    fill_missing(files, path, plan, rows)
     finish_store(files, path, plan)
 
 
@@ -176,8 +175,7 @@ def half_written(path: Path) -> Plan:
 
 def fill_rest(path: Path, plan: Plan) -> None:
     recover(FILES, path, plan)
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(FILES, path, plan, unit, rows_of(plan))
+    fill_missing(FILES, path, plan, rows_of(plan))
     finish_store(FILES, path, plan)
 
 

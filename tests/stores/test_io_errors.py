@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import MANIFEST, TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.verifying import verify
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
+from strata_sae.stores.writing.finishing import finish_store, recover, write_timing
+from strata_sae.stores.writing.queue import UnitQueue
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import plan_store, stored_rows, token_map
 
@@ -80,16 +82,20 @@ def write_store(files: FileSystem, path: Path) -> None:
     plan = plan_store(path, N_ROWS, SITES, files=files, shard_bytes=4096)
     rows = {site: stored_rows(site, N_ROWS, d_model) for site, d_model in plan.sites.items()}
     recover(files, path, plan)
-    while (unit := next_unit(path, plan, set())) is not None:
-        start, stop = plan.unit_rows(unit)
-        writer = UnitWriter(files, path, plan, unit, token_map(N_ROWS)["flags"][start:stop])
+    units = UnitQueue(files, path, plan)
+    while (unit := units.take()) is not None:
+        start, stop = plan.unit_rows(unit.number)
         try:
-            for site, rows_NM in rows.items():
-                writer.append(site, rows_NM[start:stop])
-            writer.commit()
-        finally:
-            writer.close()
-        write_timing(files, path, unit, 1, 1.0)
+            flags_N = token_map(N_ROWS)["flags"][start:stop]
+            with closing(UnitWriter(files, path, plan, unit.number, flags_N)) as writer:
+                for site, rows_NM in rows.items():
+                    writer.append(site, rows_NM[start:stop])
+                writer.commit()
+            unit.done()
+        except OSError as error:
+            unit.failed(str(error))
+            raise
+        write_timing(files, path, unit.number, 1, 1.0)
     finish_store(files, path, plan)
 
 

@@ -12,9 +12,6 @@ import pytest
 from strata_sae.stores.files import locks
 from strata_sae.stores.files.filesystem import FileSystem, remove_tree
 from strata_sae.stores.files.locks import Lease, abandoned, hold, leased, remove_abandoned, remove_dead, take
-from strata_sae.stores.writing.finishing import next_unit
-from strata_sae.stores.writing.units import UnitWriter
-from support.small_store import plan_store, token_map
 
 FILES = FileSystem()
 FORK = multiprocessing.get_context("fork")
@@ -144,14 +141,3 @@ def test_a_cleaner_whose_lock_file_was_removed_before_it_held_it_removes_nothing
     remove_abandoned(FILES, [folder])
     with came[0]:
         assert folder.exists()
-
-
-def test_a_unit_that_somebody_fills_is_left_to_the_last(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    plan = plan_store(store, 300, shard_bytes=4096)
-    start, stop = plan.unit_rows(0)
-    writer = UnitWriter(FILES, store, plan, 0, token_map(300)["flags"][start:stop])
-    assert next_unit(store, plan, set()) == 1
-    assert next_unit(store, plan, set(range(1, plan.n_units))) == 0
-    writer.close()
-    assert next_unit(store, plan, set()) == 0

@@ -14,9 +14,9 @@ from strata_sae.stores.files.hashing import file_sha256
 from strata_sae.stores.format.plan import MANIFEST, PLAN, TIMINGS
 from strata_sae.stores.format.plan_file import read_plan
 from strata_sae.stores.front.verifying import verify
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover, write_timing
+from strata_sae.stores.writing.finishing import finish_store, recover, write_timing
 from support.power_cuts import Disk, RecordingFileSystem
-from support.small_store import fill_unit, plan_store, stored_rows
+from support.small_store import fill_missing, plan_store, stored_rows
 
 N_STATES = int(os.environ.get("STRATA_POWER_CUTS", "1000"))
 N_ROWS = 260
@@ -30,10 +30,12 @@ def write_store(files: FileSystem, path: Path) -> None:
     tell("plan")
     rows = {site: stored_rows(site, N_ROWS, d_model) for site, d_model in plan.sites.items()}
     recover(files, path, plan)
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(files, path, plan, unit, rows)
+
+    def filled(unit: int) -> None:
         tell(unit)
         write_timing(files, path, unit, 1, 1.0)
+
+    fill_missing(files, path, plan, rows, filled)
     finish_store(files, path, plan)
     tell("finished")
 

@@ -13,9 +13,9 @@ import pytest
 
 from strata_sae.stores import verify
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.writing.finishing import finish_store, next_unit, recover
+from strata_sae.stores.writing.finishing import finish_store, recover
 from support.power_cuts import Disk, RecordingFileSystem
-from support.small_store import fill_unit, plan_store, stored_rows
+from support.small_store import fill_missing, plan_store, stored_rows
 
 SITE = "blocks.1.hook_resid_post"
 FILES = FileSystem()
@@ -29,10 +29,8 @@ def life(files: FileSystem, path: Path) -> None:
     plan = plan_store(path, 130, {SITE: 8}, files=files, shard_bytes=2048)
     recover(files, path, plan)
     rows = {SITE: stored_rows(SITE, 130, 8)}
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(files, path, plan, unit, rows)
-        if isinstance(files, RecordingFileSystem):
-            files.acknowledge(unit)
+    tell = files.acknowledge if isinstance(files, RecordingFileSystem) else lambda fact: None
+    fill_missing(files, path, plan, rows, tell)
     finish_store(files, path, plan)
 
 

@@ -18,7 +18,7 @@ from strata_sae.stores.front.verifying import verified_level
 from strata_sae.stores.remote.pull import pull
 from strata_sae.stores.remote.push import push
 from strata_sae.stores.writing.finishing import finish_store, recover
-from support.small_store import fill_unit, stored_rows
+from support.small_store import fill_unit
 
 SITE = "blocks.1.hook_mlp_out"
 
@@ -47,9 +47,9 @@ def test_it_opens_verifies_and_serves_what_was_written(store: Path) -> None:
     assert "norms" in verified_level(store, deep=False)
     opened = ActivationStore.open(store)
     assert opened.plan.version == 1
-    for site, d_model in version_1.SITES.items():
+    for site in version_1.SITES:
         found_NM = opened.float_rows(site, 0, version_1.N_ROWS)
-        expected_NM = to_float32(stored_rows(site, version_1.N_ROWS, d_model, opened.plan.encoding))
+        expected_NM = to_float32(version_1.rows_written(site, opened.plan.encoding))
         if opened.plan.encoding == "int8":
             np.testing.assert_allclose(found_NM, expected_NM, atol=0.02 * np.abs(expected_NM).max())
         else:
@@ -94,7 +94,7 @@ def test_one_that_was_begun_is_finished_as_it_would_have_been(store: Path) -> No
     with pytest.raises(StoreError, match=f"unfinished .* {plan.n_units - 1} of {plan.n_units} units"):
         ActivationStore.open(store)
     assert recover(FileSystem(), store, plan) == [1]
-    rows = {site: stored_rows(site, plan.n_rows, d_model, plan.encoding) for site, d_model in plan.sites.items()}
+    rows = {site: version_1.rows_written(site, plan.encoding) for site in plan.sites}
     fill_unit(FileSystem(), store, plan, 1, rows)
     finish_store(FileSystem(), store, plan)
     assert files_of(store) == whole

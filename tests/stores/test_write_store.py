@@ -6,9 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strata_sae.stores import ActivationStore, Batches, Filters, StoreError, read_plan, verify, write_store
+from strata_sae.stores import (
+    TOKEN_ROWS_PER_CHUNK,
+    ActivationStore,
+    Batches,
+    Filters,
+    StoreError,
+    read_plan,
+    verify,
+    write_store,
+)
+from strata_sae.stores.errors import UnfitRows
 from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.vocabulary import Token
+from strata_sae.stores.front import given_tokens
 from strata_sae.stores.writing.units import UnitWriter
 from support.small_store import stored_rows, token_map
 
@@ -90,6 +101,70 @@ def test_other_rows_are_another_store(tmp_path: Path, rows) -> None:
     """Control: without the hash of its rows in the plan both would be served in one order and stand for each other."""
     first = write_store(tmp_path / "a", rows, **SMALL)
     assert read_plan(write_store(tmp_path / "b", {**rows, SITE: -rows[SITE]}, **SMALL).path).id != first.plan.id
+
+
+class Counted:
+    """Rows that are no array: only what is asked for is made, and how many at a time is counted."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.shape, self.dtype, self._rows, self.asked = rows.shape, rows.dtype, rows, []
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        found = self._rows[rows]
+        self.asked.append(len(found))
+        return found
+
+
+def test_rows_and_tokens_are_read_in_pieces_from_anything_that_is_sliced(tmp_path: Path) -> None:
+    n_rows = 3 * TOKEN_ROWS_PER_CHUNK // 2
+    rows, document_N = Counted(stored_rows(SITE, n_rows, 2)), Counted(np.arange(n_rows) // 7)
+    store = write_store(
+        tmp_path / "s", {SITE: rows}, tokens={"document": document_N}, heldout=0.5, chunk_bytes=2**14, shard_bytes=2**18
+    )
+    hashed, *written = rows.asked
+    assert hashed == sum(written) == n_rows, "less than 4 MiB are hashed at once"
+    assert max(written) == store.plan.rows_per_chunk == 2048
+    assert max(document_N.asked) == TOKEN_ROWS_PER_CHUNK
+    assert verify(store.path, deep=True) == []
+    np.testing.assert_array_equal(store.rows(SITE, 0, n_rows), stored_rows(SITE, n_rows, 2))
+    np.testing.assert_array_equal(store.token_map("position", 0, n_rows), np.arange(n_rows) % 7)
+    n_documents = -(-n_rows // 7)
+    assert store.plan.n_documents == n_documents
+    assert store.plan.splits["train"] == (0, (n_documents - n_documents // 2) * 7)
+
+
+def test_a_document_falls_where_two_pieces_meet(tmp_path: Path) -> None:
+    document_N = np.full(TOKEN_ROWS_PER_CHUNK + 5, 3)
+    document_N[TOKEN_ROWS_PER_CHUNK:] = 2
+    rows = {SITE: np.ones((len(document_N), 1), np.float32)}
+    with pytest.raises(StoreError, match=f"falls after row {TOKEN_ROWS_PER_CHUNK - 1}"):
+        write_store(tmp_path / "s", rows, tokens={"document": document_N})
+
+
+def test_where_rows_come_from_stands_for_their_hash(tmp_path: Path, rows) -> None:
+    told = {"imported": {"files": {"a.npy": "0" * 64}}}
+    counted = Counted(rows[SITE])
+    store = write_store(tmp_path / "s", {SITE: counted}, provenance=told, **SMALL)
+    assert store.plan.provenance == told
+    assert sum(counted.asked) == N_ROWS
+
+
+def test_rows_that_no_store_may_hold_leave_none_behind(tmp_path: Path, rows) -> None:
+    rows[SITE][900] = np.nan
+    with pytest.raises(UnfitRows, match=f"site {SITE}, row 900"):
+        write_store(tmp_path / "s", rows, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+    sound = write_store(tmp_path / "s", {"mine": rows["mine"]}, **SMALL)
+    with pytest.raises(StoreError, match="another plan"):
+        write_store(tmp_path / "s", rows, **SMALL)
+    assert verify(sound.path, deep=True) == [], "that of others stays"
+
+
+def test_more_words_than_a_store_can_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(given_tokens, "MAX_WORDS", 20)
+    rows = {SITE: np.ones((30, 1), np.float32)}
+    with pytest.raises(StoreError, match="more than 20 different ones"):
+        write_store(tmp_path / "s", rows, tokens={"token_id": np.arange(30)})
 
 
 FAULTS: dict[str, tuple[Callable[[dict], dict], str]] = {

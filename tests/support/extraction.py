@@ -45,5 +45,5 @@ def extraction_config(folder: Path, *, model_type: str = "llama", **changes: Any
         },
     }
     for section, values in changes.items():
-        sections[section] = sections[section] | values
+        sections[section] = sections.get(section, {}) | values
     return ExtractConfig.model_validate(sections)

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -13,7 +12,11 @@ LFS_BYTES = 2000
 
 
 class FakeHub(ThreadingHTTPServer):
-    """`commits[repository]`: trees, path -> bytes; a commit's name is its index, as 40 digits."""
+    """`commits[repository]`: trees, path -> bytes; a commit's name is its index, as 40 digits.
+
+    `heads[repository]`: branch -> index of its last commit; without it the last of all is main's.
+    `kinds[repository]`: dataset or model; the other kind does not see it.
+    """
 
     daemon_threads = True
 
@@ -22,6 +25,10 @@ class FakeHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.elsewhere = f"http://localhost:{self.server_port}/lfs"  # another host, as far as tokens are concerned
         self.commits: dict[str, list[dict[str, bytes]]] = {}
+        self.heads: dict[str, dict[str, int]] = {}
+        self.kinds: dict[str, str] = {}
+        self.asked: list[str] = []
+        """Every request: its line and its headers, but for the one header in which the token may stand."""
         self.private: dict[str, bool] = {}
         self.messages: list[tuple[str, list[str]]] = []
         self.objects: dict[str, bytes] = {}
@@ -34,6 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name: text for name, text in self.headers.items() if name.lower() != "authorization"}
+        self.server.asked.append(f"{self.requestline} {headers} {body!r}")
         answer = self._lfs(path[4:], body) if path.startswith("lfs/") else self._api(path, body)
         value, code, headers = (*answer, 200, {}) if len(answer) == 1 else answer
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -50,18 +59,23 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "api/validate-yaml":
             return ({"errors": [], "warnings": []},)
         if path == "api/repos/create":
-            wanted = json.loads(body)
-            name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
-            hub.private.setdefault(name, wanted.get("private") or wanted.get("visibility") == "private")
-            code = 409 if name in hub.commits else 200
-            hub.commits.setdefault(name, [{".gitattributes": b""}])
-            return {"url": f"{hub.url}/datasets/{name}"}, code, {}
-        user, name, *rest = re.split("(?:datasets|models)/", path, maxsplit=1)[-1].split("/")
+            return self._create(json.loads(body))
+        kind, path = _kind(path)
+        user, name, *rest = path.split("/")
         repo = f"{user}/{name.removesuffix('.git')}"
         command, revision = [*rest, "revision", "main"][:2] if rest else ("revision", "main")
-        if repo not in hub.commits or not (revision in ("main", "lfs") or revision.isdigit()):
-            return {}, 404, {"X-Error-Code": "RevisionNotFound" if repo in hub.commits else "RepoNotFound"}
-        index = int(revision) if revision.isdigit() else len(hub.commits[repo]) - 1
+        if repo not in hub.commits or hub.kinds.get(repo, kind) != kind:
+            return {}, 404, {"X-Error-Code": "RepoNotFound"}
+        heads = {"main": len(hub.commits[repo]) - 1} | hub.heads.get(repo, {})
+        if command == "branch":
+            hub.heads[repo] = {revision: int(json.loads(body)["startingPoint"])} | heads
+            return ({},)
+        if command == "commits":
+            told = {"title": "x", "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
+            return ([told | {"id": f"{number:040d}"} for number in reversed(range(heads["main"] + 1))],)
+        if command != "info" and revision not in heads and not revision.isdigit():
+            return {}, 404, {"X-Error-Code": "RevisionNotFound"}
+        index = int(revision) if revision.isdigit() else heads.get(revision, heads["main"])
         tree = hub.commits[repo][index]
         if command == "revision":
             return ({"id": repo, "sha": f"{index:040d}"},)
@@ -71,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             path = "/".join(rest[2:])
             key = self._keep(tree[path]) if path in tree else ""
             return (
-                (b"", 302, {"Location": f"{hub.elsewhere}/{key}"})
+                (b"", 302, {"Location": f"{hub.elsewhere}/{key}", **_about(index, key, tree[path])})
                 if key
                 else (b"", 404, {"X-Error-Code": "EntryNotFound"})
             )
@@ -92,7 +106,18 @@ class _Handler(BaseHTTPRequestHandler):
         added = {v["path"]: base64.b64decode(v["content"]) if "content" in v else hub.objects[v["oid"]] for v in lines}
         hub.commits[repo].append(tree | {path: data for path, data in added.items() if path not in hub.forget})
         hub.messages.append((header["summary"], sorted(added)))
-        return ({"commitUrl": f"{hub.url}/datasets/{repo}/commit/x", "commitOid": f"{index + 1:040d}"},)
+        new = len(hub.commits[repo]) - 1
+        if repo in hub.heads:
+            hub.heads[repo][revision] = new
+        return ({"commitUrl": f"{hub.url}/datasets/{repo}/commit/x", "commitOid": f"{new:040d}"},)
+
+    def _create(self, wanted: dict[str, Any]) -> tuple[Any, ...]:
+        hub, name = self.server, f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        hub.private.setdefault(name, wanted.get("private") or wanted.get("visibility") == "private")
+        hub.kinds.setdefault(name, wanted.get("type") or "model")
+        code = 409 if name in hub.commits else 200
+        hub.commits.setdefault(name, [{".gitattributes": b""}])
+        return {"url": f"{hub.url}/datasets/{name}"}, code, {}
 
     def _lfs(self, key: str, body: bytes) -> tuple[Any, ...]:
         assert "Authorization" not in self.headers, "the token was sent to another host"
@@ -113,6 +138,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     do_GET = do_HEAD = do_POST = do_PUT = _route
+
+
+def _kind(path: str) -> tuple[str, str]:
+    """Of a path of the interface, or of a page's: dataset or model, and what follows."""
+    path = path.removeprefix("api/")
+    for kind in ("dataset", "model"):
+        if path.startswith(f"{kind}s/"):
+            return kind, path.removeprefix(f"{kind}s/")
+    return "model", path
+
+
+def _about(commit: int, key: str, data: bytes) -> dict[str, str]:
+    """What the hub's own client asks of a file before it fetches it."""
+    return {"X-Repo-Commit": f"{commit:040d}", "X-Linked-Etag": f'"{key}"', "X-Linked-Size": str(len(data))}
 
 
 def _file(path: str, data: bytes) -> dict[str, Any]:

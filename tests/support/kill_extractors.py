@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ import strata_sae.pipeline.extractor.filling as filling
 import strata_sae.stores.writing.units as units
 import support.careless as careless
 from strata_sae.pipeline.extractor.extract import extract
+from strata_sae.stores import Plan, TakenUnit, UnitQueue
 from strata_sae.stores.files.filesystem import FileSystem
 from support.extraction import extraction_config
 
@@ -68,10 +70,21 @@ class MortalFileSystem(FileSystem):
         super().rename(source, target)
 
 
-def any_missing_unit(path: Path, plan: Any, skip: set[int]) -> int | None:
-    """One of the first missing units, whoever may be filling it: racing is what is tested."""
-    missing = [u for u in range(plan.n_units) if u not in skip and not units.commit_path(path, plan, u).exists()]
-    return random.choice(missing[:2]) if missing else None
+class Racing(UnitQueue):
+    """Gives one of the first missing units, whoever may be filling it: racing is what is tested."""
+
+    def __init__(self, files: FileSystem, store: Path, plan: Plan, **_: Any) -> None:
+        super().__init__(files, store, plan)
+        self.place, self.left = (store, plan), list(range(plan.n_units))
+
+    def take(self) -> TakenUnit | None:
+        """Each unit once in a life."""
+        missing = [unit for unit in self.left if not units.commit_path(*self.place, unit).exists()]
+        if not missing:
+            return None
+        self.left.remove(unit := random.choice(missing[:2]))
+        held: Any = SimpleNamespace(release=lambda: None)
+        return TakenUnit(unit, held, lambda *_: None)
 
 
 def fork_worker(folder: Path, store: Path, dies_at: int | None = None) -> int:
@@ -127,7 +140,7 @@ def main() -> None:
     # The undisturbed run, here too: equal bytes are promised for an equal thread count.
     os.waitpid(fork_worker(folder, folder / "reference"), 0)
     longest_life_steps = int((folder / "steps").read_text(encoding="utf-8")) // 2
-    filling.next_unit = any_missing_unit  # type: ignore[assignment]
+    filling.UnitQueue = Racing  # type: ignore[misc]
     if sys.argv[3:] == ["careless"]:
         units.UnitWriter.commit = careless.commit_carelessly  # type: ignore[method-assign]
         careless.between_files = Life.step

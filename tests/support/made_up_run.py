@@ -42,6 +42,8 @@ VARIANTS: dict[str, dict[str, float]] = {
     "topk-hot": {"l0": 32.0, "r2": 0.0, "dead": 0, "cosine": 0.0},
 }
 ARCHITECTURES = {"relu-l1": "relu", "batch-topk": "batch_topk", "matryoshka": "batch_topk"}
+ANY = 0.5
+"""Of every metric that no test looks at."""
 OTHER_WAY = {"topk": "threshold", "batch_topk": "k"}
 METRICS = {name: (metric.unit, definition(metric)) for name, metric in REGISTERED.items()}
 TEXT = """The with statement is used to wrap the execution of a block with methods defined by a context manager. This
@@ -201,11 +203,10 @@ def write_variant(
         write_scores(folder, config, numbers, noise, tokens)
 
 
-def write_scores(
-    folder: VariantFolder, config: SAERecord, numbers: dict[str, float], noise: random.Random, tokens: list[str]
-) -> None:
+def values_of(numbers: dict[str, float]) -> dict[str, float]:
+    """Of the metrics that a test looks at."""
     variance = 812.0
-    values = {
+    return {
         "l0": numbers["l0"],
         "r2_pooled": numbers["r2"],
         "sse": (1 - numbers["r2"]) * variance,
@@ -232,6 +233,25 @@ def write_scores(
         "frac_alive": 1 - numbers["dead"] / D_SAE,
         "frac_rare": numbers["dead"] / D_SAE + 0.01,
     }
+
+
+def measured(values: dict[str, float], architecture: str) -> dict[str, Measured]:
+    found = {
+        name: Measured(value=values.get(name, ANY), unit=unit, definition=text)
+        for name, (unit, text) in METRICS.items()
+    }
+    if way := OTHER_WAY.get(architecture):  # as if every number were a hundredth less by the other way
+        found |= {
+            other_form(name, way): Measured(value=0.99 * values.get(name, ANY), unit=unit, definition=text)
+            for name, (unit, text) in METRICS.items()
+            if REGISTERED[name].of_rows
+        }
+    return found
+
+
+def write_scores(
+    folder: VariantFolder, config: SAERecord, numbers: dict[str, float], noise: random.Random, tokens: list[str]
+) -> None:
     counts = [0] * 40
     for _ in range(D_SAE - int(numbers["dead"])):
         counts[min(39, max(0, int(40 * (noise.gauss(-2.5, 0.55) + 5) / 5)))] += 1
@@ -242,17 +262,8 @@ def write_scores(
         fingerprint=fingerprint, store_id=STORE_ID, split="heldout", choice="Spread over density.", latents=latents
     )
     write_record(folder.examples, examples)
-    measured = {
-        name: Measured(value=values[name], unit=unit, definition=text) for name, (unit, text) in METRICS.items()
-    }
-    if way := OTHER_WAY.get(config.sae.architecture):  # as if every number were a hundredth less by the other way
-        measured |= {
-            other_form(name, way): Measured(value=0.99 * values[name], unit=unit, definition=text)
-            for name, (unit, text) in METRICS.items()
-            if not REGISTERED[name].of_weights
-        }
     metrics = Metrics(
-        metrics=measured,
+        metrics=measured(values_of(numbers), config.sae.architecture),
         definitions={name: text for name, (_, text) in METRICS.items()},
         evaluation=EvaluationPart(max_rows=None, example_latents=6, examples_per_latent=6, context_tokens=12),
         filters=FilterPart(drop_bos=True, drop_special=True, drop_template=False, max_norm_multiple=None),

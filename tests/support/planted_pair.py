@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from strata_sae.stores.files.filesystem import FileSystem
-from strata_sae.stores.writing.finishing import finish_store, next_unit
+from strata_sae.stores.writing.finishing import finish_store
 from support.small_run import run_data
-from support.small_store import fill_unit, plan_store
+from support.small_store import fill_missing, plan_store
 
 READ, WRITTEN = "blocks.1.mlp.input", "blocks.1.hook_mlp_out"
 WIDTHS = {READ: 16, WRITTEN: 12}
@@ -46,8 +46,7 @@ def planted_rows(related: bool = True) -> dict[str, np.ndarray]:
 def planted_store(path: Path, related: bool = True) -> Path:
     plan = plan_store(path, N_ROWS, WIDTHS, chunk_bytes=64 * 16 * 4, shard_bytes=2**24)
     files, rows = FileSystem(), planted_rows(related)
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(files, path, plan, unit, rows)
+    fill_missing(files, path, plan, rows)
     finish_store(files, path, plan)
     return path
 

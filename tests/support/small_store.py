@@ -1,5 +1,6 @@
 """Small stores with known rows, for every test that needs one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from strata_sae.stores.format.encodings import to_float32
 from strata_sae.stores.format.plan import Plan
 from strata_sae.stores.format.vocabulary import Token
 from strata_sae.stores.reading.site_rows import committed_columns, is_calibrated
-from strata_sae.stores.writing.finishing import finish_store, next_unit
+from strata_sae.stores.writing.finishing import finish_store
 from strata_sae.stores.writing.planning import create_store, layout
+from strata_sae.stores.writing.queue import UnitQueue
 from strata_sae.stores.writing.units import UnitWriter, commit_calibration, sample_spans
 
 DOCUMENT_ROWS = 37
@@ -85,12 +87,29 @@ def fill_unit(files: FileSystem, path: Path, plan: Plan, unit: int, rows: dict[s
     return writer.commit()
 
 
+def fill_missing(
+    files: FileSystem,
+    path: Path,
+    plan: Plan,
+    rows: dict[str, np.ndarray],
+    filled: Callable[[int], None] = lambda unit: None,
+) -> None:
+    """Fill and commit every unit that is missing; `filled` is told of each afterwards."""
+    units = UnitQueue(files, path, plan)
+    while (unit := units.take()) is not None:
+        try:
+            fill_unit(files, path, plan, unit.number, rows)
+            filled(unit.number)
+            unit.done()
+        finally:
+            unit.give_back()
+
+
 def build_store(path: Path, n_rows: int = 1000, sites: dict[str, int] | None = None, **options: Any) -> Path:
     """A finished store of `stored_rows`."""
     plan = plan_store(path, n_rows, sites, **options)
     rows = {site: stored_rows(site, n_rows, d_model, plan.encoding) for site, d_model in plan.sites.items()}
     files = FileSystem()
-    while (unit := next_unit(path, plan, set())) is not None:
-        fill_unit(files, path, plan, unit, rows)
+    fill_missing(files, path, plan, rows)
     finish_store(files, path, plan)
     return path

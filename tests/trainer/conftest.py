@@ -1,13 +1,13 @@
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.trainer.train import train
+from support.one_thread import one_thread  # noqa: F401
 from support.small_run import ALL, run_data, store_for_training
 from support.trained_run import hashes
 
@@ -15,14 +15,6 @@ from support.trained_run import hashes
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store_for_training(tmp_path_factory.mktemp("stores") / "small")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

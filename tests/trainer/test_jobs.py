@@ -1,5 +1,7 @@
 """Which jobs a config makes, which of them share a pass, and what a pass takes."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,8 @@ import torch
 
 from strata_sae.pipeline.config import RunConfig
 from strata_sae.pipeline.reading.which_store import open_store
-from strata_sae.pipeline.runs.folders import RunFolder
-from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.trainer.jobs import Job, never_dead, plan_jobs, remove_checkpoints
 from strata_sae.pipeline.trainer.passes import Pass, plan_passes
 from support.small_run import SITE, run_data
 from support.small_store import build_store
@@ -74,3 +76,21 @@ def test_dead_latents_that_would_never_be_found_are_announced(make_config):
     (line,) = never_dead(jobs_of(make_config(variants, dead_after_rows=3841)))
     assert line.startswith("late: ")
     assert never_dead(jobs_of(make_config(variants, dead_after_rows=3840))) == []
+
+
+def test_of_an_sae_on_a_disk_that_can_only_be_read_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = VariantFolder(tmp_path)
+    (folder.checkpoints / "step_00000005").mkdir(parents=True)
+    folder.failures.write_text("r1 step 5: its process died\n")
+
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr("os.rmdir", refused)
+        read_only.setattr(Path, "rmdir", refused)
+        read_only.setattr(Path, "unlink", refused)
+        remove_checkpoints(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "failures.txt"]
+    remove_checkpoints(folder)
+    assert not list(tmp_path.iterdir()), "elsewhere all of it goes"

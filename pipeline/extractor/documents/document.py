@@ -36,6 +36,9 @@ class BadRow(ConfigError):
         self.place = place
         self.why = why
 
+    def __reduce__(self) -> "tuple[type[BadRow], tuple[Place, str]]":
+        return BadRow, (self.place, self.why)
+
 
 @dataclass(frozen=True)
 class Document:

@@ -1,0 +1,1 @@
+"""Differences between SAEs, with intervals over documents and seeds."""
