@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import dump
+from strata_sae.stores.files.beats import THREAD
 from strata_sae.stores.files.hashing import file_sha256
 from support.extraction import SITES, extraction_config
 from support.full_disk import disk
@@ -103,6 +105,27 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(
         assert strata(stage)[0] == 0
         assert results(work) == wanted, f"write {write}"
         shutil.rmtree(work)
+
+
+def test_a_beat_is_no_write_and_fails_on_a_full_disk(tmp_path: Path) -> None:
+    """Beats come by the clock, so on a busy machine one of two runs has more of them. Control: the main thread's write."""
+    failed = []
+
+    def beat() -> None:
+        try:
+            os.write(descriptor, b"x")
+        except OSError:
+            failed.append(True)
+
+    descriptor = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    with disk(full_from=1) as counted:
+        for is_full in (False, True):
+            (thread := threading.Thread(target=beat, name=THREAD)).start()
+            thread.join()
+            assert (bool(failed), counted.n_writes) == (is_full, int(is_full))
+            with pytest.raises(OSError, match="No space"):
+                os.write(descriptor, b"x")
+    os.close(descriptor)
 
 
 @contextmanager

@@ -22,6 +22,9 @@ BEAT_SECONDS = 10.0
 STILL_SECONDS = 120.0
 """Without a beat for so long an owner counts as dead: twelve beats, and twice the 60 s that NFS may hold back news."""
 
+THREAD = "strata-beats"
+"""Name of the thread that writes them."""
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE = Path("/etc/machine-id")
 _LONGEST = 200
@@ -78,7 +81,7 @@ class Pulse:
         self._descriptor, self._number, self._run_name = descriptor, secrets.randbits(60), run
         self._stopped = threading.Event()
         self._write() if needed else self.beat()
-        self._thread = threading.Thread(target=self._run, name="strata-lease", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
 
     def beat(self) -> None:

@@ -4,6 +4,7 @@ import builtins
 import errno
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,15 +13,22 @@ from unittest import mock
 import safetensors
 import safetensors.torch
 
+from strata_sae.stores.files.beats import THREAD as BEATING
+
 
 class Disk:
-    """Counts writes, and lets the `full_from`-th (from 1) and all after it fail with ENOSPC. 0: never."""
+    """Counts writes, but not the beats of claims; the `full_from`-th (from 1) and all after it fail with ENOSPC.
+
+    0: never.
+    """
 
     def __init__(self, full_from: int = 0) -> None:
         self.full_from = full_from
         self.n_writes = 0
 
     def is_full(self) -> bool:
+        if threading.current_thread().name == BEATING:  # by the clock: on a busy machine one run has more beats
+            return 0 < self.full_from <= self.n_writes
         self.n_writes += 1
         return 0 < self.full_from <= self.n_writes
 
