@@ -3,6 +3,15 @@
 `__init__.py` reads this file and loads the module of a name when the name is first used.
 """
 
+from .codes.plan import CodesPlan as CodesPlan
+from .codes.reading import CodesStore as CodesStore
+from .codes.writing import (
+    SegmentCodes as SegmentCodes,
+    create_codes as create_codes,
+    finish_codes as finish_codes,
+    missing_segments as missing_segments,
+    write_segment as write_segment,
+)
 from .deriving.shuffle import shuffle_store as shuffle_store
 from .deriving.slice import (
     lineage_of as lineage_of,

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from strata_sae.pipeline.commands.codes import codes
 from strata_sae.pipeline.commands.evaluate import evaluate
 from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
@@ -84,7 +85,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (init, run, plan, extract, toy, train, evaluate, report, slurm, track, export, push, pull, schema):
+for _command in (
+    init,
+    run,
+    plan,
+    extract,
+    toy,
+    train,
+    evaluate,
+    codes,
+    report,
+    slurm,
+    track,
+    export,
+    push,
+    pull,
+    schema,
+):
     app.command()(_command)
 store_app.command("import")(store_import)
 app.add_typer(store_app, name="store")

@@ -71,6 +71,8 @@ class VariantFolder:
     """First-letter absorption."""
     truth = FixedPath("truth.json")
     """What was recovered of a toy's features."""
+    codes = FixedPath("codes")
+    """The codes of all latents on all rows (stores/codes)."""
     match = FixedPath("match.json")
     """The trials that led to the wanted L0; the trials themselves lie in match/<n>/."""
     failures = FixedPath("failures.txt")

@@ -1,0 +1,115 @@
+"""A run whose codes can be asked: its SAEs with their codes, and the text of the rows they share."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from strata_sae.pipeline.config import load
+from strata_sae.pipeline.config.run import TrainConfig
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.queries.populations import Population, kept_rows
+from strata_sae.pipeline.reading.feed import filters_of
+from strata_sae.pipeline.reading.routes import route_in
+from strata_sae.pipeline.reading.which_store import open_store
+from strata_sae.pipeline.runs import trained as trained_saes
+from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.trained import TrainedSAE
+from strata_sae.stores import CodesStore, Filters, Together
+
+
+class Text:
+    """The token map of a store in memory: [n_rows] each, 17 bytes a row."""
+
+    def __init__(self, stores: Together) -> None:
+        self.store = stores.stores[0]
+        self.n_rows = self.store.plan.n_rows
+
+    @cached_property
+    def token_id(self) -> np.ndarray:
+        """int32."""
+        return self.store.token_map("token_id", 0, self.n_rows)
+
+    @cached_property
+    def document(self) -> np.ndarray:
+        """int64, never falling."""
+        return self.store.token_map("document", 0, self.n_rows)
+
+    @cached_property
+    def position(self) -> np.ndarray:
+        """Place in the document, int32."""
+        return self.store.token_map("position", 0, self.n_rows)
+
+    @cached_property
+    def flags(self) -> np.ndarray:
+        """uint8: 1 BOS, 2 special, 4 template."""
+        return self.store.token_map("flags", 0, self.n_rows)
+
+
+class CodedSAE:
+    """A trained SAE with the codes of all its latents on all rows."""
+
+    def __init__(self, trained: TrainedSAE, stores: Together, filters: Filters, codes: CodesStore) -> None:
+        """filters: of the run's training."""
+        self.trained, self.stores, self.filters, self.codes = trained, stores, filters, codes
+        self._kept: dict[Population, np.ndarray] = {}
+
+    @property
+    def name(self) -> str:
+        """`<variant>@<site>`."""
+        return self.trained.name
+
+    @property
+    def folder(self) -> VariantFolder:
+        """Where it lies."""
+        return self.trained.folder
+
+    @property
+    def d_sae(self) -> int:
+        """Latents (count)."""
+        return self.codes.plan.d_sae
+
+    @cached_property
+    def W_dec(self) -> np.ndarray:
+        """float32 [d_sae, d_out]."""
+        return self.trained.sae.W_dec.detach().cpu().numpy()
+
+    def kept(self, population: Population = "as_trained") -> np.ndarray:
+        """Whether each row belongs to a population: bool [n_rows]."""
+        if population not in self._kept:
+            route = route_in(self.trained.record)
+            self._kept[population] = kept_rows(self.stores, route, self.filters, population)
+        return self._kept[population]
+
+
+class CodedRun:
+    """The SAEs of a run that have codes, by name, on one store."""
+
+    def __init__(self, folder: RunFolder, stores: Together, saes: dict[str, CodedSAE]) -> None:
+        self.folder, self.stores, self.saes = folder, stores, saes
+        self.text = Text(stores)
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self.folder.path.resolve().name
+
+
+def open_coded(path: Path, overrides: Sequence[str] = ()) -> CodedRun:
+    """A run whose codes are made, opened from its folder.
+
+    overrides: changes to the run's config, such as `store.path=...` where the store has moved.
+    Raises: ConfigError if no SAE has codes; StoreError, CheckpointError if files are not what they should be.
+    """
+    run = RunFolder(path)
+    if not run.config.is_file():
+        raise ConfigError(f"{path}: no folder of a run, which holds config.yaml")
+    config = TrainConfig.of(load(run.config, list(overrides)), run.config)
+    stores, filters, saes = open_store(config), filters_of(config.training.filters), {}
+    for folder in run.trained():
+        if (folder.codes / "MANIFEST.json").exists():
+            saes[folder.name] = CodedSAE(trained_saes.load(folder), stores, filters, CodesStore.open(folder.codes))
+    if not saes:
+        raise ConfigError(f"{path}: no SAE has codes yet; make them with: strata codes {path}")
+    return CodedRun(run, stores, saes)
