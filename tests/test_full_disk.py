@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(
 
 
 def test_a_beat_is_no_write_and_fails_on_a_full_disk(tmp_path: Path) -> None:
-    """Beats come by the clock, so on a busy machine one of two runs has more of them. Control: the main thread's write."""
+    """Beats come by the clock: of two equal runs one has more of them. Control: a write of the main thread."""
     failed = []
 
     def beat() -> None:
