@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from strata_sae.stores.codes import stored_segment
 from strata_sae.stores.codes.finishing import Manifest, read_listed, read_manifest
 from strata_sae.stores.codes.layout import RECORD, TABLE, metadata_files, parse_record, segment_path
 from strata_sae.stores.codes.plan import CodesPlan, check_same
 from strata_sae.stores.codes.segment import SegmentCodes
-from strata_sae.stores.codes.stored_segment import KEPT, StoredSegment
+from strata_sae.stores.codes.stored_segment import StoredSegment
 from strata_sae.stores.codes.table import parse_table
 from strata_sae.stores.codes.writing import read_codes_plan
 from strata_sae.stores.errors import StoreError, explain
@@ -87,7 +88,7 @@ class CodesStore:
 
     def segment(self, segment: int) -> SegmentCodes:
         """All codes of one segment, read-only; rows count from its first. 12 bytes a pair: for what needs them all."""
-        return SegmentCodes(*KEPT.get((self._key, segment), self.stored(segment).whole))
+        return SegmentCodes(*stored_segment.KEPT.get((self._key, segment), self.stored(segment).whole))
 
     def rows_of(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows on which a latent is active, rising, int64 [n], and its values there, float32 [n].
