@@ -107,6 +107,18 @@ def _segment_files(folder: Path, plan: CodesPlan, segment: int, record: SegmentR
     return listed
 
 
+def manifest_of_segments(folder: Path, plan: CodesPlan) -> Manifest:
+    """What the MANIFEST will say of the segments. Raises: StoreError if one is missing, or damaged."""
+    n_pairs, listed = [], {}
+    for segment in range(plan.n_segments):
+        record = read_record(folder, plan, segment)
+        if record is None:
+            raise StoreError(f"{folder}: segment {segment} is missing; run strata codes again to make it")
+        n_pairs.append(record.n_pairs)
+        listed |= _segment_files(folder, plan, segment, record)
+    return Manifest("", n_pairs, listed)
+
+
 def manifest_json(plan: CodesPlan, n_pairs: list[int], files: Mapping[str, FileRecord]) -> bytes:
     """The bytes of MANIFEST.json."""
     pairs: list[Json] = list(n_pairs)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from strata_sae.stores.codes import stored_segment
-from strata_sae.stores.codes.finishing import Manifest, read_listed, read_manifest
+from strata_sae.stores.codes.finishing import Manifest, manifest_of_segments, read_listed, read_manifest
 from strata_sae.stores.codes.layout import RECORD, TABLE, metadata_files, parse_record, segment_path
 from strata_sae.stores.codes.plan import CodesPlan, check_same
 from strata_sae.stores.codes.segment import SegmentCodes
@@ -56,6 +56,14 @@ class CodesStore:
             check_same(folder, plan, wanted)
         return cls(folder, plan, read_manifest(folder, plan))
 
+    @classmethod
+    def before_finish(cls, folder: Path, plan: CodesPlan) -> "CodesStore":
+        """One whose segments are all there and that has no table yet: what a table is made from.
+
+        Raises: StoreError if a segment is missing, or damaged.
+        """
+        return cls(folder, plan, manifest_of_segments(folder, plan))
+
     @property
     def id(self) -> str:
         """sha256 of its MANIFEST, which names every file by its hash."""
@@ -89,6 +97,13 @@ class CodesStore:
     def segment(self, segment: int) -> SegmentCodes:
         """All codes of one segment, read-only; rows count from its first. 12 bytes a pair: for what needs them all."""
         return SegmentCodes(*stored_segment.KEPT.get((self._key, segment), self.stored(segment).whole))
+
+    def latents_in(self, segment: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of latents [first, last) in one segment, latent by latent; one read.
+
+        Returns: int64 offsets [last - first + 1], from 0; uint32 rows, from the segment's first; float32 values.
+        """
+        return self.stored(segment).pairs_of(first, last)
 
     def rows_of(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows on which a latent is active, rising, int64 [n], and its values there, float32 [n].

@@ -102,6 +102,16 @@ class StoredSegment:
         check_values(values, f"{self.where}/latent/value")
         return values
 
+    def pairs_of(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets from 0, int64 [last - first + 1], rows from the segment's first, uint32, and values of latents."""
+        offsets = self.offsets("latent", first, last)
+        begin, end = int(offsets[0]), int(offsets[-1])
+        what = f"{self.where}/latent/gap: the rows of latents {first}..{last - 1}"
+        rows = numbers_of(self.entries("latent/gap", begin, end), offsets - begin, self.n_rows, what)
+        values = self.entries("latent/value", begin, end)
+        check_values(values, f"{self.where}/latent/value")
+        return offsets - begin, rows.astype(np.uint32), values
+
     def latents_of(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Counts, int64 [stop - start], and active latents, uint32, of rows [start, stop)."""
         offsets = self.offsets("row", start, stop)
