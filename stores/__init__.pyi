@@ -13,6 +13,7 @@ from .codes.writing import (
     claim_segment as claim_segment,
     create_codes as create_codes,
     missing_segments as missing_segments,
+    read_codes_plan as read_codes_plan,
     write_segment as write_segment,
 )
 from .deriving.shuffle import shuffle_store as shuffle_store

@@ -80,19 +80,18 @@ def _finish(files: FileSystem, folder: Path, plan: CodesPlan, table: bytes) -> N
             f"{folder}: {len(missing)} of {plan.n_segments} segments are missing; run strata codes again to make them"
         )
     remove_leftovers(files, folder)
-    n_pairs, listed = [], {CODES: FileRecord(CODES, len(plan.data), sha256(plan.data))}
-    for segment in range(plan.n_segments):
-        record = read_record(folder, plan, segment)
-        assert record is not None, "no segment is missing"
-        n_pairs.append(record.n_pairs)
-        listed |= _segment_files(folder, plan, segment, record)
+    made = manifest_of_segments(folder, plan)
+    listed = {
+        CODES: FileRecord(CODES, len(plan.data), sha256(plan.data)),
+        TABLE: FileRecord(TABLE, len(table), sha256(table)),
+        **made.files,
+    }
     files.sync_folder(folder / SEGMENTS)
-    listed[TABLE] = FileRecord(TABLE, len(table), sha256(table))
     with naming(folder / MANIFEST), draft(files, folder) as drafts:
         write_new(files, drafts / TABLE, table)
         files.rename(drafts / TABLE, folder / TABLE)
         files.sync_folder(folder)
-        publish_exclusive(files, drafts / MANIFEST, folder / MANIFEST, manifest_json(plan, n_pairs, listed))
+        publish_exclusive(files, drafts / MANIFEST, folder / MANIFEST, manifest_json(plan, made.n_pairs, listed))
 
 
 def _segment_files(folder: Path, plan: CodesPlan, segment: int, record: SegmentRecord) -> dict[str, FileRecord]:
@@ -109,7 +108,8 @@ def _segment_files(folder: Path, plan: CodesPlan, segment: int, record: SegmentR
 
 def manifest_of_segments(folder: Path, plan: CodesPlan) -> Manifest:
     """What the MANIFEST will say of the segments. Raises: StoreError if one is missing, or damaged."""
-    n_pairs, listed = [], {}
+    n_pairs: list[int] = []
+    listed: dict[str, FileRecord] = {}
     for segment in range(plan.n_segments):
         record = read_record(folder, plan, segment)
         if record is None:

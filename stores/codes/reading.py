@@ -72,6 +72,8 @@ class CodesStore:
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
         """What is known of each latent, by name; the first axis is [d_sae]. Read-only views of the file."""
+        if TABLE not in self._manifest.files:
+            raise StoreError(f"{self.path}: has no table of its latents yet; run strata codes again")
         file = self._table_place.open(TABLE)
         data = file.read(0, file.n_bytes)
         if sha256(data.data) != self._manifest.files[TABLE].sha256:
@@ -104,6 +106,26 @@ class CodesStore:
         Returns: int64 offsets [last - first + 1], from 0; uint32 rows, from the segment's first; float32 values.
         """
         return self.stored(segment).pairs_of(first, last)
+
+    def postings(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of latents [start, stop), latent by latent; one read of each segment.
+
+        Returns: int64 offsets [stop - start + 1], from 0; int64 rows, rising in a latent; float32 values.
+        Raises: StoreError beyond the latents.
+        """
+        if not 0 <= start <= stop <= self.plan.d_sae:
+            raise StoreError(f"latents {start}..{stop} leave 0..{self.plan.d_sae}")
+        parts = [self.latents_in(i, start, stop) for i in range(self.plan.n_segments)]
+        counts_E = sum((np.diff(offsets) for offsets, _, _ in parts), np.zeros(stop - start, np.int64))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_E)])
+        rows, values, at_E = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float32), offsets[:-1].copy()
+        for i, (within, part_rows, part_values) in enumerate(parts):
+            counts_E = np.diff(within)
+            to = np.repeat(at_E - within[:-1], counts_E) + np.arange(len(part_rows))
+            rows[to] = part_rows.astype(np.int64) + self.plan.segment_rows(i)[0]
+            values[to] = part_values
+            at_E += counts_E
+        return offsets, rows, values
 
     def rows_of(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows on which a latent is active, rising, int64 [n], and its values there, float32 [n].

@@ -37,6 +37,20 @@ def test_the_rows_of_every_latent(codes: CodesStore) -> None:
     assert len(codes.rows_of(DENSE)[0]) == N_ROWS - 10
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, D_SAE), (0, 0), (D_SAE, D_SAE), (2, 5), (SILENT, SILENT + 1)])
+def test_the_pairs_of_some_latents(codes: CodesStore, start: int, stop: int) -> None:
+    offsets, rows, values = codes.postings(start, stop)
+    latent, row = np.nonzero(DENSE_NE[:, start:stop].T)
+    assert rows.tolist() == row.tolist()
+    assert values.tobytes() == DENSE_NE[row, start + latent].tobytes()
+    assert np.diff(offsets).tolist() == np.bincount(latent, minlength=stop - start).tolist()
+    offsets, rows, values = codes.latents_in(1, start, stop)
+    latent, row = np.nonzero(DENSE_NE[500:1000, start:stop].T)
+    assert (rows.dtype, rows.tolist()) == (np.uint32, row.tolist())
+    assert values.tobytes() == DENSE_NE[500 + row, start + latent].tobytes()
+    assert np.diff(offsets).tolist() == np.bincount(latent, minlength=stop - start).tolist()
+
+
 @pytest.mark.parametrize(
     ("start", "stop"), [(0, N_ROWS), (0, 0), (N_ROWS, N_ROWS), (499, 501), (600, 610), (598, 1001), (1233, 1234)]
 )
@@ -102,6 +116,8 @@ def test_what_there_is_not_is_refused(codes: CodesStore) -> None:
         lambda: codes.values(0, np.array([-1])),
         lambda: codes.latents_of(0, N_ROWS + 1),
         lambda: codes.latents_of(5, 4),
+        lambda: codes.postings(5, 4),
+        lambda: codes.postings(0, D_SAE + 1),
         lambda: codes.segment(3),
     ):
         with pytest.raises(StoreError, match=r"there are|leave"):

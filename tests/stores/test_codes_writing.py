@@ -157,6 +157,8 @@ def test_a_segment_that_is_there_stays_and_so_does_a_finished_store(tmp_path: Pa
 def test_it_is_not_finished_while_a_segment_is_missing(tmp_path: Path) -> None:
     create_codes(folder := tmp_path / "codes", PLAN)
     write_segment(folder, PLAN, 2, segment_codes(PLAN, 2))
+    with pytest.raises(StoreError, match=r"segment 0 is missing; run strata codes again"):
+        CodesStore.before_finish(folder, PLAN)
     with pytest.raises(StoreError, match=r"2 of 3 segments are missing; run strata codes again"):
         finish_codes(folder, PLAN, {})
     for look in (CodesStore.open, lambda folder: CodesStore.open(str(folder), PLAN)):
@@ -177,6 +179,10 @@ def test_finishing_waits_for_the_process_that_is_at_it(tmp_path: Path) -> None:
         if len(waits) == 3 and other is not None:
             other.release()
 
+    before = CodesStore.before_finish(folder, PLAN)
+    assert before.count_E.tolist() == made_table(PLAN)["count_all"].tolist()
+    with pytest.raises(StoreError, match="no table of its latents yet"):
+        assert before.table
     finish_codes(folder, PLAN, made_table(PLAN), wait=wait)
     assert len(waits) == 3
     assert verify_codes(folder) == []
