@@ -4,7 +4,6 @@
 """
 
 from .codes.finishing import finish_codes as finish_codes
-from .codes.layout import is_codes_path as is_codes_path
 from .codes.plan import CodesPlan as CodesPlan
 from .codes.reading import CodesStore as CodesStore
 from .codes.segment import SegmentCodes as SegmentCodes
@@ -13,7 +12,6 @@ from .codes.writing import (
     claim_segment as claim_segment,
     create_codes as create_codes,
     missing_segments as missing_segments,
-    read_codes_plan as read_codes_plan,
     write_segment as write_segment,
 )
 from .deriving.shuffle import shuffle_store as shuffle_store

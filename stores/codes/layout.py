@@ -1,15 +1,13 @@
 """The files of a codes store: the arrays of a segment, as plain zarr opens them, and the record beside them."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.stores.codes.plan import CODES, FORMAT, VERSION, CodesPlan
+from strata_sae.stores.codes.plan import FORMAT, VERSION, CodesPlan
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_int, as_object, canonical_json, parse_canonical, read_plain
 from strata_sae.stores.files.hashing import sha256
-from strata_sae.stores.format.plan import MANIFEST, STAGING
 from strata_sae.stores.format.records import FileRecord, files_json, parse_file_record
 from strata_sae.stores.format.shards import ArraySpec, index_bytes, largest_shard_bytes
 
@@ -19,17 +17,6 @@ ENTRIES_PER_CHUNK = 65_536
 ARRAYS = ("latent/offset", "latent/gap", "latent/value", "row/offset", "row/latent")
 _SMALL_LATENTS = 2**16
 """Latents of an SAE that are written in two bytes each."""
-_OURS = re.compile(
-    rf"{re.escape(CODES)}|{MANIFEST}|{re.escape(TABLE)}|{SEGMENTS}/|{STAGING}/.*"
-    rf"|{SEGMENTS}/\d{{4,}}\.zarr/({re.escape(RECORD)}|zarr\.json|((latent|row)/((offset|gap|value|latent)/)?(zarr\.json)?)"
-    r"|(latent|row)/(offset|gap|value|latent)/c/0?)?",
-    re.DOTALL,
-)
-
-
-def is_codes_path(path: str) -> bool:
-    """Whether a path within a codes folder, with a slash at the end of a folder's, is one that a codes store makes."""
-    return _OURS.fullmatch(path) is not None
 
 
 def segment_path(segment: int) -> str:

@@ -86,10 +86,10 @@ def write_segment(
     Raises: StoreError if these are no codes of this segment, or others have taken this process for dead; OSError.
     """
     files = files or FileSystem()
-    check_codes(plan, segment, codes)
     target = folder / segment_path(segment)
     with naming(target), draft(files, folder) as drafts:
         if read_record(folder, plan, segment) is None:
+            check_codes(plan, segment, codes)
             try:
                 fill(files, drafts, plan, segment, codes)
                 _publish(files, drafts / segment_path(segment), target)

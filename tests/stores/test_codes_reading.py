@@ -9,7 +9,7 @@ import zarr
 
 from strata_sae.stores import CodesStore, StoreError, create_codes, finish_codes, verify_codes, write_segment
 from strata_sae.stores.codes import stored_segment
-from strata_sae.stores.codes.layout import array_specs, is_codes_path
+from strata_sae.stores.codes.layout import array_specs
 from support.made_codes import D_SAE, DENSE, N_ROWS, SILENT, codes_of, dense_codes, made_plan, made_table, make_codes
 
 DENSE_NE = dense_codes(made_plan())
@@ -207,11 +207,3 @@ def test_no_pairs_at_all(tmp_path: Path) -> None:
     assert len(codes.segment(0).row_latent) == 0
     assert zarr.open_group(str(tmp_path / "codes/segments/0000.zarr"), mode="r")["latent/gap"].shape == (0,)
     assert verify_codes(tmp_path / "codes") == []
-
-
-def test_every_file_is_known_to_be_ours(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        assert is_codes_path(name + "/" * path.is_dir()), name
-    for name in ("notes.txt", "segments", "segments/x/", "segments/0000.zarr/latent/c/0", "segments/0.zarr/zarr.json"):
-        assert not is_codes_path(name), name
