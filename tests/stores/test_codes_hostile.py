@@ -24,6 +24,7 @@ from strata_sae.stores.codes.plan import CODES
 from strata_sae.stores.files.canonical import canonical_json
 from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.format.plan import MANIFEST
+from strata_sae.stores.format.shards import decode_chunk, encode_chunk
 from support.made_codes import D_SAE, codes_of, dense_codes, made_plan, make_codes
 
 PLAN = made_plan(n_rows=90, rows_per_segment=50)
@@ -179,3 +180,21 @@ def test_a_hostile_zarr_json_is_refused_and_never_obeyed(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(canonical_json(manifest))
     with pytest.raises(StoreError, match="is not the metadata of these codes"):
         read_all(folder)
+
+
+def test_a_blosc_frame_that_was_made_up_is_refused_or_decodes_to_its_size() -> None:
+    rng = np.random.default_rng(2)
+    frame = np.frombuffer(encode_chunk(rng.integers(0, 9000, 4096).astype(np.uint32), "shuffled"), np.uint8)
+    refused = 0
+    for number in range(2000):
+        changed = frame.copy()
+        places = rng.integers(0, 16 if number % 2 else len(frame) - 4, 3)
+        changed[places] = rng.integers(0, 256, 3)
+        try:
+            assert len(decode_chunk(changed, "shuffled", "<u4", (4096,))) == 4096
+        except StoreError:
+            refused += 1
+    assert refused > 1000
+    for n_bytes in range(30):
+        with pytest.raises(StoreError, match="does not hold the 16384 bytes"):
+            decode_chunk(frame[:n_bytes], "shuffled", "<u4", (4096,))

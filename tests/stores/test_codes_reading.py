@@ -1,6 +1,7 @@
 """Codes are read back bit by bit, by our reader and by plain zarr; what is asked for is read, and no more."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,19 @@ def test_no_pairs_at_all(tmp_path: Path) -> None:
     assert len(codes.segment(0).row_latent) == 0
     assert zarr.open_group(str(tmp_path / "codes/segments/0000.zarr"), mode="r")["latent/gap"].shape == (0,)
     assert verify_codes(tmp_path / "codes") == []
+
+
+def test_several_threads_read_at_once(big: tuple[CodesStore, list[tuple[str, int]]]) -> None:
+    codes, _ = big
+
+    def wrong(seed: int) -> int:
+        found = 0
+        for latent in np.random.default_rng(seed).integers(0, D_SAE, 60).tolist():
+            rows, values = codes.rows_of(latent)
+            found += rows.tolist() != np.flatnonzero(DENSE_NE[:, latent]).tolist()
+            found += values.tobytes() != DENSE_NE[rows, latent].tobytes()
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(wrong, range(6))) == [0] * 6
+    assert stored_segment.KEPT.n_bytes <= 20_000
