@@ -8,19 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.stores.codes.layout import SEGMENTS, TABLE, SegmentRecord, read_record, segment_files
-from strata_sae.stores.codes.plan import CODES, FORMAT, VERSION, CodesPlan
+from strata_sae.stores.codes.plan import AGAIN, CODES, FORMAT, VERSION, CodesPlan, parse_own
 from strata_sae.stores.codes.table import largest_table, table_bytes
 from strata_sae.stores.codes.writing import draft, finishing_claim, missing_segments, remove_leftovers
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import (
-    Json,
-    as_int,
-    as_list,
-    as_object,
-    canonical_json,
-    parse_canonical,
-    read_plain,
-)
+from strata_sae.stores.files.canonical import Json, as_int, as_list, as_object, canonical_json, read_plain
 from strata_sae.stores.files.filesystem import FileSystem, naming, publish_exclusive, write_new
 from strata_sae.stores.files.hashing import file_sha256, sha256
 from strata_sae.stores.format.plan import MANIFEST, STAGING
@@ -101,7 +93,7 @@ def _segment_files(folder: Path, plan: CodesPlan, segment: int, record: SegmentR
         n_bytes = (folder / path).stat().st_size
         known = record.files.get(path)
         if known is not None and known.n_bytes != n_bytes:
-            raise StoreError(f"{folder / path}: {n_bytes} bytes instead of {known.n_bytes}; make the codes again")
+            raise StoreError(f"{folder / path}: {n_bytes} bytes instead of {known.n_bytes}; {AGAIN}")
         listed[path] = FileRecord(path, n_bytes, known.sha256 if known else file_sha256(folder / path))
     return listed
 
@@ -142,7 +134,7 @@ def read_manifest(folder: Path, plan: CodesPlan) -> Manifest:
         data = read_plain(path)
     except FileNotFoundError:
         raise StoreError(f"{folder}: no finished codes store (no {MANIFEST}); run strata codes again") from None
-    value = parse_canonical(data, path)
+    value = parse_own(data, path)
     try:
         n_pairs = [as_int(count) for count in as_list(value["pairs"])]
         files = {name: parse_file_record(name, file) for name, file in as_object(value["files"]).items()}
@@ -152,7 +144,7 @@ def read_manifest(folder: Path, plan: CodesPlan) -> Manifest:
             raise ValueError(f"it has not {plan.n_segments} segments")
         _check_files(plan, n_pairs, files)
     except (KeyError, ValueError) as error:
-        raise StoreError(f"{path}: damaged, or of other codes ({error}); make the codes again") from None
+        raise StoreError(f"{path}: damaged, or of other codes ({error}); {AGAIN}") from None
     return Manifest(sha256(data), n_pairs, files)
 
 
@@ -172,7 +164,7 @@ def read_listed(folder: Path, path: str, listed: FileRecord) -> bytes:
     try:
         data = read_plain(folder / path)
     except FileNotFoundError:
-        raise StoreError(f"{folder / path}: missing; make the codes again") from None
+        raise StoreError(f"{folder / path}: missing; {AGAIN}") from None
     if sha256(data) != listed.sha256:
-        raise StoreError(f"{folder / path}: its sha256 is not the one in {MANIFEST}; make the codes again")
+        raise StoreError(f"{folder / path}: its sha256 is not the one in {MANIFEST}; {AGAIN}")
     return data

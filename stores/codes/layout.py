@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.stores.codes.plan import FORMAT, VERSION, CodesPlan
+from strata_sae.stores.codes.plan import AGAIN, FORMAT, VERSION, CodesPlan, parse_own
 from strata_sae.stores.errors import StoreError
-from strata_sae.stores.files.canonical import Json, as_int, as_object, canonical_json, parse_canonical, read_plain
+from strata_sae.stores.files.canonical import Json, as_int, as_object, canonical_json, read_plain
 from strata_sae.stores.files.hashing import sha256
 from strata_sae.stores.format.records import FileRecord, files_json, parse_file_record
 from strata_sae.stores.format.shards import ArraySpec, index_bytes, largest_shard_bytes
@@ -101,7 +101,7 @@ def read_record(folder: Path, plan: CodesPlan, segment: int) -> SegmentRecord | 
 
 def parse_record(data: bytes, where: Path, plan: CodesPlan, segment: int) -> SegmentRecord:
     """A segment's record from its bytes, every size bounded by what its pairs can take. Raises: StoreError."""
-    value = parse_canonical(data, where)
+    value = parse_own(data, where)
     try:
         start, stop = plan.segment_rows(segment)
         n_pairs = as_int(value["pairs"])
@@ -120,7 +120,7 @@ def parse_record(data: bytes, where: Path, plan: CodesPlan, segment: int) -> Seg
         record = SegmentRecord(n_pairs, records)
         same = record_json(plan, segment, record) == data
     except (KeyError, ValueError) as error:
-        raise StoreError(f"{where}: not the record of a segment ({error}); make the codes again") from None
+        raise StoreError(f"{where}: not the record of a segment ({error}); {AGAIN}") from None
     if not same:
-        raise StoreError(f"{where}: damaged, or the record of another segment or other codes; make the codes again")
+        raise StoreError(f"{where}: damaged, or the record of another segment or other codes; {AGAIN}")
     return record

@@ -12,6 +12,8 @@ ROWS_PER_SEGMENT = 2**20
 """A segment of 64 codes a row is built in about 1 GiB."""
 FORMAT, VERSION = "strata-codes", 1
 CODES = "codes.json"
+AGAIN = "delete the folder codes and run strata codes again"
+"""What to do about damage: codes are derived."""
 MAX_SEGMENTS = 2**16  # the MANIFEST lists fourteen files of each, and JSON of ours has at most 2^20 keys
 MAX_LATENTS = 2**24
 MAX_ROWS_PER_SEGMENT = 2**31  # rows are written as uint32
@@ -62,9 +64,17 @@ class CodesPlan:
         return sha256(self.data)
 
 
+def parse_own(data: bytes, where: Path | str) -> dict[str, Json]:
+    """As `parse_canonical`; the error says what can be done about codes."""
+    try:
+        return parse_canonical(data, where)
+    except StoreError as error:
+        raise StoreError(f"{error}; or {AGAIN}") from None
+
+
 def parse_codes_plan(data: bytes, where: Path | str) -> CodesPlan:
     """A plan from the bytes of codes.json. Raises: StoreError if they are not what `CodesPlan.data` writes."""
-    value = parse_canonical(data, where)
+    value = parse_own(data, where)
     if value.get("format") != FORMAT or value.get("version") is True or value.get("version") != VERSION:
         raise StoreError(
             f"{where}: format {str(value.get('format'))[:40]!r} version {str(value.get('version'))[:40]}; this "
@@ -86,7 +96,7 @@ def parse_codes_plan(data: bytes, where: Path | str) -> CodesPlan:
     except (KeyError, ValueError) as error:
         raise StoreError(f"{where}: a field is not what codes may hold ({error})") from None
     if plan.data != data:
-        raise StoreError(f"{where}: its own checksum or its keys differ; the file is damaged, make the codes again")
+        raise StoreError(f"{where}: its own checksum or its keys differ; the file is damaged, {AGAIN}")
     return plan
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from strata_sae.stores.codes import stored_segment
 from strata_sae.stores.codes.finishing import Manifest, manifest_of_segments, read_listed, read_manifest
 from strata_sae.stores.codes.layout import RECORD, TABLE, metadata_files, parse_record, segment_path
-from strata_sae.stores.codes.plan import CodesPlan, check_same
+from strata_sae.stores.codes.plan import AGAIN, CodesPlan, check_same
 from strata_sae.stores.codes.segment import SegmentCodes
 from strata_sae.stores.codes.stored_segment import StoredSegment
 from strata_sae.stores.codes.table import parse_table
@@ -77,7 +77,7 @@ class CodesStore:
         file = self._table_place.open(TABLE)
         data = file.read(0, file.n_bytes)
         if sha256(data.data) != self._manifest.files[TABLE].sha256:
-            raise StoreError(f"{self.path / TABLE}: its sha256 is not the one in {MANIFEST}; make the codes again")
+            raise StoreError(f"{self.path / TABLE}: its sha256 is not the one in {MANIFEST}; {AGAIN}")
         table = parse_table(data, self.plan.d_sae, self.path / TABLE)
         file.let_go(0, file.n_bytes)
         return table
@@ -197,10 +197,10 @@ class CodesStore:
         record = parse_record(read_listed(self.path, path, listed[path]), self.path / path, self.plan, segment)
         for name, file in record.files.items():
             if (file.n_bytes, file.sha256) != (listed[name].n_bytes, listed[name].sha256):
-                raise StoreError(f"{self.path / path}: says of {name} what {MANIFEST} does not; make the codes again")
+                raise StoreError(f"{self.path / path}: says of {name} what {MANIFEST} does not; {AGAIN}")
         for name, data in metadata_files(self.plan, segment, n_pairs).items():
             if read_listed(self.path, name, listed[name]) != data:
-                raise StoreError(f"{self.path / name}: is not the metadata of these codes; make the codes again")
+                raise StoreError(f"{self.path / name}: is not the metadata of these codes; {AGAIN}")
         return StoredSegment(self._place, self.plan, segment, record)
 
     def _check_latent(self, latent: int) -> None:
@@ -220,7 +220,5 @@ def _seen(folder: Path, manifest: Manifest) -> dict[str, Identity]:
         except OSError as error:
             raise StoreError(f"{folder / name}: cannot be looked at ({explain(error)})") from None
         if seen[name].n_bytes != file.n_bytes:
-            raise StoreError(
-                f"{folder / name}: {seen[name].n_bytes} bytes instead of {file.n_bytes}; make the codes again"
-            )
+            raise StoreError(f"{folder / name}: {seen[name].n_bytes} bytes instead of {file.n_bytes}; {AGAIN}")
     return seen

@@ -9,7 +9,7 @@ import numpy as np
 
 from strata_sae.stores.codes.gaps import blocks, check_offsets, numbers_of
 from strata_sae.stores.codes.layout import SegmentRecord, array_specs, segment_path
-from strata_sae.stores.codes.plan import CodesPlan
+from strata_sae.stores.codes.plan import AGAIN, CodesPlan
 from strata_sae.stores.codes.segment import SegmentCodes, check_values
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.places import Place
@@ -125,7 +125,7 @@ class StoredSegment:
         row_latent, latent_value = self._all("row/latent", np.uint32), self._all("latent/value", np.float32)
         latent_row = self._all("latent/gap", np.uint32)
         if row_offset[-1] != self.n_pairs or latent_offset[-1] != self.n_pairs or row_offset[0] or latent_offset[0]:
-            raise StoreError(f"{self.where}: its offsets leave out some of {self.n_pairs} pairs; make the codes again")
+            raise StoreError(f"{self.where}: its offsets leave out some of {self.n_pairs} pairs; {AGAIN}")
         for first, last in blocks(latent_offset):
             begin, end = int(latent_offset[first]), int(latent_offset[last])
             within = latent_offset[first : last + 1] - begin
@@ -137,7 +137,7 @@ class StoredSegment:
         """crc32c of all entries of an array as they are decoded. Nothing is kept."""
         array, crc = self.arrays[name], 0
         for chunk in range(array.spec.n_chunks):
-            crc = google_crc32c.extend(crc, np.ascontiguousarray(array.chunk(chunk)).tobytes())
+            crc = google_crc32c.extend(crc, self._read(name, chunk).tobytes())
         return crc
 
     def _all(self, name: str, dtype: type[np.generic]) -> np.ndarray:
@@ -145,7 +145,7 @@ class StoredSegment:
         found = np.empty(self.n_pairs, dtype)
         for chunk in range(array.spec.n_chunks):
             start, stop = array.chunk_rows(chunk)
-            found[start:stop] = array.chunk(chunk)
+            found[start:stop] = self._read(name, chunk)
             if name == "row/latent":
                 self._check_latents(found[start:stop])
             elif name == "latent/value":
@@ -154,7 +154,13 @@ class StoredSegment:
 
     def _check_latents(self, latents: np.ndarray) -> None:
         if len(latents) and int(latents.max()) >= self.d_sae:
-            raise StoreError(f"{self.where}/row/latent: {int(latents.max())} of {self.d_sae} latents; make it again")
+            raise StoreError(f"{self.where}/row/latent: {int(latents.max())} of {self.d_sae} latents; {AGAIN}")
 
     def _chunk(self, name: str, chunk: int) -> np.ndarray:
-        return KEPT.get((self._key, name, chunk), lambda: (self.arrays[name].chunk(chunk),))[0]
+        return KEPT.get((self._key, name, chunk), lambda: (self._read(name, chunk),))[0]
+
+    def _read(self, name: str, chunk: int) -> np.ndarray:
+        try:
+            return self.arrays[name].chunk(chunk)
+        except StoreError as error:
+            raise StoreError(f"{error}; or {AGAIN}") from None

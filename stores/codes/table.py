@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from strata_sae.stores.codes.plan import AGAIN
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_int, as_list, as_object, as_text, parse_json
 
@@ -61,7 +62,7 @@ def parse_table(data: np.ndarray, d_sae: int, where: Path) -> dict[str, np.ndarr
         if end != len(body):
             raise ValueError("bytes of it belong to no array")
     except (KeyError, ValueError, IndexError) as error:
-        raise StoreError(f"{where}: not a table of {d_sae} latents ({error}); make the codes again") from None
+        raise StoreError(f"{where}: not a table of {d_sae} latents ({error}); {AGAIN}") from None
     return table
 
 

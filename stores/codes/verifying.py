@@ -9,6 +9,7 @@ import numpy as np
 
 from strata_sae.stores.codes.finishing import read_manifest
 from strata_sae.stores.codes.layout import TABLE
+from strata_sae.stores.codes.plan import AGAIN
 from strata_sae.stores.codes.reading import CodesStore
 from strata_sae.stores.codes.segment import check_codes
 from strata_sae.stores.errors import StoreError, explain
@@ -35,7 +36,7 @@ def verify_codes(folder: Path | str) -> list[str]:
 def _hashes(folder: Path, codes: CodesStore) -> Iterator[str]:
     for name, file in sorted(read_manifest(folder, codes.plan).files.items()):
         if file_sha256(folder / name) != file.sha256:
-            yield f"{folder / name}: its sha256 is not the one in {MANIFEST}; the file is damaged, make the codes again"
+            yield f"{folder / name}: its sha256 is not the one in {MANIFEST}; the file is damaged, {AGAIN}"
 
 
 def _strangers(folder: Path, codes: CodesStore) -> Iterator[str]:
@@ -65,6 +66,6 @@ def _contents(codes: CodesStore) -> Iterator[str]:
             yield f"{codes.path}: {error}"
     try:
         if "count_all" in codes.table and (codes.table["count_all"] != counted).any():
-            yield f"{codes.path / TABLE}: count_all is not the number of active rows; make the codes again"
+            yield f"{codes.path / TABLE}: count_all is not the number of active rows; {AGAIN}"
     except StoreError as error:
         yield str(error)
