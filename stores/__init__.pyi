@@ -3,12 +3,15 @@
 `__init__.py` reads this file and loads the module of a name when the name is first used.
 """
 
+from .codes.finishing import finish_codes as finish_codes
+from .codes.layout import is_codes_path as is_codes_path
 from .codes.plan import CodesPlan as CodesPlan
 from .codes.reading import CodesStore as CodesStore
+from .codes.segment import SegmentCodes as SegmentCodes
+from .codes.verifying import verify_codes as verify_codes
 from .codes.writing import (
-    SegmentCodes as SegmentCodes,
+    claim_segment as claim_segment,
     create_codes as create_codes,
-    finish_codes as finish_codes,
     missing_segments as missing_segments,
     write_segment as write_segment,
 )
