@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.kernels.machine.compiled.cofiring import (
+    add_counts,
     add_together,
     add_together_above,
     block_postings,
@@ -41,13 +42,16 @@ class KeptCodes:
     """The codes of an SAE on the rows that are kept."""
 
     def __init__(self, codes: CodesStore, kept_N: np.ndarray, rows_at_once: int | None = None) -> None:
-        """kept_N: bool [n_rows]. rows_at_once: of a piece; None: as many as PAIRS_AT_ONCE allows."""
+        """kept_N: bool [n_rows]. rows_at_once: of a piece; None: all rows if their codes stay in memory, else a part."""
         self.d_sae, self.n_rows = codes.plan.d_sae, codes.plan.n_rows
         self._codes, self._kept_N = codes, kept_N
         self._type = np.dtype(np.uint16 if self.d_sae <= 2**16 else np.uint32)
         n_pairs = max(codes.n_pairs, 1)
-        self.rows_at_once = rows_at_once or max(1, min(self.n_rows, PAIRS_AT_ONCE * self.n_rows // n_pairs))
-        self._held: dict[int, Piece] | None = {} if n_pairs * self._type.itemsize <= HELD_BYTES else None
+        self._rows_read_at_once = max(1, min(self.n_rows, PAIRS_AT_ONCE * self.n_rows // n_pairs))
+        is_held = n_pairs * self._type.itemsize <= HELD_BYTES
+        self.rows_at_once = rows_at_once or (self.n_rows if is_held else self._rows_read_at_once)
+        self._held: dict[int, Piece] | None = {} if is_held else None
+        self._counts: dict[int, np.ndarray] = {}
 
     @property
     def n_pieces(self) -> int:
@@ -58,32 +62,41 @@ class KeptCodes:
         """One piece. Raises: StoreError if the codes are not of their plan's latents."""
         if self._held is not None and number in self._held:
             return self._held[number]
-        start = number * self.rows_at_once
-        stop = min(start + self.rows_at_once, self.n_rows)
-        offset, latents = self._codes.latents_of(start, stop)
-        # A loop writes wherever a number points, so numbers are looked at once.
-        if len(latents) and int(latents.max()) >= self.d_sae:
-            raise StoreError(
-                f"{self._codes.path}: a row has latent {latents.max()} of {self.d_sae}; make the codes again"
-            )
-        kept_R = self._kept_N[start:stop]
-        n_kept = len(latents) if kept_R.all() else int(np.diff(offset)[kept_R].sum())
-        latent = np.empty(n_kept, self._type)
-        piece = Piece(kept_pairs(offset, latents, kept_R, latent), latent)
+        first = number * self.rows_at_once
+        last = min(first + self.rows_at_once, self.n_rows)
+        offset, latent, n = np.zeros(last - first + 1, np.int64), np.empty(0, self._type), 0
+        for start in range(first, last, self._rows_read_at_once):
+            stop = min(start + self._rows_read_at_once, last)
+            read_offset, latents = self._codes.latents_of(start, stop)
+            # A loop writes wherever a number points, so numbers are looked at once.
+            if len(latents) and int(latents.max()) >= self.d_sae:
+                raise StoreError(f"{self._codes.path}: holds latent {latents.max()} of {self.d_sae}; make the codes again")
+            if n + len(latents) > len(latent):  # as much as the rest will take if its rows are like these
+                n_more = len(latents) * (last - start) // (stop - start)
+                latent.resize(n + max(len(latents), n_more), refcheck=False)
+            at = kept_pairs(read_offset, latents, self._kept_N[start:stop], latent[n:])
+            offset[start - first : stop - first + 1] = at + n
+            n += int(at[-1])
+        latent.resize(n, refcheck=False)
         if self._held is not None:
-            self._held[number] = piece
-        return piece
+            self._held[number] = Piece(offset, latent)
+        return Piece(offset, latent)
 
     def pieces(self) -> Iterator[Piece]:
         """All pieces, in the order of their rows."""
         return map(self.piece, range(self.n_pieces))
 
+    def counts_in(self, number: int) -> np.ndarray:
+        """On how many rows of a piece each latent is active: uint32 [d_sae]."""
+        if number not in self._counts:
+            count_E = np.zeros(self.d_sae, np.uint32)
+            add_counts(self.piece(number).latent, count_E)
+            self._counts[number] = count_E
+        return self._counts[number]
+
     def counts(self) -> np.ndarray:
         """On how many of the rows each latent is active: int64 [d_sae]."""
-        count_E = np.zeros(self.d_sae, np.int64)
-        for piece in self.pieces():
-            count_E += np.bincount(piece.latent, minlength=self.d_sae)
-        return count_E
+        return sum((self.counts_in(number) for number in range(self.n_pieces)), np.zeros(self.d_sae, np.int64))
 
 
 def blocks_together(
@@ -104,7 +117,8 @@ def blocks_together(
             piece, of_other = mine.piece(number), other.piece(number)
             if number == len(cursors):
                 cursors.append(np.zeros(len(piece.offset) - 1, np.int32))
-            postings = block_postings(piece.offset, piece.latent, cursors[number], start, stop)
+            count_B = mine.counts_in(number)[start:stop]
+            postings = block_postings(piece.offset, piece.latent, cursors[number], count_B, start)
             arguments = (*postings, of_other.offset, of_other.latent, together_BF)
             if above:
                 over_rows(add_together_above, stop - start, LATENTS_AT_ONCE, *arguments, start)

@@ -30,27 +30,31 @@ def kept_pairs(row_offset: np.ndarray, row_latent: np.ndarray, kept_R: np.ndarra
 
 
 @_compile()
-def block_postings(
-    row_offset: np.ndarray, row_latent: np.ndarray, cursor_R: np.ndarray, start: int, stop: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the latents [start, stop): offsets int64 [B + 1], rows uint32, rising in each latent.
+def add_counts(latents: np.ndarray, count_E: np.ndarray) -> None:
+    """Add how often each latent is there."""
+    for latent in latents:  # np.bincount would make a copy of all of them in int64
+        count_E[latent] += 1
 
-    cursor_R: int32, in each row the place, from the row's first, of the first latent that is not below `start`; moved
-    to `stop`. Blocks are asked for one after the other, so that a row is never searched.
+
+@_compile()
+def block_postings(
+    row_offset: np.ndarray, row_latent: np.ndarray, cursor_R: np.ndarray, count_B: np.ndarray, start: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a block's latents, `start` and after: offsets int64 [B + 1], rows uint32, rising in each latent.
+
+    count_B: on how many rows each is active. cursor_R: int32, in each row the place, from the row's first, of the first
+    latent that is not below `start`; moved past the block. Blocks are asked for one after the other, so that a row is
+    never searched.
     """
-    offset = np.zeros(stop - start + 1, np.int64)
-    for row in range(len(cursor_R)):
-        for place in range(row_offset[row] + cursor_R[row], row_offset[row + 1]):
-            if row_latent[place] >= stop:
-                break
-            offset[row_latent[place] - start + 1] += 1
-    for latent in range(stop - start):
-        offset[latent + 1] += offset[latent]
+    stop = start + len(count_B)
+    offset = np.zeros(len(count_B) + 1, np.int64)
+    for latent in range(len(count_B)):
+        offset[latent + 1] = offset[latent] + count_B[latent]
     at = offset[:-1].copy()
     rows = np.empty(offset[-1], np.uint32)
     for row in range(len(cursor_R)):
-        place = row_offset[row] + cursor_R[row]
-        while place < row_offset[row + 1] and row_latent[place] < stop:
+        place, end = row_offset[row] + cursor_R[row], row_offset[row + 1]
+        while place < end and row_latent[place] < stop:
             latent = row_latent[place] - start
             rows[at[latent]] = row
             at[latent] += 1
@@ -124,10 +128,10 @@ def most_together(together_BE: np.ndarray, start: int, partner_BK: np.ndarray, c
     """
     n_most = partner_BK.shape[1]
     for latent in range(together_BE.shape[0]):
-        n = 0
+        n, least = 0, np.uint32(0)  # nearly all have no more than `least` rows, so that is asked first
         for other in range(together_BE.shape[1]):
             count = together_BE[latent, other]
-            if count == 0 or other == start + latent or (n == n_most and count <= count_BK[latent, n_most - 1]):
+            if count <= least or other == start + latent:
                 continue
             place = min(n, n_most - 1)
             while place > 0 and count_BK[latent, place - 1] < count:
@@ -136,6 +140,8 @@ def most_together(together_BE: np.ndarray, start: int, partner_BK: np.ndarray, c
                 place -= 1
             count_BK[latent, place], partner_BK[latent, place] = count, other
             n = min(n + 1, n_most)
+            if n == n_most:
+                least = count_BK[latent, n_most - 1]
         for place in range(n, n_most):
             count_BK[latent, place], partner_BK[latent, place] = 0, NOBODY
 
