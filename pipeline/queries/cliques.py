@@ -4,6 +4,7 @@ seeds.md 2.3: `filter_for_cluster` (the greedy group) and `find_4tuples`; analys
 """
 
 import itertools
+from collections import defaultdict
 from typing import NamedTuple
 
 import networkx
@@ -116,18 +117,27 @@ def active(sae: CodedSAE, population: Population) -> np.ndarray:
 def four_tuples(effects: Effects, treat_as_zero: float = 0.0, most: int = 100_000) -> list[FourTuple]:
     """All (a, b, c, d) with effects ab, ad, cb > treat_as_zero and cd < -treat_as_zero; the strongest first.
 
-    Raises: ConfigError with their number if there are more than `most`.
+    Strongest: by the weakest of the four effects, ties by latents.
+    Raises: ConfigError if `treat_as_zero` is below 0, or if there are more than `most`.
     """
-    of: dict[int, dict[int, float]] = {}
+    if treat_as_zero < 0:
+        raise ConfigError(f"effects that count as zero: up to {treat_as_zero}, but at least 0")
+    above: dict[int, dict[int, float]] = defaultdict(dict)
+    below: dict[int, dict[int, float]] = defaultdict(dict)
+    lowers: dict[int, list[int]] = defaultdict(list)
     for ablator, reader, value in zip(*(part.tolist() for part in effects), strict=True):
-        if abs(value) > treat_as_zero:
-            of.setdefault(ablator, {})[reader] = value
+        if value > treat_as_zero:
+            above[ablator][reader] = value
+        elif value < -treat_as_zero:
+            below[ablator][reader] = value
+            lowers[reader].append(ablator)
     found: list[FourTuple] = []
-    for a, c in itertools.permutations(sorted(of), 2):
-        shared = sorted(of[a].keys() & of[c].keys())
-        bs = [r for r in shared if of[a][r] > 0 and of[c][r] > 0]
-        ds = [r for r in shared if of[a][r] > 0 and of[c][r] < 0]
-        for b, d in itertools.product(bs, ds):
-            weakest = min(of[a][b], of[a][d], of[c][b], -of[c][d])
-            found.append(FourTuple(a, b, c, d, weakest))
+    for a, raised in above.items():
+        # Only a c that lowers what a raises can be one: few, where effects are.
+        for c in {c for d in raised for c in lowers.get(d, ())} & above.keys():
+            bs, ds = raised.keys() & above[c].keys(), raised.keys() & below[c].keys()
+            if len(found) + len(bs) * len(ds) > most:
+                raise ConfigError(f"more than {most:,} 4-tuples; treat larger effects as zero, or ask of fewer effects")
+            for b, d in itertools.product(bs, ds):
+                found.append(FourTuple(a, b, c, d, min(raised[b], raised[d], above[c][b], -below[c][d])))
     return sorted(found, key=lambda one: (-one.weakest, one))

@@ -37,7 +37,7 @@ class Linkage(NamedTuple):
         return len(self.children) + 1
 
     def cut(self, distance: float) -> np.ndarray:
-        """The cluster of each latent where joins above a distance are not made: int64 [E], numbered by lowest latent."""
+        """The cluster of each latent without joins above a distance: int64 [E], numbered by the lowest latent."""
         root = np.arange(self.n_latents + len(self.children))
         for join in range(int(np.searchsorted(self.distance, distance, side="right")) - 1, -1, -1):
             root[self.children[join]] = root[self.n_latents + join]
@@ -129,9 +129,10 @@ def treemap(tree: Linkage, values: np.ndarray, labels: Sequence[str], distances:
 def direct_effects(ablator: CodedSAE, reader: CodedSAE, n: int) -> Effects:
     """The n / 2 strongest direct effects above 0 and the n / 2 below, of one SAE's latents on another's: no model.
 
-    Effect of latent a on latent r: W_dec[a] . W_enc[r], by how much a's activation of 1 moves r's pre-activation if what
-    a writes arrives as it is (along the residual stream, without what layers between add). Effects of an ablation, with
-    the model run, have the same form. Raises: ConfigError if the one's rows are not as wide as what the other reads.
+    Effect of latent a on latent r: W_dec[a] . W_enc[r], by how much an activation of 1 of a moves the pre-activation of
+    r if what a writes arrives as it is: along the residual stream, without what the layers between do to it. Effects of
+    an ablation, for which the model is run, have the same form.
+    Raises: ConfigError if the one's rows are not as wide as what the other reads, or if `n` is below 2.
     """
     W_dec, W_enc = ablator.W_dec, reader.trained.sae.W_enc.detach().cpu().numpy()
     if W_dec.shape[1] != W_enc.shape[1]:
@@ -139,12 +140,22 @@ def direct_effects(ablator: CodedSAE, reader: CodedSAE, n: int) -> Effects:
             f"{ablator.name} writes rows of {W_dec.shape[1]}, but {reader.name} reads rows of {W_enc.shape[1]}; "
             "direct effects need the same width"
         )
+    if n < 2:
+        raise ConfigError(f"number of effects: {n}, but at least 2, one above 0 and one below")
     best = Effects(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     for start in range(0, len(W_dec), _TILE_ROWS):
-        part = Effects.of_dense(W_dec[start : start + _TILE_ROWS] @ W_enc.T)
-        part = part._replace(ablator=part.ablator + start)
+        effect_TR = W_dec[start : start + _TILE_ROWS] @ W_enc.T
+        row, column = np.nonzero(_among_largest(effect_TR, n // 2) | _among_largest(-effect_TR, n // 2))
+        part = Effects(row + start, column, effect_TR[row, column])
         best = strongest(Effects(*(np.concatenate(both) for both in zip(best, part, strict=True))), n)
     return best
+
+
+def _among_largest(values: np.ndarray, n: int) -> np.ndarray:
+    """Whether each value is above 0 and one of the n largest, or equal to the least of those."""
+    if values.size <= n:
+        return values > 0
+    return (values > 0) & (values >= np.partition(values, values.size - n, axis=None)[values.size - n])
 
 
 def strongest(effects: Effects, n: int) -> Effects:

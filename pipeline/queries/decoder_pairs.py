@@ -47,6 +47,11 @@ def exact_cosines(W_dec: np.ndarray, first_P: np.ndarray, second_P: np.ndarray) 
     return cosine_P
 
 
+def exact_cosine(a_M: np.ndarray, b_M: np.ndarray) -> float:
+    """The cosine of two decoder rows in float64; 0 where one is all zeros."""
+    return float(exact_cosines(np.stack([a_M, b_M]), np.array([0]), np.array([1]))[0])
+
+
 def cosine_pairs(W_dec: np.ndarray, least_cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs of decoder rows with a cosine of at least `least_cosine`, never E x E.
 
@@ -71,7 +76,9 @@ def cosine_pairs(W_dec: np.ndarray, least_cosine: float) -> tuple[np.ndarray, np
         cosine.append(exact_P[kept])
         n += int(kept.sum())
         if n > MOST_PAIRS:
-            raise ConfigError(f"more than {MOST_PAIRS:,} pairs have a cosine of at least {least_cosine}; ask for more")
+            raise ConfigError(
+                f"more than {MOST_PAIRS:,} pairs of latents have a cosine of at least {least_cosine}; ask for a larger one"
+            )
     found = np.concatenate(first), np.concatenate(second), np.concatenate(cosine)
     order = np.lexsort((found[1], found[0], -found[2]))
     return found[0][order], found[1][order], found[2][order]

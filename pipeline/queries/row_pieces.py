@@ -70,7 +70,9 @@ class KeptCodes:
             read_offset, latents = self._codes.latents_of(start, stop)
             # A loop writes wherever a number points, so numbers are looked at once.
             if len(latents) and int(latents.max()) >= self.d_sae:
-                raise StoreError(f"{self._codes.path}: holds latent {latents.max()} of {self.d_sae}; make the codes again")
+                raise StoreError(
+                    f"{self._codes.path}: holds latent {latents.max()} of {self.d_sae}; make the codes again"
+                )
             if n + len(latents) > len(latent):  # as much as the rest will take if its rows are like these
                 n_more = len(latents) * (last - start) // (stop - start)
                 latent.resize(n + max(len(latents), n_more), refcheck=False)

@@ -241,6 +241,34 @@ def wanted_postings(
 
 
 @_compile()
+def add_between_children(
+    row_offset: np.ndarray,
+    row_latent: np.ndarray,
+    other_offset: np.ndarray,
+    other_latent: np.ndarray,
+    child_offset: np.ndarray,
+    child: np.ndarray,
+    n_others: int,
+    between_CK: np.ndarray,
+) -> None:
+    """Over the rows of both SAEs: on how many of a parent's rows two of its children are active, for every two.
+
+    child_offset int64 [E + 1], child int64 [C]: the children, of `n_others` latents, of each of E parents, at most K a
+    parent. Added to: between_CK, uint32, at child and at the place of an earlier child of the same parent.
+    """
+    last_row_F = np.full(n_others, -1, np.int64)
+    for row in range(len(row_offset) - 1):
+        for place in range(other_offset[row], other_offset[row + 1]):
+            last_row_F[other_latent[place]] = row
+        for place in range(row_offset[row], row_offset[row + 1]):
+            first = child_offset[row_latent[place]]
+            for number in range(first, child_offset[row_latent[place] + 1]):
+                if last_row_F[child[number]] == row:
+                    for earlier in range(first, number):
+                        between_CK[number, earlier - first] += last_row_F[child[earlier]] == row
+
+
+@_compile()
 def add_of_children(
     row_offset: np.ndarray,
     row_latent: np.ndarray,
@@ -248,16 +276,12 @@ def add_of_children(
     other_latent: np.ndarray,
     child_offset: np.ndarray,
     child: np.ndarray,
-    counterpart_E: np.ndarray,
     n_others: int,
     covered_E: np.ndarray,
-    without_C: np.ndarray,
 ) -> None:
-    """Over the rows of both SAEs: for each parent latent of the one, what its children in the other do on its rows.
+    """Over the rows of both SAEs: on how many of a parent's rows at least one of its children is active.
 
-    child_offset int64 [E + 1], child int64 [C]: children of each parent, of `n_others` latents; counterpart_E int64, -1
-    for none. Added to, int64: covered_E, the parent's rows on which at least one child is active; without_C, the
-    parent's rows on which a child is active and the counterpart silent.
+    As `add_between_children`; added to: covered_E, int64.
     """
     last_row_F = np.full(n_others, -1, np.int64)
     for row in range(len(row_offset) - 1):
@@ -265,11 +289,7 @@ def add_of_children(
             last_row_F[other_latent[place]] = row
         for place in range(row_offset[row], row_offset[row + 1]):
             parent = row_latent[place]
-            same = counterpart_E[parent]
-            is_silent = same >= 0 and last_row_F[same] != row
-            is_covered = False
             for number in range(child_offset[parent], child_offset[parent + 1]):
                 if last_row_F[child[number]] == row:
-                    is_covered = True
-                    without_C[number] += is_silent
-            covered_E[parent] += is_covered
+                    covered_E[parent] += 1
+                    break
