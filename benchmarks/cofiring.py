@@ -25,6 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.toy import met, sized
+from strata_sae.pipeline.kernels.machine.compiled.cofiring import most_together
+from strata_sae.pipeline.queries.cofiring import top_partners
+from strata_sae.pipeline.queries.row_pieces import KeptCodes, blocks_together
+
 N_PARTNERS, ALLOWED_NS, ALLOWED_BYTES, ALLOWED_TIMES = 64, 15.0, 256e6, 10.0
 CONTEXT = 128
 """Rows of a text, for delphi's locations."""
@@ -71,6 +76,7 @@ class InMemory:
         self.plan = SimpleNamespace(d_sae=d_sae, n_rows=len(offset) - 1)
 
     def latents_of(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """As of a codes store."""
         offset = self.offset[start : stop + 1]
         return offset - offset[0], self.latent[offset[0] : offset[-1]]
 
@@ -80,7 +86,7 @@ def peak_bytes() -> int:
 
 
 def count_blocks(folder: str, n_blocks: int) -> None:
-    """Count the first blocks of codes in a folder; print seconds of the processor, increments and bytes beyond codes."""
+    """Count the first blocks of codes in a folder; print seconds, increments, and bytes beyond those of the codes."""
     offset, latent = np.load(f"{folder}/offset.npy"), np.load(f"{folder}/latent.npy")
     n_latents = int(latent.max()) + 1
     codes, kept_N = InMemory(offset, latent, n_latents), np.ones(len(offset) - 1, bool)
@@ -156,9 +162,10 @@ def at_4096(python: str | None) -> bool:
         arguments = [python, "-c", DELPHI, f"{folder}/codes.npz", f"{folder}/cache", str(N_PARTNERS)]
         answer = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     for e, neighbours in enumerate(answer["first"]):
-        for jaccard, other in neighbours:
+        for jaccard, other in neighbours:  # as delphi has them: what topk returns has each other's names there
             shared = together_EE[e, other]
-            assert np.isclose(jaccard, shared / (own_E[e] + own_E[other] - shared), rtol=1e-5), "delphi counts otherwise"
+            same = np.isclose(jaccard, shared / (own_E[e] + own_E[other] - shared), rtol=1e-5)
+            assert same, "delphi counts otherwise"
     times = answer["seconds"] / ours
     print(f"delphi's counter: {answer['seconds']:.2f} s, {times:.1f} times ours (asked: {ALLOWED_TIMES:.0f})")
     return met(times >= ALLOWED_TIMES)
@@ -171,11 +178,6 @@ def main() -> int:
     is_met = at_65536()
     return int(not (at_4096(sys.argv[1] if len(sys.argv) > 1 else None) and is_met))
 
-
-from benchmarks.toy import met, sized
-from strata_sae.pipeline.kernels.machine.compiled.cofiring import most_together
-from strata_sae.pipeline.queries.cofiring import top_partners
-from strata_sae.pipeline.queries.row_pieces import KeptCodes, blocks_together
 
 if __name__ == "__main__":
     sys.exit(main())

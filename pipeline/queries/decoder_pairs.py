@@ -55,8 +55,8 @@ def exact_cosine(a_M: np.ndarray, b_M: np.ndarray) -> float:
 def cosine_pairs(W_dec: np.ndarray, least_cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs of decoder rows with a cosine of at least `least_cosine`, never E x E.
 
-    W_dec: float32 [E, M]. Returns: first, second, int64, first < second, and cosine, float64; by cosine falling, ties by
-    first, then by second.
+    W_dec: float32 [E, M]. Returns: first and second, int64, first < second, and their cosine, float64; by cosine
+    falling, ties by first, then by second.
     Raises: ConfigError if `least_cosine` is no cosine, or if there are more than MOST_PAIRS pairs.
     """
     if not -1 <= least_cosine <= 1:
@@ -77,7 +77,7 @@ def cosine_pairs(W_dec: np.ndarray, least_cosine: float) -> tuple[np.ndarray, np
         n += int(kept.sum())
         if n > MOST_PAIRS:
             raise ConfigError(
-                f"more than {MOST_PAIRS:,} pairs of latents have a cosine of at least {least_cosine}; ask for a larger one"
+                f"more than {MOST_PAIRS:,} pairs of latents have a cosine of {least_cosine} or more; ask for a larger one"
             )
     found = np.concatenate(first), np.concatenate(second), np.concatenate(cosine)
     order = np.lexsort((found[1], found[0], -found[2]))

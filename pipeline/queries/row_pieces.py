@@ -42,7 +42,7 @@ class KeptCodes:
     """The codes of an SAE on the rows that are kept."""
 
     def __init__(self, codes: CodesStore, kept_N: np.ndarray, rows_at_once: int | None = None) -> None:
-        """kept_N: bool [n_rows]. rows_at_once: of a piece; None: all rows if their codes stay in memory, else a part."""
+        """kept_N: bool [n_rows]. rows_at_once: of a piece; None: all rows, if their codes stay in memory."""
         self.d_sae, self.n_rows = codes.plan.d_sae, codes.plan.n_rows
         self._codes, self._kept_N = codes, kept_N
         self._type = np.dtype(np.uint16 if self.d_sae <= 2**16 else np.uint32)

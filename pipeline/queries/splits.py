@@ -3,8 +3,8 @@
 Everything is read from rows. A candidate for a child of a latent p of the narrow SAE (the parent) is a latent c of the
 wide one with at least `least_inside` of its rows among p's, and at least `least_covered` of p's rows among its own. The
 counterpart of p is the candidate whose rows are most like p's by their Jaccard index. Candidates are taken by the rows
-they share with p, the counterpart first; one is a child unless a child before it is active on more than half of the rows
-that it shares with p: latents that are active together do not share p out, they say the same.
+they share with p, the counterpart first; one is a child unless a child before it is active on more than half of the
+rows that it shares with p: latents that are active together do not share p out, they say the same.
 
 Split: a parent with at least two children.
 
@@ -214,7 +214,7 @@ def _families(
 def _counterpart_first(
     parent_C: np.ndarray, child_C: np.ndarray, together_C: np.ndarray, rows_E: np.ndarray, rows_F: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Candidates by parent, the counterpart first, then by rows shared falling, ties by latent; and each one's place."""
+    """Candidates by parent, the counterpart first, then by rows shared falling, ties by latent; and their places."""
     jaccard_C = together_C / (rows_E[parent_C] + rows_F[child_C] - together_C)
     by_likeness = np.lexsort((child_C, -jaccard_C, parent_C))
     _, first_of_each = np.unique(parent_C[by_likeness], return_index=True)
