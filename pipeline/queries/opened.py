@@ -9,14 +9,25 @@ import numpy as np
 from strata_sae.pipeline.config import load
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.queries.label_files import (
+    Labels,
+    TokenCounts,
+    label_record,
+    labels_of,
+    read_counts,
+    read_labels,
+)
 from strata_sae.pipeline.queries.populations import Population, kept_rows
+from strata_sae.pipeline.queries.tokens import TokenIndex
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.routes import route_in
 from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.runs import trained as trained_saes
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.label_records import LabelsOf
 from strata_sae.pipeline.runs.trained import TrainedSAE
 from strata_sae.stores import CodesStore, Filters, Together
+from strata_sae.stores.files.hashing import file_sha256
 
 
 class Text:
@@ -33,8 +44,13 @@ class Text:
 
     @cached_property
     def document(self) -> np.ndarray:
-        """int64, never falling."""
+        """Number in the corpus, int64; in any order, and one that was drawn again stands in two places."""
         return self.store.token_map("document", 0, self.n_rows)
+
+    @cached_property
+    def documents(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers that occur, int64 [D], rising, and the place among them of each row's document, int64 [n_rows]."""
+        return np.unique(self.document, return_inverse=True)
 
     @cached_property
     def position(self) -> np.ndarray:
@@ -45,6 +61,11 @@ class Text:
     def flags(self) -> np.ndarray:
         """uint8: 1 BOS, 2 special, 4 template."""
         return self.store.token_map("flags", 0, self.n_rows)
+
+    @cached_property
+    def tokens(self) -> TokenIndex:
+        """The rows of each token."""
+        return TokenIndex(self.token_id, self.store.tokens)
 
 
 class CodedSAE:
@@ -74,6 +95,27 @@ class CodedSAE:
     def W_dec(self) -> np.ndarray:
         """float32 [d_sae, d_out]."""
         return self.trained.sae.W_dec.detach().cpu().numpy()
+
+    @property
+    def labels_of(self) -> LabelsOf:
+        """What labels of its codes depend on."""
+        codes_id = file_sha256(self.codes.path / "MANIFEST.json")
+        return labels_of(self.trained, codes_id, self.filters)
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """Which tokens tell best when each latent fires; None where `strata codes` has not made them yet.
+
+        Raises: CheckpointError if they are of other codes, or damaged.
+        """
+        record = label_record(self.trained, self.labels_of)
+        return read_labels(self.trained, record) if record else None
+
+    @cached_property
+    def token_counts(self) -> TokenCounts | None:
+        """On how many rows each latent fires on each token, left on the disk; None and raises as `labels`."""
+        record = label_record(self.trained, self.labels_of)
+        return read_counts(self.trained, record) if record else None
 
     def kept(self, population: Population = "as_trained") -> np.ndarray:
         """Whether each row belongs to a population: bool [n_rows]."""
