@@ -68,17 +68,17 @@ def examples(
     if kind == "silent":
         silent = kept.copy()
         silent[active.rows] = False
-        return _distinct(text, _silent(text, np.flatnonzero(silent), active, draw, by_document), n)
+        return distinct(text, _silent(text, np.flatnonzero(silent), active, draw, by_document), n)
     if kind == "near_miss":
         own = text.tokens.rows_of(tokens_of(sae, text, latent))
         own = np.setdiff1d(own[kept[own]], active.rows, assume_unique=True)
-        return _distinct(text, _silent(text, own, active, draw, by_document), n)
+        return distinct(text, _silent(text, own, active, draw, by_document), n)
     if by_document:
         active = _pooled(text, kept, active, pool)
     if kind == "quantiles":
         return _quantiles(text, active, draw, n)
     order = _ORDERS[kind](active.rows, active.values)
-    return _distinct(text, zip(active.rows[order].tolist(), active.values[order].tolist(), strict=True), n)
+    return distinct(text, zip(active.rows[order].tolist(), active.values[order].tolist(), strict=True), n)
 
 
 _ORDERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -157,13 +157,13 @@ def _quantiles(text: Text, active: _Active, draw: _Draw, n: int) -> list[Example
         n_here = (number + 1) * n // N_BINS - number * n // N_BINS
         drawn = (places[place] for place in draw.order(len(places), number))
         pairs = ((int(active.rows[place]), float(active.values[place])) for place in drawn)
-        some = _distinct(text, pairs, n_here, seen)
+        some = distinct(text, pairs, n_here, seen)
         found += sorted(some, key=lambda example: (-example.value, example.row))
     return found
 
 
-def _distinct(text: Text, pairs: Iterable[tuple[int, float]], n: int, seen: set[bytes] | None = None) -> list[Example]:
-    """The first n of these whose contexts differ from those before them, and from those seen."""
+def distinct(text: Text, pairs: Iterable[tuple[int, float]], n: int, seen: set[bytes] | None = None) -> list[Example]:
+    """The first n of these (row, value) whose contexts differ from those before them, and from those seen."""
     seen = set() if seen is None else seen
     found: list[Example] = []
     pairs = iter(pairs)

@@ -17,7 +17,7 @@ from strata_sae.pipeline.runs.chain import check_token_counts, read_token_labels
 from strata_sae.pipeline.runs.evaluation_records import FilterPart
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.label_records import LabelHashes, LabelsOf, TokenLabelRecord
-from strata_sae.pipeline.runs.trained import TrainedSAE
+from strata_sae.pipeline.runs.records import Ending, SAERecord
 from strata_sae.stores import Filters
 from strata_sae.stores.errors import StoreError
 from strata_sae.stores.files.canonical import Json, as_int, as_list, as_object, as_text, parse_json
@@ -83,12 +83,12 @@ def _plain(arrays: Labels | TokenCounts) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array) for name, array in arrays._asdict().items()}
 
 
-def labels_of(trained: TrainedSAE, codes_id: str, filters: Filters) -> LabelsOf:
+def labels_of(config: SAERecord, training: Ending, codes_id: str, filters: Filters) -> LabelsOf:
     """What the labels of an SAE's codes depend on."""
     return LabelsOf(
-        sae=trained.record.fingerprint,
-        weights_sha256=trained.training.sha256.weights,
-        store_id=trained.record.store_id,
+        sae=config.fingerprint,
+        weights_sha256=training.sha256.weights,
+        store_id=config.store_id,
         codes_id=codes_id,
         population="as_trained",
         filters=FilterPart(**asdict(filters)),
@@ -98,15 +98,17 @@ def labels_of(trained: TrainedSAE, codes_id: str, filters: Filters) -> LabelsOf:
     )
 
 
-def label_record(trained: TrainedSAE, wanted: LabelsOf) -> TokenLabelRecord | None:
+def label_record(
+    folder: VariantFolder, config: SAERecord, training: Ending, wanted: LabelsOf
+) -> TokenLabelRecord | None:
     """token_labels.json of an SAE; None where labels were not made.
 
     Raises: CheckpointError if it is of another SAE, other codes or other rows, or if it or the labels are damaged.
     """
-    path = trained.folder.token_labels
+    path = folder.token_labels
     if not path.exists():
         return None
-    record = read_token_labels(trained.folder, trained.record, trained.training).record
+    record = read_token_labels(folder, config, training).record
     for key, expected in wanted.model_dump().items():
         if getattr(record, key) != getattr(wanted, key):
             found, should = str(getattr(record, key))[:40], str(expected)[:40]
@@ -114,9 +116,9 @@ def label_record(trained: TrainedSAE, wanted: LabelsOf) -> TokenLabelRecord | No
     return record
 
 
-def read_labels(trained: TrainedSAE, record: TokenLabelRecord) -> Labels:
+def read_labels(folder: VariantFolder, record: TokenLabelRecord) -> Labels:
     """The labels that a record names; its hash of them was compared. Raises: CheckpointError if they do not fit it."""
-    path = trained.folder.label_arrays
+    path = folder.label_arrays
     arrays = _mapped(path, _LABELS)
     labels = Labels(**{name: np.array(array) for name, array in arrays.items()})
     shapes = [(record.n_latents,)] * 3 + [(record.n_latents, N_NAMED)] * 2
@@ -125,13 +127,13 @@ def read_labels(trained: TrainedSAE, record: TokenLabelRecord) -> Labels:
     return labels
 
 
-def read_counts(trained: TrainedSAE, record: TokenLabelRecord) -> TokenCounts:
+def read_counts(folder: VariantFolder, record: TokenLabelRecord) -> TokenCounts:
     """The counts that a record names, left on the disk: what is asked for is read then.
 
     Raises: CheckpointError if they are damaged or do not fit the record.
     """
-    path = trained.folder.token_counts
-    check_token_counts(trained.folder, record)
+    path = folder.token_counts
+    check_token_counts(folder, record)
     counts = TokenCounts(**_mapped(path, _COUNTS))
     fits = (
         counts.active.shape == (record.n_latents,)

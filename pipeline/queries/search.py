@@ -38,6 +38,11 @@ def search(saes: Sequence[CodedSAE], text: Text, query: str, n: int) -> list[Hit
     return sorted(hits, key=lambda hit: -hit.f1)
 
 
+def rows_holding(text: Text, query: str) -> int:
+    """Rows of the whole store that hold a token of the text."""
+    return len(text.tokens.rows_of(text.tokens.matching(query)))
+
+
 def counts_of(sae: CodedSAE, text: Text) -> TokenCounts:
     """An SAE's counts: of the file beside the codes, else made, and kept in memory."""
     if sae.token_counts is None:
