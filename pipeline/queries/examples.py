@@ -167,10 +167,9 @@ def distinct(text: Text, pairs: Iterable[tuple[int, float]], n: int, seen: set[b
     seen = set() if seen is None else seen
     found: list[Example] = []
     pairs = iter(pairs)
-    while len(found) < n:
-        some = list(islice(pairs, AT_ONCE))
-        if not some:
-            break
+    n_more = 2 * n + 8
+    while len(found) < n and (some := list(islice(pairs, n_more))):
+        n_more = min(2 * n_more, AT_ONCE)
         for pair, context in zip(some, _contexts(text, np.array([row for row, _ in some])), strict=True):
             if context not in seen and len(found) < n:
                 seen.add(context)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.kernels.machine.compiled.labels import count_tokens, token_sets, totals
+from strata_sae.pipeline.kernels.machine.compiled.labels import count_tokens, token_sets
 from strata_sae.pipeline.queries.label_files import DEFINITION, LEAST_ROWS, N_NAMED, TokenCounts, write_arrays
 from strata_sae.pipeline.queries.label_files import Labels as Labels
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
@@ -31,7 +31,7 @@ def make_labels(sae: CodedSAE, text: Text) -> Labels:
     rows in one of the halves.
     """
     tokens, half_N = text.tokens, halves(sae, text)
-    total_2U = totals(tokens.rank, half_N, len(tokens.ids))
+    total_2U = _totals(text, half_N)
     parts = [token_sets(offset, rows, tokens.rank, half_N, total_2U, N_NAMED) for _, offset, rows in _blocks(sae.codes)]
     active, f1, size, named, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     f1[(active < LEAST_ROWS).any(axis=1)] = np.nan
@@ -57,7 +57,7 @@ def make_counts(sae: CodedSAE, text: Text) -> TokenCounts:
     for first, offset, rows in _blocks(sae.codes):
         count_tokens(offset, rows, rank, half_N, first, at_U, latent_Q, count_Q)
     active = np.bincount(latent_Q, count_Q, minlength=sae.d_sae).astype(np.int64)
-    return TokenCounts(active, totals(rank, half_N, n_tokens).sum(axis=0), pair_offset, latent_Q, count_Q)
+    return TokenCounts(active, _totals(text, half_N).sum(axis=0), pair_offset, latent_Q, count_Q)
 
 
 def kept_labels(sae: CodedSAE, text: Text) -> Labels:
@@ -86,7 +86,7 @@ def tokens_of(sae: CodedSAE, text: Text, latent: int) -> list[int]:
         return [int(token_id) for token_id in named[named >= 0]]
     tokens, half_N = text.tokens, halves(sae, text)
     rows = sae.codes.rows_of(latent)[0]
-    total_2U = totals(tokens.rank, half_N, len(tokens.ids))
+    total_2U = _totals(text, half_N)
     ranks = token_sets(np.array([0, len(rows)]), rows, tokens.rank, half_N, total_2U, N_NAMED)[3][0]
     return [int(tokens.ids[rank]) for rank in ranks[ranks >= 0]]
 
@@ -98,6 +98,12 @@ def halves(sae: CodedSAE, text: Text) -> np.ndarray:
     label can tell which documents it has not seen.
     """
     return np.where(sae.kept(), text.document & 1, -1).astype(np.int8)
+
+
+def _totals(text: Text, half_N: np.ndarray) -> np.ndarray:
+    """Rows of each token in each half, int64 [2, U]."""
+    tokens = text.tokens
+    return np.stack([np.bincount(tokens.rank[half_N == half], minlength=len(tokens.ids)) for half in (0, 1)])
 
 
 def _metrics(labels: Labels) -> dict[str, Measured]:

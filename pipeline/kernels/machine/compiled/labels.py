@@ -1,5 +1,4 @@
-"""Loops over rows and their tokens: the rows of each token, the tokens that tell best when a latent fires, and how
-often each latent fires on each token.
+"""Loops over the rows of latents and their tokens: which tokens tell best when a latent fires, how often it fires on each.
 
 N rows of the store, U tokens that occur in it (by rank, not id), E latents, P pairs of a row and an active latent.
 """
@@ -7,32 +6,6 @@ N rows of the store, U tokens that occur in it (by rank, not id), E latents, P p
 import numpy as np
 
 from strata_sae.pipeline.kernels.machine.compiled.loops import _compile
-
-
-@_compile()
-def grouped(rank_N: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of each token: offsets int64 [U + 1], rows int64 [N], rising in each."""
-    offset = np.zeros(n_tokens + 1, np.int64)
-    for rank in rank_N:
-        offset[rank + 1] += 1
-    for token in range(n_tokens):
-        offset[token + 1] += offset[token]
-    at = offset[:-1].copy()
-    rows = np.empty(len(rank_N), np.int64)
-    for row in range(len(rank_N)):
-        rows[at[rank_N[row]]] = row
-        at[rank_N[row]] += 1
-    return offset, rows
-
-
-@_compile()
-def totals(rank_N: np.ndarray, half_N: np.ndarray, n_tokens: int) -> np.ndarray:
-    """Rows of each token in each half, int64 [2, U]. half_N: 0, 1, or -1 for rows that do not count."""
-    total = np.zeros((2, n_tokens), np.int64)
-    for row in range(len(rank_N)):
-        if half_N[row] >= 0 and rank_N[row] >= 0:
-            total[half_N[row], rank_N[row]] += 1
-    return total
 
 
 @_compile()
@@ -46,8 +19,8 @@ def token_sets(
     Management Science 13, 1967: the maximum of a ratio of sums). In whole numbers, so without rounding. Of sets that
     are equally good it is the smallest.
 
-    offset int64 [E + 1] and row_P: the rows of each latent. rank_N: token of each row, -1 for none. half_N, total_2U:
-    as of `totals`.
+    offset int64 [E + 1] and row_P: the rows of each latent. rank_N: token of each row. half_N: 0, 1, or -1 for
+    rows that do not count. total_2U int64 [2, U]: rows of each token in each half.
     Returns: active rows in each half, int64 [E, 2]; F1 in each half, float64 [E, 2] (0 / 0 is 0); size of the set,
     int32 [E]; its tokens that fire most often in both halves together, int32 [E, n_named], -1 for none; in how many
     rows, int32 [E, n_named].
@@ -68,8 +41,6 @@ def token_sets(
             if half < 0:
                 continue
             active[latent, half] += 1
-            if token < 0:
-                continue
             if count[0, token] + count[1, token] == 0:
                 touched[n] = token
                 n += 1
