@@ -195,6 +195,9 @@ def _of_sae(sae: Trained) -> Cells:
             values: JsonObject = {name: measured.value for name, measured in others.metrics.items()}
             metrics["all_but_special"] = others.model_dump(mode="json") | {"metrics": values}
     examples = {key: value for key, value in _data(sae.examples).items() if key != "latents"}
+    labels = _data(sae.labels)
+    if sae.labels is not None:
+        labels["metrics"] = {name: measured.value for name, measured in sae.labels.metrics.items()}
     curves = sae.curves[-1] if sae.curves else None
     cells = [
         *_cells("config", sae.config),
@@ -202,6 +205,7 @@ def _of_sae(sae: Trained) -> Cells:
         *_cells("metrics", metrics),
         *_cells("curves", curves),
         *_cells("examples", examples),
+        *_cells("token_labels", labels),
     ]
     return [cell for cell in cells if not (sae.imported and cell[0].startswith(OF_TRAINING))]
 
