@@ -104,6 +104,11 @@ def trained_now(run: RunFolder) -> list[str]:
     return [name for name in living(run) if "@" in name and _PART not in name]
 
 
+def parts_of(run: RunFolder, sae: str) -> list[str]:
+    """The names of claims on parts of an SAE that a process holds now: the search for its L0, its codes."""
+    return [name for name in living(run) if name.partition(_PART)[0] == sae and _PART in name]
+
+
 def refuse_claimed(run: RunFolder, sae: str | None = None) -> None:
     """Raises: CheckpointError naming what another process works on: of the run, or only of an SAE of it."""
     held = [name for name in living(run) if sae is None or name.partition(_PART)[0] == sae]
