@@ -13,7 +13,6 @@ from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.codes.coding import Coding, World, is_there, opened
 from strata_sae.pipeline.codes.estimate import Estimate, estimate, is_too_dense, refused, rows_per_segment, sampled_l0
 from strata_sae.pipeline.codes.sharing import Asked, make_all
-from strata_sae.pipeline.codes.standins import kept_labels
 from strata_sae.pipeline.config import dump, load
 from strata_sae.pipeline.config.run import RunConfig, TrainConfig
 from strata_sae.pipeline.engines import Engine, Share
@@ -21,6 +20,7 @@ from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import size
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.queries.labels import kept_labels
 from strata_sae.pipeline.queries.opened import Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store
@@ -111,7 +111,7 @@ def _to_make(world: World, folders: Sequence[VariantFolder], n_rows_per_segment:
             log.info("%s: its training %s, so it has no codes", folder.name, coding.trained.training.status)
         elif is_there(folder):
             _check_finished(coding)
-            kept_labels(opened(coding), text)
+            kept_labels(opened(world, folder), text)
             log.info("%s: codes are there", folder.name)
         else:
             d_sae, n_rows = coding.trained.sae.d_sae, world.stores.stores[0].plan.n_rows

@@ -80,10 +80,9 @@ class Coding:
         return replace(self.plan(plan.rows_per_segment), encoder=plan.encoder) == plan
 
 
-def opened(coding: Coding) -> CodedSAE:
-    """The SAE with its finished codes, for queries."""
-    codes = CodesStore.open(coding.folder.codes)
-    return CodedSAE(coding.trained, coding.world.stores, coding.world.filters, codes)
+def opened(world: World, folder: VariantFolder) -> CodedSAE:
+    """An SAE with its finished codes, for queries."""
+    return CodedSAE(folder, world.stores, world.filters, CodesStore.open(folder.codes))
 
 
 def is_there(folder: VariantFolder) -> bool:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from strata_sae.pipeline import stopping
 from strata_sae.pipeline.codes.coding import Coding, World, claimed, is_there, opened
 from strata_sae.pipeline.codes.segments import encoded
-from strata_sae.pipeline.codes.standins import kept_labels
 from strata_sae.pipeline.codes.tables import latent_table
 from strata_sae.pipeline.engines import Share
+from strata_sae.pipeline.queries.labels import kept_labels
 from strata_sae.pipeline.queries.opened import Text
 from strata_sae.pipeline.queries.populations import kept_rows
 from strata_sae.pipeline.runs.claims import pause
@@ -95,9 +95,9 @@ def _finished(coding: Coding, plan: CodesPlan, text: Text) -> bool:
     """Write the table of the latents, which finishes the codes, and labels of them, unless another process has."""
     if is_there(coding.folder):
         return False
-    world, codes = coding.world, CodesStore(coding.folder.codes, plan)
+    world, codes = coding.world, CodesStore.before_finish(coding.folder.codes, plan)
     kept_N = kept_rows(world.stores, coding.route, world.filters, "as_trained")
     finish_codes(coding.folder.codes, plan, latent_table(codes, kept_N))
     log.info("%s: codes of %s latents on %s rows", coding.name, f"{plan.d_sae:,}", f"{plan.n_rows:,}")
-    kept_labels(opened(coding), text)
+    kept_labels(opened(coding.world, coding.folder), text)
     return True

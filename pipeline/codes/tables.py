@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from strata_sae.pipeline.codes.standins import count_E, latents_in, top_partners
 from strata_sae.pipeline.kernels.machine.compiled.postings import take_histogram, take_postings
+from strata_sae.pipeline.queries.cofiring import top_partners
 from strata_sae.stores import CodesStore
 
 N_TOP, N_BINS, N_PARTNERS = 32, 40, 64
@@ -33,7 +33,7 @@ class Postings(NamedTuple):
 
 def latent_table(codes: CodesStore, kept_N: np.ndarray) -> dict[str, np.ndarray]:
     """The table of E latents: its columns are in docs/codes.md. kept_N: bool [n_rows], the rows that count."""
-    d_sae, count_all_E = codes.plan.d_sae, count_E(codes)
+    d_sae, count_all_E = codes.plan.d_sae, codes.count_E
     table = {
         "count": np.zeros(d_sae, np.int64),
         "count_all": count_all_E.astype(np.int64),
@@ -72,7 +72,7 @@ def _take(
 
 def _postings(codes: CodesStore, first: int, last: int) -> Iterator[Postings]:
     for segment in range(codes.plan.n_segments):
-        yield Postings(codes.plan.segment_rows(segment)[0], *latents_in(codes, segment, first, last))
+        yield Postings(codes.plan.segment_rows(segment)[0], *codes.latents_in(segment, first, last))
 
 
 def blocks(count_E: np.ndarray, most: int = _PAIRS_AT_ONCE) -> Sequence[tuple[int, int]]:
