@@ -138,7 +138,7 @@ _VARIANT = rf"{_SAE}|{TRIALS}/([0-9]+/({_SAE})?)?"
 _RUN = (
     rf"{_fixed(RunFolder)}|{_LEFTOVER}|run_manifest\.json|loader/([^/]+\.jsonl)?|variants/"
     rf"|claims/([^/]+)?|documents/([^/]+\.safetensors|{_LEFTOVER})?"
-    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|tracking/(.+)?"
+    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|(tracking|analysis)/(.+)?"
     rf"|(variants/[^/]+@[^/]+|\.deleting-[^/]+)/({_VARIANT})?"
 )
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from strata_sae.pipeline import stopping
-from strata_sae.pipeline.codes import encoding
+from strata_sae.pipeline.codes import encoding, estimate
 from strata_sae.pipeline.codes.build import build_codes
 from strata_sae.pipeline.codes.coding import claimed
 from strata_sae.pipeline.errors import CheckpointError, StoppedError
 from strata_sae.pipeline.runs import claims
 from strata_sae.pipeline.runs.claims import claim_in, codes_of, living, trained_now
-from strata_sae.pipeline.runs.deleting import delete_run, delete_variants, deletable_variants
+from strata_sae.pipeline.runs.deleting import deletable_variants, delete_run, delete_variants
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.listing import list_runs
 from strata_sae.stores.files.hashing import file_sha256
@@ -30,7 +30,8 @@ Fresh = Callable[[str], Path]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles and stretches of few rows, so that there are several of each; and no long wait for other workers."""
-    monkeypatch.setattr(encoding, "ROWS_PER_TILE", 64)
+    for module in (encoding, estimate):
+        monkeypatch.setattr(module, "ROWS_PER_TILE", 64)
     monkeypatch.setattr(encoding, "ROWS_IN_ORDER", 128)
     monkeypatch.setattr(claims, "POLL_SECONDS", 0.01)
 
