@@ -102,18 +102,18 @@ def test_asked_to_end_it_ends_between_two_stretches_and_goes_on(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(reference := fresh("reference"))
-    folder, real, seen = fresh("stopped"), encoding.RowsEncoder.stretch, []
+    folder, real, seen = fresh("stopped"), encoding.RowsEncoder.stretch, list[int]()
 
     def stretch(self: encoding.RowsEncoder, start: int, stop: int) -> list[encoding.TileCodes]:
         seen.append(start)
         if (start, stop) == (384, 512):  # a tile of the sample is shorter
-            stopping._state["asked"] = 1
+            monkeypatch.setitem(stopping._state, "asked", 1)
         return real(self, start, stop)
 
-    monkeypatch.setattr(encoding.RowsEncoder, "stretch", stretch)
-    with pytest.raises(StoppedError):
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(encoding.RowsEncoder, "stretch", stretch)
         build(folder)
-    stopping._state["asked"] = 0
+    monkeypatch.setitem(stopping._state, "asked", 0)
     assert seen[-1] == 384
     assert not RunFolder(folder / RUN).claims.exists()
     begun = contents(folder)
