@@ -14,7 +14,7 @@ from strata_sae.pipeline.codes.coding import Coding, World, is_there, opened
 from strata_sae.pipeline.codes.estimate import Estimate, estimate, is_too_dense, refused, rows_per_segment, sampled_l0
 from strata_sae.pipeline.codes.sharing import Asked, make_all
 from strata_sae.pipeline.config import dump, load
-from strata_sae.pipeline.config.run import RunConfig, TrainConfig
+from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.engines import Engine, Share
 from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
@@ -61,7 +61,7 @@ def build_codes(
     overrides: Sequence[str] = (),
     *,
     only: str | None = None,
-    engine_of: Callable[[RunConfig], Engine] = lambda _: _ONE_PROCESS,
+    engine_of: Callable[[TrainConfig], Engine] = lambda _: _ONE_PROCESS,
     n_rows_per_segment: int | None = None,
     dry_run: bool = False,
     show_progress: bool = False,

@@ -34,7 +34,7 @@ class Postings(NamedTuple):
 def latent_table(codes: CodesStore, kept_N: np.ndarray) -> dict[str, np.ndarray]:
     """The table of E latents: its columns are in docs/codes.md. kept_N: bool [n_rows], the rows that count."""
     d_sae, count_all_E = codes.plan.d_sae, codes.count_E
-    table = {
+    table: dict[str, np.ndarray] = {
         "count": np.zeros(d_sae, np.int64),
         "count_all": count_all_E.astype(np.int64),
         "max": np.full(d_sae, -np.inf, np.float32),

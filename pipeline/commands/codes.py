@@ -10,7 +10,7 @@ from strata_sae.pipeline.commands.arguments import Overrides, guard
 from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
-    from strata_sae.pipeline.config import RunConfig
+    from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.engines import Engine
 
 CodedRunFolder = Annotated[
@@ -51,7 +51,7 @@ def _run_folder(given: Path) -> Path:
     return next((path for path in (given, *given.parents[:2]) if (path / "config.yaml").is_file()), given)
 
 
-def _engine_of(at: Path, config: "RunConfig") -> "Engine":
+def _engine_of(at: Path, config: "TrainConfig") -> "Engine":
     from strata_sae.pipeline.commands.engines import engine_of
 
     return engine_of(config.engine, at=at, device=config.training.device)
