@@ -7,7 +7,6 @@
   const { N_COLOURS, OPTIONS, css, plain, axis, layout } = charts;
   const colour = (number) => css(`--c${number % N_COLOURS}`);
   const short = (text, most) => plain(text.length > most ? `${text.slice(0, most - 1)}…` : text);
-  const spike = { showspikes: false };
   const names = () => axis("", { showgrid: false, ticks: "", tickfont: { size: 12, color: css("--ink") }, automargin: true });
 
   function bars({ axis: title, labels, values, colours }) {
@@ -27,9 +26,9 @@
   function points({ x_axis, y_axis, x, y, labels, log, log_x, equal }) {
     const type = (is) => (is ? "log" : "linear");
     const traces = [{
-      type: "scattergl", mode: "markers", x, y, text: labels.map(plain), marker: { color: colour(0), size: 6, opacity: 0.6, line: { width: 0 } },
+      type: "scatter", mode: "markers", x, y, text: labels.map(plain), marker: { color: colour(0), size: 6, opacity: 0.6, line: { width: 0 } },
       hovertemplate: "<b>%{text}</b><br>%{x:.4g}, %{y:.4g}<extra></extra>",
-    }].map((trace) => ({ ...trace, type: "scatter" }));
+    }];
     const shapes = [], annotations = [];
     if (equal) {
       const all = [...x, ...y].filter((value) => !log || value > 0);
@@ -41,7 +40,7 @@
     }
     return {
       height: 420, traces,
-      layout: layout(axis(x_axis, { type: type(log || log_x), ...spike, ...decades(log || log_x, x) }), axis(y_axis, { type: type(log), ...spike, ...decades(log, y) }), { shapes, annotations }),
+      layout: layout(axis(x_axis, { type: type(log || log_x), ...decades(log || log_x, x) }), axis(y_axis, { type: type(log), ...decades(log, y) }), { shapes, annotations }),
     };
   }
 
@@ -66,9 +65,9 @@
     const rows = Math.max(left.length, right.length);
     const place = (index, n) => (rows - 1) / 2 + (index - (n - 1) / 2) * Math.max(1, (rows - 1) / Math.max(1, n - 1)) * (n > 1 ? 1 : 0);
     const top = Math.max(...edges.map(([, , size]) => Math.abs(size)));
-    const lines = edges.map(([from, to, size]) => ({
-      type: "scatter", mode: "lines", x: [0, 0.15, 0.85, 1], y: [place(from, left.length), place(from, left.length), place(to, right.length), place(to, right.length)],
-      line: { color: colour(size < 0 ? 2 : 0), width: 0.6 + (4.4 * Math.abs(size)) / top, shape: "spline", smoothing: 0.8 }, opacity: 0.65, hoverinfo: "skip",
+    const shapes = edges.map(([from, to, size]) => ({
+      type: "path", layer: "below", path: `M 0 ${place(from, left.length)} C 0.5 ${place(from, left.length)} 0.5 ${place(to, right.length)} 1 ${place(to, right.length)}`,
+      line: { color: colour(size < 0 ? 2 : 0), width: 0.6 + (4.4 * Math.abs(size)) / top }, opacity: 0.6,
     }));
     const middles = {
       type: "scatter", mode: "markers", x: edges.map(() => 0.5), y: edges.map(([from, to]) => (place(from, left.length) + place(to, right.length)) / 2),
@@ -81,9 +80,9 @@
     const none = { visible: false, fixedrange: true };
     const wide = box.clientWidth < 600 ? 0.75 : 0.6;
     return {
-      height: 24 * rows + 70, traces: [...lines, nodes(left, 0), nodes(right, 1), middles],
+      height: 24 * rows + 70, traces: [nodes(left, 0), nodes(right, 1), middles],
       layout: layout({ ...none, range: [-wide, 1 + wide] }, { ...none, range: [rows - 0.3, -0.7] }, {
-        margin: { l: 4, r: 4, t: 34, b: 8 }, annotations: [...side(left, 0, "right"), ...side(right, 1, "left"), heading(left_title, 0, "right"), heading(right_title, 1, "left")],
+        margin: { l: 4, r: 4, t: 34, b: 8 }, shapes, annotations: [...side(left, 0, "right"), ...side(right, 1, "left"), heading(left_title, 0, "right"), heading(right_title, 1, "left")],
       }),
     };
   }
@@ -97,7 +96,7 @@
         textfont: { color: css("--ink"), family: css("--sans"), size: 12 }, pathbar: { textfont: { color: css("--ink") } },
         hovertemplate: `<b>%{label}</b><br>%{value:,} ${plain(unit)}<extra></extra>`,
       }],
-      layout: layout(undefined, undefined, { margin: { l: 0, r: 0, t: 26, b: 0 } }),
+      layout: layout({}, {}, { margin: { l: 0, r: 0, t: 26, b: 0 } }),
     };
   }
 

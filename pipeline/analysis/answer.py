@@ -108,6 +108,19 @@ class Answer(NamedTuple):
     """Rows in their text, by a heading; coloured beside their largest value."""
 
 
+def caption(figure: Figure) -> str:
+    """What the figure shows, for the line above it."""
+    match figure:
+        case Bars():
+            return figure.axis
+        case Points() | Steps():
+            return f"{figure.y_axis}, by {figure.x_axis}"
+        case Network():
+            return figure.value
+        case Boxes():
+            return f"{figure.unit} of each latent, in clusters of alike directions"
+
+
 def figure_data(figure: Figure | None) -> JsonValue:
     """The figure as analysis.js reads it: its fields, and its kind."""
     if figure is None:

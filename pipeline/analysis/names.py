@@ -16,8 +16,8 @@ def words_of(run: CodedRun, sae: CodedSAE) -> Callable[[int], str]:
         return lambda latent: ""
 
     def words(latent: int) -> str:
-        ids = [int(token_id) for token_id in labels.token_ids[latent, :N_TOKENS] if token_id >= 0]
-        return " · ".join(shortened(token_text(run, token_id)) for token_id in ids)
+        ids = [int(token_id) for token_id in labels.token_ids[latent] if token_id >= 0]
+        return " · ".join(list(dict.fromkeys(shortened(token_text(run, token_id)) for token_id in ids))[:N_TOKENS])
 
     return words
 

@@ -130,8 +130,8 @@ def answer_pairs(asked: Asked) -> Answer:
     limit = f" and share at most {most:,} rows" if asked.most is not None else ""
     return Answer(
         "Latents that point the same way",
-        f"{len(found):,} pairs of latents that fire have decoder rows with a cosine of at least {asked.least:g}{limit}. "
-        "The overlap says how often the rarer of the two fires together with the other one.",
+        f"{len(found):,} pairs of latents that fire have a cosine of their decoder rows of at least "
+        f"{asked.least:g}{limit}. The overlap says how often the rarer of the two fires together with the other one.",
         (
             *FIRST_SECOND,
             Column("cosine", "of the decoder rows"),

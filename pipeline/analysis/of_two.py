@@ -11,9 +11,9 @@ from strata_sae.pipeline.queries.clusters import bars, direct_effects, effect_gr
 from strata_sae.pipeline.queries.matching import best_match
 from strata_sae.pipeline.queries.splits import absorptions, splits
 
-SHOWN_PARENTS = 12
-"""Of splits, in the figure."""
-EFFECTS_FOR_TUPLES = 20_000
+SHOWN_PARENTS, SHOWN_CHILDREN = 10, 4
+"""Of splits, in the figure; the children with the most rows."""
+EFFECTS_FOR_TUPLES = 5_000
 """The strongest effects among which 4-tuples are looked for (count): all E x E' are too many, and nearly none is 0."""
 
 
@@ -63,11 +63,10 @@ def answer_splits(asked: Asked) -> Answer:
         for one in found[: asked.n]
         for child in one.children
     ]
-    shown = found[:SHOWN_PARENTS]
-    right = sorted({child.latent for one in shown for child in one.children})
-    name, other = names_of(asked.run, narrow), names_of(asked.run, wide)
-    edges = [
-        (place, right.index(child.latent), child.covered) for place, one in enumerate(shown) for child in one.children
+    links = [
+        (one.parent, child.latent, child.covered)
+        for one in found[:SHOWN_PARENTS]
+        for child in one.children[:SHOWN_CHILDREN]
     ]
     return Answer(
         f"Which latents of {narrow.name} split in {wide.name}",
@@ -86,16 +85,30 @@ def answer_splits(asked: Asked) -> Answer:
             Column("inside", "share of the child's rows that are the parent's"),
         ),
         rows,
-        Network(
-            narrow.name,
-            wide.name,
-            [name(one.parent) for one in shown],
-            [other(latent) for latent in right],
-            edges,
-            "share of the parent's rows that are the child's",
-        )
-        if shown
-        else None,
+        _network(asked, links, "share of the parent's rows that are the child's"),
+    )
+
+
+def _network(asked: Asked, links: list[tuple[int, int, float]], value: str) -> Network | None:
+    """Latents of one SAE, of the other, and a link for each pair; on the right in the order that crosses least links.
+
+    That is by the mean place of those they are linked with, which is exact where each is linked with one.
+    """
+    if not links:
+        return None
+    left = list(dict.fromkeys(first for first, _, _ in links))
+    places: dict[int, list[int]] = {}
+    for first, second, _ in links:
+        places.setdefault(second, []).append(left.index(first))
+    right = sorted(places, key=lambda latent: (sum(places[latent]) / len(places[latent]), latent))
+    name, other = names_of(asked.run, asked.sae), names_of(asked.run, asked.other)
+    return Network(
+        asked.sae.name,
+        asked.other.name,
+        [name(latent) for latent in left],
+        [other(latent) for latent in right],
+        [(left.index(first), right.index(second), size) for first, second, size in links],
+        value,
     )
 
 
@@ -145,10 +158,7 @@ def answer_effects(asked: Asked) -> Answer:
     writer, reader = asked.sae, asked.other
     graph = effect_graph(direct_effects(writer, reader, asked.n), asked.n)
     words, others = words_of(asked.run, writer), words_of(asked.run, reader)
-    name, other = names_of(asked.run, writer), names_of(asked.run, reader)
     rows: list[tuple[Cell, ...]] = [(a, words(a), r, others(r), value) for a, r, value in graph.edges]
-    drawn = graph.edges[:BARS]
-    left, right = sorted({edge[0] for edge in drawn}), sorted({edge[1] for edge in drawn})
     return Answer(
         f"Direct effects of {writer.name} on {reader.name}",
         "By how much one latent's activation of 1 moves another's pre-activation if what it writes arrives as it is: "
@@ -161,16 +171,7 @@ def answer_effects(asked: Asked) -> Answer:
             Column("effect", "change of the reader's pre-activation per unit of the writer's activation"),
         ),
         rows,
-        Network(
-            writer.name,
-            reader.name,
-            [name(latent) for latent in left],
-            [other(latent) for latent in right],
-            [(left.index(a), right.index(r), value) for a, r, value in drawn],
-            "change of the pre-activation per unit of activation",
-        )
-        if drawn
-        else None,
+        _network(asked, graph.edges[:BARS], "change of the pre-activation per unit of activation"),
     )
 
 
@@ -186,9 +187,8 @@ def answer_four_tuples(asked: Asked) -> Answer:
     counts = bars(np.array([one.weakest for one in found]))
     return Answer(
         f"4-tuples of {writer.name} and {reader.name}",
-        f"{len(found):,} quadruples (A, B, C, D) among the {EFFECTS_FOR_TUPLES:,} strongest direct effects: A excites B "
-        "and D, C excites B and inhibits D, each by more than "
-        f"{asked.least:g}. The weakest of the four effects orders them.",
+        f"{len(found):,} quadruples (A, B, C, D) among the {EFFECTS_FOR_TUPLES:,} strongest direct effects: A excites "
+        f"B and D, C excites B and inhibits D, each by more than {asked.least:g}. The weakest of the four orders them.",
         (
             Column("a", f"latent of {writer.name}"),
             Column("a_label", "its commonest tokens"),

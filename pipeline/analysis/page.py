@@ -1,6 +1,6 @@
 """An answer as one self-contained page: a sentence, the figure, rows in their text, the first rows of the table."""
 
-from strata_sae.pipeline.analysis.answer import Answer, Cell, figure_data, rounded
+from strata_sae.pipeline.analysis.answer import Answer, Cell, caption, figure_data, rounded
 from strata_sae.pipeline.analysis.asked import Asked
 from strata_sae.pipeline.pages import template
 from strata_sae.pipeline.pages.frame import Frame
@@ -18,6 +18,7 @@ def page(asked: Asked, what: str, answer: Answer, csv_name: str) -> str:
         frame=Frame.around({"figure": figure_data(answer.figure)}, PACKAGE, ["analysis.js"]),
         what=what,
         answer=answer,
+        caption=None if answer.figure is None else caption(answer.figure),
         facts=_facts(asked),
         columns=list(zip(answer.columns, numeric, strict=True)),
         rows=[[_shown(cell) for cell in row] for row in answer.rows[:MOST_SHOWN]],

@@ -82,6 +82,7 @@ ANALYSES: dict[str, Question] = {
         answer_splits,
         TWO,
         least=Least("share of a child's rows that are the parent's", LEAST_INSIDE),
+        n_is="parents",
     ),
     "absorptions": Question(
         "Which latents are absorbed by children in another, wider SAE?",
@@ -173,5 +174,6 @@ def described() -> str:
     for name, question in ANALYSES.items():
         least = f"; --least: {question.least.means} ({question.least.default:g})" if question.least else ""
         where = "RUN/VARIANT" if "sae" in question.needs else "RUN"
-        lines += [f"{name:<12} {question.asks}", f"{'':<12} {where}, {', '.join(_spelled(question))}{least}"]
+        told = f"--n: {question.n_is} ({question.n}){least}"
+        lines += [f"{name:<12} {question.asks}", f"{'':<12} {where}, {', '.join(_spelled(question))}; {told}"]
     return "\n".join(lines)
