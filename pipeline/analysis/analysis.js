@@ -88,11 +88,14 @@
   }
 
   function boxes({ ids, labels, parents, values, unit }) {
+    const clusters = ids.filter((_, index) => parents[index] === ids[0]);
+    const of = (index) => clusters.indexOf(parents[index] === ids[0] ? ids[index] : parents[index]);
+    const tint = (index) => (index === 0 ? css("--paper") : `${colour(of(index))}${parents[index] === ids[0] ? "22" : "55"}`);
     return {
-      height: 620,
+      height: 560,
       traces: [{
         type: "treemap", ids, labels: labels.map(plain), parents, values, branchvalues: "total", maxdepth: 4, sort: true, tiling: { pad: 1 },
-        marker: { colors: parents.map((parent, index) => (parent === "" ? css("--paper") : css("--raised"))), line: { color: css("--line"), width: 1 } },
+        marker: { colors: ids.map((_, index) => tint(index)), line: { color: css("--paper"), width: 1 } },
         textfont: { color: css("--ink"), family: css("--sans"), size: 12 }, pathbar: { textfont: { color: css("--ink") } },
         hovertemplate: `<b>%{label}</b><br>%{value:,} ${plain(unit)}<extra></extra>`,
       }],

@@ -7,6 +7,8 @@ from strata_sae.pipeline.queries.windows import token_text
 
 N_TOKENS = 3
 LONGEST_TOKEN = 16
+LEAST_SHARE = 0.05
+"""Of the rows of its commonest token: rarer ones say nothing in a name of three."""
 
 
 def words_of(run: CodedRun, sae: CodedSAE) -> Callable[[int], str]:
@@ -16,7 +18,9 @@ def words_of(run: CodedRun, sae: CodedSAE) -> Callable[[int], str]:
         return lambda latent: ""
 
     def words(latent: int) -> str:
-        ids = [int(token_id) for token_id in labels.token_ids[latent] if token_id >= 0]
+        counts = labels.token_counts[latent]
+        often = (labels.token_ids[latent] >= 0) & (counts >= LEAST_SHARE * counts.max(initial=0))
+        ids = labels.token_ids[latent][often].tolist()
         return " · ".join(list(dict.fromkeys(shortened(token_text(run, token_id)) for token_id in ids))[:N_TOKENS])
 
     return words

@@ -7,12 +7,12 @@ from strata_sae.pipeline.analysis.asked import Asked
 from strata_sae.pipeline.analysis.names import names_of, words_of
 from strata_sae.pipeline.analysis.of_pairs import BARS, active_rows
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.queries.clusters import bars, linkage, treemap
+from strata_sae.pipeline.queries.clusters import Treemap, bars, linkage, treemap
 from strata_sae.pipeline.queries.labels import kept_labels
 from strata_sae.pipeline.queries.search import search
 
-CUTS = (0.1, 0.3, 0.5)
-"""Cosines at which the treemap's clusters are cut, from the outside in."""
+BOXES = 24
+"""Clusters in the figure: as many as can be read."""
 
 
 def answer_histograms(asked: Asked) -> Answer:
@@ -86,11 +86,11 @@ def answer_clusters(asked: Asked) -> Answer:
         for number, group in enumerate(groups[: asked.n])
     ]
     # A latent that never fires still has a place.
-    made = treemap(tree, np.maximum(count_E, 1), [name(e) for e in range(sae.d_sae)], [1 - cut for cut in CUTS])
+    made = treemap(tree, np.maximum(count_E, 1), [name(e) for e in range(sae.d_sae)], [1 - asked.least])
     return Answer(
         f"Clusters of the latents of {sae.name}",
         f"{len(groups):,} clusters of at least two latents in which every two decoder rows have a cosine of at least "
-        f"{asked.least:g} (complete linkage of 1 - cosine). In the figure a latent is as large as its number of rows.",
+        f"{asked.least:g} (complete linkage of 1 - cosine). The figure has those with the most rows.",
         (
             Column("cluster", "number, the largest first"),
             Column("size_latents", "latents in it"),
@@ -99,7 +99,25 @@ def answer_clusters(asked: Asked) -> Answer:
             Column("active_rows", "of its latents together"),
         ),
         rows,
-        Boxes(*made, "active rows"),
+        _largest(made) if groups else None,
+    )
+
+
+def _largest(made: Treemap) -> Boxes:
+    """The clusters whose latents have the most rows, with their latents; those that lie in none are left out."""
+    own = dict(zip(made.ids, made.values, strict=True))
+    clusters = sorted(
+        {parent for parent in made.parents if parent not in ("", "all")}, key=lambda one: (-own[one], one)
+    )
+    shown = set(clusters[:BOXES])
+    kept = [place for place, name in enumerate(made.ids) if name in shown or made.parents[place] in shown]
+    whole = sum(own[name] for name in shown)
+    return Boxes(
+        ["all", *(made.ids[place] for place in kept)],
+        [f"{len(shown)} clusters", *(made.labels[place] for place in kept)],
+        ["", *(made.parents[place] for place in kept)],
+        [whole, *(made.values[place] for place in kept)],
+        "active rows",
     )
 
 
@@ -167,7 +185,7 @@ def answer_search(asked: Asked) -> Answer:
         rows,
         Bars(
             "F1 of the text's tokens",
-            [f"{hit.latent}  {words[hit.sae](hit.latent)}" for hit in found[:BARS]],
+            [f"{hit.latent}  {words[hit.sae](hit.latent)}".rstrip() for hit in found[:BARS]],
             [hit.f1 for hit in found[:BARS]],
             [names.index(hit.sae) for hit in found[:BARS]],
             names,

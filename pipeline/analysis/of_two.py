@@ -13,7 +13,7 @@ from strata_sae.pipeline.queries.splits import absorptions, splits
 
 SHOWN_PARENTS, SHOWN_CHILDREN = 10, 4
 """Of splits, in the figure; the children with the most rows."""
-EFFECTS_FOR_TUPLES = 5_000
+EFFECTS_FOR_TUPLES = 20_000
 """The strongest effects among which 4-tuples are looked for (count): all E x E' are too many, and nearly none is 0."""
 
 

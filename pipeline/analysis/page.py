@@ -33,13 +33,13 @@ def page(asked: Asked, what: str, answer: Answer, csv_name: str) -> str:
 def _facts(asked: Asked) -> list[tuple[str, str]]:
     """What the numbers were measured on."""
     saes = [sae for sae in (asked.given_sae, asked.given_other) if sae is not None]
-    some = saes[0] if saes else next(iter(asked.run.saes.values()))
-    n_rows = int(some.kept(asked.population).sum())
-    population = asked.population.replace("_", " ")
+    population, n_all = asked.population.replace("_", " "), count(asked.run.text.n_rows)
+    # Of several SAEs each has its own rows as trained: a filter of norms differs by site.
+    n_rows = f"{count(int(saes[0].kept(asked.population).sum()))} ({population}) of {n_all}" if saes else n_all
     return [
         ("run", asked.run.name),
         *(("SAE", sae.name) for sae in saes),
-        ("rows", f"{count(n_rows)} ({population}) of {count(asked.run.text.n_rows)}"),
+        ("rows", n_rows),
         ("store id", asked.run.text.store.id[:16]),
     ]
 
