@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
+from strata_sae.pipeline.queries.windows import token_text
 
 MOST_CHIPS = 5
 LONGEST_CHIP = 24
@@ -37,7 +38,7 @@ NO_LABEL = LatentLabel((), 0, None)
 
 def latent_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
     """The label of one latent; no chips where it has none."""
-    labels = getattr(sae, "labels", None)
+    labels = sae.labels
     if labels is None:
         return NO_LABEL
     ids = [int(token) for token in labels.token_ids[latent] if token >= 0][:MOST_CHIPS]
@@ -53,8 +54,3 @@ def chip(text: str, count: int) -> Chip:
     spaced = text.startswith(" ") and len(text) > 1
     shown = text[1:] if spaced else text
     return Chip(shown if len(shown) <= LONGEST_CHIP else shown[: LONGEST_CHIP - 1] + "…", spaced, count)
-
-
-def token_text(run: CodedRun, token: int) -> str:
-    """What a token stands for, its number where the store does not say."""
-    return run.text.store.vocabulary.get(token, f"<{token}>")
