@@ -58,8 +58,8 @@ def chosen_pages(world: World, chosen: Chosen) -> list[StaticPage]:
             shown = [(latent, links.latent(run, sae, latent)) for latent in latents_L.tolist()]
             pages += [_page(to, screens["latent"], {**values, "latent": str(latent)}) for latent, to in shown]
     if "compare" in screens:
-        for name, run in world.runs.items():
-            for a, b in compared(run)[:MOST_PAIRS]:
+        for name, opened in world.runs.items():
+            for a, b in compared(opened)[:MOST_PAIRS]:
                 pages.append(_page(links.compare(name, a, b), screens["compare"], {"run": name, "a": a, "b": b}))
     return pages
 

@@ -19,7 +19,7 @@ class Chip(NamedTuple):
     """Without its leading space."""
     spaced: bool
     """Whether a space leads: shown as a faint dot."""
-    count: int
+    n_rows: int
     """Rows of this token on which the latent fires."""
 
 

@@ -18,8 +18,8 @@ SORTS = {"rows": "rows", "f1": "F1", "max": "largest value", "mean": "mean value
 ORDERS = ("falling", "rising")
 LABELS = {
     "any": "any label",
-    "explained": f"explained by tokens (F1 ≥ {EXPLAINED_F1:g})",
-    "unexplained": f"not explained (F1 < {EXPLAINED_F1:g}, or no label)",
+    "explained": f"explained by tokens (F1 > {EXPLAINED_F1:g})",
+    "unexplained": f"not explained (F1 ≤ {EXPLAINED_F1:g}, or none)",
     "none": "no label at all",
 }
 """Choice of labels -> its name."""
@@ -102,12 +102,12 @@ def changed(wanted: Wanted, **changes: str | int) -> dict[str, str | int]:
 
 def matching(run: CodedRun, sae: CodedSAE, wanted: Wanted) -> np.ndarray:
     """The latents that a query's filters leave, int64, rising."""
-    kept_E = sae.codes.table["count"] >= wanted.least
+    kept_E: np.ndarray = sae.codes.table["count"] >= wanted.least
     f1_E, has_E = _label_f1(sae)
     if wanted.label == "explained":
-        kept_E &= f1_E >= EXPLAINED_F1
+        kept_E &= f1_E > EXPLAINED_F1
     elif wanted.label == "unexplained":
-        kept_E &= ~(f1_E >= EXPLAINED_F1)
+        kept_E &= ~(f1_E > EXPLAINED_F1)
     elif wanted.label == "none":
         kept_E &= ~has_E
     if wanted.token:

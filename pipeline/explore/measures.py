@@ -13,7 +13,7 @@ from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import read_record
 
 EXPLAINED_F1 = 0.5
-"""A latent counts as explained by tokens from this F1 on documents its label was not found on: from there on, of the
+"""A latent counts as explained by tokens above this F1 on documents its label was not found on: there, of the
 rows that token set or latent name at least a third are named by both (F1 = 2 J / (1 + J), J the Jaccard index)."""
 DENSITY_EDGES = np.linspace(-6, 0, 25)
 """log10 of the share of rows on which a latent fires: quarters of a decade from one row in a million to every row."""
@@ -68,7 +68,7 @@ def explained(sae: CodedSAE) -> Explained | None:
     if labels is None:
         return None
     f1_E = labels.f1[~np.isnan(labels.f1)]
-    n_latents = int((f1_E >= EXPLAINED_F1).sum())
+    n_latents = int((f1_E > EXPLAINED_F1).sum())
     return Explained(n_latents, n_latents / sae.d_sae, float(np.median(f1_E)) if len(f1_E) else None)
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from strata_sae.pipeline.explore.latent_label import Chip, LatentLabel, chip, latent_label
 from strata_sae.pipeline.explore.screen import Context, Screen, World
 from strata_sae.pipeline.queries.opened import CodedRun
-from strata_sae.pipeline.queries.search import search
+from strata_sae.pipeline.queries.search import rows_holding, search
 
 MOST_HITS = 50
 MOST_TOKENS = 8
@@ -43,11 +41,11 @@ def searched(world: World, values: Mapping[str, str]) -> Context:
     meant, n_rows = [], 0
     for run in texts.values():
         ids = run.text.tokens.matching(query)
-        n_rows += len(run.text.tokens.rows_of(ids))
+        n_rows += rows_holding(run.text, query)
         meant += [_meant(run, token) for token in ids]
     hits = [hit for name, run in world.runs.items() for hit in _hits(name, run, query)] if meant else []
     hits.sort(key=lambda hit: -hit.f1)
-    meant.sort(key=lambda token: -token.chip.count)
+    meant.sort(key=lambda token: -token.chip.n_rows)
     return {"query": query, "meant": meant, "n_rows": n_rows, "hits": hits[:MOST_HITS], "most_tokens": MOST_TOKENS}
 
 
@@ -59,7 +57,7 @@ def _meant(run: CodedRun, token: int) -> Meant:
 def _hits(name: str, run: CodedRun, query: str) -> list[Found]:
     found = search(list(run.saes.values()), run.text, query, MOST_HITS)
     return [
-        Found(name, hit.sae, hit.latent, hit.f1, hit.count, latent_label(run, run.saes[hit.sae], hit.latent))
+        Found(name, hit.sae, hit.latent, hit.f1, hit.active, latent_label(run, run.saes[hit.sae], hit.latent))
         for hit in found
     ]
 

@@ -37,8 +37,8 @@ def token_index(world: World, chosen: Mapping[tuple[str, str], np.ndarray]) -> C
     for (run, sae), latents in chosen.items():
         for latent in latents.tolist():
             label = latent_label(world.runs[run], world.runs[run].saes[sae], latent)
-            if label.chips and label.f1 is not None and label.f1 >= EXPLAINED_F1:
-                led.append((label.chips[0]._replace(count=0), Led(run, sae, latent, label.f1)))
+            if label.chips and label.f1 is not None and label.f1 > EXPLAINED_F1:
+                led.append((label.chips[0]._replace(n_rows=0), Led(run, sae, latent, label.f1)))
     led.sort(key=lambda pair: -pair[1].f1)
     for chip, one in led[:MOST_ENTRIES]:
         by_token[chip].append(one)
