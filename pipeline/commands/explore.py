@@ -53,8 +53,8 @@ def explore(
     if export is None:
         from strata_sae.pipeline.explore.serving import listening, serve
 
-        opened = listening(port)
-        serve(World.of([open_coded(run, overrides) for run in runs]), opened, typer.echo)
+        with listening(port) as opened:  # a port that is taken is told before runs are opened
+            serve(World.of([open_coded(run, overrides) for run in runs]), opened, typer.echo)
         return
     from strata_sae.pipeline.explore.static import export_pages, new_folder
 

@@ -95,4 +95,6 @@ def make_app(pages: Pages, token: str, port: int) -> App:
     """The ASGI app that shows pages, only by this port's own names and below this token."""
     routes = [Route(f"/{token}{screen.pattern}", pages.endpoint(screen), methods=["GET"]) for screen in ALL_SCREENS]
     handlers = {HTTPException: pages.refused, Exception: pages.crashed}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, port)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # an address has one spelling
+    return Guard(app, token, port)

@@ -51,7 +51,7 @@ def searched(world: World, values: Mapping[str, str]) -> Context:
 
 def _meant(run: CodedRun, token: int) -> Meant:
     text = run.text.tokens.text(token)
-    return Meant(chip(text, len(run.text.tokens.rows_of(np.array([token])))), text)
+    return Meant(chip(text, len(run.text.tokens.rows_of([token]))), text)
 
 
 def _hits(name: str, run: CodedRun, query: str) -> list[Found]:
