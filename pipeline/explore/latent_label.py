@@ -1,15 +1,22 @@
 """The label of a latent as chips: the tokens that predict its firing, and how well they do."""
 
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
+from strata_sae.pipeline.pages.text import visible
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 
 MOST_CHIPS = 5
 LONGEST_CHIP = 24
 """Characters of a token that a chip shows."""
+
+BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\N{NO-BREAK SPACE}": "⍽"}
+"""How a blank is shown where it is all there is to see."""
+MOST_RUNS = 4
+"""Kinds of blanks in a row that a chip names."""
 
 
 class Chip(NamedTuple):
@@ -49,8 +56,12 @@ def latent_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
     return LatentLabel(chips, max(0, int(labels.n_tokens[latent]) - len(chips)), None if np.isnan(f1) else f1)
 
 
-def chip(text: str, count: int) -> Chip:
-    """A chip of a token's text, cut where it is long."""
+def chip(text: str, n_rows: int) -> Chip:
+    """A chip of a token's text: cut where it is long; of nothing but blanks, how many of each there are."""
+    if text.isspace() and len(text) > 1:
+        runs = [(char, len(list(run))) for char, run in groupby(text)]
+        named = [f"{BLANKS.get(char, visible(char))}{f'×{n}' if n > 1 else ''}" for char, n in runs[:MOST_RUNS]]
+        return Chip(" ".join(named) + ("…" if len(runs) > MOST_RUNS else ""), False, n_rows)
     spaced = text.startswith(" ") and len(text) > 1
-    shown = text[1:] if spaced else text
-    return Chip(shown if len(shown) <= LONGEST_CHIP else shown[: LONGEST_CHIP - 1] + "…", spaced, count)
+    shown = text[1:] if spaced else BLANKS.get(text, text)
+    return Chip(shown if len(shown) <= LONGEST_CHIP else shown[: LONGEST_CHIP - 1] + "…", spaced, n_rows)

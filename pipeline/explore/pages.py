@@ -13,6 +13,7 @@ from strata_sae.pipeline.pages.text import count
 
 EXPLORE = "strata_sae.pipeline.explore"
 STYLES = ("explore.css", "screens.css")
+SCRIPTS = ("explore.js", "map.js")
 
 
 class Frame(NamedTuple):
@@ -47,29 +48,26 @@ def rendered(name: str, world: World, links: Links, values: Mapping[str, str], c
 
 def frame(is_static: bool, about: str) -> Frame:
     """The frame, of an app that answers a form or of static pages."""
-    style, script = style_text(), file_text("explore.js", EXPLORE)
-    return Frame(page_policy(is_static), Markup(style), Markup(script), about)
+    return Frame(page_policy(is_static), Markup(style_text()), Markup(script_text()), about)
 
 
 @cache
 def style_text() -> str:
     """The style of the report's pages and of these."""
-    own = [text for name in STYLES if (text := _text_if_there(name))]
-    return "\n".join([file_text("style.css"), *own])
+    return "\n".join([file_text("style.css"), *(file_text(name, EXPLORE) for name in STYLES)])
+
+
+@cache
+def script_text() -> str:
+    """What every page runs; each part does nothing where it finds nothing to do."""
+    return "\n".join(file_text(name, EXPLORE) for name in SCRIPTS)
 
 
 @cache
 def page_policy(is_static: bool) -> str:
     """The content security policy: the page's own script and style, by their hashes, and its own form."""
-    found = policy([file_text("explore.js", EXPLORE)], style_text())
+    found = policy([script_text()], style_text())
     return found if is_static else found.replace("form-action 'none'", "form-action 'self'")
-
-
-def _text_if_there(name: str) -> str:
-    try:
-        return file_text(name, EXPLORE)
-    except FileNotFoundError:
-        return ""
 
 
 def _about(world: World) -> str:

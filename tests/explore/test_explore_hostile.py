@@ -36,9 +36,27 @@ def test_a_page_holds_only_elements_of_its_template(client, hostile_client, path
     plain, page = (one.get(f"/{TOKEN}{path}") for one in (client, hostile_client))
     assert page.status_code == 200
     assert len(page.content) <= 200_000
-    known = {tag for tag, _ in Elements(plain.text).found} | {"tr", "td", "th", "table", "thead", "tbody", "b", "div", "p", "span", "a", "i", "svg", "path", "code"}
+    known = {tag for tag, _ in Elements(plain.text).found} | {
+        "tr",
+        "td",
+        "th",
+        "table",
+        "thead",
+        "tbody",
+        "b",
+        "div",
+        "p",
+        "span",
+        "a",
+        "i",
+        "svg",
+        "path",
+        "code",
+    }
     assert {tag for tag, _ in Elements(page.text).found} <= known
-    handlers = [name for _, names in Elements(page.text).found for name in names if name.startswith("on") or name == "style"]
+    handlers = [
+        name for _, names in Elements(page.text).found for name in names if name.startswith("on") or name == "style"
+    ]
     assert handlers == []
     assert page.text.count("<script>") == page.text.count("</script>") == 1
     assert all(char.isprintable() or char in "\n\u202f" or char == " " for char in page.text)
@@ -47,7 +65,10 @@ def test_a_page_holds_only_elements_of_its_template(client, hostile_client, path
 def test_hostile_words_are_there(hostile_client):
     """Control: the first words of labels are among these, made visible."""
     page = hostile_client.get(f"/{TOKEN}/run/{SAE}").text
-    shown = [html.unescape(text) for text in re.findall(r'<span class="token"[^>]*>(?:<i[^>]*>·</i>)?(.*?)</span>', page, re.DOTALL)]
+    shown = [
+        html.unescape(text)
+        for text in re.findall(r'<span class="token"[^>]*>(?:<i[^>]*>·</i>)?(.*?)</span>', page, re.DOTALL)
+    ]
     words = [visible(word.removeprefix(" ")) for word in hostile_words()]
     assert len(shown) > 20
     assert any("script" in text for text in shown)

@@ -40,7 +40,9 @@ def test_the_overview_names_the_sae_with_the_most_latents_explained(client, smal
     n_explained = int((sae_of(small_world, best).labels.f1 > 0.5).sum())
     assert f"Most latents explained by tokens: {best} , {100 * share[best]:.0f}" in words
     assert f"({n_explained} of {sae_of(small_world, best).d_sae})" in words
-    assert words.index(best.partition("@")[0], words.index("dead")) < words.rindex(min(share, key=share.__getitem__)[:4])
+    assert words.index(best.partition("@")[0], words.index("dead")) < words.rindex(
+        min(share, key=share.__getitem__)[:4]
+    )
 
 
 def test_an_sae_shows_the_densest_latent_that_no_tokens_explain(client, small_world):
@@ -83,7 +85,11 @@ def test_filters_leave_what_they_say(client, small_world):
     middle = int(np.median(count))
     assert found(f"least={middle}") == set(np.flatnonzero(count >= middle).tolist())
     word = run.text.tokens.text(int(sae.labels.token_ids[int(f1.argmax())][0]))
-    with_word = {e for e in range(sae.d_sae) if any(i >= 0 and word in run.text.tokens.text(int(i)) for i in sae.labels.token_ids[e])}
+    with_word = {
+        e
+        for e in range(sae.d_sae)
+        if any(i >= 0 and word in run.text.tokens.text(int(i)) for i in sae.labels.token_ids[e])
+    }
     assert 0 < len(with_word) < sae.d_sae
     assert found(f"token={word.replace(' ', '+')}") == with_word
     assert "No latent of this SAE is like that" in shown(client, f"/run/{SAE}?token=nothing-like-it")
@@ -115,14 +121,18 @@ def test_search_finds_the_latents_of_a_token_in_all_saes(client, small_world):
     f1, name, latent = best[0]
     first = re.search(r"<tbody>.*?</tr>", page, re.DOTALL)
     assert first is not None
-    assert f"/run/{name}/{latent}\"" in first[0]
+    assert f'/run/{name}/{latent}"' in first[0]
     assert f"<b>{f1:.2f}</b>" in first[0]
     assert {found for found in run.saes if found.partition("@")[0] in page[page.index("<tbody>") :]} == set(run.saes)
 
 
 @pytest.mark.parametrize(
     ("query", "words"),
-    [("", "Type the text of a token"), ("q=no-such-token", "No token of the store"), ("q=%00", "No token of the store")],
+    [
+        ("", "Type the text of a token"),
+        ("q=no-such-token", "No token of the store"),
+        ("q=%00", "No token of the store"),
+    ],
 )
 def test_a_search_for_nothing_says_so(client, query, words):
     assert words in text_of(shown(client, f"/search?{query}"))

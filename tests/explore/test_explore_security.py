@@ -100,7 +100,9 @@ def test_an_endless_address_is_refused(client):
     assert client.get(f"{OPEN}search?q=" + "x" * LONGEST_TARGET_BYTES).status_code == 414
 
 
-@pytest.mark.parametrize("path", [OPEN, f"{OPEN}search?q=w1", f"{OPEN}nothing/here", "/", f"{OPEN}search?q=" + "x" * 500])
+@pytest.mark.parametrize(
+    "path", [OPEN, f"{OPEN}search?q=w1", f"{OPEN}nothing/here", "/", f"{OPEN}search?q=" + "x" * 500]
+)
 def test_every_answer_forbids_what_it_does_not_need(client, path):
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
