@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from strata_sae.pipeline.commands.analyze import analyze
 from strata_sae.pipeline.commands.codes import codes
 from strata_sae.pipeline.commands.evaluate import evaluate
+from strata_sae.pipeline.commands.explore import explore
 from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.init import init
@@ -95,7 +96,11 @@ for _command in (
     train,
     evaluate,
     codes,
+<<<<<<< HEAD
     analyze,
+=======
+    explore,
+>>>>>>> x-app
     report,
     slurm,
     track,
