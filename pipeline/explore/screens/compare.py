@@ -41,7 +41,7 @@ class Family(NamedTuple):
 
     parent: Named
     rows: int
-    union: float
+    alike: float
     children: list[Part]
     n_more: int
 
@@ -63,6 +63,7 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
     if first is second:
         raise BadValueError(f"{first.name}: an SAE is compared with another one, not with itself")
     found = compared(first, second)
+    splits = [pair for pair in found.splits if pair[0].rows >= CLEAR_ROWS]
     counts = np.bincount(found.kind, minlength=len(KINDS)).tolist()
     return {
         "title": f"{first.name} and {second.name}",
@@ -77,8 +78,8 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
         "clear_rows": CLEAR_ROWS,
         "there": _spread(first, found.there),
         "back": _spread(second, found.back),
-        "families": [_family(run, first, second, one) for one in found.splits[:N_SHOWN]],
-        "n_families": len(found.splits),
+        "families": [_family(run, first, second, *one) for one in splits[:N_SHOWN]],
+        "n_families": len(splits),
         "absorptions": [
             (named(run, first, one.parent), named(run, second, one.counterpart), named(run, second, one.child), one)
             for one in found.absorptions[:N_SHOWN]
@@ -98,13 +99,13 @@ def _spread(sae: CodedSAE, match: Match) -> tuple[list[float], float]:
     return bars, float(np.median(alike)) if len(alike) else 0.0
 
 
-def _family(run: CodedRun, first: CodedSAE, second: CodedSAE, split: Split) -> Family:
+def _family(run: CodedRun, first: CodedSAE, second: CodedSAE, split: Split, alike: float) -> Family:
     children = [
         Part(named(run, second, child.latent), child.together, child.covered, child.inside)
         for child in split.children[:N_CHILDREN]
     ]
     n_more = len(split.children) - len(children)
-    return Family(named(run, first, split.parent), split.rows, split.union, children, n_more)
+    return Family(named(run, first, split.parent), split.rows, alike, children, n_more)
 
 
 def _matched(run: CodedRun, first: CodedSAE, second: CodedSAE, found: Comparison) -> list[Matched]:
@@ -135,7 +136,7 @@ def _pair(
 ) -> Context:
     """Two latents row by row: those of the query; else a parent and its first child, or the most alike."""
     latent = whole_number(values, "latent", _usual_latent(found), 0, first.d_sae - 1)
-    usual = next((split.children[0].latent for split in found.splits if split.parent == latent), None)
+    usual = next((split.children[0].latent for split, _ in found.splits if split.parent == latent), None)
     if usual is None:
         usual = max(0, int(found.there.other_latent[latent]))
     other = whole_number(values, "other", usual, 0, second.d_sae - 1)
@@ -151,7 +152,7 @@ def _pair(
 
 
 def _usual_latent(found: Comparison) -> int:
-    return found.splits[0].parent if found.splits else int(found.there.jaccard.argmax())
+    return found.splits[0][0].parent if found.splits else int(found.there.jaccard.argmax())
 
 
 def _side(

@@ -11,14 +11,16 @@ from strata_sae.pipeline.queries.splits import Absorption, Split, absorptions, s
 
 MATCHED = 0.5
 """Jaccard of rows from which two latents that are each other's best are one: more rows are shared than not."""
+ABSORBED = 0.1
+"""Share of a parent's rows that one child must take for the parent to count as absorbed: less is a slip."""
 ALONE = 0.1
 """Best Jaccard below which a latent is only here: nine in ten rows of any pair are not shared."""
 MOST_KEPT = 16
 """Comparisons that stay in memory: each takes seconds of counting and some MB."""
 KINDS = {
     "matched": "is the best match of its own best match, and more rows are shared than not",
-    "split": "shares its rows out among several latents of the other",
-    "absorbed": "is silent in the other where a more special latent fires in its place",
+    "split": "is no latent of the other, but several of them together are",
+    "absorbed": "has one that stands for it, in whose place more special ones fire",
     "partly": "has something alike in the other",
     "alone": "has nothing alike in the other",
     "dead": "fires on none of these rows",
@@ -32,9 +34,10 @@ class Comparison(NamedTuple):
     """Of each latent of the first, its best match in the second."""
     back: Match
     """Of each latent of the second."""
-    splits: list[Split]
-    """Latents of the first, and of the second those that share their rows out."""
+    splits: list[tuple[Split, float]]
+    """Latents of the first that several of the second are together, and how alike at least; the most alike first."""
     absorptions: list[Absorption]
+    """Of children that take at least ABSORBED of their parent's rows; the largest share first."""
     kind: np.ndarray
     """int8 [E]: what each latent of the first is, by its place in KINDS."""
 
@@ -43,19 +46,31 @@ class Comparison(NamedTuple):
 def compared(first: CodedSAE, second: CodedSAE) -> Comparison:
     """Count it. Raises: ConfigError if the codes of the two are not of the same rows."""
     there, back = best_match(first, second), best_match(second, first)
-    found, absorbed = splits(first, second), absorptions(first, second)
-    return Comparison(there, back, found, absorbed, _kinds(first, there, back, found, absorbed))
+    found = sorted(((one, likeness(one)) for one in splits(first, second)), key=lambda pair: -pair[1])
+    clean = [pair for pair in found if pair[1] >= MATCHED]
+    absorbed = [one for one in absorptions(first, second) if one.of_parent >= ABSORBED]
+    return Comparison(there, back, clean, absorbed, _kinds(first, there, back, clean, absorbed))
+
+
+def likeness(split: Split) -> float:
+    """A lower bound of the Jaccard of a parent's rows and those of its children together.
+
+    Rows of children outside of the parent are counted once for each child. A latent that fires everywhere has many
+    children by chance; this tells them from those that are the parent together.
+    """
+    outside = sum(child.together * (1 / child.inside - 1) for child in split.children if child.inside > 0)
+    return split.union * split.rows / (split.rows + outside)
 
 
 def _kinds(
-    first: CodedSAE, there: Match, back: Match, found: list[Split], absorbed: list[Absorption]
+    first: CodedSAE, there: Match, back: Match, found: list[tuple[Split, float]], absorbed: list[Absorption]
 ) -> np.ndarray:
-    """Of what several hold, the first counts: dead, matched, split, absorbed, alone, and partly of the rest."""
+    """What each latent is: the first of dead, matched, split, absorbed and alone that holds; else partly."""
     names, E = list(KINDS), np.arange(first.d_sae)
     kind = np.full(first.d_sae, names.index("partly"), np.int8)
     kind[there.jaccard < ALONE] = names.index("alone")
     kind[[one.parent for one in absorbed]] = names.index("absorbed")
-    kind[[one.parent for one in found]] = names.index("split")
+    kind[[one.parent for one, _ in found]] = names.index("split")
     mutual = (there.other_latent >= 0) & (back.other_latent[there.other_latent] == E)
     kind[mutual & (there.jaccard >= MATCHED)] = names.index("matched")
     kind[first.codes.table["count"] == 0] = names.index("dead")
