@@ -11,10 +11,9 @@ from strata_sae.pipeline.explore.screens.shown import Line, Named, heights, late
 from strata_sae.pipeline.queries.cofiring import partners_of
 from strata_sae.pipeline.queries.examples import examples
 from strata_sae.pipeline.queries.layout import nearest
-from strata_sae.pipeline.queries.logits import logit_effects
+from strata_sae.pipeline.queries.logits import logit_effects, token_text, why_none
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.populations import POPULATIONS, Population
-from strata_sae.pipeline.queries.windows import token_text
 
 GROUPS = (
     ("top", 10, "Most active", ""),
@@ -71,7 +70,8 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
             (other.name, None if best is None else Beside(named(run, other, best.latent), best.on_strongest, best.jaccard))
             for other, best in others
         ],
-        "effects": _effects(run, sae, latent),
+        "effects": _effects(sae, latent),
+        "why_no_effects": why_none(sae),
     }
 
 
@@ -120,12 +120,10 @@ def _nearest(
     return found
 
 
-def _effects(run: CodedRun, sae: CodedSAE, latent: int) -> dict[str, list[tuple[str, float]]] | None:
-    """Tokens whose logits the latent raises and lowers; None where the store keeps no unembedding."""
+def _effects(sae: CodedSAE, latent: int) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Tokens whose logits the latent raises and lowers; nothing where that is not known."""
     effects = logit_effects(sae, latent, N_TOKENS)
     if effects is None:
-        return None
-    return {
-        kind: [(short(token_text(run, token)), value) for token, value in tokens]
-        for kind, tokens in (("promoted", effects.promoted), ("suppressed", effects.suppressed))
-    }
+        return []
+    both = (("Promoted", effects.promoted), ("Suppressed", effects.suppressed))
+    return [(kind, [(short(token_text(sae, token)), value) for token, value in tokens]) for kind, tokens in both]
