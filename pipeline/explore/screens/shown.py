@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.explore.latent_label import LatentLabel, latent_label
 from strata_sae.pipeline.explore.screen import World
+from strata_sae.pipeline.pages.text import visible
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import Window, windows
 
@@ -51,8 +52,9 @@ def _line(found: Window, value: float) -> Line:
 
 
 def short(text: str) -> str:
-    """A token's text, cut where it is long."""
-    return text if len(text) <= LONGEST_TOKEN else f"{text[: LONGEST_TOKEN - 1]}…"
+    """A token's text as a page shows it, cut where it is long; an invisible character is shown by its number."""
+    shown = visible(text[: LONGEST_TOKEN + 1])
+    return shown if len(shown) <= LONGEST_TOKEN else f"{shown[: LONGEST_TOKEN - 1]}…"
 
 
 def heights(counts: Sequence[float]) -> list[float]:
