@@ -38,7 +38,7 @@ def word_ids() -> np.ndarray:
 
 
 def documents() -> np.ndarray:
-    """Of each row its document: they do not lie in the order of their numbers, and number 3 comes in two pieces."""
+    """Of each row its document, as an extraction leaves them: not in the order of numbers, and number 3 in two pieces."""
     order = np.random.default_rng(5).permutation(N_ROWS // DOCUMENT_ROWS)
     order[order == 4] = 3
     return order[np.arange(N_ROWS) // DOCUMENT_ROWS]
@@ -63,7 +63,7 @@ def make_tree(folder: Path, words: Sequence[str] | None = None) -> World:
     word_N, position_N = word_ids(), np.arange(N_ROWS) % DOCUMENT_ROWS
     tokens = {
         "token_id": word_N.astype(np.int32),
-        "document": documents().astype(np.int64),
+        "document": (np.arange(N_ROWS) // DOCUMENT_ROWS).astype(np.int64),
         "position": position_N.astype(np.int32),
         "flags": (position_N == 0).astype(np.uint8),
     }
@@ -78,6 +78,7 @@ def make_tree(folder: Path, words: Sequence[str] | None = None) -> World:
     with contextlib.chdir(folder):
         build_codes(run)
         opened = open_coded(run)
+    opened.text.document = documents().astype(np.int64)  # a store of given arrays wants numbers that never fall
     for sae in opened.saes.values():
         kept_labels(sae, opened.text)
     return World.of([opened])
