@@ -8,6 +8,7 @@ from strata_sae.pipeline.export.viewers.spelling import spelled
 from strata_sae.pipeline.export.viewers.subject import LatentCodes, Subject
 from strata_sae.pipeline.queries.examples import distinct
 from strata_sae.pipeline.queries.windows import stretch, texts
+from strata_sae.pipeline.reading.context import LONGEST_CHARACTER
 
 _LOOKED_AT = 8
 """Rows looked at for each that is wanted, since contexts repeat."""
@@ -31,8 +32,8 @@ class Shown(NamedTuple):
     centre: int
     """Which of the tokens is the row's."""
     tokens: list[str]
-    values: np.ndarray
-    """float32, one a token; 0 where the latent is silent."""
+    values: list[float]
+    """One a token, of five digits; 0 where the latent is silent."""
 
 
 def top(subject: Subject, codes: LatentCodes, n: int) -> list[int]:
@@ -73,5 +74,9 @@ def _distinct(subject: Subject, rows: np.ndarray, n: int) -> list[int]:
 def shown(subject: Subject, codes: LatentCodes, row: int, before: int, after: int) -> Shown:
     """The text from `before` tokens before a row to `after` after it, as far as its document goes."""
     start, stop = stretch(subject.text, row, before, after)
-    words = [spelled(text) for text in texts(subject.text, start, stop)]
+    around = subject.rank_N[max(start - LONGEST_CHARACTER, 0) : stop + LONGEST_CHARACTER]
+    if subject.is_whole[around].all():
+        words = [subject.words[rank] for rank in subject.rank_N[start:stop].tolist()]
+    else:
+        words = [spelled(text) for text in texts(subject.text, start, stop)]
     return Shown(row, row - start, words, codes.on(start, stop))

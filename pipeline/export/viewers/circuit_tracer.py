@@ -26,7 +26,7 @@ def write(subject: Subject, out: Path) -> None:
     """Fill an empty folder."""
     folder = out / "features"
     folder.mkdir()
-    layer = layer_of(subject.sae.trained.record.site) or 0
+    layer = layer_of(subject.sae.record.site) or 0
     for codes in subject.latents("circuit_tracer"):
         path = folder / f"{paired(layer, codes.latent)}.json"
         data = json.dumps(model(subject, codes), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -73,7 +73,7 @@ def _quantiles(subject: Subject, codes: LatentCodes) -> list[JsonValue]:
 def _example(subject: Subject, codes: LatentCodes, row: int) -> JsonValue:
     around = shown(subject, codes, row, _BEFORE, _AFTER)
     return {
-        "tokens_acts_list": [rounded(value) for value in around.values.tolist()],
+        "tokens_acts_list": list[JsonValue](around.values),
         "train_token_ind": around.centre,
         "is_repeated_datapoint": False,
         "tokens": list[JsonValue](around.tokens),

@@ -33,7 +33,7 @@ def write(subject: Subject, out: Path) -> None:
     """Fill an empty folder."""
     length = _sequence_tokens(subject)
     n_sequences = subject.text.n_rows // length
-    module = slug(subject.sae.trained.record.site)
+    module = slug(subject.sae.record.site)
     folder = out / "latents" / module
     folder.mkdir(parents=True)
     (out / "neighbours").mkdir()

@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from strata_sae.stores.files.filesystem import naming
 
-_LEVEL = 6
+_LEVEL = 5
+"""As SAEDashboard's."""
 
 
 def line(record: Mapping[str, JsonValue]) -> bytes:

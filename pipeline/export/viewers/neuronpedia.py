@@ -55,7 +55,7 @@ def _feature(subject: Subject, of: Names, codes: LatentCodes, others: np.ndarray
     heights, edges = np.histogram(codes.values, bins=_BINS, range=(0, codes.largest or 1))
     effects = subject.effects(codes.latent)
     row = records.feature(of, codes, subject.n_kept) | {
-        "hookName": subject.sae.trained.record.site,
+        "hookName": subject.sae.record.site,
         "topkCosSimIndices": others.tolist(),
         "topkCosSimValues": [rounded(value) for value in cosines.tolist()],
         "freq_hist_data_bar_heights": heights.tolist(),
@@ -71,7 +71,7 @@ def _feature(subject: Subject, of: Names, codes: LatentCodes, others: np.ndarray
 def _aligned(subject: Subject, latent: int) -> Row:
     """The columns in which the decoder direction is largest, and each one's share of the sum of absolute values."""
     row_M = subject.sae.W_dec[latent]
-    if len(subject.sae.trained.record.writes) > 1:  # columns of several sites side by side are no neurons' numbers
+    if len(subject.sae.record.writes) > 1:  # columns of several sites side by side are no neurons' numbers
         return {}
     largest = np.argsort(-row_M, kind="stable")[:_NEURONS]
     whole = float(np.abs(row_M).sum()) or 1.0

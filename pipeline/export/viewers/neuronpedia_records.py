@@ -5,7 +5,6 @@ Source: the dataclasses of `sae_dashboard/neuronpedia/neuronpedia_export.py` (SA
 """
 
 import hashlib
-import string
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -25,7 +24,6 @@ EXPLAINED_BY = "strata_token-set"
 """Name of our labels among Neuronpedia's types of explanations."""
 _KINDS = {"hook_resid_pre": "res-pre", "hook_resid_post": "res", "hook_mlp_out": "mlp", "hook_attn_out": "att"}
 """Last part of a site -> the word that Neuronpedia's names have for it."""
-_ID_LETTERS = string.digits + string.ascii_lowercase
 
 
 class Names(NamedTuple):
@@ -39,7 +37,7 @@ class Names(NamedTuple):
 
 def names(subject: Subject) -> Names:
     """From the model's name, the site and the variant."""
-    record = subject.sae.trained.record
+    record = subject.sae.record
     layer = layer_of(record.site)
     kind = _KINDS.get(record.site.rpartition(".")[2], record.site)
     of_set = slug(f"{kind}-{record.variant}").lower()
@@ -109,7 +107,7 @@ def correlated(partners: Partners) -> Row:
 
 def activation(of: Names, latent: int, shown: Shown, bounds: tuple[float, float, float]) -> Row:
     """A row in its text. bounds: smallest and largest value of its group, and the share of tokens in it; -1: top."""
-    values = [rounded(value) for value in shown.values.tolist()]
+    values = shown.values
     low, high, contains = bounds
     return {
         "id": _identity(of, latent, shown.row, low), "tokens": list[JsonValue](shown.tokens), "index": str(latent),
@@ -133,9 +131,4 @@ def explanation(of: Names, latent: int, description: str, notes: str) -> Row:
 
 def _identity(of: Names, *parts: object) -> str:
     """25 letters and digits as their ids are, the same for the same thing."""
-    number = int.from_bytes(hashlib.sha256(repr((of, *parts)).encode()).digest(), "big")
-    letters = []
-    for _ in range(24):
-        number, place = divmod(number, len(_ID_LETTERS))
-        letters.append(_ID_LETTERS[place])
-    return "c" + "".join(letters)
+    return f"c{hashlib.sha256(repr((of, *parts)).encode()).hexdigest()[:24]}"

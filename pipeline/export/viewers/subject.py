@@ -11,10 +11,10 @@ from strata_sae.pipeline.config import load
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.export.handing import TextSource, text_source
-from strata_sae.pipeline.export.viewers.spelling import spelled
+from strata_sae.pipeline.export.viewers.spelling import rounded, spelled
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.queries.labels import Labels, kept_labels
-from strata_sae.pipeline.queries.logits import logit_effects
+from strata_sae.pipeline.queries.logits import logit_effects, token_text
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store
@@ -42,11 +42,12 @@ class LatentCodes(NamedTuple):
         """Its largest value; 0 of one that is never active."""
         return float(self.values.max()) if len(self.values) else 0.0
 
-    def on(self, start: int, stop: int) -> np.ndarray:
-        """Its values on rows [start, stop), float32, 0 where it is silent."""
-        values = np.zeros(stop - start, np.float32)
+    def on(self, start: int, stop: int) -> list[float]:
+        """Its values on rows [start, stop), of five digits, 0 where it is silent."""
+        values = [0.0] * (stop - start)
         first, last = np.searchsorted(self.rows, [start, stop])
-        values[self.rows[first:last] - start] = self.values[first:last]
+        for row, value in zip(self.rows[first:last].tolist(), self.values[first:last].tolist(), strict=True):
+            values[row - start] = rounded(value)
         return values
 
 
@@ -69,6 +70,22 @@ class Subject:
     def n_documents(self) -> int:
         """Documents of the store (count)."""
         return int(np.count_nonzero(np.diff(self.text.document, prepend=-1)))
+
+    @property
+    def rank_N(self) -> np.ndarray:
+        """Of each row's token among those that occur, int32."""
+        return self.text.tokens.rank
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The text of each token that occurs, alone, by rank."""
+        return [self.word(token) for token in self.text.tokens.ids.tolist()]
+
+    @cached_property
+    def is_whole(self) -> np.ndarray:
+        """Whether each token that occurs is whole characters, by rank: bool. Its text is then the same everywhere."""
+        tokens = [self.text.tokens.token(token) for token in self.text.tokens.ids.tolist()]
+        return np.array([token.special or _is_text(token.data) for token in tokens])
 
     @cached_property
     def labels(self) -> Labels:
@@ -93,7 +110,7 @@ class Subject:
         found = logit_effects(self.sae, latent, _EFFECTS)
         if found is None:
             return WordEffects([], [])
-        return WordEffects(*([(self.word(token), value) for token, value in side] for side in found))
+        return WordEffects(*([(spelled(token_text(self.sae, token)), value) for token, value in side] for side in found))
 
     def word(self, token_id: int) -> str:
         """The text of a token alone."""
@@ -125,13 +142,21 @@ def subject(trained: TrainedSAE) -> Subject:
     config = TrainConfig.of(load(run.config, []), run.config)
     stores = open_store(config)
     codes = CodesStore.open(folder)
-    if codes.plan.weights_sha256 != trained.training.sha256.weights:
-        raise ConfigError(f"{folder}: holds codes of other weights; delete it, and {_make(run.path)}")
     known = stores.stores[0].plan.n_rows, {site: stores.at(site).id for site in codes.plan.store_ids}
     if known != (codes.plan.n_rows, codes.plan.store_ids):
         raise ConfigError(f"{folder}: holds codes of another store's rows; delete it, and {_make(run.path)}")
-    sae = CodedSAE(trained, stores, filters_of(config.training.filters), codes)
+    sae = CodedSAE(trained.folder, stores, filters_of(config.training.filters), codes)
+    if trained.training.sha256.weights != codes.plan.weights_sha256:
+        raise ConfigError(f"{trained.name}: its codes are of the final weights, not of those that training kept")
     return Subject(sae, Text(stores), text_source(trained), run.path.name)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _make(run: Path) -> str:
