@@ -96,11 +96,8 @@ for _command in (
     train,
     evaluate,
     codes,
-<<<<<<< HEAD
     analyze,
-=======
     explore,
->>>>>>> x-app
     report,
     slurm,
     track,

@@ -1,10 +1,6 @@
 """The screens of one latent, of two SAEs, of a document, and of the map."""
 
 from strata_sae.pipeline.explore.screen import Screen
-<<<<<<< HEAD
-
-SCREENS: tuple[Screen, ...] = ()
-=======
 from strata_sae.pipeline.explore.screens import compare, document, latent, map
 
 SCREENS: tuple[Screen, ...] = (
@@ -13,4 +9,3 @@ SCREENS: tuple[Screen, ...] = (
     Screen("map", "/{run}/{sae}/map", map.fill),
     Screen("compare", "/{run}/compare/{a}/{b}", compare.fill),
 )
->>>>>>> x-screens
