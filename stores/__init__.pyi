@@ -49,7 +49,7 @@ from .format.plan_file import (
     read_plan as read_plan,
 )
 from .format.records import FileRecord as FileRecord, parse_file_record as parse_file_record
-from .format.vocabulary import Token as Token
+from .format.vocabulary import Token as Token, parse_tokens as parse_tokens, tokens_json as tokens_json
 from .front.aligned import Together as Together, aligned as aligned
 from .front.given_tokens import Rows as Rows
 from .front.deleting import deletable as deletable, delete_store as delete_store
