@@ -63,4 +63,3 @@ _.position_P  # for users: a field of the codes that `strata.attach` gives
 _.latent_P  # for users: a field of the codes that `strata.attach` gives
 _.value_P  # for users: a field of the codes that `strata.attach` gives
 _.verify_codes  # for users: docs/codes.md
-_.claim_segment  # for users that make codes without a run's folder: docs/codes.md

@@ -9,7 +9,6 @@ from .codes.reading import CodesStore as CodesStore
 from .codes.segment import SegmentCodes as SegmentCodes
 from .codes.verifying import verify_codes as verify_codes
 from .codes.writing import (
-    claim_segment as claim_segment,
     create_codes as create_codes,
     missing_segments as missing_segments,
     write_segment as write_segment,

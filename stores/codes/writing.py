@@ -18,8 +18,8 @@ from strata_sae.stores.files.locks import Lease, remove_dead
 from strata_sae.stores.format.folders import refuse_inside_a_store
 from strata_sae.stores.format.plan import STAGING
 
-_DRAFT, _CLAIM = "draft-", "claim-"
-_CLAIM_LOCK = re.compile(rf"{_CLAIM}[a-z0-9]+(\.lock)+")
+_DRAFT, _FINISHING = "draft-", "finish"
+_CLAIM_LOCK = re.compile(rf"{_FINISHING}(\.lock)+")
 
 
 def create_codes(folder: Path, plan: CodesPlan, *, files: FileSystem | None = None) -> None:
@@ -59,29 +59,13 @@ def missing_segments(folder: Path, plan: CodesPlan) -> list[int]:
     return [segment for segment in range(plan.n_segments) if read_record(folder, plan, segment) is None]
 
 
-def claim_segment(folder: Path, plan: CodesPlan, segment: int, *, run: str = "") -> Claim | None:
-    """The right to make a missing segment, which is given back by `release`, or at the end of a `with` block.
-
-    Two that make one at once do no harm, since both write equal bytes, but for the time.
-
-    Args:
-        run: names the run of an engine that this process is part of.
-    Returns: None if another living process holds the right, or the segment is there.
-
-    """
-    held = claim(folder / STAGING / f"{_CLAIM}{segment}", run=run)
-    if held is not None and read_record(folder, plan, segment) is not None:
-        held.release()
-        return None
-    return held
-
-
 def write_segment(
     folder: Path, plan: CodesPlan, segment: int, codes: SegmentCodes, *, files: FileSystem | None = None
 ) -> None:
     """Write one segment, whole or not at all; one that is there stays as it is.
 
-    When this returns it survives a power cut. What was written is read back before it appears.
+    When this returns it survives a power cut. What was written is read back before it appears. Two processes that write
+    the same segment at once do no harm, since their bytes are equal, but for the time.
 
     Raises: StoreError if these are no codes of this segment, or others have taken this process for dead; OSError.
     """
@@ -111,7 +95,7 @@ def draft(files: FileSystem, folder: Path) -> Lease:
 
 def finishing_claim(folder: Path) -> Claim | None:
     """The right to finish the codes store; None while another living process holds it."""
-    return claim(folder / STAGING / f"{_CLAIM}finish")
+    return claim(folder / STAGING / _FINISHING)
 
 
 def remove_leftovers(files: FileSystem, folder: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 from strata_sae.stores import (
     CodesStore,
     StoreError,
-    claim_segment,
     create_codes,
     finish_codes,
     missing_segments,
@@ -113,15 +112,12 @@ def test_without_fsync_the_same_cuts_lose_data(memory: Path) -> None:
 
 
 def _worker(path: Path, seed: int) -> None:
-    """Makes what it can claim, in an order of its own, and finishes."""
+    """Makes what is missing, in an order of its own, so that some is made by several at once; and finishes."""
     create_codes(path, PLAN)
     rng = random.Random(seed)
     while missing := missing_segments(path, PLAN):
         for segment in rng.sample(missing, len(missing)):
-            held = claim_segment(path, PLAN, segment)
-            if held is not None:
-                with held:
-                    write_segment(path, PLAN, segment, segment_codes(PLAN, segment))
+            write_segment(path, PLAN, segment, segment_codes(PLAN, segment))
     finish_codes(path, PLAN, made_table(PLAN))
 
 
@@ -133,17 +129,6 @@ def test_four_workers_at_once_make_the_same_bytes(tmp_path: Path, reference: dic
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert contents(tmp_path / "codes") == reference
-
-
-def test_a_segment_is_claimed_by_one_and_what_is_there_by_none(tmp_path: Path) -> None:
-    create_codes(folder := tmp_path / "codes", PLAN)
-    held = claim_segment(folder, PLAN, 1)
-    assert held is not None
-    assert claim_segment(folder, PLAN, 1) is None
-    write_segment(folder, PLAN, 1, segment_codes(PLAN, 1))
-    held.release()
-    assert claim_segment(folder, PLAN, 1) is None
-    assert missing_segments(folder, PLAN) == [0, 2]
 
 
 def test_a_segment_that_is_there_stays_and_so_does_a_finished_store(tmp_path: Path) -> None:
@@ -229,14 +214,14 @@ def test_a_full_disk_names_a_file_and_with_room_it_goes_on(memory: Path, referen
 def test_what_a_dead_writer_left_is_removed(tmp_path: Path, reference: dict[str, str]) -> None:
     def dies(files: FileSystem) -> None:
         create_codes(tmp_path / "codes", PLAN)
-        assert claim_segment(tmp_path / "codes", PLAN, 0) is not None
+        assert finishing_claim(tmp_path / "codes") is not None
         write_segment(tmp_path / "codes", PLAN, 0, segment_codes(PLAN, 0), files=files)
 
     child = FORK.Process(target=dies, args=(Counting(40),))
     child.start()
     child.join()
     left = sorted(path.name.split("-")[0] for path in (tmp_path / "codes/staging").iterdir())
-    assert left == ["claim", "draft", "draft"]
+    assert left == ["draft", "draft", "finish.lock"]
     create_codes(tmp_path / "codes", PLAN)
     assert list((tmp_path / "codes/staging").iterdir()) == []
     make_codes(tmp_path / "codes")
