@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import google_crc32c
 import numpy as np
@@ -25,10 +25,10 @@ class Kept:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.n_bytes = limit_bytes, 0
-        self._kept: OrderedDict[object, Arrays] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Arrays] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: object, make: Callable[[], Arrays]) -> Arrays:
+    def get(self, key: Hashable, make: Callable[[], Arrays]) -> Arrays:
         """What is kept under a key, made if it is not; read-only."""
         with self._lock:
             if key in self._kept:
