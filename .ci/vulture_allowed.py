@@ -62,3 +62,5 @@ _.sequence_P  # for users: a field of the codes that `strata.attach` gives
 _.position_P  # for users: a field of the codes that `strata.attach` gives
 _.latent_P  # for users: a field of the codes that `strata.attach` gives
 _.value_P  # for users: a field of the codes that `strata.attach` gives
+_.fitted_on  # a key of token_labels.json, for people
+_.least_rows  # the same; compared by `label_record` with all others

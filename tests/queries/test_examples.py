@@ -130,7 +130,7 @@ def test_an_order_is_that_of_every_version() -> None:
     assert (small, large) == (SMALL, LARGE)
 
 
-SMALL, LARGE = [1], [2]
+SMALL, LARGE = [35, 654, 451, 345], [30802, 97523, 24973, 36784]
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])
