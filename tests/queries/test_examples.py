@@ -94,16 +94,17 @@ def test_quantiles_are_spread_over_the_bins(run: CodedRun, sae: CodedSAE, values
 def test_silent_rows_are_silent_and_near_misses_hold_own_tokens(
     run: CodedRun, sae: CodedSAE, values_NE: np.ndarray
 ) -> None:
+    contexts = [context(run.text, row) for row in range(run.text.n_rows)]
     for latent in LATENTS:
         silent = set(np.flatnonzero(sae.kept() & (values_NE[:, latent] == 0)).tolist())
         found = examples(run, sae, latent, "silent", ALL)
         assert {example.row for example in found} <= silent
-        assert {context(run.text, example.row) for example in found} == {context(run.text, row) for row in silent}
+        assert {contexts[example.row] for example in found} == {contexts[row] for row in silent}
         own = {row for row in silent if run.text.token_id[row] in tokens_of(sae, run.text, latent)}
         near = examples(run, sae, latent, "near_miss", ALL)
-        assert {context(run.text, example.row) for example in near} == {context(run.text, row) for row in own}
+        assert {contexts[example.row] for example in near} == {contexts[row] for row in own}
         assert {example.value for example in found + near} <= {0.0}
-        assert len({context(run.text, example.row) for example in found}) == len(found)
+        assert len({contexts[example.row] for example in found}) == len(found)
 
 
 def test_what_is_drawn_depends_on_seed_and_latent_alone(run: CodedRun, sae: CodedSAE) -> None:

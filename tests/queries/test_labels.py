@@ -131,7 +131,12 @@ def test_the_score_does_not_see_what_it_was_fitted_on(run: CodedRun, monkeypatch
     """A latent that fires on one token in even documents and on another in odd ones: a perfect fit, worth nothing."""
     sae, text = run.saes[f"topk@{SITE}"], run.text
     rows = np.flatnonzero(text.token_id == np.where(text.document % 2, 7, 5))
-    monkeypatch.setattr(sae.codes, "rows_of", lambda latent: (rows, np.ones(len(rows), np.float32)))
+
+    def postings(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n = stop - start
+        return np.arange(n + 1) * len(rows), np.tile(rows, n), np.ones(n * len(rows), np.float32)
+
+    monkeypatch.setattr(sae.codes, "postings", postings)
     monkeypatch.setattr("strata_sae.pipeline.queries.labels.LEAST_ROWS", 5)
     labels = make_labels(sae, text)
     assert labels.f1_fit[0] == 1
