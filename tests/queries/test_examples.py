@@ -100,7 +100,8 @@ def test_silent_rows_are_silent_and_near_misses_hold_own_tokens(
         found = examples(run, sae, latent, "silent", ALL)
         assert {example.row for example in found} <= silent
         assert {contexts[example.row] for example in found} == {contexts[row] for row in silent}
-        own = {row for row in silent if run.text.token_id[row] in tokens_of(sae, run.text, latent)}
+        tokens = tokens_of(sae, run.text, latent)
+        own = {row for row in silent if run.text.token_id[row] in tokens}
         near = examples(run, sae, latent, "near_miss", ALL)
         assert {contexts[example.row] for example in near} == {contexts[row] for row in own}
         assert {example.value for example in found + near} <= {0.0}
