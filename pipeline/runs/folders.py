@@ -121,6 +121,8 @@ class RunFolder:
     """<name>.lock: what a process works on now (runs/claims.py); gone when none does."""
     judged = FixedPath("claims/judged")
     """Which job has judged the run, and what of it: read by the other processes of that job."""
+    analysis = FixedPath("analysis")
+    """<question>/<SAE and options>.csv, .html: answers of `strata analyze`; may be deleted."""
     tracking = FixedPath("tracking")
     """<tracker>.json: what each tracker was sent. <tracker>/: what a tracker keeps on this disk."""
 
