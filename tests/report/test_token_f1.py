@@ -22,6 +22,8 @@ SHARES = ("token_f1_above_half [share of labelled latents]", "token_f1_unlabelle
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(folder := tmp_path_factory.mktemp("coded"))
+    for path in (folder / RUN).glob("variants/*/token_*"):
+        path.unlink()
     return folder / RUN
 
 
