@@ -63,3 +63,6 @@ _.position_P  # for users: a field of the codes that `strata.attach` gives
 _.latent_P  # for users: a field of the codes that `strata.attach` gives
 _.value_P  # for users: a field of the codes that `strata.attach` gives
 _.verify_codes  # for users: docs/codes.md
+_.fitted_on  # a key of token_labels.json, for people
+_.least_rows  # the same; compared by `label_record` with all others
+_.f1_fit  # for users: a field of Labels

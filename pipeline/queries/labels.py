@@ -21,7 +21,8 @@ from strata_sae.stores import CodesStore
 
 log = logging.getLogger(__name__)
 
-LATENTS_AT_ONCE = 1024
+PAIRS_AT_ONCE = 2**22
+"""Rows of latents that are in memory together: 50 MB; more only where one latent fires on more."""
 
 
 def make_labels(sae: CodedSAE, text: Text) -> Labels:
@@ -130,6 +131,10 @@ def _metrics(labels: Labels) -> dict[str, Measured]:
 
 def _blocks(codes: CodesStore) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """All latents, some at a time: the first, where the rows of each begin, int64, and the rows, int64."""
-    for first in range(0, codes.plan.d_sae, LATENTS_AT_ONCE):
-        found = [codes.rows_of(latent)[0] for latent in range(first, min(first + LATENTS_AT_ONCE, codes.plan.d_sae))]
-        yield first, np.cumsum([0, *map(len, found)], dtype=np.int64), np.concatenate(found)
+    ends_E, first = np.cumsum(codes.count_E), 0
+    while first < len(ends_E):
+        done = int(ends_E[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends_E, done + PAIRS_AT_ONCE, "right")))
+        offset, rows, _ = codes.postings(first, last)
+        yield first, offset, rows
+        first = last

@@ -29,7 +29,6 @@ from strata_sae.pipeline.runs.label_records import LabelsOf, TokenLabelRecord
 from strata_sae.pipeline.runs.records import Ending, SAERecord
 from strata_sae.pipeline.runs.trained import TrainedSAE
 from strata_sae.stores import CodesStore, Filters, Together
-from strata_sae.stores.files.hashing import file_sha256
 
 
 class Text:
@@ -106,7 +105,7 @@ class CodedSAE:
     @property
     def labels_of(self) -> LabelsOf:
         """What labels of its codes depend on."""
-        return labels_of(self.record, self.training, file_sha256(self.codes.path / "MANIFEST.json"), self.filters)
+        return labels_of(self.record, self.training, self.codes.id, self.filters)
 
     @cached_property
     def labels(self) -> Labels | None:

@@ -9,7 +9,7 @@ from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from support.brute_labels import best_f1, dense, f1_of, most_common
 from support.coded_run import SITE, make, opened
 
-N, U, E = 400, 9, 30
+N, U, E = 400, 9, 16
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ class Made:
         return token_sets(self.offset, self.rows, self.rank_N, self.half_N, self.total_2U, n_named)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_set_of_tokens_has_a_larger_f1(seed: int) -> None:
     made = Made(seed)
     active, f1, size, named, counts = made.sets(n_named=U)
@@ -89,8 +89,8 @@ def test_counts_are_those_of_every_pair() -> None:
     assert n_pairs.tolist() == (expected_UE > 0).sum(axis=1).tolist()
     at = np.concatenate([[0], np.cumsum(n_pairs)[:-1]])
     latent_Q, count_Q = np.zeros(n_pairs.sum(), np.uint32), np.zeros(n_pairs.sum(), np.uint32)
-    for first in (0, 7, 20):  # some latents at a time
-        last = {0: 7, 7: 20, 20: E}[first]
+    for first in (0, 7, 10):  # some latents at a time
+        last = {0: 7, 7: 10, 10: E}[first]
         offset = made.offset[first : last + 1]
         rows = made.rows[offset[0] : offset[-1]]
         count_tokens(offset - offset[0], rows, made.rank_N, made.half_N, first, at, latent_Q, count_Q)
@@ -131,7 +131,12 @@ def test_the_score_does_not_see_what_it_was_fitted_on(run: CodedRun, monkeypatch
     """A latent that fires on one token in even documents and on another in odd ones: a perfect fit, worth nothing."""
     sae, text = run.saes[f"topk@{SITE}"], run.text
     rows = np.flatnonzero(text.token_id == np.where(text.document % 2, 7, 5))
-    monkeypatch.setattr(sae.codes, "rows_of", lambda latent: (rows, np.ones(len(rows), np.float32)))
+
+    def postings(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n = stop - start
+        return np.arange(n + 1) * len(rows), np.tile(rows, n), np.ones(n * len(rows), np.float32)
+
+    monkeypatch.setattr(sae.codes, "postings", postings)
     monkeypatch.setattr("strata_sae.pipeline.queries.labels.LEAST_ROWS", 5)
     labels = make_labels(sae, text)
     assert labels.f1_fit[0] == 1

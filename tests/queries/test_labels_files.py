@@ -13,6 +13,7 @@ from strata_sae.pipeline.queries.labels import Labels, kept_labels, make_counts,
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE, open_coded
 from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.record_files import read_record, write_record
+from strata_sae.stores.files.hashing import sha256
 from support.coded_run import RUN, SITE, make
 
 FILES = ("token_labels.json", "token_labels.safetensors", "token_counts.safetensors")
@@ -153,8 +154,6 @@ def test_a_hostile_header_is_refused(sae: CodedSAE, header: bytes) -> None:
 
 def seal(sae: CodedSAE, key: str, data: bytes) -> None:
     """Write one of the files of arrays, with its hash in the record."""
-    from strata_sae.stores.files.hashing import sha256
-
     path = sae.folder.label_arrays if key == "labels" else sae.folder.token_counts
     path.write_bytes(data)
     record = read_record(sae.folder.token_labels, TokenLabelRecord).record

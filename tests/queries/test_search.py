@@ -15,11 +15,15 @@ QUERIES = ["w1", " w7", "W12", "<script>", "w", "nothing", "", "<bos>"]
 @pytest.fixture(scope="module", params=["from the codes", "from files"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CodedRun:
     make(folder := tmp_path_factory.mktemp("coded"))
+    for path in (folder / RUN).glob("variants/*/token_*"):
+        path.unlink()
     if request.param == "from files":
         run = open_coded(folder / RUN)
         for sae in run.saes.values():
             kept_labels(sae, run.text)
-    return open_coded(folder / RUN)
+    run = open_coded(folder / RUN)
+    assert all((sae.token_counts is None) == (request.param == "from the codes") for sae in run.saes.values())
+    return run
 
 
 def brute(run: CodedRun, query: str, n: int) -> list[Hit]:

@@ -1,4 +1,4 @@
-"""Loops over the rows of latents and their tokens: which tokens tell best when a latent fires, how often it fires on each.
+"""Loops over the rows of latents and their tokens: which tokens tell best when a latent fires, and how often.
 
 N rows of the store, U tokens that occur in it (by rank, not id), E latents, P pairs of a row and an active latent.
 """
