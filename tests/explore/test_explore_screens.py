@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.explore.app import Pages
 from strata_sae.pipeline.explore.latents import ROWS_PER_PAGE
 from strata_sae.pipeline.explore.screen import World
 from strata_sae.pipeline.explore.screens_of_all import ALL_SCREENS
 from strata_sae.pipeline.explore.serving import listening, warm_up
-from strata_sae.pipeline.explore.app import Pages
 from support.exploring import TOKEN, client_of, text_of
 
 SAE, WIDE = "topk@blocks.1.hook_resid_post", "wide@blocks.1.hook_resid_post"
