@@ -175,4 +175,6 @@ def test_without_the_extra_the_command_says_how_to_install_it(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, package, None)
     result = CliRunner().invoke(app, ["explore", str(tmp_path / "nothing")])
     assert result.exit_code == 1
-    assert result.output.strip() == f"{package} is not installed: pip install 'strata-sae[explore]'"
+    assert result.output.startswith(package)
+    assert result.output.endswith(" is not installed: pip install 'strata-sae[explore]'\n")
+    assert len(result.output.splitlines()) == 1
