@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from strata_sae.pipeline.commands.analyze import analyze
 from strata_sae.pipeline.commands.codes import codes
 from strata_sae.pipeline.commands.evaluate import evaluate
 from strata_sae.pipeline.commands.explore import explore
@@ -95,6 +96,7 @@ for _command in (
     train,
     evaluate,
     codes,
+    analyze,
     explore,
     report,
     slurm,
