@@ -46,6 +46,7 @@ def _bound(port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((HERE, port))
+        opened.listen()  # who opens the address as soon as it is told waits, and is not refused
     except (OSError, OverflowError):
         opened.close()
         raise

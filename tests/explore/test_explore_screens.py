@@ -206,7 +206,6 @@ def test_a_name_that_addresses_cannot_hold_is_quoted(small_world):
 def test_a_port_that_is_taken_is_told_and_the_usual_one_is_given_up(monkeypatch):
     with listening(None) as first:
         port = first.getsockname()[1]
-        first.listen()
         with pytest.raises(ConfigError, match=f"--port: {port} cannot be listened on"):
             listening(port)
         monkeypatch.setattr("strata_sae.pipeline.explore.serving.USUAL_PORT", port)
