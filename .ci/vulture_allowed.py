@@ -26,6 +26,8 @@ _.without_latent  # a field of a record; checked and read by its name
 _.norm_quantiles  # a field of a record; checked and read by its name
 _.is_number  # a template reads it
 _.lede  # a template reads it
+_.redirect_slashes  # a switch of starlette
+_.median_f1  # a template reads it
 _.null_seed  # a field of a record; checked and read by its name
 _.dead_latents  # a field of a record; checked and read by its name
 _.epoch_rows  # a field of a record; checked and read by its name

@@ -46,6 +46,7 @@ _EXTRAS = {
     **dict.fromkeys(("transformers", "datasets", "tokenizers", "pyarrow"), "extract"),
     **dict.fromkeys(("gguf", "accelerate"), "demo"),
     **dict.fromkeys(("starlette", "uvicorn"), "explore"),
+    "umap": "map",
     **dict.fromkeys(("obstore", "huggingface_hub"), "remote"),
     **{name: name for name in ("tensorboard", "wandb", "mlflow", "ray")},
 }

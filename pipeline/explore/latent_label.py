@@ -15,6 +15,7 @@ LONGEST_CHIP = 24
 
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\N{NO-BREAK SPACE}": "⍽"}
 """How a blank is shown where it is all there is to see."""
+TIMES = "\N{MULTIPLICATION SIGN}"
 MOST_RUNS = 4
 """Kinds of blanks in a row that a chip names."""
 
@@ -60,7 +61,7 @@ def chip(text: str, n_rows: int) -> Chip:
     """A chip of a token's text: cut where it is long; of nothing but blanks, how many of each there are."""
     if text.isspace() and len(text) > 1:
         runs = [(char, len(list(run))) for char, run in groupby(text)]
-        named = [f"{BLANKS.get(char, visible(char))}{f'×{n}' if n > 1 else ''}" for char, n in runs[:MOST_RUNS]]
+        named = [f"{BLANKS.get(char, visible(char))}{f'{TIMES}{n}' if n > 1 else ''}" for char, n in runs[:MOST_RUNS]]
         return Chip(" ".join(named) + ("…" if len(runs) > MOST_RUNS else ""), False, n_rows)
     spaced = text.startswith(" ") and len(text) > 1
     shown = text[1:] if spaced else BLANKS.get(text, text)

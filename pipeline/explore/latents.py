@@ -139,7 +139,7 @@ def _with_token(run: CodedRun, sae: CodedSAE, text: str) -> np.ndarray:
     if (labels := sae.labels) is None:
         return np.zeros(sae.d_sae, bool)
     ids = [token for token in np.unique(labels.token_ids) if token >= 0 and text in token_text(run, int(token))]
-    found: np.ndarray = np.isin(labels.token_ids, ids).any(axis=1)
+    found: np.ndarray = np.isin(labels.token_ids, ids).max(axis=1)
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from strata_sae.pipeline.explore.measures import EXPLAINED_F1, Explained, Scores, explained, firing, scores
+from strata_sae.pipeline.explore.measures import EXPLAINED_F1, Explained, Firing, Scores, explained, firing, scores
 from strata_sae.pipeline.explore.screen import Context, Screen, World
 from strata_sae.pipeline.queries.opened import CodedSAE
 
@@ -18,7 +18,6 @@ class Row(NamedTuple):
     d_sae: int
     scores: Scores
     explained: Explained | None
-    n_rows: int
     n_dead: int
     heights: list[float]
     """Of its histogram of densities: shares of its latents over the largest share of any SAE."""
@@ -26,13 +25,9 @@ class Row(NamedTuple):
 
 def overview(world: World, values: Mapping[str, str]) -> Context:
     """All SAEs by run and site; within a site by the share of latents that tokens explain."""
-    shares = {(run, name): _shares(sae) for run, opened in world.runs.items() for name, sae in opened.saes.items()}
-    top = max((max(found) for found in shares.values()), default=0.0) or 1.0
-    rows = [
-        _row(run, sae, [share / top for share in shares[run, name]])
-        for run, opened in world.runs.items()
-        for name, sae in opened.saes.items()
-    ]
+    saes = [(run, sae, firing(sae)) for run, opened in world.runs.items() for sae in opened.saes.values()]
+    top = max((max(_shares(sae, fires)) for _, sae, fires in saes), default=0.0) or 1.0
+    rows = [_row(run, sae, fires, top) for run, sae, fires in saes]
     rows.sort(key=lambda row: -row.explained.share if row.explained else 1.0)
     runs = [(run, _by_site([row for row in rows if row.run == run])) for run in world.runs]
     return {
@@ -41,19 +36,17 @@ def overview(world: World, values: Mapping[str, str]) -> Context:
         "n_saes": len(rows),
         "n_latents": sum(row.d_sae for row in rows),
         "least_f1": EXPLAINED_F1,
-        "n_unlabelled": sum(row.explained is None for row in rows),
-        "top_share": top,
     }
 
 
-def _shares(sae: CodedSAE) -> list[float]:
-    return [int(count) / sae.d_sae for count in firing(sae).density_counts]
+def _shares(sae: CodedSAE, fires: Firing) -> list[float]:
+    return [int(count) / sae.d_sae for count in fires.density_counts]
 
 
-def _row(run: str, sae: CodedSAE, heights: list[float]) -> Row:
-    found, folder = firing(sae), sae.folder
-    made = (folder.variant, folder.site, sae.d_sae, scores(folder), explained(sae))
-    return Row(run, sae.name, *made, found.n_rows, found.n_dead, heights)
+def _row(run: str, sae: CodedSAE, fires: Firing, top: float) -> Row:
+    heights = [share / top for share in _shares(sae, fires)]
+    made = (sae.folder.variant, sae.folder.site, sae.d_sae, scores(sae.folder), explained(sae))
+    return Row(run, sae.name, *made, fires.n_dead, heights)
 
 
 def _by_site(rows: list[Row]) -> list[tuple[str, list[Row]]]:

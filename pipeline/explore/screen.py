@@ -1,6 +1,6 @@
 """A screen: an address, a template, and what fills it. The app and the static pages share them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
@@ -64,7 +64,7 @@ def whole_number(values: Mapping[str, str], key: str, default: int, least: int, 
     return int(text)
 
 
-def chosen(values: Mapping[str, str], key: str, allowed: Mapping[str, object] | tuple[str, ...], default: str) -> str:
+def chosen(values: Mapping[str, str], key: str, allowed: Collection[str], default: str) -> str:
     """One of a few words of the query. Raises: BadValueError for another."""
     word = values.get(key, "") or default
     if word not in allowed:

@@ -21,6 +21,8 @@ HERE = "127.0.0.1"
 """The only address that is listened on; from another machine through ssh -L."""
 USUAL_PORT = 8340
 TOKEN_BYTES = 24
+WARMED = ("latent", "latents", "search", "document", "map")
+"""Screens, those asked for first before the others. Not the comparison: it counts for seconds, and all would wait."""
 
 
 def listening(port: int | None) -> socket.socket:
@@ -44,6 +46,7 @@ def _bound(port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((HERE, port))
+        opened.listen()  # who opens the address as soon as it is told waits, and is not refused
     except (OSError, OverflowError):
         opened.close()
         raise
@@ -64,12 +67,13 @@ def serve(world: World, opened: socket.socket, tell: Callable[[str], None]) -> N
 
 
 def warm_up(pages: Pages) -> None:
-    """Render a page of every screen once the first was asked for, so that no later one waits for loops to compile."""
+    """Render a page of each of WARMED once the first page was asked for, so that none waits for loops to compile."""
     pages.shown.wait()
     name, run = next(iter(pages.world.runs.items()))  # loops are the same for all
     saes = list(run.saes)
     densest, document = int(run.saes[saes[0]].codes.table["count"].argmax()), int(run.text.document[0])
-    values = {"run": name, "sae": saes[0], "a": saes[0], "b": saes[-1], "q": "the"}
-    for screen in ALL_SCREENS:
+    values = {"run": name, "sae": saes[0], "q": "the"}
+    screens = {screen.name: screen for screen in ALL_SCREENS}
+    for screen in (screens[name] for name in WARMED if name in screens):
         with contextlib.suppress(KeyError, BadValueError, StoreError, CheckpointError, ConfigError):
             pages.text(screen, {**values, "latent": str(densest), "document": str(document)})

@@ -148,7 +148,10 @@ def test_a_document_says_at_a_token_what_all_saes_say(opened, root, monkeypatch)
     animal = tab.locator(".running a", has_text="cat").first
     animal.click()
     expect(tab.locator(".at-token .token")).to_contain_text("cat")
-    said = {one.locator("h3 a").inner_text(): one.locator("li > a").all_inner_texts() for one in tab.locator(".saying").all()}
+    said = {
+        one.locator("h3 a").inner_text(): one.locator("li > a").all_inner_texts()
+        for one in tab.locator(".saying").all()
+    }
     assert said == {NARROW: [str(PARENT)], WIDE: ["0"]}
     tab.locator(".pages a[rel=next]").click()
     assert tab.locator(".running a").count() == 20

@@ -19,6 +19,7 @@ OPEN = f"/{TOKEN}/"
 def test_this_machine_and_port_are_answered(client, host):
     """Control of the refusals below."""
     assert client.get(OPEN, headers={"host": host}).status_code == 200
+    assert client.head(OPEN, headers={"host": host}).content == b""
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """An export: the same pages as files that lead only to each other, whole or not there at all."""
 
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -162,3 +163,18 @@ def test_the_command_exports(small_folder, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "open index.html" in result.output
     assert Path(tmp_path / "out" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_without_the_extra_the_command_says_how_to_install_it(tmp_path, monkeypatch, package):
+    """Before anything is opened: the run that is named here does not exist."""
+    for module in [name for name in sys.modules if name.startswith("strata_sae.pipeline.explore.")]:
+        monkeypatch.delitem(sys.modules, module)
+    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    result = CliRunner().invoke(app, ["explore", str(tmp_path / "nothing")])
+    assert result.exit_code == 1
+    assert result.output.startswith(package)
+    assert result.output.endswith(" is not installed: pip install 'strata-sae[explore]'\n")
+    assert len(result.output.splitlines()) == 1

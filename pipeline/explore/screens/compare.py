@@ -131,9 +131,7 @@ def _best(run: CodedRun, mine: CodedSAE, other: CodedSAE, match: Match, latent: 
     return Matched(named(run, mine, latent), there, rows, float(match.jaccard[latent]))
 
 
-def _pair(
-    run: CodedRun, first: CodedSAE, second: CodedSAE, found: Comparison, values: Mapping[str, str]
-) -> Context:
+def _pair(run: CodedRun, first: CodedSAE, second: CodedSAE, found: Comparison, values: Mapping[str, str]) -> Context:
     """Two latents row by row: those of the query; else a parent and its first child, or the most alike."""
     latent = whole_number(values, "latent", _usual_latent(found), 0, first.d_sae - 1)
     usual = next((split.children[0].latent for split, _ in found.splits if split.parent == latent), None)
@@ -155,9 +153,7 @@ def _usual_latent(found: Comparison) -> int:
     return found.splits[0][0].parent if found.splits else int(found.there.jaccard.argmax())
 
 
-def _side(
-    run: CodedRun, sae: CodedSAE, latent: int, heading: str, fires: Firing, some: np.ndarray
-) -> Side:
+def _side(run: CodedRun, sae: CodedSAE, latent: int, heading: str, fires: Firing, some: np.ndarray) -> Side:
     """The rows of a kind, the strongest shown."""
     rows, values = fires.rows[some], fires.values[some]
     order = np.lexsort((rows, -values))[:N_ROWS]

@@ -67,7 +67,10 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
         "nearest": _nearest(run, sae, latent, fires, population),
         "n_strongest": fires.n_strongest,
         "others": [
-            (other.name, None if best is None else Beside(named(run, other, best.latent), best.on_strongest, best.jaccard))
+            (
+                other.name,
+                None if best is None else Beside(named(run, other, best.latent), best.on_strongest, best.jaccard),
+            )
             for other, best in others
         ],
         "effects": _effects(sae, latent),
@@ -90,9 +93,7 @@ def _groups(
     return groups
 
 
-def _partners(
-    run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population
-) -> list[Beside]:
+def _partners(run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population) -> list[Beside]:
     """Those that fire with it most alike; of the training population, of the 64 partners that the table keeps."""
     table = sae.codes.table
     if population == "as_trained":
@@ -110,9 +111,7 @@ def _partners(
     return [Beside(named(run, sae, int(others[i])), int(both[i]), float(alike[i])) for i in order]
 
 
-def _nearest(
-    run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population
-) -> list[Beside]:
+def _nearest(run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population) -> list[Beside]:
     found = []
     for other, cosine in nearest(sae, latent, N_NEAREST):
         both = together(fires.rows, firing(sae, other, population).rows)
