@@ -73,6 +73,12 @@ class VariantFolder:
     """What was recovered of a toy's features."""
     codes = FixedPath("codes")
     """The codes of all latents on all rows (stores/codes)."""
+    token_labels = FixedPath("token_labels.json")
+    """Which tokens tell best when each latent fires: a label that needs no language model."""
+    label_arrays = FixedPath("token_labels.safetensors")
+    """The labels themselves."""
+    token_counts = FixedPath("token_counts.safetensors")
+    """On how many rows each latent fires on each token."""
     match = FixedPath("match.json")
     """The trials that led to the wanted L0; the trials themselves lie in match/<n>/."""
     failures = FixedPath("failures.txt")
