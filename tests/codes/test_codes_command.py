@@ -142,6 +142,19 @@ def test_a_row_that_is_not_finite_is_named(folder: Path, monkeypatch: pytest.Mon
     assert names_of_codes(folder) == set()
 
 
+def test_verify_says_which_file_is_damaged(folder: Path) -> None:
+    assert "no SAE has codes yet" in codes(f"{RUN}/{TOPK}", "--verify").stderr
+    assert codes(f"{RUN}/{TOPK}").exit_code == 0
+    assert "every byte is as it was written" in codes(RUN, "--verify").stdout
+    path = next((folder / RUN).glob("variants/*/codes/segments/0000.zarr/latent/value/c/0"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    result = codes(RUN, "--verify")
+    assert result.exit_code == 1
+    assert "latent/value" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
