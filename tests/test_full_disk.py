@@ -83,7 +83,7 @@ def leavings(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "stride"), [("extract", 15), ("train", 1), ("codes", 3), ("evaluate", 1), ("report", 1), ("export", 1)]
+    ("stage", "stride"), [("extract", 15), ("train", 1), ("codes", 7), ("evaluate", 1), ("report", 1), ("export", 1)]
 )
 def test_a_disk_that_is_full_at_any_write_loses_nothing(
     stages: dict[str, Path], tmp_path: Path, stage: str, stride: int
