@@ -4,7 +4,7 @@
 
 Sizes and times are of the demo's SAEs (`make demo` first; two of the twelve, which this makes codes of in a folder that
 goes away), processor time of one thread, encoding alone and the whole command in turn in one process. Memory is that of
-a process for each number of rows, over made-up stores: segments of 2**20 rows with 64 codes a row. Exit code 1 over 5.5
+a process for each number of rows, over made-up stores with 64 codes a row. Exit code 1 over 5.5
 bytes a pair, 1.5 times the time of encoding (labels apart, which have a line of their own), or 1.5 GiB.
 """
 

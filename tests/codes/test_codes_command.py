@@ -171,8 +171,8 @@ def test_what_is_no_run_is_told(folder: Path, given: str, said: str) -> None:
 
 
 def test_numbers_of_estimates() -> None:
-    assert rows_per_segment(64.0) == 2**20
-    assert rows_per_segment(64.1) == 2**19
+    assert rows_per_segment(48.0) == 2**20
+    assert rows_per_segment(48.1) == 2**19
     assert rows_per_segment(1.0) == 2**20
     assert [is_too_dense(l0, 2304) for l0 in (115.0, 116.0)] == [False, True]
     assert [is_too_dense(l0, 60) for l0 in (60.0, 65.0)] == [False, True]
