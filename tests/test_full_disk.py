@@ -47,7 +47,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     (work / "c.yaml").write_text(dump(made))
     before = {}
-    for stage in ("extract", "train", "evaluate", "report", "export"):
+    for stage in ("extract", "train", "codes", "evaluate", "report", "export"):
         before[stage] = shutil.copytree(work, folder / f"before-{stage}")
         os.chdir(work)
         assert strata(stage) == (0, "")
@@ -64,7 +64,8 @@ def back_again() -> Iterator[None]:
 def strata(stage: str) -> tuple[int, str]:
     """Exit code, and what was said of an error."""
     sae = f"runs/small/topk@{SITES[0]}"
-    arguments = [sae, "--format=dictionary_learning", "--out=theirs"] if stage == "export" else ["c.yaml"]
+    others = {"export": [sae, "--format=dictionary_learning", "--out=theirs"], "codes": ["runs/small"]}
+    arguments = others.get(stage, ["c.yaml"])
     result = CliRunner().invoke(app, ["--quiet", stage, *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -82,7 +83,7 @@ def leavings(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "stride"), [("extract", 15), ("train", 1), ("evaluate", 1), ("report", 1), ("export", 1)]
+    ("stage", "stride"), [("extract", 15), ("train", 1), ("codes", 7), ("evaluate", 1), ("report", 1), ("export", 1)]
 )
 def test_a_disk_that_is_full_at_any_write_loses_nothing(
     stages: dict[str, Path], tmp_path: Path, stage: str, stride: int
@@ -139,7 +140,7 @@ def largest_file(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("stage", ["extract", "train", "evaluate", "report", "export"])
+@pytest.mark.parametrize("stage", ["extract", "train", "codes", "evaluate", "report", "export"])
 @pytest.mark.parametrize("n_bytes", [0, 300, 3000, 12_000, 40_000])
 def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Path, stage: str, n_bytes: int) -> None:
     """What the libraries themselves make of it; the disk above is only as true as its words."""
@@ -152,7 +153,8 @@ def test_a_file_that_may_not_grow_is_told(stages: dict[str, Path], tmp_path: Pat
         assert "larger than" in said
         assert os.strerror(errno.EFBIG) not in said
     assert strata(stage)[0] == 0
-    after = {"extract": "train", "train": "evaluate", "evaluate": "report", "report": "export", "export": "end"}[stage]
+    order = ["extract", "train", "codes", "evaluate", "report", "export", "end"]
+    after = order[order.index(stage) + 1]
     assert results(work) == results(stages[after])
 
 

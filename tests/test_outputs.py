@@ -39,6 +39,8 @@ PARAMETERS = {
     "train --add": INPUT,
     "evaluate config": INPUT,
     "evaluate --set": "the keys below",
+    "codes run": "OUTPUTS: the run folder of codes",
+    "codes --set": "the keys below",
     "report paths": "OUTPUTS: the run folder alone",
     "report --set": "the keys below",
     "slurm config": INPUT,
@@ -223,6 +225,7 @@ OUTPUTS: dict[str, Callable[[Attempt, Path], Result]] = {
     "the run folder of evaluate": run_folder("evaluate"),
     "the run folder of report": run_folder("report"),
     "the run folder of track": run_folder("track"),
+    "the run folder of codes": lambda attempt, path: attempt.strata("codes", path),
     "the run folder of track RUN": lambda attempt, path: attempt.strata("track", path),
     "STRATA_CACHE": cached,
     "STRATA_DATA": data_root,
@@ -286,7 +289,7 @@ READERS: dict[str, Callable[[Attempt], Result]] = {
     "verify": lambda attempt: attempt.strata("store", "verify", attempt.store),
     "verify --deep": lambda attempt: attempt.strata("store", "verify", attempt.store, "--deep"),
     "list": lambda attempt: attempt.strata("store", "list", attempt.store.parent),
-    "train, evaluate, report": lambda attempt: trained(attempt),
+    "train, evaluate, codes, report": lambda attempt: trained(attempt),
     "train --stage": lambda attempt: attempt.strata("train", attempt.config(), "--stage", attempt.tmp_path / "near"),
     "slice": lambda attempt: attempt.strata("store", "slice", attempt.store, attempt.tmp_path / "out"),
     "shuffle": lambda attempt: attempt.strata("store", "shuffle", attempt.store, attempt.tmp_path / "out"),
@@ -304,6 +307,7 @@ def trained(attempt: Attempt) -> Result:
     config = attempt.config()
     for command in ("train", "evaluate"):
         assert attempt.strata(command, config).exit_code == 0
+    assert attempt.strata("codes", "runs/run").exit_code == 0
     return attempt.strata("report", config)
 
 

@@ -1,4 +1,4 @@
-"""`strata codes`: the codes of every latent of a run's SAEs on every row of the store, and what is known of each latent.
+"""`strata codes`: the codes of every latent of a run's SAEs on every row, and what is known of each latent.
 
 A segment of rows is an item for the workers of an engine. Rows are encoded once; a filter acts when codes are read.
 """
@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from strata_sae.pipeline.queries.labels import kept_labels
 
 from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.codes.coding import Coding, World, is_there, opened
@@ -20,7 +22,6 @@ from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import size
 from strata_sae.pipeline.progress import Progress
-from strata_sae.pipeline.queries.labels import kept_labels
 from strata_sae.pipeline.queries.opened import Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store

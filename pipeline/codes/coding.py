@@ -42,8 +42,8 @@ class Coding:
         for site in self.route.reads:
             if (found := world.stores.at(site).id) != wanted[site]:
                 raise CheckpointError(
-                    f"{folder.config}: trained on store {wanted[site][:16]}, but the store with {site} is {found[:16]}; "
-                    "set store.path to the store it was trained on"
+                    f"{folder.config}: trained on store {wanted[site][:16]}, but the store with {site} is "
+                    f"{found[:16]}; set store.path to the store it was trained on"
                 )
 
     @property
@@ -76,7 +76,7 @@ class Coding:
         )
 
     def is_of_this(self, plan: CodesPlan) -> bool:
-        """Whether codes of a plan are those of this SAE and store, however long their segments are, encoded anywhere."""
+        """Whether codes of a plan are those of this SAE and store, whatever encoded them and in what segments."""
         return replace(self.plan(plan.rows_per_segment), encoder=plan.encoder) == plan
 
 

@@ -1,4 +1,4 @@
-"""The rows of a store through one SAE, tile by tile: a row's codes are the same bits whoever encodes it, beside whatever.
+"""The rows of a store through one SAE, tile by tile: a row's codes are the same bits whoever encodes it.
 
 How a processor sums a product may depend on its shape and on the number of threads. So every product here has the same
 shape, that of a tile: tiles begin at multiples of ROWS_PER_TILE from the store's first row, the last one is filled with

@@ -10,12 +10,13 @@ from strata_sae.stores import CodesPlan
 
 MOST_DENSITY, MOST_ANYWAY = 0.05, 64
 """Mean share of active latents above which codes are refused, unless so few a row are active (count)."""
-# Postings pay where a latent is silent on most rows: at 5 % a pair takes 5 bytes, and a row of codes as much as d_sae / 4
-# numbers. A small dictionary, as that of a toy, is cheap at any density: 64 codes a row are what the format is made for.
+# Postings pay where a latent is silent on most rows. At 5 % and 5 bytes a pair the codes of a row take d_sae / 4 bytes,
+# which is many times the row itself. A small dictionary, as that of a toy, is cheap at any density.
 _SAMPLES = 8
 """Tiles that are encoded to know beforehand (count): 4,096 rows."""
-_PAIRS_PER_SEGMENT = 2**26
-"""Pairs that a segment may have by the estimate (count): it is built in 16 bytes a pair, 1 GiB."""
+_PAIRS_PER_SEGMENT = 3 * 2**24
+"""Pairs that a segment may have by the estimate (count): it is built in 16 bytes a pair, 0.75 GiB."""
+# Beside 0.5 GiB that a process takes anyway: with 2**26 the peak was 1.59 GiB.
 
 
 class Estimate(NamedTuple):

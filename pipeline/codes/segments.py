@@ -14,9 +14,7 @@ _ROOM_PAIRS = 2**16
 """Of the buffers of a segment at first; they grow by half of what they hold."""
 
 
-def encoded(
-    encoder: RowsEncoder, plan: CodesPlan, segment: int, advance: Callable[[int], None]
-) -> SegmentCodes:
+def encoded(encoder: RowsEncoder, plan: CodesPlan, segment: int, advance: Callable[[int], None]) -> SegmentCodes:
     """The codes of a segment. advance: is called with rows that are done, and may raise, to stop.
 
     Raises: ConfigError as soon as they are too many; StoreError for rows that are not finite.
@@ -28,7 +26,8 @@ def encoded(
             entries.append(tile)
         if entries.n_pairs > most:
             mean = entries.n_pairs / entries.n_rows
-            raise ConfigError(f"segment {segment}: {refused(mean, plan.d_sae)}; what is made of its codes can be deleted")
+            told = refused(mean, plan.d_sae)
+            raise ConfigError(f"segment {segment}: {told}; what is made of its codes can be deleted")
         advance(sum(len(tile.offsets) - 1 for tile in stretch))
     return entries.in_both_orders(plan.d_sae)
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strata_sae.pipeline.commands.arguments import Overrides, guard
+from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.engines import Engine
+    from strata_sae.pipeline.runs.folders import RunFolder
 
 CodedRunFolder = Annotated[
     Path,
@@ -23,8 +25,14 @@ CodedRunFolder = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and what it takes; make nothing.")]
 
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read every byte of the codes that are there and say what is damaged.")
+]
 
-def codes(context: typer.Context, run: CodedRunFolder, overrides: Overrides, dry_run: DryRun = False) -> None:
+
+def codes(
+    context: typer.Context, run: CodedRunFolder, overrides: Overrides, dry_run: DryRun = False, verify: Verify = False
+) -> None:
     """The sparse codes of all latents on all rows of the store, for analyze and explore; no model is needed."""
     guard(context, _run_folder(run) / "config.yaml", overrides)
     from strata_sae.pipeline.codes.build import build_codes
@@ -36,6 +44,9 @@ def codes(context: typer.Context, run: CodedRunFolder, overrides: Overrides, dry
 
     folder = folder_at(outside_stores(run, "RUN"))
     whole = folder if isinstance(folder, RunFolder) else run_of(folder)
+    if verify:
+        _verify(whole, None if isinstance(folder, RunFolder) else folder.name)
+        return
     build_codes(
         whole.path,
         overrides,
@@ -49,6 +60,20 @@ def codes(context: typer.Context, run: CodedRunFolder, overrides: Overrides, dry
 def _run_folder(given: Path) -> Path:
     """The folder of the run, if one is there: that which is given, or one above it."""
     return next((path for path in (given, *given.parents[:2]) if (path / "config.yaml").is_file()), given)
+
+
+def _verify(run: "RunFolder", only: str | None) -> None:
+    """Say of each codes store what is damaged, or that nothing is; exit code 1 if something is."""
+    from strata_sae.stores import verify_codes
+
+    folders = [folder for folder in run.trained() if only in (None, folder.name) and folder.codes.is_dir()]
+    found = {folder: verify_codes(folder.codes) for folder in folders}
+    for folder, problems in found.items():
+        typer.echo("\n".join(problems) or f"{folder.codes}: every byte is as it was written")
+    if not folders:
+        raise ConfigError(f"{run.path}: no SAE has codes yet; make them with: strata codes {run.path}")
+    if any(found.values()):
+        raise typer.Exit(1)
 
 
 def _engine_of(at: Path, config: "TrainConfig") -> "Engine":

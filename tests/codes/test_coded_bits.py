@@ -1,4 +1,4 @@
-"""The codes are what the SAE gives for the same rows, all pairs and every bit, whatever the architecture and the cut."""
+"""The codes are what the SAE gives for the same rows, all pairs and every bit, whatever architecture and segments."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def differs(codes: CodesStore, dense_NE: np.ndarray) -> bool:
     """Whether a pair of the codes, in either order, is not one of the matrix, or lacks there; bits are compared."""
     offsets, latents = codes.latents_of(0, N_ROWS)
     row_P, latent_P = np.nonzero(dense_NE)
-    if offsets.tolist() != np.searchsorted(row_P, np.arange(N_ROWS + 1)).tolist() or not np.array_equal(latents, latent_P):
+    begins = np.searchsorted(row_P, np.arange(N_ROWS + 1))
+    if not np.array_equal(offsets, begins) or not np.array_equal(latents, latent_P):
         return True
     for latent in range(dense_NE.shape[1]):
         rows, values = codes.rows_of(latent)

@@ -142,6 +142,19 @@ def test_a_row_that_is_not_finite_is_named(folder: Path, monkeypatch: pytest.Mon
     assert names_of_codes(folder) == set()
 
 
+def test_verify_says_which_file_is_damaged(folder: Path) -> None:
+    assert "no SAE has codes yet" in codes(f"{RUN}/{TOPK}", "--verify").stderr
+    assert codes(f"{RUN}/{TOPK}").exit_code == 0
+    assert "every byte is as it was written" in codes(RUN, "--verify").stdout
+    path = next((folder / RUN).glob("variants/*/codes/segments/0000.zarr/latent/value/c/0"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    result = codes(RUN, "--verify")
+    assert result.exit_code == 1
+    assert "latent/value" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -158,8 +171,8 @@ def test_what_is_no_run_is_told(folder: Path, given: str, said: str) -> None:
 
 
 def test_numbers_of_estimates() -> None:
-    assert rows_per_segment(64.0) == 2**20
-    assert rows_per_segment(64.1) == 2**19
+    assert rows_per_segment(48.0) == 2**20
+    assert rows_per_segment(48.1) == 2**19
     assert rows_per_segment(1.0) == 2**20
     assert [is_too_dense(l0, 2304) for l0 in (115.0, 116.0)] == [False, True]
     assert [is_too_dense(l0, 60) for l0 in (60.0, 65.0)] == [False, True]

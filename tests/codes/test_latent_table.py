@@ -1,13 +1,11 @@
 """The table of the latents against plain loops over a dense matrix of the codes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from strata_sae.pipeline.codes import tables
 from strata_sae.pipeline.codes.build import build_codes
 from strata_sae.pipeline.codes.tables import N_BINS, N_PARTNERS, N_TOP, blocks
-from strata_sae.pipeline.codes import tables
 from strata_sae.pipeline.kernels.machine.compiled.postings import append_rows, take_postings
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.stores import CodesStore
