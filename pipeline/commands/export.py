@@ -20,7 +20,7 @@ Address = Annotated[
     ),
 ]
 FormatName = Annotated[
-    str, typer.Option("--format", metavar="FORMAT", help="saelens, dictionary_learning or sparsify.")
+    str, typer.Option("--format", metavar="FORMAT", help="saelens, dictionary_learning or sparsify; of its codes: neuronpedia, delphi, circuit_tracer or parquet.")
 ]
 Out = Annotated[
     Path,

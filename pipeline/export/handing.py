@@ -32,7 +32,7 @@ def handed(trained: TrainedSAE) -> Handed:
             f"{trained.name}: input_scale: per_document standardises rows by their document, which no other library "
             "does; train with input_scale: statistics"
         )
-    text = _text_of(trained)
+    text = text_source(trained)
     return Handed(
         name=trained.name,
         sae=trained.sae,
@@ -81,7 +81,7 @@ def _provenance(trained: TrainedSAE, record: SAERecord) -> dict[str, JsonValue]:
     }
 
 
-class _Text(NamedTuple):
+class TextSource(NamedTuple):
     """The language model and the text that rows come from, as far as the run's files say."""
 
     model: str | None
@@ -90,7 +90,7 @@ class _Text(NamedTuple):
     dataset: str | None
 
 
-def _text_of(trained: TrainedSAE) -> _Text:
+def text_source(trained: TrainedSAE) -> TextSource:
     """From store.json where scores were measured, else from the run's config.yaml."""
     run = run_of(trained.folder)
     if run.store.exists():
@@ -105,12 +105,12 @@ def _text_of(trained: TrainedSAE) -> _Text:
     return _text(model.get("path"), corpus, listed if isinstance(listed, list) else [])
 
 
-def _text(model: JsonValue, corpus: JsonObject, sources: list[JsonValue]) -> _Text:
+def _text(model: JsonValue, corpus: JsonObject, sources: list[JsonValue]) -> TextSource:
     context = corpus.get("context_length")
     names = [_object(source).get("path") or _object(source).get("kind") for source in sources]
     dataset = ", ".join(str(masked(name)) for name in names if name)
     shown = masked(model)
-    return _Text(
+    return TextSource(
         model=shown if isinstance(shown, str) else None,
         context_tokens=context if isinstance(context, int) else None,
         prepends_bos=corpus.get("prepend_bos") is True,
