@@ -62,3 +62,6 @@ _.sequence_P  # for users: a field of the codes that `strata.attach` gives
 _.position_P  # for users: a field of the codes that `strata.attach` gives
 _.latent_P  # for users: a field of the codes that `strata.attach` gives
 _.value_P  # for users: a field of the codes that `strata.attach` gives
+_.of_dense  # for users: effects that are a matrix, such as those of an ablation
+_.ablators  # for users: the nodes of one side of a graph of effects
+_.n_partners  # for users: what a histogram of numbers of partners counts
