@@ -114,8 +114,6 @@ def blocks_together(
     """
     n_block = max(1, min(mine.d_sae, BLOCK_BYTES // (4 * other.d_sae)))
     together_BF = np.empty((n_block, other.d_sae), np.uint32)
-    # Where one block holds all, what is below the diagonal is what is above it: half of the work.
-    is_mirrored = mine is other and n_block == mine.d_sae and not above
     cursors: list[np.ndarray] = []
     for start in range(0, mine.d_sae, n_block):
         stop = min(start + n_block, mine.d_sae)
@@ -127,13 +125,10 @@ def blocks_together(
             count_B = mine.counts_in(number)[start:stop]
             postings = block_postings(piece.offset, piece.latent, cursors[number], count_B, start)
             arguments = (*postings, of_other.offset, of_other.latent, together_BF)
-            if above or is_mirrored:
+            if above:
                 over_rows(add_together_above, stop - start, LATENTS_AT_ONCE, *arguments, start)
             else:
                 over_rows(add_together, stop - start, LATENTS_AT_ONCE, *arguments)
-        if is_mirrored:
-            together_BF += together_BF.T
-            np.fill_diagonal(together_BF, mine.counts())
         yield start, together_BF[: stop - start]
         if told is not None:
             told(stop, mine.d_sae)
