@@ -68,3 +68,6 @@ _.verify_codes  # for users: docs/codes.md
 _.fitted_on  # a key of token_labels.json, for people
 _.least_rows  # the same; compared by `label_record` with all others
 _.f1_fit  # for users: a field of Labels
+_.of_dense  # for users: effects that are a matrix, such as those of an ablation
+_.ablators  # for users: the nodes of one side of a graph of effects
+_.n_partners  # for users: what a histogram of numbers of partners counts

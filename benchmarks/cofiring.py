@@ -31,6 +31,7 @@ from strata_sae.pipeline.queries.cofiring import top_partners
 from strata_sae.pipeline.queries.row_pieces import KeptCodes, blocks_together
 
 N_PARTNERS, ALLOWED_NS, ALLOWED_BYTES, ALLOWED_TIMES = 64, 15.0, 256e6, 10.0
+N_ROUNDS = 3
 CONTEXT = 128
 """Rows of a text, for delphi's locations."""
 DELPHI = """
@@ -39,15 +40,16 @@ import numpy as np, torch
 from delphi.latents import neighbours
 torch.set_num_threads(1)
 torch.Tensor.cuda = lambda self, *arguments, **named: self
-found = np.load(sys.argv[1])
-neighbours.load_file = lambda path: {"locations": found["locations"]}
+found = {"locations": np.load(sys.argv[1])["locations"]}
+neighbours.load_file = lambda path: found
 from pathlib import Path
 calculator = neighbours.NeighbourCalculator(cache_dir=Path(sys.argv[2]), number_of_neighbours=int(sys.argv[3]))
-found = {"locations": found["locations"]}
-began, busy = time.perf_counter(), time.process_time()
-answer = calculator._compute_cooccurrence_neighbours()
-seconds = time.process_time() - busy
-json.dump({"seconds": seconds, "wall": time.perf_counter() - began, "first": [answer[i] for i in range(8)]}, sys.stdout)
+seconds = []
+for _ in range(int(sys.argv[4])):
+    began = time.process_time()
+    answer = calculator._compute_cooccurrence_neighbours()
+    seconds.append(time.process_time() - began)
+print(json.dumps({"seconds": min(seconds), "first": [answer[i] for i in range(8)]}))
 """
 
 
@@ -82,7 +84,11 @@ class InMemory:
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The most memory that this process has had; on Linux getrusage also counts what its parent had."""
+    if (status := Path("/proc/self/status")).exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def count_blocks(folder: str, n_blocks: int) -> None:
@@ -90,8 +96,8 @@ def count_blocks(folder: str, n_blocks: int) -> None:
     offset, latent = np.load(f"{folder}/offset.npy"), np.load(f"{folder}/latent.npy")
     n_latents = int(latent.max()) + 1
     codes, kept_N = InMemory(offset, latent, n_latents), np.ones(len(offset) - 1, bool)
-    few = InMemory(offset[:9], latent[: offset[8]], n_latents)
-    top_partners(few, kept_N[:8], N_PARTNERS)  # compiled, if it is not yet
+    few = InMemory(np.array([0, 2]), np.array([0, 1], np.uint32), 2)
+    top_partners(few, kept_N[:1], N_PARTNERS)  # compiled, if it is not yet
     before = peak_bytes()
     kept = KeptCodes(codes, kept_N)
     count_E, partner, count = kept.counts(), *(np.zeros((n_latents, N_PARTNERS), np.uint32) for _ in range(2))
@@ -132,9 +138,12 @@ def at_4096(python: str | None) -> bool:
     offset, latent = made_up(n_rows, n_latents, of_a_row)
     codes = InMemory(offset, latent, n_latents)
     top_partners(codes, np.ones(n_rows, bool), N_PARTNERS)  # compiled, if it is not yet
-    began = time.process_time()
-    partner_EK, count_EK = top_partners(codes, np.ones(n_rows, bool), N_PARTNERS)
-    ours = time.process_time() - began
+    seconds = []
+    for _ in range(N_ROUNDS):
+        began = time.process_time()
+        partner_EK, count_EK = top_partners(codes, np.ones(n_rows, bool), N_PARTNERS)
+        seconds.append(time.process_time() - began)
+    ours = min(seconds)  # what else the machine does makes both sides slower
     row_P = np.repeat(np.arange(n_rows), np.diff(offset))
     dense_NE = np.zeros((n_rows, n_latents), np.float32)
     dense_NE[row_P, latent] = 1
@@ -159,7 +168,7 @@ def at_4096(python: str | None) -> bool:
         np.savez(Path(folder) / "codes.npz", locations=locations)
         (Path(folder) / "cache").mkdir()
         (Path(folder) / "cache/0_4095.safetensors").touch()  # it looks for names of files; what they hold is in memory
-        arguments = [python, "-c", DELPHI, f"{folder}/codes.npz", f"{folder}/cache", str(N_PARTNERS)]
+        arguments = [python, "-c", DELPHI, f"{folder}/codes.npz", f"{folder}/cache", str(N_PARTNERS), str(N_ROUNDS)]
         answer = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     for e, neighbours in enumerate(answer["first"]):
         for jaccard, other in neighbours:  # as delphi has them: what topk returns has each other's names there

@@ -101,18 +101,19 @@ def linkage(W_dec: np.ndarray) -> Linkage:
 def treemap(tree: Linkage, values: np.ndarray, labels: Sequence[str], distances: Sequence[float]) -> Treemap:
     """Clusters inside clusters, cut at some distances, the latents innermost.
 
-    values: of each latent, such as its rows, not negative; labels: its name. A cluster of one latent is left out: the
-    latent then lies in the cluster around it.
+    values: of each latent, such as its rows, not negative; labels: its name. A cluster of one latent is left out, and
+    one that holds all of the cluster around it.
     """
     found = Treemap(["all"], [f"{tree.n_latents:,} latents"], [""], [float(values.sum())])
-    inside = ["all"] * tree.n_latents
+    inside, n_inside = ["all"] * tree.n_latents, {"all": tree.n_latents}
     for level, distance in enumerate(sorted(distances, reverse=True)):
         of_latent_E = tree.cut(distance)
         order = np.argsort(of_latent_E, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(of_latent_E[order])) + 1):
-            if len(group) < 2:
-                continue
             name, around = f"{level}.{of_latent_E[group[0]]}", inside[group[0]]
+            if len(group) < 2 or len(group) == n_inside[around]:
+                continue
+            n_inside[name] = len(group)
             found.ids.append(name)
             found.labels.append(f"{len(group)} latents, cosine >= {1 - distance:.2g}")
             found.parents.append(around)

@@ -17,7 +17,7 @@ from strata_sae.pipeline.kernels.machine.compiled.cofiring import (
 )
 from strata_sae.pipeline.queries.opened import CodedSAE
 from strata_sae.pipeline.queries.populations import Population
-from strata_sae.pipeline.queries.row_pieces import PAIRS_AT_ONCE, KeptCodes, Told, blocks_together
+from strata_sae.pipeline.queries.row_pieces import PAIRS_AT_ONCE, KeptCodes, Told, blocks_together, checked_latents
 from strata_sae.stores import CodesStore
 
 MOST_PAIRS = 20_000_000
@@ -37,7 +37,7 @@ def partners_of(sae: CodedSAE, latent: int, population: Population = "as_trained
         first, last = np.searchsorted(rows, [start, start + rows_at_once])
         if first < last:
             begin, end = int(rows[first]), int(rows[last - 1]) + 1
-            offset, latents = sae.codes.latents_of(begin, end)
+            offset, latents = checked_latents(sae.codes, begin, end)
             add_of_rows(rows[first:last] - begin, offset, latents, together_E)
     return together_E
 

@@ -77,7 +77,7 @@ def cosine_pairs(W_dec: np.ndarray, least_cosine: float) -> tuple[np.ndarray, np
         n += int(kept.sum())
         if n > MOST_PAIRS:
             raise ConfigError(
-                f"more than {MOST_PAIRS:,} pairs of latents have a cosine of {least_cosine} or more; ask for a larger one"
+                f"more than {MOST_PAIRS:,} pairs of latents have a cosine of {least_cosine} or more; ask for a larger"
             )
     found = np.concatenate(first), np.concatenate(second), np.concatenate(cosine)
     order = np.lexsort((found[1], found[0], -found[2]))

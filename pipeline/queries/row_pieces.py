@@ -38,6 +38,14 @@ class Piece(NamedTuple):
     """uint16 or uint32, rising in each row."""
 
 
+def checked_latents(codes: CodesStore, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `codes.latents_of`. Raises: StoreError if there are latents beyond those of the plan."""
+    offset, latents = codes.latents_of(start, stop)
+    if len(latents) and int(latents.max()) >= codes.plan.d_sae:  # a loop writes wherever a number points
+        raise StoreError(f"{codes.path}: holds latent {latents.max()} of {codes.plan.d_sae}; make the codes again")
+    return offset, latents
+
+
 class KeptCodes:
     """The codes of an SAE on the rows that are kept."""
 
@@ -67,12 +75,7 @@ class KeptCodes:
         offset, latent, n = np.zeros(last - first + 1, np.int64), np.empty(0, self._type), 0
         for start in range(first, last, self._rows_read_at_once):
             stop = min(start + self._rows_read_at_once, last)
-            read_offset, latents = self._codes.latents_of(start, stop)
-            # A loop writes wherever a number points, so numbers are looked at once.
-            if len(latents) and int(latents.max()) >= self.d_sae:
-                raise StoreError(
-                    f"{self._codes.path}: holds latent {latents.max()} of {self.d_sae}; make the codes again"
-                )
+            read_offset, latents = checked_latents(self._codes, start, stop)
             if n + len(latents) > len(latent):  # as much as the rest will take if its rows are like these
                 n_more = len(latents) * (last - start) // (stop - start)
                 latent.resize(n + max(len(latents), n_more), refcheck=False)

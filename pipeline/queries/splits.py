@@ -177,7 +177,7 @@ def _check(name: str, share: float, least: float = 0.0) -> None:
 
 def _writes(sae: CodedSAE) -> list[tuple[str, int]]:
     """The sites whose rows the decoder gives, and their widths."""
-    record = sae.trained.record
+    record = sae.record
     return [(part.site, part.width) for part in record.writes] or [(record.site, record.d_out)]
 
 
