@@ -1,6 +1,7 @@
 """What an answer of `strata analyze` is: a sentence, a table, and a figure as plain data that analysis.js draws."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from pydantic import JsonValue
@@ -83,7 +84,8 @@ class Boxes(NamedTuple):
 Figure: TypeAlias = Bars | Points | Steps | Network | Boxes
 
 
-class Shown(NamedTuple):
+@dataclass(frozen=True)
+class Shown:
     """A row in its text, as the macro `concordance` of pages shows it."""
 
     row: int
