@@ -86,7 +86,7 @@ def _weighted(model: CausalModel, paths: dict[nn.Module, str]) -> list[str]:
     """The modules with weights of their own, in the order in which they run over text."""
     order: list[str] = []
 
-    def note(module: nn.Module, *_: object) -> None:
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         order.append(paths[module])
 
     for module in paths:

@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 
 from strata_sae.stores import ActivationStore, StoreError, Token, parse_tokens
-from strata_sae.stores.files.canonical import parse_json
+from strata_sae.stores.files.canonical import Json, as_list, parse_json
 
 UNEMBEDDING = "unembedding.safetensors"
 UNEMBEDDING_TOKENS = "unembedding_tokens.json"
@@ -83,17 +83,21 @@ def head_of_bytes(data: bytes, where: str) -> Head:
         raise StoreError(f"{where}: no unembedding ({error}); fetch the store again") from None
 
 
-def _tensor(entry: object, body: memoryview, kind: str) -> np.ndarray:
+def _tensor(entry: Json, body: memoryview, kind: str) -> np.ndarray:
     """A view of one tensor, checked against its entry of the header."""
     if not isinstance(entry, dict) or entry.get("dtype") != kind:
         raise ValueError(f"a tensor that is not {kind}")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
-        raise ValueError("a shape or an offset that is no count")
-    first, last = offsets
+    shape, (first, last) = (_counts(entry[key]) for key in ("shape", "data_offsets"))
     if last - first != math.prod(shape) * _SIZES[kind] or last > len(body):
         raise ValueError("a tensor that its bytes do not fill")
     return np.frombuffer(body[first:last], {"F16": "<f2", "F32": "<f4"}[kind]).reshape(shape)
+
+
+def _counts(value: Json) -> list[int]:
+    counts = [number for number in as_list(value) if type(number) is int and number >= 0]
+    if counts != value:
+        raise ValueError("a shape or an offset that is no count")
+    return counts
 
 
 class KeptHead:
