@@ -29,7 +29,7 @@ GIVEN: dict[str, list[str]] = {
     "splits": ["--other", WIDE],
     "absorptions": ["--other", "wide"],
     "effects": ["--other", "wide", "--n", "20"],
-    "four_tuples": ["--other", "wide", "--least", "0.6"],
+    "four_tuples": ["--other", "wide", "--least", "0.4"],
     "histograms": ["--rows", "all"],
     "labels": [],
     "search": ["--text", " w7"],
