@@ -1,6 +1,7 @@
 """What an answer of `strata analyze` is: a sentence, a table, and a figure as plain data that analysis.js draws."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from pydantic import JsonValue
@@ -83,7 +84,8 @@ class Boxes(NamedTuple):
 Figure: TypeAlias = Bars | Points | Steps | Network | Boxes
 
 
-class Shown(NamedTuple):
+@dataclass(frozen=True)
+class Shown:
     """A row in its text, as the macro `concordance` of pages shows it."""
 
     row: int
@@ -129,14 +131,14 @@ def figure_data(figure: Figure | None) -> JsonValue:
     return {"kind": type(figure).__name__.lower(), **data}
 
 
-def _plain(value: object) -> JsonValue:
+_Drawn: TypeAlias = "str | float | Sequence[_Drawn]"
+
+
+def _plain(value: _Drawn) -> JsonValue:
     """Numbers with six digits, so that a figure's bytes do not depend on how a sum was rounded."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return rounded(value)
-    assert isinstance(value, str | int | bool)
-    return value
+    if isinstance(value, str | int):
+        return value
+    return rounded(value) if isinstance(value, float) else [_plain(item) for item in value]
 
 
 def rounded(value: float) -> float:

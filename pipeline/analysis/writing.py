@@ -33,9 +33,7 @@ def places(asked: Asked, what: str, options: Options, out: Path | None) -> Writt
 
     Raises: ConfigError if they would lie in a store.
     """
-    folder = (
-        (outside_stores(asked.run.folder.path, "RUN") / "analysis") if out is None else outside_stores(out, "--out")
-    )
+    folder = outside_stores(asked.run.folder.analysis, "RUN") if out is None else outside_stores(out, "--out")
     given = {name: value for name, value in options._asdict().items() if value is not None}
     name = ",".join([asked.given_sae.name if asked.given_sae else "all", *(f"{k}={v}" for k, v in given.items())])
     safe = _UNSAFE.sub("_", name)

@@ -55,10 +55,10 @@ def find_head(settings: ModelSettings) -> FoundHead:
         forget_padding(model)
         paths = {module: path for path, module in model.named_modules()}
         head = model.get_output_embeddings()
-        if head is None or head not in paths or not hasattr(head, "weight"):
+        if head is None or head not in paths or not isinstance(getattr(head, "weight", None), Tensor):
             raise _unlike(model, "no module turns rows into logits")
         order = _weighted(model, paths)
-        n_tokens, width = head.weight.shape
+        n_tokens, width = head.get_parameter("weight").shape
         bias = getattr(head, "bias", None) is not None
     at = order.index(paths[head]) if paths[head] in order else len(order)
     after = [path for path in order[:at] if not any(step.isdigit() for step in path.split("."))]
@@ -86,7 +86,7 @@ def _weighted(model: CausalModel, paths: dict[nn.Module, str]) -> list[str]:
     """The modules with weights of their own, in the order in which they run over text."""
     order: list[str] = []
 
-    def note(module: nn.Module, *_: object) -> None:
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         order.append(paths[module])
 
     for module in paths:

@@ -33,10 +33,15 @@ def logit_effects(sae: CodedSAE, latent: int, n: int) -> Effects | None:
     if (head := kept_head(sae)) is None or why_none(sae) is not None:
         return None
     effects_V = head.head.effects(sae.W_dec[latent])
-    rising_V = np.argsort(effects_V, kind="stable")
-    falling_V = np.argsort(-effects_V, kind="stable")
-    chosen = [[(int(token), float(effects_V[token])) for token in order[:n]] for order in (falling_V, rising_V)]
-    return Effects(*chosen)
+    chosen = [_least(values_V, n) for values_V in (-effects_V, effects_V)]
+    return Effects(*([(int(token), float(effects_V[token])) for token in tokens] for tokens in chosen))
+
+
+def _least(values_V: np.ndarray, n: int) -> np.ndarray:
+    """Places of the n smallest values, rising; ties by place."""
+    n = min(n, len(values_V))
+    near = np.flatnonzero(values_V <= np.partition(values_V, n - 1)[n - 1])
+    return near[np.lexsort((near, values_V[near]))][:n]
 
 
 def why_none(sae: CodedSAE) -> str | None:

@@ -158,5 +158,5 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         data.replace(b"[3,2]", b"[9,2]"),
     ]
     for bad in hostile:
-        with pytest.raises(StoreError, match="^here: (no unembedding|not readable)"):
+        with pytest.raises(StoreError, match=r"^here: (no unembedding|not readable)"):
             head_of_bytes(bad, "here")
