@@ -1,13 +1,13 @@
-"""The screens of latents in a real browser: each answers its question, by keys and clicks, and asks for nothing else."""
+"""The screens of latents in a browser: each answers its question, by keys and clicks, and asks for nothing else."""
 
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Error, expect
+from support.exploring import HOSTILE_WORDS, served
 
 from strata_sae.pipeline.explore.screens import document
 from support.browsing import LONGEST_MS, browser
-from support.exploring import HOSTILE_WORDS, served
 from support.tree_run import CHILDREN, LONELY, NARROW, OTHERS, PARENT, WIDE, make_tree
 
 __all__ = ["browser"]
@@ -55,7 +55,8 @@ class Opened:
 
     def at(self, path):
         answer = self.tab.goto(self.root + path)
-        assert answer.status == 200 and len(answer.body()) <= 200_000
+        assert answer.status == 200
+        assert len(answer.body()) <= 200_000
         return self.tab
 
 
@@ -148,7 +149,10 @@ def test_a_document_says_at_a_token_what_all_saes_say(opened, root, monkeypatch)
     animal = tab.locator(".running a", has_text="cat").first
     animal.click()
     expect(tab.locator(".at-token .token")).to_contain_text("cat")
-    said = {one.locator("h3 a").inner_text(): one.locator("li > a").all_inner_texts() for one in tab.locator(".saying").all()}
+    said = {
+        one.locator("h3 a").inner_text(): one.locator("li > a").all_inner_texts()
+        for one in tab.locator(".saying").all()
+    }
     assert said == {NARROW: [str(PARENT)], WIDE: ["0"]}
     tab.locator(".pages a[rel=next]").click()
     assert tab.locator(".running a").count() == 20

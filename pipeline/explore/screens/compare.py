@@ -15,7 +15,7 @@ from strata_sae.pipeline.queries.splits import Split
 
 N_SHOWN, N_CHILDREN, N_ROWS, N_BINS = 12, 8, 6, 20
 CLEAR_ROWS = 30
-"""Rows from which a latent is shown among the matched and the lonely: what fires less often is alike or not by chance."""
+"""Rows from which a latent is shown among the matched and the lonely: of fewer, likeness is chance."""
 
 
 class Matched(NamedTuple):
@@ -58,7 +58,7 @@ class Side(NamedTuple):
 
 
 def fill(world: World, values: Mapping[str, str]) -> Context:
-    """What the page shows of two SAEs. Raises: KeyError; BadValueError; ConfigError if they are not of the same rows."""
+    """What the page shows of two SAEs. Raises: KeyError; BadValueError; ConfigError: they are of different rows."""
     run, first, second = world.run(values), world.sae(values, "a"), world.sae(values, "b")
     if first is second:
         raise BadValueError(f"{first.name}: an SAE is compared with another one, not with itself")
@@ -131,9 +131,7 @@ def _best(run: CodedRun, mine: CodedSAE, other: CodedSAE, match: Match, latent: 
     return Matched(named(run, mine, latent), there, rows, float(match.jaccard[latent]))
 
 
-def _pair(
-    run: CodedRun, first: CodedSAE, second: CodedSAE, found: Comparison, values: Mapping[str, str]
-) -> Context:
+def _pair(run: CodedRun, first: CodedSAE, second: CodedSAE, found: Comparison, values: Mapping[str, str]) -> Context:
     """Two latents row by row: those of the query; else a parent and its first child, or the most alike."""
     latent = whole_number(values, "latent", _usual_latent(found), 0, first.d_sae - 1)
     usual = next((split.children[0].latent for split, _ in found.splits if split.parent == latent), None)
@@ -155,9 +153,7 @@ def _usual_latent(found: Comparison) -> int:
     return found.splits[0][0].parent if found.splits else int(found.there.jaccard.argmax())
 
 
-def _side(
-    run: CodedRun, sae: CodedSAE, latent: int, heading: str, fires: Firing, some: np.ndarray
-) -> Side:
+def _side(run: CodedRun, sae: CodedSAE, latent: int, heading: str, fires: Firing, some: np.ndarray) -> Side:
     """The rows of a kind, the strongest shown."""
     rows, values = fires.rows[some], fires.values[some]
     order = np.lexsort((rows, -values))[:N_ROWS]

@@ -61,9 +61,7 @@ def jaccard(mine: np.ndarray, other: np.ndarray) -> float:
     return both / max(1, len(mine) + len(other) - both)
 
 
-def best_in(
-    run: CodedRun, sae: CodedSAE, fires: Firing, population: Population
-) -> list[tuple[CodedSAE, Best | None]]:
+def best_in(run: CodedRun, sae: CodedSAE, fires: Firing, population: Population) -> list[tuple[CodedSAE, Best | None]]:
     """For every other SAE of the run, its latent most like this one by Jaccard of rows; the most alike SAE first.
 
     Candidates are the latents that fire on most of the strongest rows; the Jaccard of each is exact. That bounds what a

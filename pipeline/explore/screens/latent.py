@@ -6,16 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.explore.screen import Context, World, chosen
-from strata_sae.pipeline.explore.screens.firing import Firing, best_in, firing, jaccard, together
+from strata_sae.pipeline.explore.screens.firing import Firing, best_in, firing, together
 from strata_sae.pipeline.explore.screens.shown import Line, Named, heights, latent_in, lines, named, short
 from strata_sae.pipeline.queries.cofiring import partners_of
-from strata_sae.pipeline.queries.examples import examples
+from strata_sae.pipeline.queries.examples import Kind, examples
 from strata_sae.pipeline.queries.layout import nearest
 from strata_sae.pipeline.queries.logits import logit_effects, token_text, why_none
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.populations import POPULATIONS, Population
 
-GROUPS = (
+GROUPS: tuple[tuple[Kind, int, str, str], ...] = (
     ("top", 10, "Most active", ""),
     ("near_miss", 5, "Silent on its own tokens", "Tokens of its label on which it does not fire."),
     ("quantiles", 6, "Across its range", "Drawn from parts of equal count, strongest part first."),
@@ -67,7 +67,10 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
         "nearest": _nearest(run, sae, latent, fires, population),
         "n_strongest": fires.n_strongest,
         "others": [
-            (other.name, None if best is None else Beside(named(run, other, best.latent), best.on_strongest, best.jaccard))
+            (
+                other.name,
+                None if best is None else Beside(named(run, other, best.latent), best.on_strongest, best.jaccard),
+            )
             for other, best in others
         ],
         "effects": _effects(sae, latent),
@@ -90,9 +93,7 @@ def _groups(
     return groups
 
 
-def _partners(
-    run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population
-) -> list[Beside]:
+def _partners(run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population) -> list[Beside]:
     """Those that fire with it most alike; of the training population, of the 64 partners that the table keeps."""
     table = sae.codes.table
     if population == "as_trained":
@@ -110,9 +111,7 @@ def _partners(
     return [Beside(named(run, sae, int(others[i])), int(both[i]), float(alike[i])) for i in order]
 
 
-def _nearest(
-    run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population
-) -> list[Beside]:
+def _nearest(run: CodedRun, sae: CodedSAE, latent: int, fires: Firing, population: Population) -> list[Beside]:
     found = []
     for other, cosine in nearest(sae, latent, N_NEAREST):
         both = together(fires.rows, firing(sae, other, population).rows)
