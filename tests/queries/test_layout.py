@@ -1,5 +1,6 @@
 """Latents on a plane: principal components as a singular value decomposition finds them, the same every time."""
 
+import importlib
 import sys
 
 import numpy as np
@@ -91,3 +92,12 @@ def test_umap_is_called_with_a_seed(monkeypatch):
     assert found.explained is None
     assert np.isnan(found.xy[5]).all()
     assert (found.xy[:5] == W_dec[:5, :2]).all()
+
+
+def test_a_folder_named_umap_is_no_umap(tmp_path, monkeypatch):
+    (tmp_path / "umap").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not layout.has_umap()
+    (tmp_path / "umap/__init__.py").touch()
+    importlib.invalidate_caches()
+    assert layout.has_umap()  # control
