@@ -96,7 +96,7 @@ def test_umap_is_called_with_a_seed(monkeypatch):
 
 def test_a_folder_named_umap_is_no_umap(tmp_path, monkeypatch):
     (tmp_path / "umap").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # umap-learn itself may be installed
     assert not layout.has_umap()
     (tmp_path / "umap/__init__.py").touch()
     importlib.invalidate_caches()
