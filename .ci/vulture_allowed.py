@@ -62,3 +62,5 @@ _.sequence_P  # for users: a field of the codes that `strata.attach` gives
 _.position_P  # for users: a field of the codes that `strata.attach` gives
 _.latent_P  # for users: a field of the codes that `strata.attach` gives
 _.value_P  # for users: a field of the codes that `strata.attach` gives
+_.is_left_out  # a template reads it
+_.focus  # a template reads it
