@@ -71,3 +71,5 @@ _.f1_fit  # for users: a field of Labels
 _.of_dense  # for users: effects that are a matrix, such as those of an ablation
 _.ablators  # for users: the nodes of one side of a graph of effects
 _.n_partners  # for users: what a histogram of numbers of partners counts
+_.is_left_out  # a template reads it
+_.focus  # a template reads it

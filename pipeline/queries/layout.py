@@ -76,7 +76,8 @@ def pca(W_dec: np.ndarray) -> Plane:
 
 def has_umap() -> bool:
     """Whether umap-learn is installed, which the extra `map` brings."""
-    return importlib.util.find_spec("umap") is not None
+    found = importlib.util.find_spec("umap")
+    return found is not None and found.origin is not None  # a folder of that name has no origin
 
 
 def umap(W_dec: np.ndarray) -> Plane:

@@ -1,13 +1,13 @@
-"""The screens of latents in a real browser: each answers its question, by keys and clicks, and asks for nothing else."""
+"""The screens of latents in a browser: each answers its question, by keys and clicks, and asks for nothing else."""
 
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Error, expect
+from support.exploring import HOSTILE_WORDS, served
 
 from strata_sae.pipeline.explore.screens import document
 from support.browsing import LONGEST_MS, browser
-from support.exploring import HOSTILE_WORDS, served
 from support.tree_run import CHILDREN, LONELY, NARROW, OTHERS, PARENT, WIDE, make_tree
 
 __all__ = ["browser"]
@@ -55,7 +55,8 @@ class Opened:
 
     def at(self, path):
         answer = self.tab.goto(self.root + path)
-        assert answer.status == 200 and len(answer.body()) <= 200_000
+        assert answer.status == 200
+        assert len(answer.body()) <= 200_000
         return self.tab
 
 

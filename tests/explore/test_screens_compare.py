@@ -59,17 +59,22 @@ def test_rows_of_a_pair(world):
     assert filled(world)["latent"].latent == PARENT  # without a choice: the split
 
 
+def _child(latent, together, inside):
+    return Child(latent=latent, together=together, covered=together / 30, inside=inside, cosine=0.0)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_likeness_is_a_lower_bound_of_the_jaccard(seed):
     rng = np.random.default_rng(seed)
     parent = set(rng.choice(60, 30, replace=False).tolist())
     children = [set(rng.choice(60, 20, replace=False).tolist()) for _ in range(3)]
     union = set().union(*children)
-    parts = [Child(n, len(c & parent), len(c & parent) / 30, len(c & parent) / 20) for n, c in enumerate(children)]
-    split = Split(0, parts, 30, len(union & parent) / 30)
+    shared = [len(child & parent) for child in children]
+    parts = [_child(n, together, together / 20) for n, together in enumerate(shared)]
+    split = Split(0, parts, 30, len(union & parent) / 30, 0.0)
     assert 0 < likeness(split) <= len(parent & union) / len(parent | union) + 1e-12
     apart = [sorted(parent)[:10], sorted(parent)[10:]]  # without rows outside it is the Jaccard itself
-    exact = Split(0, [Child(n, len(c), len(c) / 30, 1.0) for n, c in enumerate(apart)], 30, 1.0)
+    exact = Split(0, [_child(n, len(child), 1.0) for n, child in enumerate(apart)], 30, 1.0, 0.0)
     assert likeness(exact) == 1.0
 
 

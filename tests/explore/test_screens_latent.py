@@ -45,7 +45,8 @@ def test_groups_hold_rows_of_their_kind(world):
     groups = {kind: lines for kind, _, _, lines in filled(world, PARENT)["groups"]}
     assert groups["top"][0].value == pytest.approx(value_N[rows].max())
     assert all(line.row in rows for kind in ("top", "quantiles", "half", "barely") for line in groups[kind])
-    assert groups["silent"] and not any(line.row in rows for line in groups["silent"])
+    assert groups["silent"]
+    assert not any(line.row in rows for line in groups["silent"])
     assert {line.focus for line in groups["top"]} <= set(CHILDREN)
     assert all(len(line.before) <= 12 and len(line.after) <= 8 for lines in groups.values() for line in lines)
 
@@ -68,7 +69,8 @@ def test_partners_and_neighbours(world):
     assert found["partners"] == []
     assert [one.named.latent for one in found["nearest"]] == [1, 2, 3, 4, 5, 6]  # ties by latent
     assert all(one.score == 0 and one.together == 0 for one in found["nearest"])
-    assert found["effects"] == [] and "unembedding" in found["why_no_effects"]
+    assert found["effects"] == []
+    assert "unembedding" in found["why_no_effects"]
 
 
 @pytest.mark.parametrize("seed", range(5))

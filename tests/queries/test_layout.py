@@ -1,5 +1,6 @@
 """Latents on a plane: principal components as a singular value decomposition finds them, the same every time."""
 
+import importlib
 import sys
 
 import numpy as np
@@ -48,7 +49,8 @@ def test_zero_rows_have_no_place():
     W_dec = decoder()
     W_dec[5] = 0
     found = pca(W_dec).xy
-    assert np.isnan(found[5]).all() and np.isfinite(np.delete(found, 5, axis=0)).all()
+    assert np.isnan(found[5]).all()
+    assert np.isfinite(np.delete(found, 5, axis=0)).all()
     assert found[:5] == pytest.approx(pca(np.delete(W_dec, 5, axis=0)).xy[:5], abs=1e-6)
     assert np.isnan(pca(np.zeros((4, 3), np.float32)).xy).all()
 
@@ -87,5 +89,15 @@ def test_umap_is_called_with_a_seed(monkeypatch):
     W_dec = decoder()
     W_dec[5] = 0
     found = umap(W_dec)
-    assert found.explained is None and np.isnan(found.xy[5]).all()
+    assert found.explained is None
+    assert np.isnan(found.xy[5]).all()
     assert (found.xy[:5] == W_dec[:5, :2]).all()
+
+
+def test_a_folder_named_umap_is_no_umap(tmp_path, monkeypatch):
+    (tmp_path / "umap").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # umap-learn itself may be installed
+    assert not layout.has_umap()
+    (tmp_path / "umap/__init__.py").touch()
+    importlib.invalidate_caches()
+    assert layout.has_umap()  # control

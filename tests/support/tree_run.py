@@ -38,7 +38,7 @@ def word_ids() -> np.ndarray:
 
 
 def documents() -> np.ndarray:
-    """Of each row its document, as an extraction leaves them: not in the order of numbers, and number 3 in two pieces."""
+    """Of each row its document, as an extraction leaves them: numbers rise and fall, and number 3 is in two pieces."""
     order = np.random.default_rng(5).permutation(N_ROWS // DOCUMENT_ROWS)
     order[order == 4] = 3
     return order[np.arange(N_ROWS) // DOCUMENT_ROWS]
@@ -54,7 +54,12 @@ def _rows(word_N: np.ndarray) -> np.ndarray:
 
 def _weights(axes: Sequence[int]) -> dict[str, Tensor]:
     W_enc = torch.eye(D_MODEL)[list(axes)]
-    return {"W_enc": W_enc, "W_dec": W_enc.clone(), "b_enc": torch.full((len(axes),), -0.5), "b_dec": torch.zeros(D_MODEL)}
+    return {
+        "W_enc": W_enc,
+        "W_dec": W_enc.clone(),
+        "b_enc": torch.full((len(axes),), -0.5),
+        "b_dec": torch.zeros(D_MODEL),
+    }
 
 
 def make_tree(folder: Path, words: Sequence[str] | None = None) -> World:

@@ -15,7 +15,7 @@ from strata_sae.pipeline.queries.splits import Split
 
 N_SHOWN, N_CHILDREN, N_ROWS, N_BINS = 12, 8, 6, 20
 CLEAR_ROWS = 30
-"""Rows from which a latent is shown among the matched and the lonely: what fires less often is alike or not by chance."""
+"""Rows from which a latent is shown among the matched and the lonely: of fewer, likeness is chance."""
 
 
 class Matched(NamedTuple):
@@ -58,7 +58,7 @@ class Side(NamedTuple):
 
 
 def fill(world: World, values: Mapping[str, str]) -> Context:
-    """What the page shows of two SAEs. Raises: KeyError; BadValueError; ConfigError if they are not of the same rows."""
+    """What the page shows of two SAEs. Raises: KeyError; BadValueError; ConfigError: they are of different rows."""
     run, first, second = world.run(values), world.sae(values, "a"), world.sae(values, "b")
     if first is second:
         raise BadValueError(f"{first.name}: an SAE is compared with another one, not with itself")

@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
     back: Match
     """Of each latent of the second."""
     splits: list[tuple[Split, float]]
-    """Latents of the first that several of the second are together, and how alike at least; the most alike first."""
+    """Latents of the first that several of the second are together, and how alike at least; by gain, falling."""
     absorptions: list[Absorption]
     """Of children that take at least ABSORBED of their parent's rows; the largest share first."""
     kind: np.ndarray
@@ -46,8 +46,7 @@ class Comparison(NamedTuple):
 def compared(first: CodedSAE, second: CodedSAE) -> Comparison:
     """Count it. Raises: ConfigError if the codes of the two are not of the same rows."""
     there, back = best_match(first, second), best_match(second, first)
-    found = sorted(((one, likeness(one)) for one in splits(first, second)), key=lambda pair: -pair[1])
-    clean = [pair for pair in found if pair[1] >= MATCHED]
+    clean = [(one, alike) for one in splits(first, second) if (alike := likeness(one)) >= MATCHED]
     absorbed = [one for one in absorptions(first, second) if one.of_parent >= ABSORBED]
     return Comparison(there, back, clean, absorbed, _kinds(first, there, back, clean, absorbed))
 
@@ -55,8 +54,8 @@ def compared(first: CodedSAE, second: CodedSAE) -> Comparison:
 def likeness(split: Split) -> float:
     """A lower bound of the Jaccard of a parent's rows and those of its children together.
 
-    Rows of children outside of the parent are counted once for each child. A latent that fires everywhere has many
-    children by chance; this tells them from those that are the parent together.
+    Rows of children outside of the parent are counted once for each child. Children that fire much beyond their parent
+    are told from those that are the parent together.
     """
     outside = sum(child.together * (1 / child.inside - 1) for child in split.children if child.inside > 0)
     return split.union * split.rows / (split.rows + outside)

@@ -1,5 +1,6 @@
 """The screen of a document: its text, and what all SAEs say at one of its tokens."""
 
+import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ PAGE_TOKENS = 400
 N_LATENTS = 6
 """Latents of an SAE that are shown at a token."""
 MOST_ACTIVE = 256
-"""Latents at a token whose values are read; an SAE without sparsity may have thousands, of which these are the lowest."""
+"""Latents at a token whose values are read (count): the first by number, where an SAE has thousands there."""
 
 
 class Piece(NamedTuple):
@@ -96,7 +97,7 @@ def _texts(text: Text, rows: np.ndarray) -> list[str]:
     """Texts of rows, rising: each stretch without gaps apart, since a character may be spread over tokens."""
     position = text.position[rows].astype(np.int64)
     breaks = [0, *(np.flatnonzero((np.diff(position) != 1) | (np.diff(rows) != 1)) + 1).tolist(), len(rows)]
-    parts = [texts(text, int(rows[a]), int(rows[b - 1]) + 1) for a, b in zip(breaks, breaks[1:], strict=False)]
+    parts = [texts(text, int(rows[a]), int(rows[b - 1]) + 1) for a, b in itertools.pairwise(breaks)]
     return [short(word) for part in parts for word in part]
 
 

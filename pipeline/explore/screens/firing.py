@@ -78,8 +78,16 @@ def _best(other: CodedSAE, fires: Firing, strongest: np.ndarray, population: Pop
     on_rows = np.concatenate([other.codes.latents_of(row, row + 1)[1] for row in strongest.tolist()])
     latents, counts = np.unique(on_rows, return_counts=True)
     rare_first = other.codes.table["count"][latents]
-    best = None
+    best, n_mine = None, len(fires.rows)
     for i in np.lexsort((rare_first, -counts))[:N_CANDIDATES]:
+        n_theirs = int(rare_first[i])
+        # Of sets of so different sizes no Jaccard is larger than the ratio of their sizes: their rows need no reading.
+        if (
+            best is not None
+            and population == "as_trained"
+            and best.jaccard * max(n_mine, n_theirs) > min(n_mine, n_theirs)
+        ):
+            continue
         alike = jaccard(fires.rows, firing(other, int(latents[i]), population).rows)
         if best is None or alike > best.jaccard:
             best = Best(int(latents[i]), int(counts[i]), alike)

@@ -6,16 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.explore.screen import Context, World, chosen
-from strata_sae.pipeline.explore.screens.firing import Firing, best_in, firing, jaccard, together
+from strata_sae.pipeline.explore.screens.firing import Firing, best_in, firing, together
 from strata_sae.pipeline.explore.screens.shown import Line, Named, heights, latent_in, lines, named, short
 from strata_sae.pipeline.queries.cofiring import partners_of
-from strata_sae.pipeline.queries.examples import examples
+from strata_sae.pipeline.queries.examples import Kind, examples
 from strata_sae.pipeline.queries.layout import nearest
 from strata_sae.pipeline.queries.logits import logit_effects, token_text, why_none
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.populations import POPULATIONS, Population
 
-GROUPS = (
+GROUPS: tuple[tuple[Kind, int, str, str], ...] = (
     ("top", 10, "Most active", ""),
     ("near_miss", 5, "Silent on its own tokens", "Tokens of its label on which it does not fire."),
     ("quantiles", 6, "Across its range", "Drawn from parts of equal count, strongest part first."),

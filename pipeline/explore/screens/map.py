@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from pydantic import JsonValue
 
 from strata_sae.pipeline.explore.screen import BadValueError, Context, World, chosen, whole_number
 from strata_sae.pipeline.explore.screens.shown import Named, named
@@ -27,7 +28,7 @@ WORD_WIDTH, WORD_HEIGHT = 96, 24
 N_SHADES = 10
 MOST_ZOOM = 8
 COLOURS = {"f1": "F1 of the token label", "density": "how often it fires"}
-LAYOUTS: dict[Layout, str] = {"pca": "principal components", "umap": "UMAP"}
+LAYOUTS: dict[str, str] = {"pca": "principal components", "umap": "UMAP"}
 
 
 class Dot(NamedTuple):
@@ -43,7 +44,7 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
     """What the page shows of the plane of an SAE. Raises: KeyError; BadValueError."""
     run, sae = world.run(values), world.sae(values)
     layouts = {name: said for name, said in LAYOUTS.items() if name == "pca" or has_umap()}
-    layout = next(name for name in LAYOUTS if name == chosen(values, "layout", layouts, "pca"))
+    layout: Layout = "umap" if chosen(values, "layout", layouts, "pca") == "umap" else "pca"
     colour = chosen(values, "colour", COLOURS, "f1")
     at = _zoom(values)
     plane = placed(sae, layout)
@@ -156,7 +157,7 @@ def _words(run: CodedRun, sae: CodedSAE, best_first: np.ndarray, x_E: np.ndarray
 
 def _data(run: CodedRun, sae: CodedSAE, shown: np.ndarray, x_E: np.ndarray, y_E: np.ndarray) -> Markup:
     """For the pointer: latent, x, y and the first tokens of the label, of each dot."""
-    dots = []
+    dots: list[JsonValue] = []
     for latent in shown.tolist():
         one = _dot(run, sae, latent, x_E, y_E)
         dots.append([latent, one.x, one.y, " ".join(chip.text[:10] for chip in one.named.label.chips[:2])])
