@@ -8,8 +8,8 @@ from pathlib import Path
 from strata_sae.pipeline.errors import ConfigError, nearest
 from strata_sae.pipeline.export.handing import handed
 from strata_sae.pipeline.export.viewers import VIEWERS
-from strata_sae.pipeline.export.viewers.subject import subject
 from strata_sae.pipeline.export.viewers.origin import write_origin
+from strata_sae.pipeline.export.viewers.subject import subject
 from strata_sae.pipeline.formats import FORMATS, Writing
 from strata_sae.pipeline.formats.foreign import DoesNotFit
 from strata_sae.pipeline.outside import outside_stores

@@ -1,4 +1,4 @@
-"""What viewers are shown of an SAE: each latent once, read from its codes, with the text of the rows it is active on."""
+"""What viewers are shown of an SAE: each latent once, read from its codes, with the text of its rows."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from strata_sae.pipeline.queries.labels import Labels, kept_labels
+from strata_sae.pipeline.queries.logits import logit_effects, token_text
 
 from strata_sae.pipeline.config import load
 from strata_sae.pipeline.config.run import TrainConfig
@@ -13,8 +15,6 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.export.handing import TextSource, text_source
 from strata_sae.pipeline.export.viewers.spelling import rounded, spelled
 from strata_sae.pipeline.progress import Progress
-from strata_sae.pipeline.queries.labels import Labels, kept_labels
-from strata_sae.pipeline.queries.logits import logit_effects, token_text
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store
@@ -110,7 +110,10 @@ class Subject:
         found = logit_effects(self.sae, latent, _EFFECTS)
         if found is None:
             return WordEffects([], [])
-        return WordEffects(*([(spelled(token_text(self.sae, token)), value) for token, value in side] for side in found))
+        promoted, suppressed = (
+            [(spelled(token_text(self.sae, token)), value) for token, value in side] for side in found
+        )
+        return WordEffects(promoted, suppressed)
 
     def word(self, token_id: int) -> str:
         """The text of a token alone."""
@@ -148,6 +151,7 @@ def subject(trained: TrainedSAE) -> Subject:
     sae = CodedSAE(trained.folder, stores, filters_of(config.training.filters), codes)
     if trained.training.sha256.weights != codes.plan.weights_sha256:
         raise ConfigError(f"{trained.name}: its codes are of the final weights, not of those that training kept")
+    sae.W_dec = trained.sae.W_dec.detach().cpu().numpy()  # else they would be read again
     return Subject(sae, Text(stores), text_source(trained), run.path.name)
 
 
