@@ -93,7 +93,7 @@ def _write_part(folder: Path, part: list[LatentCodes], tokens: np.ndarray) -> No
     with naming(path):
         # Values as they are: float16, which delphi writes, ends at 65,504.
         data = {"locations": locations, "activations": values, "tokens": np.ascontiguousarray(tokens)}
-        safetensors.numpy.save_file(data, path)
+        path.write_bytes(safetensors.numpy.save(data))  # an OSError of save_file's has no number
 
 
 def _write_neighbours(subject: Subject, path: Path) -> None:

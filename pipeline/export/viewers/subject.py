@@ -61,8 +61,11 @@ class WordEffects(NamedTuple):
 class Subject:
     """An SAE with codes, on its way into a viewer's files."""
 
-    def __init__(self, sae: CodedSAE, text: Text, source: TextSource, run_name: str) -> None:
+    def __init__(
+        self, sae: CodedSAE, text: Text, source: TextSource, run_name: str, *, show_progress: bool = False
+    ) -> None:
         self.sae, self.text, self.source, self.run_name = sae, text, source, run_name
+        self._show_progress = show_progress
         self.kept_N = sae.kept()
         self.n_kept = int(self.kept_N.sum())
 
@@ -121,7 +124,7 @@ class Subject:
 
     def latents(self, title: str) -> Iterator[LatentCodes]:
         """Every latent in order, with progress under a title."""
-        with Progress(title, self.sae.d_sae, "latent") as progress:
+        with Progress(title, self.sae.d_sae, "latent", shown=self._show_progress) as progress:
             for latent in range(self.sae.d_sae):
                 yield self.latent(latent)
                 progress.advance(1)
@@ -133,7 +136,7 @@ class Subject:
         return LatentCodes(latent, rows[kept], values[kept])
 
 
-def subject(trained: TrainedSAE) -> Subject:
+def subject(trained: TrainedSAE, *, show_progress: bool = False) -> Subject:
     """The codes of an SAE, opened.
 
     Raises: ConfigError if there are none, or of other weights; StoreError if files are not what they should be.
@@ -152,7 +155,7 @@ def subject(trained: TrainedSAE) -> Subject:
     if trained.training.sha256.weights != codes.plan.weights_sha256:
         raise ConfigError(f"{trained.name}: its codes are of the final weights, not of those that training kept")
     sae.W_dec = trained.sae.W_dec.detach().cpu().numpy()  # else they would be read again
-    return Subject(sae, Text(stores), text_source(trained), run.path.name)
+    return Subject(sae, Text(stores), text_source(trained), run.path.name, show_progress=show_progress)
 
 
 def _is_text(data: bytes) -> bool:
