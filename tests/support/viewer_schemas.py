@@ -43,9 +43,9 @@ FEATURE: Kinds = {
     **_all(_TEXTS, "neg_str pos_str"),
     **_all(
         _NUMBERS,
-        "vector topkCosSimIndices topkCosSimValues neuron_alignment_indices neuron_alignment_values neuron_alignment_l1 "
-        "correlated_neurons_indices correlated_neurons_pearson correlated_neurons_l1 correlated_features_indices "
-        "correlated_features_pearson correlated_features_l1 neg_values pos_values freq_hist_data_bar_heights "
+        "vector topkCosSimIndices topkCosSimValues neuron_alignment_indices neuron_alignment_values "
+        "neuron_alignment_l1 correlated_neurons_indices correlated_neurons_pearson correlated_neurons_l1 "
+        "correlated_features_indices correlated_features_pearson correlated_features_l1 neg_values pos_values freq_hist_data_bar_heights "
         "freq_hist_data_bar_values logits_hist_data_bar_heights logits_hist_data_bar_values decoder_weights_dist",
     ),
 }
@@ -91,16 +91,15 @@ def wrong(record: Mapping[str, Any], kinds: Kinds) -> list[str]:
     """What a record has too much, too little, or of another kind."""
     found = [f"{name}: unknown" for name in record.keys() - kinds.keys()]
     found += [f"{name}: missing" for name in kinds.keys() - record.keys()]
-    for name in record.keys() & kinds.keys():
-        kind, value = kinds[name], record[name]
-        of = get_args(kind)
-        if of and not (
-            isinstance(value, list) and all(_is(item, (of[0], int)[: 1 + (of[0] is float)]) for item in value)
-        ):
-            found.append(f"{name}: {value!r}")
-        elif not of and not _is(value, kind):
-            found.append(f"{name}: {value!r}")
-    return found
+    names = record.keys() & kinds.keys()
+    return found + [f"{name}: {record[name]!r}" for name in sorted(names) if not _fits(record[name], kinds[name])]
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if not get_args(kind):
+        return _is(value, kind)
+    of = (float, int) if kind == _NUMBERS else get_args(kind)
+    return isinstance(value, list) and all(_is(item, of) for item in value)
 
 
 def _is(value: object, kinds: tuple[type, ...]) -> bool:

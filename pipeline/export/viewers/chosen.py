@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from strata_sae.pipeline.queries.examples import distinct
-from strata_sae.pipeline.queries.windows import stretch, texts
 
 from strata_sae.pipeline.export.viewers.spelling import spelled
 from strata_sae.pipeline.export.viewers.subject import LatentCodes, Subject
+from strata_sae.pipeline.queries.examples import distinct
+from strata_sae.pipeline.queries.windows import stretch, texts
 from strata_sae.pipeline.reading.context import LONGEST_CHARACTER
 
 _LOOKED_AT = 8

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from strata_sae.pipeline.queries.layout import pca
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.export.viewers.beside import nearest
 from strata_sae.pipeline.export.viewers.subject import LatentCodes, Subject
+from strata_sae.pipeline.queries.layout import pca
 from strata_sae.stores.files.filesystem import naming
 
 _PAIRS_A_GROUP = 2**20

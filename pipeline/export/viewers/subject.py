@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from strata_sae.pipeline.queries.labels import Labels, kept_labels
-from strata_sae.pipeline.queries.logits import logit_effects, token_text
 
 from strata_sae.pipeline.config import load
 from strata_sae.pipeline.config.run import TrainConfig
@@ -15,6 +13,8 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.export.handing import TextSource, text_source
 from strata_sae.pipeline.export.viewers.spelling import rounded, spelled
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.queries.labels import Labels, kept_labels
+from strata_sae.pipeline.queries.logits import logit_effects, token_text
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store
