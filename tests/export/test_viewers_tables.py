@@ -29,7 +29,7 @@ def seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     return viewed()
 
 
-@pytest.mark.parametrize(("pairs_a_file", "n_files"), [(2**23, 1), (500, 12), (1, 48)])
+@pytest.mark.parametrize(("pairs_a_file", "n_files"), [(2**22, 1), (500, 12), (1, 48)])
 def test_delphi_reads_the_codes(
     seen: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs_a_file: int, n_files: int
 ) -> None:

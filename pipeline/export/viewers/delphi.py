@@ -28,8 +28,8 @@ _WINDOW = 32
 """delphi's windows, of which a sequence must have a whole number (`ConstructorConfig.example_ctx_len`)."""
 _SEQUENCE_TOKENS = 256
 """`CacheConfig.cache_ctx_len`."""
-_PAIRS_A_FILE = 2**23
-"""At most 24 bytes each in memory; a latent of more has a file of its own."""
+_PAIRS_A_FILE = 2**22
+"""About 50 bytes each in memory, 200 MiB in all; a latent of more has a file of its own."""
 _NEIGHBOURS = 64
 
 
