@@ -49,8 +49,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = f"blocks.{LAYER}.hook_resid_post"
 N_TOKENS, CONTEXT, CONTEXTS_A_PASS, BUFFER_CONTEXTS = sized((225_280, 256, 16, 256), (4096, 32, 16, 64))
 D_SAE, BATCH, N_STEPS = sized((4608, 2048, 100), (256, 128, 20))
-COUNTS = sized((1, 8, 24), (1, 2))
-"""Numbers of variants."""
+COUNTS = sized((1, 8, 24), (1,))
+"""Numbers of variants. Of toy size one: a further job of each side is minutes of starting processes alone."""
 HELDOUT = 0.05
 MODEL_DTYPE = "bfloat16"
 FILTERS = {"max_norm_multiple": 3.0}

@@ -45,6 +45,7 @@ def _foreign(error: Exception) -> str | None:
 _EXTRAS = {
     **dict.fromkeys(("transformers", "datasets", "tokenizers", "pyarrow"), "extract"),
     **dict.fromkeys(("gguf", "accelerate"), "demo"),
+    **dict.fromkeys(("starlette", "uvicorn"), "explore"),
     **dict.fromkeys(("obstore", "huggingface_hub"), "remote"),
     **{name: name for name in ("tensorboard", "wandb", "mlflow", "ray")},
 }

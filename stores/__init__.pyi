@@ -3,12 +3,15 @@
 `__init__.py` reads this file and loads the module of a name when the name is first used.
 """
 
+from .codes.finishing import finish_codes as finish_codes
+from .codes.layout import is_codes_path as is_codes_path
 from .codes.plan import CodesPlan as CodesPlan
 from .codes.reading import CodesStore as CodesStore
+from .codes.segment import SegmentCodes as SegmentCodes
+from .codes.verifying import verify_codes as verify_codes
 from .codes.writing import (
-    SegmentCodes as SegmentCodes,
+    claim_segment as claim_segment,
     create_codes as create_codes,
-    finish_codes as finish_codes,
     missing_segments as missing_segments,
     write_segment as write_segment,
 )
@@ -47,7 +50,7 @@ from .format.plan_file import (
     read_plan as read_plan,
 )
 from .format.records import FileRecord as FileRecord, parse_file_record as parse_file_record
-from .format.vocabulary import Token as Token
+from .format.vocabulary import Token as Token, parse_tokens as parse_tokens, tokens_json as tokens_json
 from .front.aligned import Together as Together, aligned as aligned
 from .front.given_tokens import Rows as Rows
 from .front.deleting import deletable as deletable, delete_store as delete_store

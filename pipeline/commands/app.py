@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from strata_sae.pipeline.commands.analyze import analyze
 from strata_sae.pipeline.commands.codes import codes
 from strata_sae.pipeline.commands.evaluate import evaluate
+from strata_sae.pipeline.commands.explore import explore
 from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.init import init
@@ -94,6 +96,8 @@ for _command in (
     train,
     evaluate,
     codes,
+    analyze,
+    explore,
     report,
     slurm,
     track,

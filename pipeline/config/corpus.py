@@ -154,9 +154,9 @@ class CorpusSettings(Settings):
         return self
 
 
-NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {"deduplicate": None, "system_drop_probability": 0.0}
-"""Settings of a corpus, or of a source, that a plan records only where they have another value than this one: plans
-of before there were such settings keep their ids, and with them the order of batches."""
+NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {"deduplicate": None, "system_drop_probability": 0.0, "unembedding": False}
+"""Settings of a corpus, of a source or of the store that a plan records only where they have another value than this
+one: plans of before there were such settings keep their ids, and with them the order of batches."""
 
 
 class StoreSettings(Settings):
@@ -176,6 +176,9 @@ class StoreSettings(Settings):
     """Size of a chunk (bytes before compression); rounded to a power of two of rows at the widest site."""
     shard_bytes: int = Field(default=256 * 2**20, ge=4096, le=2**42)
     """Largest size of one site's shard file (bytes before compression). A unit of work is one shard of every site."""
+    unembedding: bool = False
+    """Keep the model's final norm and unembedding beside the rows, so that the tokens a latent promotes are known
+    without the model (2 bytes per token of the vocabulary and column: 57 MB of SmolLM2-135M)."""
 
     io: Literal["auto", "mmap", "pread"] = "auto"
     """How files are read: `mmap`; `pread`, safe where others may cut them; `auto`: `pread` on network file systems."""

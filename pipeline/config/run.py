@@ -212,11 +212,13 @@ def recorded(extraction: dict[str, Yaml]) -> dict[str, Yaml]:
     made = _with_impersonal_paths(extraction)
     if isinstance(corpus := made.get("corpus"), dict) and isinstance(sources := corpus.get("sources"), list):
         made["corpus"] = _set_only(corpus | {"sources": [_set_only(source) for source in sources]})
+    if "store" in made:
+        made["store"] = _set_only(made["store"])
     return made
 
 
 def _set_only(settings: Yaml) -> Yaml:
-    """The settings of a corpus or a source without those of NOT_RECORDED_WHERE_UNSET that are unset."""
+    """The settings of a corpus, a source or the store without those of NOT_RECORDED_WHERE_UNSET that are unset."""
     if not isinstance(settings, dict):
         return settings
     unset = NOT_RECORDED_WHERE_UNSET

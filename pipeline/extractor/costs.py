@@ -49,12 +49,17 @@ def check_settings(plan: Plan) -> None:
     _check_memory(plan)
 
 
-def check_draft(path: Path, plan: Plan, arrangement: Arrangement, description: Description) -> None:
-    """Raises: ConfigError naming the key, what was found and what is allowed, for the first limit that is exceeded."""
+def check_draft(
+    path: Path, plan: Plan, arrangement: Arrangement, description: Description, extra_bytes: int = 0
+) -> None:
+    """`extra_bytes`: of files that are kept beside the rows.
+
+    Raises: ConfigError naming the key, what was found and what is allowed, for the first limit that is exceeded.
+    """
     _check_format(plan)
     _check_vocabulary(arrangement, description)
     _check_memory(plan)
-    _check_disk(path, plan)
+    _check_disk(path, plan, extra_bytes)
     try:
         check_limits(plan)
         parse_canonical(plan.data, "plan.json")
@@ -108,8 +113,8 @@ def _check_memory(plan: Plan) -> None:
         )
 
 
-def _check_disk(path: Path, plan: Plan) -> None:
-    if problem := missing_space(path.parent, disk_bytes(plan)):
+def _check_disk(path: Path, plan: Plan, extra_bytes: int) -> None:
+    if problem := missing_space(path.parent, disk_bytes(plan) + extra_bytes):
         raise ConfigError(
             f"store.path: {path} {problem}; lower corpus.n_tokens, store fewer sites, or set store.path to another disk"
         )

@@ -18,12 +18,14 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.extractor.costs import check_draft, check_settings, describe_draft
 from strata_sae.pipeline.extractor.provenance import check_inputs, model_changes
 from strata_sae.pipeline.extractor.spool import Arrangement, arrange, spool_documents
+from strata_sae.pipeline.extractor.unembedding import told, unembedding_bytes, unembedding_files
 from strata_sae.pipeline.input_files import shown
 from strata_sae.pipeline.language_model.loading import Description, describe, load_tokenizer
 from strata_sae.pipeline.language_model.probe import assumptions
 from strata_sae.pipeline.language_model.sites import FAMILIES
 from strata_sae.pipeline.language_model.tokens_text import token_bytes
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
+from strata_sae.pipeline.language_model.unembedding import FoundHead, find_head
 from strata_sae.pipeline.once import made_once
 from strata_sae.stores import (
     MANIFEST,
@@ -53,6 +55,8 @@ class Draft:
     arrangement: Arrangement
     sizes: Layout
     tokenizer: Tokenizer
+    head: FoundHead | None
+    """The model's, where the store is to keep it."""
 
 
 def planned(config: ExtractConfig, *, show_progress: bool) -> Plan:
@@ -133,6 +137,7 @@ def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
     description = describe(config.model, config.store.sites)
     _check_corpus(config, description)
     store = config.store
+    head = find_head(config.model) if store.unembedding else None
     sizes = layout(description.widths, store.encoding, store.chunk_bytes, store.shard_bytes)
     check_settings(Plan(files={}, **_fields(config, description, sizes)))
     tokenizer = load_tokenizer(config.model)
@@ -142,15 +147,17 @@ def _drafted(config: ExtractConfig, *, show_progress: bool) -> Iterator[Draft]:
         remove_dead(FileSystem(), path.parent, prefix)
         with Lease(FileSystem(), path.with_name(prefix + uuid.uuid4().hex[:12])) as folder:
             spool = spool_documents(config.corpus, tokenizer, folder, show_progress, config.seed)
-            yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer)
+            yield Draft(description, arrange(spool, config.corpus, config.seed), sizes, tokenizer, head)
 
 
 def _described(config: ExtractConfig, draft: Draft) -> str:
     """The draft in words. Raises: ConfigError, after logging them, where no such store can be filled here."""
     plan = Plan(files={}, **_fields(config, draft.description, draft.sizes, draft.arrangement))
     text = describe_draft(config, str(draft.description.provenance["model"]), plan, draft.arrangement)
+    beside = 0 if draft.head is None else unembedding_bytes(draft.head)
+    text += "" if draft.head is None else f"\n{'unembedding':<11} {told(draft.head)}"
     try:
-        check_draft(config.store_path(), plan, draft.arrangement, draft.description)
+        check_draft(config.store_path(), plan, draft.arrangement, draft.description, beside)
     except ConfigError:
         log.info("%s", text)
         raise
@@ -201,6 +208,7 @@ def _write(path: Path, config: ExtractConfig, draft: Draft) -> Plan:
         path,
         arrangement.blocks(TOKEN_ROWS_PER_CHUNK),
         token_bytes(draft.tokenizer, sorted(used)),
+        extras=unembedding_files(config.model, draft.head, draft.tokenizer) if draft.head else None,
         **_fields(config, draft.description, draft.sizes, arrangement),
     )
 

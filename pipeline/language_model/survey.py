@@ -128,6 +128,24 @@ def cut_above(model: CausalModel, found: Survey) -> None:
         parent, prefix = getattr(parent, step), f"{prefix}{step}."
 
 
+def cut_beside(model: CausalModel, found: Survey) -> None:
+    """Delete, in place, every module that is neither one of `found.entered` nor holds one."""
+    _delete_others(model, "", tuple(found.entered))
+
+
+def _delete_others(parent: nn.Module, prefix: str, needed: tuple[str, ...]) -> None:
+    for name, child in list(parent.named_children()):
+        path = f"{prefix}{name}"
+        if path in needed:
+            continue
+        if any(one.startswith(f"{path}.") for one in needed):
+            _delete_others(child, f"{path}.", needed)
+        elif isinstance(child, nn.ModuleList):
+            del child[:]  # classes look into their lists of blocks while they are filled
+        else:
+            delattr(parent, name)
+
+
 MAX_MODULES = 400_000
 """Modules a model may have. 61 layers of 384 experts, a module for each of three matrices, come to 94,000."""
 

@@ -61,6 +61,8 @@ class CausalModel(nn.Module):
     """The model with the tensors of a state dict, and what of them did not fit."""
     get_input_embeddings: Callable[[], nn.Embedding]
     """The table of token embeddings, weight [V, M]."""
+    get_output_embeddings: Callable[[], nn.Module | None]
+    """What turns rows into logits, weight [V, M]."""
 
 
 class AddedToken(Protocol):

@@ -1,7 +1,7 @@
 """A model's weights: those of the modules that run up to the deepest site, or all of them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from strata_sae.pipeline.errors import first_line
 from strata_sae.pipeline.language_model.identity import weight_files
-from strata_sae.pipeline.language_model.survey import Survey, cut_above, forget_padding
+from strata_sae.pipeline.language_model.survey import Survey, cut_above, cut_beside, forget_padding
 from strata_sae.pipeline.language_model.tensors import check_report, check_tied, tensors_of
 from strata_sae.pipeline.language_model.transformers_library import (
     CausalModel,
@@ -22,6 +22,8 @@ from strata_sae.pipeline.language_model.transformers_library import (
 from strata_sae.pipeline.settings import ModelSettings
 
 log = logging.getLogger(__name__)
+Cut = Callable[[CausalModel, Survey], None]
+"""Deletes, in place, what is not needed of a model."""
 
 
 def model_up_to(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey) -> CausalModel:
@@ -30,15 +32,24 @@ def model_up_to(folder: Path, settings: ModelSettings, config: ModelConfig, foun
     Where that is not possible, all weights are read first, and the log says why.
     Raises: ConfigError (see `check_report` and `check_tied`).
     """
+    return _cut(folder, settings, config, found, cut_above, "also those above the deepest site")
+
+
+def parts_of(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey) -> CausalModel:
+    """The modules of `found.entered` in an otherwise empty model, which cannot run. Raises: as `model_up_to`."""
+    return _cut(folder, settings, config, found, cut_beside, "also those that are not needed")
+
+
+def _cut(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey, cut: Cut, also: str) -> CausalModel:
     reason = _why_whole(folder, config, found)
     if reason is None:
         try:
-            return _of_what_runs(folder, settings, config, found)
+            return _of_what_runs(folder, settings, config, found, cut)
         except Exception as error:  # the loader and a model's code may raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
-    log.warning("model.path: %s: all weights are read, also those above the deepest site: %s", folder.name, reason)
+    log.warning("model.path: %s: all weights are read, %s: %s", folder.name, also, reason)
     model, report = _all_of(folder, settings, config)
-    cut_above(model, found)
+    cut(model, found)
     return _checked(folder, model, report, found)
 
 
@@ -82,11 +93,11 @@ def _why_whole(folder: Path, config: ModelConfig, found: Survey) -> str | None:
     return None
 
 
-def _of_what_runs(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey) -> CausalModel:
+def _of_what_runs(folder: Path, settings: ModelSettings, config: ModelConfig, found: Survey, cut: Cut) -> CausalModel:
     dtype = getattr(torch, settings.dtype)
     headers = tensors_of(files := weight_files(folder))  # None: pickles, which transformers maps
     with quiet(), _stored(files, headers or {}, dtype) as state:
-        model, report = _cut_class(found).from_pretrained(
+        model, report = _cut_class(found, cut).from_pretrained(
             folder if headers is None else None,
             state_dict=None if headers is None else state,
             config=config,
@@ -101,8 +112,8 @@ def _of_what_runs(folder: Path, settings: ModelSettings, config: ModelConfig, fo
     return _checked(folder, model, report, found)
 
 
-def _cut_class(found: Survey) -> type[CausalModel]:
-    """The model's class, whose objects lack what lies above the deepest site before a weight is read.
+def _cut_class(found: Survey, cut: Cut) -> type[CausalModel]:
+    """The model's class, whose objects lack what `cut` deletes before a weight is read.
 
     transformers builds a model without content, then fills what it finds in it: of the files' tensors it reads those
     that the model has.
@@ -110,7 +121,7 @@ def _cut_class(found: Survey) -> type[CausalModel]:
 
     def build(model: CausalModel, *args: ModelConfig) -> None:
         found.model_class.__init__(model, *args)
-        cut_above(model, found)
+        cut(model, found)
         left = model.state_dict().keys()
         tied = model.all_tied_weights_keys.items()
         model.all_tied_weights_keys = {copy: source for copy, source in tied if copy in left and source in left}

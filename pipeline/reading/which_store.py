@@ -90,7 +90,9 @@ def satisfies(plan: Plan, config: ExtractConfig) -> bool:
     recorded = plan.config.get("store")
     if not set(store.sites) <= plan.sites.keys() or not isinstance(recorded, dict):
         return False
-    own = {key: value for key, value in recorded.items() if key in _MAY_DIFFER}
+    # A store that keeps the unembedding serves whoever does not ask for it.
+    may_differ = _MAY_DIFFER if store.unembedding else (*_MAY_DIFFER, "unembedding")
+    own = {key: value for key, value in recorded.items() if key in may_differ}
     return not differences(plan.config, config.extraction(**own))
 
 

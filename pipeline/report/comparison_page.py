@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.pipeline.pages import template
+from strata_sae.pipeline.pages.frame import Frame
 from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell
 from strata_sae.pipeline.report.comparison import (
     Comparison,
@@ -17,7 +18,7 @@ from strata_sae.pipeline.report.comparison import (
     read_comparison,
     unequal_definitions,
 )
-from strata_sae.pipeline.report.page import N_COLOURS, REPORT, Frame
+from strata_sae.pipeline.report.page import N_COLOURS, REPORT
 from strata_sae.pipeline.report.results import Cell, Column, cells_of, columns_of, definitions, pretty, status_of
 from strata_sae.pipeline.runs.evaluation_records import Measured, way_of
 from strata_sae.pipeline.runs.migration import JsonObject
@@ -74,7 +75,7 @@ def write_comparison(folders: Sequence[Path]) -> Path:
 def render(comparison: Comparison) -> str:
     """The whole page as one string."""
     return template("comparison.html.jinja", REPORT).render(
-        frame=Frame.around(figures(comparison), "charts.js", "comparison.js"),
+        frame=Frame.around(figures(comparison), REPORT, ["comparison.js"]),
         title=", ".join(comparison.names),
         statement=statement(comparison),
         names=comparison.names,

@@ -1,17 +1,15 @@
 """Stage 4: a run folder -> report.html, one self-contained page, and results.csv."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from pydantic import JsonValue
 
-from strata_sae.pipeline.pages import file_text, policy, template
-from strata_sae.pipeline.pages.text import script_json, visible
+from strata_sae.pipeline.pages import template
+from strata_sae.pipeline.pages.frame import Frame
+from strata_sae.pipeline.pages.text import visible
 from strata_sae.pipeline.report.dynamics import dynamics_definitions, dynamics_of, quantities, shown_panels, thinned
 from strata_sae.pipeline.report.facts import (
     environment_facts,
@@ -69,27 +67,6 @@ OF_TRAINING = (
 Cells = list[tuple[str, str]]
 
 
-class Frame(NamedTuple):
-    """What a page with figures holds beside its text: the numbers, what draws them, and the policy that lets it."""
-
-    policy: str
-    style: Markup
-    plotly: Markup
-    script: Markup
-    data: Markup
-    taken_ids: list[str]
-    """Of the style sheets that plotly.js would add, which the policy forbids."""
-
-    @classmethod
-    def around(cls, data: JsonObject, *scripts: str) -> "Frame":
-        """That of a page whose figures these scripts of ours draw from `data`, in their order."""
-        style, plotly = file_text("style.css"), get_plotlyjs()
-        script = "".join(file_text(name, REPORT) for name in scripts)
-        taken_ids = re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly)
-        allowed = policy([plotly, script], style)
-        return cls(allowed, Markup(style), Markup(plotly), Markup(script), script_json(data), taken_ids)
-
-
 def write_report(run_folder: Path, title: str | None = None) -> Path:
     """Write report.html (self-contained) and results.csv; returns the page's path.
 
@@ -107,7 +84,7 @@ def render(run: Run, title: str | None, sections: list[Section]) -> str:
     """The whole page as one string."""
     data = figures(run) | {"sections": section_figures(sections)}
     return template("report.html.jinja", REPORT).render(
-        frame=Frame.around(data, "charts.js", "dynamics.js", "sections.js", "report.js"),
+        frame=Frame.around(data, REPORT, ["dynamics.js", "sections.js", "report.js"]),
         title=title or run.name,
         statement=statement(run),
         picture_site=picture_site(run),
@@ -195,6 +172,9 @@ def _of_sae(sae: Trained) -> Cells:
             values: JsonObject = {name: measured.value for name, measured in others.metrics.items()}
             metrics["all_but_special"] = others.model_dump(mode="json") | {"metrics": values}
     examples = {key: value for key, value in _data(sae.examples).items() if key != "latents"}
+    labels = _data(sae.labels)
+    if sae.labels is not None:
+        labels["metrics"] = {name: measured.value for name, measured in sae.labels.metrics.items()}
     curves = sae.curves[-1] if sae.curves else None
     cells = [
         *_cells("config", sae.config),
@@ -202,6 +182,7 @@ def _of_sae(sae: Trained) -> Cells:
         *_cells("metrics", metrics),
         *_cells("curves", curves),
         *_cells("examples", examples),
+        *_cells("token_labels", labels),
     ]
     return [cell for cell in cells if not (sae.imported and cell[0].startswith(OF_TRAINING))]
 

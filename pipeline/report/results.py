@@ -33,6 +33,7 @@ IN_TABLE = (
     "mse_per_dim",
     "dead_latents",
     "density_median",
+    "token_f1",
     "decoder_max_cosine_mean",
     "decoder_max_cosine_p95",
 )
@@ -79,7 +80,7 @@ class Table(NamedTuple):
 
 def metric_names(run: Run) -> list[str]:
     """Every metric any SAE of the run has, the known ones first."""
-    found = {name for sae in run.trained if sae.metrics for name in sae.metrics.metrics}
+    found = {name for sae in run.trained for name in sae.measured}
     return [name for name in LABELS if name in found] + sorted(found - set(LABELS))
 
 
@@ -118,8 +119,7 @@ def _label_of(name: str) -> str:
 
 def definitions(run: Run) -> dict[str, Measured]:
     """Of every metric a record that states its unit and definition: the first SAE's, where they differ."""
-    measured = [sae.metrics.metrics for sae in run.trained if sae.metrics]
-    return {name: next(of_sae[name] for of_sae in measured if name in of_sae) for name in metric_names(run)}
+    return {name: next(sae.measured[name] for sae in run.trained if name in sae.measured) for name in metric_names(run)}
 
 
 def curve_definitions(run: Run) -> dict[str, str]:
@@ -165,11 +165,12 @@ def _other_ways(sae: Trained) -> list[str]:
 
 def _other_row(sae: Trained, columns: list[Column], way: str) -> Row:
     """The same SAE by another way of inference; what follows from the weights alone stays as it is."""
-    measured = sae.metrics.metrics if sae.metrics else {}
     names = [other_form(column.name, way) for column in columns]
-    values = [sae.value(name if name in measured else column.name) for name, column in zip(names, columns, strict=True)]
-    cells = [_cell(value, column) for value, column in zip(values, columns, strict=True)]
-    return Row(other_form(sae.variant, way), sae.variant, f"by {way}", cells)
+    names = [name if name in sae.measured else column.name for name, column in zip(names, columns, strict=True)]
+    # Token labels are of the codes, which are encoded by its own way.
+    of_codes = sae.labels.metrics if sae.labels else {}
+    values = [None if name in of_codes else sae.value(name) for name in names]
+    return Row(other_form(sae.variant, way), sae.variant, f"by {way}", list(map(_cell, values, columns)))
 
 
 def _cell(value: float | None, column: Column) -> Cell:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import masked
 from strata_sae.pipeline.report.telling import in_order, once, short, told, without_paths
+from strata_sae.pipeline.report.trained import Trained as Trained
 from strata_sae.pipeline.runs.chain import (
     UNHASHED,
     check_curves,
@@ -21,62 +22,20 @@ from strata_sae.pipeline.runs.chain import (
     check_weights,
     read_config,
     read_examples,
+    read_token_labels,
     read_training,
 )
 from strata_sae.pipeline.runs.environment import Environment
-from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics, StoreSummary
+from strata_sae.pipeline.runs.evaluation_records import Metrics, StoreSummary
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.record_files import Found, read_lines, read_record, read_whole_lines, read_yaml
-from strata_sae.pipeline.runs.records import CurveLine, Ending, ImportedPart, LoaderLine, Record, SAERecord
+from strata_sae.pipeline.runs.records import CurveLine, Ending, LoaderLine, Record, SAERecord
 from strata_sae.pipeline.strict_yaml import parse, unparse
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One SAE of the run. None and an empty list stand for what is not there yet, or is not shown."""
-
-    variant: str
-    site: str
-    config: SAERecord | None
-    training: Ending | None
-    metrics: Metrics | None
-    examples: Examples | None
-    curves: list[CurveLine]
-    refused: bool = False
-    """Whether how it ended, or its scores, are there but not shown, since something does not match."""
-    folder: VariantFolder = field(default_factory=lambda: VariantFolder(Path()))
-    """Where its files lie."""
-
-    @property
-    def diverged(self) -> bool:
-        """Whether training was stopped because loss or gradients were no longer finite."""
-        return self.training is not None and self.training.status == "diverged"
-
-    @property
-    def finished(self) -> bool:
-        """Whether training reached its last step."""
-        return self.training is not None and self.training.status == "finished"
-
-    @property
-    def imported(self) -> ImportedPart | None:
-        """The files of another library that it was read from; None: it was trained here."""
-        return self.config.imported if self.config else None
-
-    @property
-    def ending(self) -> tuple[str | None, int | None]:
-        """How it ended, and after how many updates: `imported` after none that anybody here knows of."""
-        if self.training is None:
-            return None, None
-        return ("imported", None) if self.imported else (self.training.status, self.training.n_steps)
-
-    def value(self, metric: str) -> float | None:
-        """A metric's value, None where it was not measured."""
-        measured = self.metrics.metrics.get(metric) if self.metrics else None
-        return measured.value if measured else None
 
 
 @dataclass(frozen=True)
@@ -233,6 +192,7 @@ class _Reading:
         training = self.record(folder.training, lambda: read_training(folder, config)) if config else None
         metrics = self._metrics(folder, config, training) if config and training else None
         examples = self.record(folder.examples, lambda: read_examples(folder, metrics)) if metrics else None
+        labels = self._labels(folder, config, training) if config and training else None
         return Trained(
             variant=folder.variant,
             site=folder.site,
@@ -245,7 +205,14 @@ class _Reading:
                 path.exists() and not shown for path, shown in ((folder.training, training), (folder.metrics, metrics))
             ),
             folder=folder,
+            labels=labels,
         )
+
+    def _labels(self, folder: VariantFolder, config: SAERecord, training: Ending) -> TokenLabelRecord | None:
+        """Only `strata codes` writes them."""
+        if not folder.token_labels.exists():
+            return None
+        return self.record(folder.token_labels, lambda: read_token_labels(folder, config, training))
 
     def _metrics(self, folder: VariantFolder, config: SAERecord, training: Ending) -> Metrics | None:
         def read() -> Found[Metrics]:

@@ -1,7 +1,8 @@
 """The chain of hashes in an SAE's folder: each record names what it was made from, and here the names are compared.
 
 config.json <- training.json <- weights, curves; config.json, weights, store <- metrics.json -> features, examples,
-per_document.json. config.json, weights, store <- truth.json, absorption.json.
+per_document.json. config.json, weights, store <- truth.json, absorption.json, token_labels.json -> labels,
+counts of tokens.
 Every function raises CheckpointError on the first thing that does not match.
 """
 
@@ -13,6 +14,7 @@ from strata_sae.pipeline.runs.absorption_records import AbsorptionRecord
 from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.judging_records import ModelMetrics, PerDocument
+from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.match_records import MatchRecord
 from strata_sae.pipeline.runs.probing_records import ProbingRecord
 from strata_sae.pipeline.runs.record_files import Found, read_record
@@ -70,6 +72,19 @@ def read_absorption(folder: VariantFolder, config: SAERecord, training: Ending) 
     found = read_record(folder.absorption, AbsorptionRecord)
     _check_origin(folder.absorption, found.record, config, training, AbsorptionRecord.remedy)
     return found
+
+
+def read_token_labels(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[TokenLabelRecord]:
+    """token_labels.json, if it is of this SAE, and names the labels beside it."""
+    found = read_record(folder.token_labels, TokenLabelRecord)
+    _check_origin(folder.token_labels, found.record, config, training, TokenLabelRecord.remedy)
+    _check(folder.label_arrays, found.record.sha256.labels, folder.token_labels, TokenLabelRecord.remedy)
+    return found
+
+
+def check_token_counts(folder: VariantFolder, record: TokenLabelRecord) -> None:
+    """Whether the counts of tokens are those that were written with the labels."""
+    _check(folder.token_counts, record.sha256.counts, folder.token_labels, TokenLabelRecord.remedy)
 
 
 def read_truth(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[TruthRecord]:

@@ -18,7 +18,8 @@ DELETING, TRACKING = "deleting", "tracking"
 """Deleting a run excludes every other claim; sending to its trackers excludes its like."""
 POLL_SECONDS = 1.0
 """Between two looks at what others hold: little beside a training, and few questions to a file server."""
-_SEARCH = "~match"  # no name of an SAE has a ~
+_PART = "~"  # no name of an SAE has one
+_SEARCH = f"{_PART}match"
 _LOCK = lock_of(Path("name")).suffix
 
 
@@ -48,6 +49,11 @@ class Hold:
 def search_of(sae: str) -> str:
     """The name of the claim of the search for an SAE's L0: a process holds it from the first trial to the last."""
     return f"{sae}{_SEARCH}"
+
+
+def codes_of(sae: str, what: str) -> str:
+    """The name of the claim of a part of an SAE's codes: `segment-0007`, `table` or `labels`."""
+    return f"{sae}{_PART}codes-{what}"
 
 
 def claim_in(run: RunFolder, name: str, *, engine_run: str = "", buried: Buried | None = None) -> Hold | None:
@@ -95,12 +101,17 @@ def living(run: RunFolder) -> list[str]:
 
 def trained_now(run: RunFolder) -> list[str]:
     """The SAEs among them."""
-    return [name for name in living(run) if "@" in name and not name.endswith(_SEARCH)]
+    return [name for name in living(run) if "@" in name and _PART not in name]
+
+
+def parts_of(run: RunFolder, sae: str) -> list[str]:
+    """The names of claims on parts of an SAE that a process holds now: the search for its L0, its codes."""
+    return [name for name in living(run) if name.partition(_PART)[0] == sae and _PART in name]
 
 
 def refuse_claimed(run: RunFolder, sae: str | None = None) -> None:
     """Raises: CheckpointError naming what another process works on: of the run, or only of an SAE of it."""
-    held = [name for name in living(run) if sae is None or name.removesuffix(_SEARCH) == sae]
+    held = [name for name in living(run) if sae is None or name.partition(_PART)[0] == sae]
     if held:
         raise busy(run, held)
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError, nearest
-from strata_sae.pipeline.runs.claims import DELETING, Hold, busy, claim_in, living, refuse_claimed, search_of
+from strata_sae.pipeline.runs.claims import DELETING, Hold, busy, claim_in, living, parts_of, refuse_claimed, search_of
 from strata_sae.pipeline.runs.folders import TRIALS, FixedPath, RunFolder, VariantFolder
 from strata_sae.pipeline.runs.listing import is_run
 from strata_sae.stores.errors import StoreError
@@ -79,6 +79,9 @@ def delete_variants(run: Path, name: str, files: FileSystem | None = None) -> No
         for folder in folders:
             for claimed in (folder.name, search_of(folder.name)):
                 stack.enter_context(_claimed(RunFolder(run), claimed))
+            # Who makes its codes looks for these claims when it has claimed a part of them: one of the two is seen.
+            if others := [name for name in parts_of(RunFolder(run), folder.name) if name != search_of(folder.name)]:
+                raise busy(RunFolder(run), others)
         for folder in folders:
             # It waits beside variants/, in which every folder with an @ is an SAE.
             with _told():
@@ -129,12 +132,13 @@ _LEFTOVER = rf"{re.escape(STAGED)}[^/]+(/[^/]*)?"
 _CHECKPOINTS = rf"checkpoints/([^/]+/)?([^/]+\.(json|safetensors)|{_LEFTOVER})?"
 _PULLED = r"run_manifest\.json|saelens/(cfg\.json|sae_weights\.safetensors)?|dictionary_learning/(ae\.pt|config\.json)?"
 """What comes with a run, or an SAE, that was pulled."""
-_SAE = rf"{_fixed(VariantFolder)}|{_CHECKPOINTS}|{_LEFTOVER}|{_PULLED}"
+_CODES = rf"codes/((codes|MANIFEST)\.json|latents\.[^/]+|staging/(.+)?|segments/(.+)?|{_LEFTOVER})?"
+_SAE = rf"{_CODES}|{_fixed(VariantFolder)}|{_CHECKPOINTS}|{_LEFTOVER}|{_PULLED}"
 _VARIANT = rf"{_SAE}|{TRIALS}/([0-9]+/({_SAE})?)?"
 _RUN = (
     rf"{_fixed(RunFolder)}|{_LEFTOVER}|run_manifest\.json|loader/([^/]+\.jsonl)?|variants/"
     rf"|claims/([^/]+)?|documents/([^/]+\.safetensors|{_LEFTOVER})?"
-    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|tracking/(.+)?"
+    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|(tracking|analysis)/(.+)?"
     rf"|(variants/[^/]+@[^/]+|\.deleting-[^/]+)/({_VARIANT})?"
 )
 

@@ -73,6 +73,12 @@ class VariantFolder:
     """What was recovered of a toy's features."""
     codes = FixedPath("codes")
     """The codes of all latents on all rows (stores/codes)."""
+    token_labels = FixedPath("token_labels.json")
+    """Which tokens tell best when each latent fires: a label that needs no language model."""
+    label_arrays = FixedPath("token_labels.safetensors")
+    """The labels themselves."""
+    token_counts = FixedPath("token_counts.safetensors")
+    """On how many rows each latent fires on each token."""
     match = FixedPath("match.json")
     """The trials that led to the wanted L0; the trials themselves lie in match/<n>/."""
     failures = FixedPath("failures.txt")
@@ -115,6 +121,8 @@ class RunFolder:
     """<name>.lock: what a process works on now (runs/claims.py); gone when none does."""
     judged = FixedPath("claims/judged")
     """Which job has judged the run, and what of it: read by the other processes of that job."""
+    analysis = FixedPath("analysis")
+    """<question>/<SAE and options>.csv, .html: answers of `strata analyze`; may be deleted."""
     tracking = FixedPath("tracking")
     """<tracker>.json: what each tracker was sent. <tracker>/: what a tracker keeps on this disk."""
 

@@ -1,63 +1,121 @@
-"""A codes store, opened: the rows of a latent, the latents of a row."""
+"""A codes store, opened: the rows of a latent, the latents of a row. What is asked for is read, and no more."""
 
-import json
+import os
+import threading
+from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import zarr
 
-from strata_sae.stores.codes.plan import CodesPlan
-from strata_sae.stores.codes.writing import SegmentCodes
-from strata_sae.stores.errors import StoreError
+from strata_sae.stores.codes import stored_segment
+from strata_sae.stores.codes.finishing import Manifest, manifest_of_segments, read_listed, read_manifest
+from strata_sae.stores.codes.layout import RECORD, TABLE, metadata_files, parse_record, segment_path
+from strata_sae.stores.codes.plan import CodesPlan, check_same
+from strata_sae.stores.codes.segment import SegmentCodes
+from strata_sae.stores.codes.stored_segment import StoredSegment
+from strata_sae.stores.codes.table import parse_table
+from strata_sae.stores.codes.writing import read_codes_plan
+from strata_sae.stores.errors import StoreError, explain
+from strata_sae.stores.files.hashing import sha256
+from strata_sae.stores.files.mounts import is_safe_to_map
+from strata_sae.stores.files.places import Identity, LocalPlace, identity_of
+from strata_sae.stores.format.plan import MANIFEST
+
+_OPEN_SEGMENTS = 16
+"""Of one codes store: five open files each."""
 
 
 class CodesStore:
-    """The codes of one SAE on every row. Segments are opened when they are first asked for."""
+    """The codes of one SAE on every row. Segments are opened when they are first asked for; for several threads.
 
-    def __init__(self, folder: Path, plan: CodesPlan) -> None:
+    What is read is checked: a file that is not the one that the MANIFEST lists, or a chunk that changed, is refused.
+    """
+
+    def __init__(self, folder: Path, plan: CodesPlan, manifest: Manifest) -> None:
         self.path, self.plan = folder, plan
-        self._segments: dict[int, SegmentCodes] = {}
+        self._manifest = manifest
+        seen = _seen(folder, manifest)
+        self._place = LocalPlace(folder, mapped=False, identities=seen)
+        self._table_place = LocalPlace(folder, mapped=is_safe_to_map(folder), identities=seen)
+        self._segments: OrderedDict[int, StoredSegment] = OrderedDict()
+        self._lock = threading.Lock()
+        self._key = object()
 
     @classmethod
     def open(cls, folder: Path | str, wanted: CodesPlan | None = None) -> "CodesStore":
-        """A finished codes store. wanted: what it must be of. Raises: StoreError if it is not, or is damaged."""
+        """A finished codes store, of which the small files and the size of every other are checked.
+
+        wanted: what it must be of. Raises: StoreError if it is unfinished, damaged, or of something else.
+        """
         folder = Path(folder)
-        if not (folder / "MANIFEST.json").exists():
+        if not (folder / MANIFEST).exists():
             raise StoreError(f"{folder}: no finished codes store; make it with strata codes")
-        found = json.loads((folder / "codes.json").read_bytes())
-        plan = CodesPlan(**{key: found[key] for key in CodesPlan.__dataclass_fields__})
-        if wanted is not None and plan != wanted:
-            raise StoreError(f"{folder}: holds codes of another store or other weights; delete it")
-        return cls(folder, plan)
+        plan = read_codes_plan(folder)
+        if wanted is not None:
+            check_same(folder, plan, wanted)
+        return cls(folder, plan, read_manifest(folder, plan))
+
+    @classmethod
+    def before_finish(cls, folder: Path, plan: CodesPlan) -> "CodesStore":
+        """One whose segments are all there and that has no table yet: what a table is made from.
+
+        Raises: StoreError if a segment is missing, or damaged.
+        """
+        return cls(folder, plan, manifest_of_segments(folder, plan))
+
+    @property
+    def id(self) -> str:
+        """sha256 of its MANIFEST, which names every file by its hash."""
+        return self._manifest.id
 
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
-        """What is known of each latent, by name; the first axis is [d_sae]."""
-        with np.load(self.path / "latents.npz") as found:
-            return dict(found)
+        """What is known of each latent, by name; the first axis is [d_sae]. Read-only views of the file."""
+        file = self._table_place.open(TABLE)
+        data = file.read(0, file.n_bytes)
+        if sha256(data.data) != self._manifest.files[TABLE].sha256:
+            raise StoreError(f"{self.path / TABLE}: its sha256 is not the one in {MANIFEST}; make the codes again")
+        table = parse_table(data, self.plan.d_sae, self.path / TABLE)
+        file.let_go(0, file.n_bytes)
+        return table
 
     @property
     def n_pairs(self) -> int:
         """Pairs of a row and a latent that is active there (count)."""
-        return sum(len(self.segment(i).row_latent) for i in range(self.plan.n_segments))
+        return sum(self._manifest.n_pairs)
+
+    @cached_property
+    def count_E(self) -> np.ndarray:
+        """Active rows of each latent, of all rows, int64 [E]."""
+        count_E = np.zeros(self.plan.d_sae, np.int64)
+        for i in range(self.plan.n_segments):
+            count_E += np.diff(self.stored(i).offsets("latent", 0, self.plan.d_sae))
+        count_E.flags.writeable = False
+        return count_E
 
     def segment(self, segment: int) -> SegmentCodes:
-        """All codes of one segment; rows count from its first."""
-        if segment not in self._segments:
-            group = zarr.open_group(str(self.path / f"segments/{segment:04d}.zarr"), mode="r")
-            arrays = {name: group[name.replace("_", "/")][:] for name in SegmentCodes._fields}
-            self._segments[segment] = SegmentCodes(**arrays)
-        return self._segments[segment]
+        """All codes of one segment, read-only; rows count from its first. 12 bytes a pair: for what needs them all."""
+        return SegmentCodes(*stored_segment.KEPT.get((self._key, segment), self.stored(segment).whole))
+
+    def latents_in(self, segment: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of latents [first, last) in one segment, latent by latent; one read.
+
+        Returns: int64 offsets [last - first + 1], from 0; uint32 rows, from the segment's first; float32 values.
+        """
+        return self.stored(segment).pairs_of(first, last)
 
     def rows_of(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows on which a latent is active, rising, int64 [n], and its values there, float32 [n]."""
+        """The rows on which a latent is active, rising, int64 [n], and its values there, float32 [n].
+
+        Raises: StoreError if there is no such latent.
+        """
+        self._check_latent(latent)
         rows, values = [], []
         for i in range(self.plan.n_segments):
-            codes, first = self.segment(i), self.plan.segment_rows(i)[0]
-            some = slice(int(codes.latent_offset[latent]), int(codes.latent_offset[latent + 1]))
-            rows.append(codes.latent_row[some].astype(np.int64) + first)
-            values.append(codes.latent_value[some])
+            stored = self.stored(i)
+            rows.append(stored.rows_of(latent) + self.plan.segment_rows(i)[0])
+            values.append(stored.values_of(latent))
         return np.concatenate(rows), np.concatenate(values)
 
     def latents_of(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,20 +125,80 @@ class CodesStore:
         """
         if not 0 <= start <= stop <= self.plan.n_rows:
             raise StoreError(f"rows {start}..{stop} leave 0..{self.plan.n_rows}")
+        size = self.plan.rows_per_segment
         counts, latents = [np.zeros(1, np.int64)], [np.empty(0, np.uint32)]
-        for i in range(self.plan.n_segments):
+        for i in range(start // size, -(-stop // size) if stop > start else start // size):
             first, last = self.plan.segment_rows(i)
-            a, b = max(start, first) - first, min(stop, last) - first
-            if a < b:
-                codes = self.segment(i)
-                counts.append(np.diff(codes.row_offset[a : b + 1]))
-                latents.append(codes.row_latent[codes.row_offset[a] : codes.row_offset[b]])
+            some = self.stored(i).latents_of(max(start, first) - first, min(stop, last) - first)
+            counts.append(some[0])
+            latents.append(some[1])
         return np.cumsum(np.concatenate(counts)), np.concatenate(latents)
 
     def values(self, latent: int, rows: np.ndarray) -> np.ndarray:
-        """A latent's values on rows (int64, any order), float32; 0 where it is silent."""
-        active, values = self.rows_of(latent)
-        if not len(active):
-            return np.zeros(len(rows), np.float32)
-        at = np.searchsorted(active, rows).clip(max=len(active) - 1)
-        return np.where(active[at] == rows, values[at], np.float32(0)).astype(np.float32)
+        """A latent's values on rows (int64, any order), float32; 0 where it is silent.
+
+        Raises: StoreError if there is no such latent, or row.
+        """
+        self._check_latent(latent)
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.plan.n_rows:
+            raise StoreError(f"rows {int(rows.min())}..{int(rows.max())} leave 0..{self.plan.n_rows}")
+        found = np.zeros(len(rows), np.float32)
+        segments = rows // self.plan.rows_per_segment
+        for i in np.unique(segments).tolist():
+            stored, here = self.stored(i), np.flatnonzero(segments == i)
+            active = stored.rows_of(latent)
+            if len(active):
+                wanted = rows[here] - self.plan.segment_rows(i)[0]
+                at = np.searchsorted(active, wanted).clip(max=len(active) - 1)
+                fires = active[at] == wanted
+                found[here[fires]] = stored.values_of(latent)[at[fires]]
+        return found
+
+    def stored(self, segment: int) -> StoredSegment:
+        """A segment as it lies on the disk, opened if it is not. Raises: StoreError if there is none, or damaged."""
+        self.plan.segment_rows(segment)
+        with self._lock:
+            if segment in self._segments:
+                self._segments.move_to_end(segment)
+                return self._segments[segment]
+        opened = self._open(segment)
+        with self._lock:
+            self._segments[segment] = opened
+            if len(self._segments) > _OPEN_SEGMENTS:
+                self._segments.popitem(last=False)
+        return opened
+
+    def _open(self, segment: int) -> StoredSegment:
+        listed, n_pairs = self._manifest.files, self._manifest.n_pairs[segment]
+        path = f"{segment_path(segment)}/{RECORD}"
+        record = parse_record(read_listed(self.path, path, listed[path]), self.path / path, self.plan, segment)
+        for name, file in record.files.items():
+            if (file.n_bytes, file.sha256) != (listed[name].n_bytes, listed[name].sha256):
+                raise StoreError(f"{self.path / path}: says of {name} what {MANIFEST} does not; make the codes again")
+        for name, data in metadata_files(self.plan, segment, n_pairs).items():
+            if read_listed(self.path, name, listed[name]) != data:
+                raise StoreError(f"{self.path / name}: is not the metadata of these codes; make the codes again")
+        return StoredSegment(self._place, self.plan, segment, record)
+
+    def _check_latent(self, latent: int) -> None:
+        if not 0 <= latent < self.plan.d_sae:
+            raise StoreError(f"latent {latent}: there are latents 0..{self.plan.d_sae - 1}")
+
+
+def _seen(folder: Path, manifest: Manifest) -> dict[str, Identity]:
+    """The identity of every file of a codes store. Raises: StoreError naming one that is not there, or of another size.
+
+    What lies there besides is told by `verify_codes`.
+    """
+    seen = {}
+    for name, file in manifest.files.items():
+        try:
+            seen[name] = identity_of(os.lstat(folder / name))
+        except OSError as error:
+            raise StoreError(f"{folder / name}: cannot be looked at ({explain(error)})") from None
+        if seen[name].n_bytes != file.n_bytes:
+            raise StoreError(
+                f"{folder / name}: {seen[name].n_bytes} bytes instead of {file.n_bytes}; make the codes again"
+            )
+    return seen

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """Hash of bytes in memory, in hex."""
     return hashlib.sha256(data).hexdigest()
 

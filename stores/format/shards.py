@@ -7,6 +7,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 import zstandard
+from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from strata_sae.stores.errors import StoreError
@@ -20,6 +21,10 @@ _FRAME_BYTES = 2**16
 _HEADER_BYTES = 18  # of a zstd frame, at most (RFC 8878, 3.1.1.1)
 # Not of the package zstandard, whose version of the library writes other bytes (docs/decisions/0025).
 _ZSTD = Zstd(level=1, checksum=True)
+_BLOSC_LEVEL = (
+    3  # on codes of SAEs 1 is 2 % larger, 5 is 1 % smaller and takes twice as long (benchmarks/codes_scale.py)
+)
+_BLOSC_HEADER_BYTES = 16
 
 
 class ArraySpec(NamedTuple):
@@ -72,7 +77,9 @@ class ArraySpec(NamedTuple):
         """Contents of the array's zarr.json."""
         little: Json = {"name": "bytes", "configuration": {"endian": "little"}}
         body: list[Json] = [little]
-        if self.compressor != "none":
+        if self.compressor == "shuffled":
+            body.append({"name": "blosc", "configuration": _blosc_configuration(np.dtype(self.dtype).itemsize)})
+        elif self.compressor != "none":
             body.append({"name": "zstd", "configuration": {"level": 1, "checksum": True}})
         body.append({"name": "crc32c"})
         width: list[Json] = list(self.shape[1:])
@@ -97,13 +104,24 @@ class ArraySpec(NamedTuple):
 
 
 def encode_chunk(chunk: np.ndarray, compressor: str) -> bytes:
-    """Bytes of one chunk as zarr's codecs `bytes, [zstd,] crc32c` write them."""
+    """Bytes of one chunk as zarr's codecs `bytes, [zstd | blosc,] crc32c` write them."""
     body = np.ascontiguousarray(chunk).tobytes()
     if compressor == "zstd":
         body = _ZSTD.encode(body)
+    elif compressor == "shuffled":
+        body = _blosc(chunk.itemsize).encode(body)
     elif compressor == "zstd_literals":
         body = _literals().compress(body)
     return body + google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
+
+
+def _blosc_configuration(itemsize: int) -> dict[str, Json]:
+    return {"cname": "zstd", "clevel": _BLOSC_LEVEL, "shuffle": "shuffle", "typesize": itemsize, "blocksize": 0}
+
+
+@cache
+def _blosc(itemsize: int) -> Blosc:
+    return Blosc(cname="zstd", clevel=_BLOSC_LEVEL, shuffle=Blosc.SHUFFLE, blocksize=0, typesize=itemsize)
 
 
 @cache
@@ -133,7 +151,9 @@ def decode_chunk(encoded: np.ndarray, compressor: str, dtype: str, shape: tuple[
     """
     body = encoded[:-CRC_BYTES]
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if compressor != "none":
+    if compressor == "shuffled":
+        body = _unshuffled(body, n_bytes)
+    elif compressor != "none":
         body = _decompress(body, n_bytes)
     if body.nbytes != n_bytes:
         raise StoreError(f"a chunk decodes to {body.nbytes} bytes instead of {n_bytes}")
@@ -149,6 +169,19 @@ def _decompress(body: np.ndarray, n_bytes: int) -> np.ndarray:
         _ZSTD.decode(body, target)
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"a zstd chunk cannot be decoded ({error})") from None
+    return target
+
+
+def _unshuffled(body: np.ndarray, n_bytes: int) -> np.ndarray:
+    # As with zstd, what a hostile header claims is compared before a byte is decoded: of all content, of all of itself.
+    claimed = body[4:_BLOSC_HEADER_BYTES]
+    if len(body) < _BLOSC_HEADER_BYTES or claimed.view("<u4")[[0, 2]].tolist() != [n_bytes, len(body)]:
+        raise StoreError(f"a blosc chunk does not hold the {n_bytes} bytes it must")
+    target = np.empty(n_bytes, np.uint8)
+    try:
+        _blosc(1).decode(body, target)  # the header says how it was shuffled
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"a blosc chunk cannot be decoded ({error})") from None
     return target
 
 

@@ -1,6 +1,6 @@
 """What a token id stands for: bytes of text, or a name that no text spells."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,13 +45,17 @@ def read_tokens(store: Path, plan: Plan) -> dict[int, Token]:
     """
     name = plan.vocabulary_file
     data = read_listed(store, name, plan.files[name].sha256, by=PLAN)
-    parse = _text if plan.version == 1 else _token
+    return parse_tokens(data, store / name, _text if plan.version == 1 else _token)
+
+
+def parse_tokens(data: bytes, where: Path, parse: Callable[[Json], Token] | None = None) -> dict[int, Token]:
+    """Tokens by id from the bytes that `tokens_json` makes; `parse`: what reads a value. Raises: StoreError."""
     tokens = {}
-    for key, value in parse_canonical(data, store / name).items():
+    for key, value in parse_canonical(data, where).items():
         try:
-            tokens[_number(key)] = parse(value)
+            tokens[_number(key)] = (parse or _token)(value)
         except ValueError as error:
-            raise StoreError(f"{store / name}: token {key[:40]!a}: {error}") from None
+            raise StoreError(f"{where}: token {key[:40]!a}: {error}") from None
     return tokens
 
 

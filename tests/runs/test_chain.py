@@ -50,6 +50,10 @@ OF_SAE = {
     "per_document": ("evaluate",),
     "probing": (),  # tests/evaluation/test_probing.py, tests/report/test_probing_section.py
     "truth": (),  # tests/evaluation/test_truth_record.py
+    "codes": (),  # tests/stores/, tests/codes/
+    "token_labels": (),  # tests/queries/test_labels_files.py, tests/report/test_token_f1.py
+    "label_arrays": (),  # the same
+    "token_counts": (),  # the same
     "match": (),  # tests/test_matching.py
     "model_metrics": (),  # tests/intervention/test_bad_input.py, tests/report/test_model_section.py
     "failures": (),  # tests/trainer/test_lots.py

@@ -36,7 +36,8 @@ expect.set_options(timeout=LONGEST_MS)
 class Watched:
     """A page and everything that went wrong on it."""
 
-    def __init__(self, browser: Any, path: Path, width: int = 1280) -> None:
+    def __init__(self, browser: Any, path: Path | str, width: int = 1280) -> None:
+        """path: a file, or the address of a page."""
         self.page = browser.new_page(viewport={"width": width, "height": 900})
         self.page.set_default_timeout(LONGEST_MS)
         self.errors: list[str] = []
@@ -45,7 +46,7 @@ class Watched:
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.url = path.resolve().as_uri()
+        self.url = path if isinstance(path, str) else path.resolve().as_uri()
         self.page.goto(self.url)
 
     def scroll_through(self) -> None:
@@ -59,7 +60,7 @@ class Watched:
 def watch(browser: Any) -> Iterator[Any]:
     opened: list[Watched] = []
 
-    def open_page(path: Path, **options: Any) -> Watched:
+    def open_page(path: Path | str, **options: Any) -> Watched:
         opened.append(Watched(browser, path, **options))
         return opened[-1]
 

@@ -1,0 +1,75 @@
+"""`strata analyze`: a question to the codes of a run, answered by a table and a figure."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strata_sae.pipeline.commands.arguments import Overrides
+from strata_sae.pipeline.paths import reader_of
+
+log = logging.getLogger(__name__)
+
+Address = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN[/VARIANT]",
+        parser=reader_of("RUN"),
+        help="Folder of a run, or one of its SAEs, for example runs/demo/topk@blocks.8.hook_resid_post.",
+    ),
+]
+What = Annotated[
+    str | None, typer.Argument(metavar="[WHAT]", help="The question. Without it: what can be asked, and with what.")
+]
+Other = Annotated[
+    str | None,
+    typer.Option(
+        "--other", metavar="VARIANT", help="The second SAE: of the same run, or RUN/VARIANT on the same store."
+    ),
+]
+Latent = Annotated[int | None, typer.Option("--latent", metavar="N", help="Number of a latent.")]
+N = Annotated[int | None, typer.Option("--n", metavar="N", help="Rows of the table, at most.")]
+Least = Annotated[
+    float | None, typer.Option("--least", metavar="X", help="Threshold of what is listed; each question says which.")
+]
+Most = Annotated[int | None, typer.Option("--most", metavar="N", help="Rows that a pair may share, at most.")]
+Rows = Annotated[
+    str | None, typer.Option("--rows", metavar="ROWS", help="as_trained (default), all_but_special or all.")
+]
+Searched = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="The text that search looks for.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", parser=reader_of("--out"), help="Where files go; by default <run>/analysis."),
+]
+
+
+def analyze(
+    run: Address,
+    overrides: Overrides,
+    what: What = None,
+    other: Other = None,
+    latent: Latent = None,
+    n: N = None,
+    least: Least = None,
+    most: Most = None,
+    rows: Rows = None,
+    text: Searched = None,
+    out: Out = None,
+) -> None:
+    """Questions to the codes of a run's SAEs: which rows, partners, matches, splits; as a CSV and a page. No model."""
+    from strata_sae.pipeline.analysis.asked import Options
+    from strata_sae.pipeline.analysis.questions import asked_of, described, question_of
+    from strata_sae.pipeline.analysis.writing import places, printed, write
+
+    if what is None:
+        typer.echo(described())
+        return
+    options = Options(other, latent, n, least, most, rows, text)
+    asked = asked_of(run, what, options, overrides)
+    at = places(asked, what, options, out)
+    answer = question_of(what).answer(asked)
+    write(asked, what, answer, at)
+    typer.echo(printed(answer))
+    log.info("table: %s", at.table)
+    log.info("page:  %s", at.page)

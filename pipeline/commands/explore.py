@@ -1,0 +1,62 @@
+"""`strata explore`: the latents of runs as pages, served to this machine or written as files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strata_sae.pipeline.commands.arguments import Overrides
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.paths import reader_of
+
+CodedRuns = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", parser=reader_of("RUN"), help="Folders of runs whose codes are made.")
+]
+MOST_LATENTS = 10_000
+"""Of an SAE, as pages of an export: about 100 kB each."""
+
+
+def explore(
+    runs: CodedRuns,
+    overrides: Overrides,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, metavar="N", show_default="8340, or a free one", help="To listen on, on 127.0.0.1."
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", parser=reader_of("--export"), help="Write the pages as files instead, into a new folder."
+        ),
+    ] = None,
+    latents: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_LATENTS,
+            metavar="N",
+            show_default="100",
+            help="Of each SAE, in an export: the most dense and best labelled.",
+        ),
+    ] = None,
+) -> None:
+    """Read the latents of runs in a browser, with no model: a local app, or the same pages as files."""
+    if export is None and latents is not None:
+        raise ConfigError("--latents: says how many latents an export has; give --export DIR too")
+    if export is not None and port is not None:
+        raise ConfigError("--port: an export is not served; leave one of --port and --export out")
+    from strata_sae.pipeline.explore.screen import World
+    from strata_sae.pipeline.queries.opened import open_coded
+
+    if export is None:
+        from strata_sae.pipeline.explore.serving import listening, serve
+
+        with listening(port) as opened:  # a port that is taken is told before runs are opened
+            serve(World.of([open_coded(run, overrides) for run in runs]), opened, typer.echo)
+        return
+    from strata_sae.pipeline.explore.static import export_pages, new_folder
+
+    folder = new_folder(export)
+    typer.echo(export_pages(World.of([open_coded(run, overrides) for run in runs]), folder, latents or 100))

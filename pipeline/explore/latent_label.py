@@ -1,0 +1,67 @@
+"""The label of a latent as chips: the tokens that predict its firing, and how well they do."""
+
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
+from strata_sae.pipeline.queries.windows import token_text
+
+MOST_CHIPS = 5
+LONGEST_CHIP = 24
+"""Characters of a token that a chip shows."""
+
+BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\N{NO-BREAK SPACE}": "⍽"}
+"""How a blank is shown where it is all there is to see."""
+MOST_RUNS = 4
+"""Kinds of blanks in a row that a chip names."""
+
+
+class Chip(NamedTuple):
+    """A token of a label."""
+
+    text: str
+    """Without its leading space."""
+    spaced: bool
+    """Whether a space leads: shown as a faint dot."""
+    n_rows: int
+    """Rows of this token on which the latent fires."""
+
+
+class LatentLabel(NamedTuple):
+    """What the screens show of a label; `f1` None: the latent fires too rarely to be scored, or labels are not made."""
+
+    chips: tuple[Chip, ...]
+    n_more: int
+    """Tokens of the set that are not shown."""
+    f1: float | None
+    """On documents that the label was not found on."""
+
+
+NO_LABEL = LatentLabel((), 0, None)
+
+
+def latent_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
+    """The label of one latent; no chips where it has none."""
+    labels = sae.labels
+    if labels is None:
+        return NO_LABEL
+    ids = [int(token) for token in labels.token_ids[latent] if token >= 0][:MOST_CHIPS]
+    chips = tuple(
+        chip(token_text(run, token), int(count)) for token, count in zip(ids, labels.token_counts[latent], strict=False)
+    )
+    f1 = float(labels.f1[latent])
+    return LatentLabel(chips, max(0, int(labels.n_tokens[latent]) - len(chips)), None if np.isnan(f1) else f1)
+
+
+def chip(text: str, n_rows: int) -> Chip:
+    """A chip of a token's text: cut where it is long; of nothing but blanks, how many of each there are."""
+    if text.isspace() and len(text) > 1:
+        runs = [(char, len(list(run))) for char, run in groupby(text)]
+        named = [f"{BLANKS.get(char, visible(char))}{f'×{n}' if n > 1 else ''}" for char, n in runs[:MOST_RUNS]]
+        return Chip(" ".join(named) + ("…" if len(runs) > MOST_RUNS else ""), False, n_rows)
+    spaced = text.startswith(" ") and len(text) > 1
+    shown = text[1:] if spaced else BLANKS.get(text, text)
+    return Chip(shown if len(shown) <= LONGEST_CHIP else shown[: LONGEST_CHIP - 1] + "…", spaced, n_rows)

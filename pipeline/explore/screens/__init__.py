@@ -1,0 +1,11 @@
+"""The screens of one latent, of two SAEs, of a document, and of the map."""
+
+from strata_sae.pipeline.explore.screen import Screen
+from strata_sae.pipeline.explore.screens import compare, document, latent, map
+
+SCREENS: tuple[Screen, ...] = (
+    Screen("latent", "/{run}/{sae}/{latent:int}", latent.fill),
+    Screen("document", "/{run}/document/{document:int}", document.fill),
+    Screen("map", "/{run}/{sae}/map", map.fill),
+    Screen("compare", "/{run}/compare/{a}/{b}", compare.fill),
+)
