@@ -1,4 +1,4 @@
-"""`strata export`: a trained SAE in the files of another library."""
+"""`strata export`: a trained SAE in the files of another library, or of a viewer."""
 
 import logging
 from pathlib import Path
@@ -36,7 +36,11 @@ Out = Annotated[
 
 
 def export(sae: Address, format: FormatName, out: Out) -> None:
-    """A trained SAE as another library reads it: weights in raw units, its store, config and scores as metadata."""
+    """A trained SAE as another library reads it: weights in raw units, its store, config and scores as metadata.
+
+    Or its codes as a viewer reads them: text with activations, labels, neighbours; first make them: strata codes RUN.
+    """
+    from strata_sae.pipeline.commands.stages import shows_progress
     from strata_sae.pipeline.export.exporting import export as write
 
-    log.info("%s: %s as %s", write(sae, format, out), sae.name, format)
+    log.info("%s: %s as %s", write(sae, format, out, show_progress=shows_progress()), sae.name, format)

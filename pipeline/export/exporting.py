@@ -8,8 +8,8 @@ from pathlib import Path
 from strata_sae.pipeline.errors import ConfigError, nearest
 from strata_sae.pipeline.export.handing import handed
 from strata_sae.pipeline.export.viewers import VIEWERS
-from strata_sae.pipeline.export.viewers.subject import subject
 from strata_sae.pipeline.export.viewers.origin import write_origin
+from strata_sae.pipeline.export.viewers.subject import Subject, subject
 from strata_sae.pipeline.formats import FORMATS, Writing
 from strata_sae.pipeline.formats.foreign import DoesNotFit
 from strata_sae.pipeline.outside import outside_stores
@@ -19,16 +19,16 @@ from strata_sae.stores.files.filesystem import make_folder, naming, publish_fold
 from strata_sae.stores.files.hashing import file_sha256
 
 
-def export(address: Path, format: str, out: Path) -> Path:
+def export(address: Path, format: str, out: Path, *, show_progress: bool = False) -> Path:
     """Write the SAE at `<run>/<variant>@<site>`, or `<run>/variants/<variant>@<site>`. As `export_sae`.
 
     Raises: ConfigError also where no trained SAE lies; CheckpointError if its files are not what they should be.
     """
     _check(format, out)  # a file that is in the way is told before weights are read
-    return export_sae(trained_at(address), format, out)
+    return export_sae(trained_at(address), format, out, show_progress=show_progress)
 
 
-def export_sae(trained: TrainedSAE, format: str, out: Path) -> Path:
+def export_sae(trained: TrainedSAE, format: str, out: Path, *, show_progress: bool = False) -> Path:
     """Write an SAE as another library reads it, in the units of the stored rows, with where it came from.
 
     The folder appears whole, or a kill leaves none; the same SAE gives the same bytes each time.
@@ -41,7 +41,7 @@ def export_sae(trained: TrainedSAE, format: str, out: Path) -> Path:
     _check(format, out)
     try:
         if format in VIEWERS:
-            _show(trained, format, out)
+            _show(subject(trained, show_progress=show_progress), format, out)
         else:
             _hand(trained, _writers()[format], out)
     except DoesNotFit as error:
@@ -61,10 +61,9 @@ def _hand(trained: TrainedSAE, write: Writing, out: Path) -> None:
             raise _taken(out)
 
 
-def _show(trained: TrainedSAE, format: str, out: Path) -> None:
+def _show(shown: Subject, format: str, out: Path) -> None:
     """Codes and text, as a viewer reads them."""
     target = out.absolute()
-    shown = subject(trained)
     with _staged(target) as staged:
         VIEWERS[format](shown, staged)
         write_origin(shown, format, staged)

@@ -60,6 +60,4 @@ def partners(subject: Subject, latent: int, n: int) -> Partners:
     a, b, N = float(table["count"][latent]), table["count"][others].astype(np.float64), float(subject.n_kept)
     spread = np.sqrt(a * (N - a)) * np.sqrt(b * (N - b))
     phi = np.divide(N * both - a * b, spread, out=np.zeros_like(both), where=spread > 0)
-    return Partners(
-        others.tolist(), phi.tolist(), (both / np.sqrt(a * b)).tolist(), (both / (a + b - both)).tolist()
-    )
+    return Partners(others.tolist(), phi.tolist(), (both / np.sqrt(a * b)).tolist(), (both / (a + b - both)).tolist())

@@ -9,6 +9,7 @@ too, and reshapes them into its windows. Rows beyond the last whole sequence are
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,45 +19,50 @@ import safetensors.numpy
 from strata_sae.pipeline.export.viewers.beside import partners
 from strata_sae.pipeline.export.viewers.spelling import slug
 from strata_sae.pipeline.export.viewers.subject import LatentCodes, Subject
+from strata_sae.pipeline.formats.foreign import DoesNotFit
 from strata_sae.stores.files.filesystem import naming
+
+log = logging.getLogger(__name__)
 
 _WINDOW = 32
 """delphi's windows, of which a sequence must have a whole number (`ConstructorConfig.example_ctx_len`)."""
 _SEQUENCE_TOKENS = 256
 """`CacheConfig.cache_ctx_len`."""
-_PAIRS_A_FILE = 2**23
-"""At most 24 bytes each in memory; a latent of more has a file of its own."""
+_PAIRS_A_FILE = 2**22
+"""About 50 bytes each in memory, 200 MiB in all; a latent of more has a file of its own."""
 _NEIGHBOURS = 64
 
 
 def write(subject: Subject, out: Path) -> None:
-    """Fill an empty folder."""
+    """Fill an empty folder. Raises: DoesNotFit if the store has fewer rows than a window of delphi's."""
     length = _sequence_tokens(subject)
-    n_sequences = subject.text.n_rows // length
+    n_sequences, n_left_out = divmod(subject.text.n_rows, length)
+    log.info("delphi: %d sequences of %d tokens; the last %d rows are left out", n_sequences, length, n_left_out)
     module = slug(subject.sae.record.site)
     folder = out / "latents" / module
     folder.mkdir(parents=True)
     (out / "neighbours").mkdir()
     tokens = subject.text.token_id[: n_sequences * length].reshape(n_sequences, length)
-    first, n_files = 0, 0
+    n_files = 0
     for part in _parts(subject.latents("delphi")):
         _write_part(folder, part, tokens)
-        first, n_files = part[-1].latent + 1, n_files + 1
+        n_files += 1
     config = {
         "dataset_repo": subject.source.dataset or "none", "dataset_split": "train", "dataset_name": "",
         "dataset_column": "text", "batch_size": 1, "cache_ctx_len": length, "n_tokens": n_sequences * length,
         "n_splits": n_files, "model_name": subject.source.model or "none",
     }  # fmt: skip
     _write_json(folder / "config.json", config)
-    near = {str(latent): _neighbours(subject, latent) for latent in range(first)}
-    _write_json(out / "neighbours" / f"{module}-co-occurrence.json", near)
+    _write_neighbours(subject, out / "neighbours" / f"{module}-co-occurrence.json")
 
 
 def _sequence_tokens(subject: Subject) -> int:
-    """The model's context where it fits, else a multiple of delphi's window that the store has rows for."""
+    """The model's context if windows of delphi's fill it, else delphi's own; less if the store has fewer rows."""
     wanted = subject.source.context_tokens or _SEQUENCE_TOKENS
     wanted = wanted if wanted % _WINDOW == 0 else _SEQUENCE_TOKENS
-    return max(min(wanted, subject.text.n_rows // _WINDOW * _WINDOW), _WINDOW)
+    if subject.text.n_rows < _WINDOW:
+        raise DoesNotFit(f"its store has {subject.text.n_rows} rows, and delphi's windows have {_WINDOW} tokens")
+    return min(wanted, subject.text.n_rows // _WINDOW * _WINDOW)
 
 
 def _parts(latents: Iterator[LatentCodes]) -> Iterator[list[LatentCodes]]:
@@ -87,7 +93,16 @@ def _write_part(folder: Path, part: list[LatentCodes], tokens: np.ndarray) -> No
     with naming(path):
         # Values as they are: float16, which delphi writes, ends at 65,504.
         data = {"locations": locations, "activations": values, "tokens": np.ascontiguousarray(tokens)}
-        safetensors.numpy.save_file(data, path)
+        path.write_bytes(safetensors.numpy.save(data))  # an OSError of save_file's has no number
+
+
+def _write_neighbours(subject: Subject, path: Path) -> None:
+    """{latent: its neighbours}; line by line, since 65,536 latents have 4 million."""
+    with naming(path), path.open("xb") as file:
+        for latent in range(subject.sae.d_sae):
+            found = json.dumps(_neighbours(subject, latent), separators=(",", ":"))
+            file.write(f'{"," if latent else "{"}\n"{latent}":{found}'.encode())
+        file.write(b"\n}\n")
 
 
 def _neighbours(subject: Subject, latent: int) -> list[list[float]]:

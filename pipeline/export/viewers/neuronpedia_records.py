@@ -40,6 +40,8 @@ def names(subject: Subject) -> Names:
     record = subject.sae.record
     layer = layer_of(record.site)
     kind = _KINDS.get(record.site.rpartition(".")[2], record.site)
+    if record.reads:
+        kind = "transcoder" if len(record.reads) == len(record.writes) == 1 else "crosscoder"
     of_set = slug(f"{kind}-{record.variant}").lower()
     model = slug((subject.source.model or "").rstrip("/").rpartition("/")[2])
     return Names(model, of_set, f"{0 if layer is None else layer}-{of_set}")
@@ -97,7 +99,7 @@ def feature(of: Names, codes: LatentCodes, n_kept: int) -> Row:
 
 
 def correlated(partners: Partners) -> Row:
-    """The latents that fire together with one. Their `pearson` and `l1` (a cosine) are here of firing, not of values."""
+    """The latents that fire together with one. `pearson` and `l1`, a cosine, are of firing here, and not of values."""
     return {
         "correlated_features_indices": list[JsonValue](partners.latents),
         "correlated_features_pearson": [rounded(value) for value in partners.phi],

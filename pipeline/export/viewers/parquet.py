@@ -4,7 +4,7 @@
 polars and pandas. Rows are numbered as in the store.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ _PAIRS_A_GROUP = 2**20
 _ROWS_AT_ONCE = 2**18
 _NEAR = 15
 
-Columns = dict[str, np.ndarray | list[str | None] | list[dict[str, list[float]]]]
+Columns = dict[str, np.ndarray | Sequence[str | None] | Sequence[dict[str, list[float]]]]
 
 
 class _Moments:

@@ -1,4 +1,4 @@
-"""What viewers are shown of an SAE: each latent once, read from its codes, with the text of the rows it is active on."""
+"""What viewers are shown of an SAE: each latent once, read from its codes, with the text of its rows."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -61,8 +61,11 @@ class WordEffects(NamedTuple):
 class Subject:
     """An SAE with codes, on its way into a viewer's files."""
 
-    def __init__(self, sae: CodedSAE, text: Text, source: TextSource, run_name: str) -> None:
+    def __init__(
+        self, sae: CodedSAE, text: Text, source: TextSource, run_name: str, *, show_progress: bool = False
+    ) -> None:
         self.sae, self.text, self.source, self.run_name = sae, text, source, run_name
+        self._show_progress = show_progress
         self.kept_N = sae.kept()
         self.n_kept = int(self.kept_N.sum())
 
@@ -110,7 +113,10 @@ class Subject:
         found = logit_effects(self.sae, latent, _EFFECTS)
         if found is None:
             return WordEffects([], [])
-        return WordEffects(*([(spelled(token_text(self.sae, token)), value) for token, value in side] for side in found))
+        promoted, suppressed = (
+            [(spelled(token_text(self.sae, token)), value) for token, value in side] for side in found
+        )
+        return WordEffects(promoted, suppressed)
 
     def word(self, token_id: int) -> str:
         """The text of a token alone."""
@@ -118,7 +124,7 @@ class Subject:
 
     def latents(self, title: str) -> Iterator[LatentCodes]:
         """Every latent in order, with progress under a title."""
-        with Progress(title, self.sae.d_sae, "latent") as progress:
+        with Progress(title, self.sae.d_sae, "latent", shown=self._show_progress) as progress:
             for latent in range(self.sae.d_sae):
                 yield self.latent(latent)
                 progress.advance(1)
@@ -130,7 +136,7 @@ class Subject:
         return LatentCodes(latent, rows[kept], values[kept])
 
 
-def subject(trained: TrainedSAE) -> Subject:
+def subject(trained: TrainedSAE, *, show_progress: bool = False) -> Subject:
     """The codes of an SAE, opened.
 
     Raises: ConfigError if there are none, or of other weights; StoreError if files are not what they should be.
@@ -148,7 +154,8 @@ def subject(trained: TrainedSAE) -> Subject:
     sae = CodedSAE(trained.folder, stores, filters_of(config.training.filters), codes)
     if trained.training.sha256.weights != codes.plan.weights_sha256:
         raise ConfigError(f"{trained.name}: its codes are of the final weights, not of those that training kept")
-    return Subject(sae, Text(stores), text_source(trained), run.path.name)
+    sae.W_dec = trained.sae.W_dec.detach().cpu().numpy()  # else they would be read again
+    return Subject(sae, Text(stores), text_source(trained), run.path.name, show_progress=show_progress)
 
 
 def _is_text(data: bytes) -> bool:
