@@ -73,3 +73,7 @@ _.ablators  # for users: the nodes of one side of a graph of effects
 _.n_partners  # for users: what a histogram of numbers of partners counts
 _.is_left_out  # a template reads it
 _.focus  # a template reads it
+_.colours  # analysis.js reads it
+_.log_x  # analysis.js reads it
+_.left_title  # analysis.js reads it
+_.right_title  # analysis.js reads it

@@ -118,15 +118,12 @@ def show(size: Size, found: dict[str, object]) -> bool:
     """Print what was measured. Returns: whether targets are met."""
     allowed, passed = ALLOWED_MS[size.name], True
     print(f"\n{size.name}: {size.n_saes} SAEs of {size.d_sae:,} latents, {size.n_rows:,} rows, {size.k} a row")
+    clock, processor = found["first"]
+    print(f"  run opened in {found['opened']:.2f} s, first page {clock:.2f} s later ({processor:.2f} s of processors)")
+    print(f"  {found['mb']:.0f} MB resident at most")
+    print(f"  nearest of {MODEL_WIDTH}-wide decoders {1e3 * found['nearest'][1]:.1f} ms")
     print(
-        f"  run opened in {found['opened']:.2f} s, first page {found['first'][0]:.2f} s later ({found['first'][1]:.2f} s of processors)",
-        end="; ",
-    )
-    print(
-        f"{found['mb']:.0f} MB resident at most; nearest of {MODEL_WIDTH}-wide decoders {1e3 * found['nearest'][1]:.1f} ms"
-    )
-    print(
-        f"  {'page':<22}{'ms':>8}{'CPU ms':>8}{'bytes':>10}   allowed: {allowed} ms for latents and search, {MOST_BYTES:,} bytes"
+        f"  {'page':<22}{'ms':>8}{'CPU ms':>8}{'bytes':>10}   {allowed} ms for latents and search, {MOST_BYTES:,} bytes"
     )
     for name, (screen, (clock, took), n_bytes) in found["pages"].items():
         good = n_bytes <= MOST_BYTES and (screen not in HELD_TO_TIME or 1e3 * took <= allowed)

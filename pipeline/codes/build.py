@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.pipeline.queries.labels import kept_labels
-
 from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.codes.coding import Coding, World, is_there, opened
 from strata_sae.pipeline.codes.estimate import Estimate, estimate, is_too_dense, refused, rows_per_segment, sampled_l0
@@ -22,6 +20,7 @@ from strata_sae.pipeline.engines.local import Local
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import size
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.queries.labels import kept_labels
 from strata_sae.pipeline.queries.opened import Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from strata_sae.pipeline.queries.labels import kept_labels
-
 from strata_sae.pipeline import stopping
 from strata_sae.pipeline.codes.coding import Coding, World, claimed, is_there, opened
 from strata_sae.pipeline.codes.segments import encoded
 from strata_sae.pipeline.codes.tables import latent_table
 from strata_sae.pipeline.engines import Share
+from strata_sae.pipeline.queries.labels import kept_labels
 from strata_sae.pipeline.queries.opened import Text
 from strata_sae.pipeline.queries.populations import kept_rows
 from strata_sae.pipeline.runs.claims import pause

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from strata_sae.pipeline.queries.cofiring import top_partners
 
 from strata_sae.pipeline.kernels.machine.compiled.postings import take_histogram, take_postings
+from strata_sae.pipeline.queries.cofiring import top_partners
 from strata_sae.stores import CodesStore
 
 N_TOP, N_BINS, N_PARTNERS = 32, 40, 64

@@ -4,10 +4,10 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Error, expect
-from support.exploring import HOSTILE_WORDS, served
 
 from strata_sae.pipeline.explore.screens import document
 from support.browsing import LONGEST_MS, browser
+from support.exploring import HOSTILE_WORDS, served
 from support.tree_run import CHILDREN, LONELY, NARROW, OTHERS, PARENT, WIDE, make_tree
 
 __all__ = ["browser"]

@@ -86,7 +86,7 @@ def run_name(world: World, run: CodedRun) -> str:
 def _groups(
     run: CodedRun, sae: CodedSAE, latent: int, population: Population
 ) -> list[tuple[str, str, str, list[Line]]]:
-    groups = []
+    groups: list[tuple[str, str, str, list[Line]]] = []
     for kind, n, heading, lede in GROUPS:
         found = examples(run, sae, latent, kind, n, population=population)
         groups.append((kind, heading, lede, lines(run, sae, latent, found)))
