@@ -6,6 +6,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +46,27 @@ def main() -> None:
     if again := sorted(str(file) for file, at in written().items() if first[file] != at):
         sys.exit(f"a second run wrote again what was finished: {', '.join(again)}")
     print(f"{n_saes} SAEs; {page} is there; a second run wrote none of {len(first)} files again")
+    explore()
+
+
+def explore() -> None:
+    """The commands of README's section Explore, on one SAE. SystemExit: what is not as it should be."""
+    sae = "runs/demo/topk@blocks.8.hook_resid_post"
+    with tempfile.TemporaryDirectory() as folder:
+        pages = Path(folder) / "pages"
+        for arguments in (
+            ["codes", sae],
+            ["analyze", sae, "pairs"],
+            ["explore", "runs/demo", "--export", str(pages), "--latents", "2"],
+        ):
+            command = [sys.executable, "run_pipeline.py", *arguments]
+            subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+        n_pages = len(list(pages.rglob("*.html")))
+    labels = RUN / "variants" / Path(sae).name / "token_labels.json"
+    label = json.loads(labels.read_text(encoding="utf-8"))["metrics"]["token_f1"]["value"]
+    if n_pages < 4 or not 0.5 < label < 0.8:
+        sys.exit(f"{sae}: {n_pages} pages, token_f1 {label}; docs/log.md says what the demo has")
+    print(f"{sae}: token_f1 {label:.3f}; {n_pages} pages exported")
 
 
 if __name__ == "__main__":

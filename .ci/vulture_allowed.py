@@ -25,7 +25,6 @@ _.labelled_store_ids  # a field of a record; checked and read by its name
 _.without_latent  # a field of a record; checked and read by its name
 _.norm_quantiles  # a field of a record; checked and read by its name
 _.is_number  # a template reads it
-_.lede  # a template reads it
 _.redirect_slashes  # a switch of starlette
 _.median_f1  # a template reads it
 _.null_seed  # a field of a record; checked and read by its name
@@ -64,10 +63,8 @@ _.sequence_P  # for users: a field of the codes that `strata.attach` gives
 _.position_P  # for users: a field of the codes that `strata.attach` gives
 _.latent_P  # for users: a field of the codes that `strata.attach` gives
 _.value_P  # for users: a field of the codes that `strata.attach` gives
-_.verify_codes  # for users: docs/codes.md
 _.fitted_on  # a key of token_labels.json, for people
 _.least_rows  # the same; compared by `label_record` with all others
-_.f1_fit  # for users: a field of Labels
 _.of_dense  # for users: effects that are a matrix, such as those of an ablation
 _.ablators  # for users: the nodes of one side of a graph of effects
 _.n_partners  # for users: what a histogram of numbers of partners counts

@@ -97,7 +97,8 @@ def export(sae: TrainedSAE | Path | str, format: str, out: Path | str) -> Path:
 
     Args:
         sae: what `load` or `train` gave, or the folder of a variant.
-        format: `saelens`, `dictionary_learning` or `sparsify`; docs/interoperability.md says what fits where.
+        format: `saelens`, `dictionary_learning` or `sparsify`; docs/interoperability.md says what fits where. Or, of
+            its codes, `neuronpedia`, `delphi`, `circuit_tracer` or `parquet` (docs/viewers.md).
         out: a folder that does not exist, or is empty. It appears whole, or not at all.
     Returns: `out`.
     Raises: ConfigError for another format or folder, or if the SAE does not fit the format, saying why; CheckpointError

@@ -17,7 +17,7 @@ from support.small_presets import FILES, loaded
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "run_pipeline.py", *sorted(ROOT.glob("stores/**/*.py")), *sorted(ROOT.glob("pipeline/**/*.py"))]
-SUFFIX_KEY = set("ABCDEGKLMNPRSV")
+SUFFIX_KEY = set("ABCDEFGKLMNPQRSV")
 MAX_LINES = 300
 
 LAYERS = "layers: stages speak only through files"

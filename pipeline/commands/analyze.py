@@ -61,10 +61,13 @@ def analyze(
     from strata_sae.pipeline.analysis.asked import Options
     from strata_sae.pipeline.analysis.questions import asked_of, described, question_of
     from strata_sae.pipeline.analysis.writing import places, printed, write
+    from strata_sae.pipeline.outside import outside_stores
 
     if what is None:
         typer.echo(described())
         return
+    run = outside_stores(run, "RUN")
+    out = None if out is None else outside_stores(out, "--out")
     options = Options(other, latent, n, least, most, rows, text)
     asked = asked_of(run, what, options, overrides)
     at = places(asked, what, options, out)

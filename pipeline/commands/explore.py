@@ -12,6 +12,7 @@ from strata_sae.pipeline.paths import reader_of
 CodedRuns = Annotated[
     list[Path], typer.Argument(metavar="RUN...", parser=reader_of("RUN"), help="Folders of runs whose codes are made.")
 ]
+LATENTS = 100
 MOST_LATENTS = 10_000
 """Of an SAE, as pages of an export: about 100 kB each."""
 
@@ -37,7 +38,7 @@ def explore(
             min=0,
             max=MOST_LATENTS,
             metavar="N",
-            show_default="100",
+            show_default=str(LATENTS),
             help="Of each SAE, in an export: the most dense and best labelled.",
         ),
     ] = None,
@@ -59,4 +60,5 @@ def explore(
     from strata_sae.pipeline.explore.static import export_pages, new_folder
 
     folder = new_folder(export)
-    typer.echo(export_pages(World.of([open_coded(run, overrides) for run in runs]), folder, latents or 100))
+    n_latents = LATENTS if latents is None else latents
+    typer.echo(export_pages(World.of([open_coded(run, overrides) for run in runs]), folder, n_latents))

@@ -145,9 +145,9 @@ def direct_effects(ablator: CodedSAE, reader: CodedSAE, n: int) -> Effects:
         raise ConfigError(f"number of effects: {n}, but at least 2, one above 0 and one below")
     best = Effects(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     for start in range(0, len(W_dec), _TILE_ROWS):
-        effect_TR = W_dec[start : start + _TILE_ROWS] @ W_enc.T
-        row, column = np.nonzero(_among_largest(effect_TR, n // 2) | _among_largest(-effect_TR, n // 2))
-        part = Effects(row + start, column, effect_TR[row, column])
+        effect_EF = W_dec[start : start + _TILE_ROWS] @ W_enc.T
+        row, column = np.nonzero(_among_largest(effect_EF, n // 2) | _among_largest(-effect_EF, n // 2))
+        part = Effects(row + start, column, effect_EF[row, column])
         best = strongest(Effects(*(np.concatenate(both) for both in zip(best, part, strict=True))), n)
     return best
 

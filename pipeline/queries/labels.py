@@ -32,8 +32,8 @@ def make_labels(sae: CodedSAE, text: Text) -> Labels:
     rows in one of the halves.
     """
     tokens, half_N = text.tokens, halves(sae, text)
-    total_2U = _totals(text, half_N)
-    parts = [token_sets(offset, rows, tokens.rank, half_N, total_2U, N_NAMED) for _, offset, rows in _blocks(sae.codes)]
+    totals_V = _totals(text, half_N)
+    parts = [token_sets(offset, rows, tokens.rank, half_N, totals_V, N_NAMED) for _, offset, rows in _blocks(sae.codes)]
     active, f1, size, named, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     f1[(active < LEAST_ROWS).any(axis=1)] = np.nan
     return Labels(
@@ -49,14 +49,14 @@ def make_counts(sae: CodedSAE, text: Text) -> TokenCounts:
     """On how many rows of the population each latent fires on each token, from the codes."""
     rank, half_N, n_tokens = text.tokens.rank, halves(sae, text), len(text.tokens.ids)
     nothing = np.empty(0, np.uint32)
-    pairs_U = np.zeros(n_tokens, np.int64)
+    pairs_V = np.zeros(n_tokens, np.int64)
     for first, offset, rows in _blocks(sae.codes):
-        count_tokens(offset, rows, rank, half_N, first, pairs_U, nothing, nothing)
-    pair_offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs_U)])
+        count_tokens(offset, rows, rank, half_N, first, pairs_V, nothing, nothing)
+    pair_offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs_V)])
     latent_Q, count_Q = (np.empty(int(pair_offset[-1]), np.uint32) for _ in range(2))
-    at_U = pair_offset[:-1].copy()
+    at_V = pair_offset[:-1].copy()
     for first, offset, rows in _blocks(sae.codes):
-        count_tokens(offset, rows, rank, half_N, first, at_U, latent_Q, count_Q)
+        count_tokens(offset, rows, rank, half_N, first, at_V, latent_Q, count_Q)
     active = np.bincount(latent_Q, count_Q, minlength=sae.d_sae).astype(np.int64)
     return TokenCounts(active, _totals(text, half_N).sum(axis=0), pair_offset, latent_Q, count_Q)
 
@@ -87,8 +87,8 @@ def tokens_of(sae: CodedSAE, text: Text, latent: int) -> list[int]:
         return [int(token_id) for token_id in named[named >= 0]]
     tokens, half_N = text.tokens, halves(sae, text)
     rows = sae.codes.rows_of(latent)[0]
-    total_2U = _totals(text, half_N)
-    ranks = token_sets(np.array([0, len(rows)]), rows, tokens.rank, half_N, total_2U, N_NAMED)[3][0]
+    totals_V = _totals(text, half_N)
+    ranks = token_sets(np.array([0, len(rows)]), rows, tokens.rank, half_N, totals_V, N_NAMED)[3][0]
     return [int(tokens.ids[rank]) for rank in ranks[ranks >= 0]]
 
 
@@ -102,7 +102,7 @@ def halves(sae: CodedSAE, text: Text) -> np.ndarray:
 
 
 def _totals(text: Text, half_N: np.ndarray) -> np.ndarray:
-    """Rows of each token in each half, int64 [2, U]."""
+    """Rows of each token in each half, int64 [2, V]."""
     tokens = text.tokens
     return np.stack([np.bincount(tokens.rank[half_N == half], minlength=len(tokens.ids)) for half in (0, 1)])
 

@@ -65,11 +65,11 @@ def pca(W_dec: np.ndarray) -> Plane:
         moments += unit_BM.T @ unit_BM
     mean /= len(there)
     spread, axes_MM = np.linalg.eigh(moments / len(there) - np.outer(mean, mean))
-    axes_M2 = axes_MM[:, [-1, -2]]
-    axes_M2 = axes_M2 * np.where(axes_M2[np.abs(axes_M2).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
+    axes_M = axes_MM[:, [-1, -2]]
+    axes_M = axes_M * np.where(axes_M[np.abs(axes_M).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
     for start in range(0, len(there), _BLOCK):
         some = there[start : start + _BLOCK]
-        xy[some] = (_unit(W_dec, length_E, some) - mean) @ axes_M2
+        xy[some] = (_unit(W_dec, length_E, some) - mean) @ axes_M
     total = max(float(spread.clip(0).sum()), 1e-30)
     return Plane(xy, (max(0.0, float(spread[-1])) / total, max(0.0, float(spread[-2])) / total))
 

@@ -94,17 +94,17 @@ def _zoom(values: Mapping[str, str]) -> str:
     return at
 
 
-def _on_picture(xy_E2: np.ndarray, at: str) -> tuple[np.ndarray, np.ndarray]:
+def _on_picture(xy_E: np.ndarray, at: str) -> tuple[np.ndarray, np.ndarray]:
     """Places in units of the picture, float64 [E] each; nan where a latent has none. Both axes have one scale."""
-    low_2, high_2 = (edge(xy_E2, axis=0) for edge in (np.nanmin, np.nanmax)) if len(xy_E2) else (np.zeros(2),) * 2
+    low_2, high_2 = (edge(xy_E, axis=0) for edge in (np.nanmin, np.nanmax)) if len(xy_E) else (np.zeros(2),) * 2
     low_2, high_2 = np.nan_to_num(low_2.astype(np.float64)), np.nan_to_num(high_2.astype(np.float64))
     room_2 = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
     scale = float((room_2 / np.maximum(high_2 - low_2, 1e-12)).min())
-    place_E2 = (xy_E2 - (low_2 + high_2) / 2) * scale * [1, -1] + [WIDTH / 2, HEIGHT / 2]
+    place_E = (xy_E - (low_2 + high_2) / 2) * scale * [1, -1] + [WIDTH / 2, HEIGHT / 2]
     for digit in at:
         corner = np.array([int(digit) % 3, int(digit) // 3]) / 4 * [WIDTH, HEIGHT]
-        place_E2 = (place_E2 - corner) * 2
-    return place_E2[:, 0], place_E2[:, 1]
+        place_E = (place_E - corner) * 2
+    return place_E[:, 0], place_E[:, 1]
 
 
 def _shades(sae: CodedSAE, colour: str) -> tuple[np.ndarray, tuple[str, str]]:

@@ -100,7 +100,7 @@ def _joined(part: list[LatentCodes]) -> Columns:
 
 def _latents(subject: Subject, moments: _Moments) -> Columns:
     E, labels = subject.sae.d_sae, subject.labels
-    xy_E2 = pca(subject.sae.W_dec).xy
+    xy_E = pca(subject.sae.W_dec).xy
     near = chain.from_iterable(zip(*block, strict=True) for block in nearest(subject, _NEAR))
     return {
         "latent": np.arange(E, dtype=np.uint32),
@@ -111,8 +111,8 @@ def _latents(subject: Subject, moments: _Moments) -> Columns:
         "density": moments.count / max(subject.n_kept, 1),
         "mean": moments.mean,
         "active_rows": moments.count,
-        "x": xy_E2[:, 0],
-        "y": xy_E2[:, 1],
+        "x": xy_E[:, 0],
+        "y": xy_E[:, 1],
         # Cosine distances, as a map of directions has them.
         "neighbors": [{"ids": ids.tolist(), "distances": (1 - cosines).tolist()} for ids, cosines in near],
     }

@@ -1,6 +1,6 @@
 """Loops over the rows of latents and their tokens: which tokens tell best when a latent fires, and how often.
 
-N rows of the store, U tokens that occur in it (by rank, not id), E latents, P pairs of a row and an active latent.
+N rows of the store, V tokens that occur in it (by rank, not id), E latents, P pairs of a row and an active latent.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from strata_sae.pipeline.kernels.machine.compiled.loops import _compile
 
 @_compile()
 def token_sets(
-    offset: np.ndarray, row_P: np.ndarray, rank_N: np.ndarray, half_N: np.ndarray, total_2U: np.ndarray, n_named: int
+    offset: np.ndarray, row_P: np.ndarray, rank_N: np.ndarray, half_N: np.ndarray, totals_V: np.ndarray, n_named: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of each latent the set of tokens whose F1 of 'it fires' is largest in half 0: no other set has a larger one.
 
@@ -20,12 +20,12 @@ def token_sets(
     are equally good it is the smallest.
 
     offset int64 [E + 1] and row_P: the rows of each latent. rank_N: token of each row. half_N: 0, 1, or -1 for
-    rows that do not count. total_2U int64 [2, U]: rows of each token in each half.
+    rows that do not count. totals_V int64 [2, V]: rows of each token in each half.
     Returns: active rows in each half, int64 [E, 2]; F1 in each half, float64 [E, 2] (0 / 0 is 0); size of the set,
     int32 [E]; its tokens that fire most often in both halves together, int32 [E, n_named], -1 for none; in how many
     rows, int32 [E, n_named].
     """
-    n_latents, n_tokens = len(offset) - 1, total_2U.shape[1]
+    n_latents, n_tokens = len(offset) - 1, totals_V.shape[1]
     active = np.zeros((n_latents, 2), np.int64)
     f1 = np.zeros((n_latents, 2), np.float64)
     size = np.zeros(n_latents, np.int32)
@@ -45,14 +45,14 @@ def token_sets(
                 touched[n] = token
                 n += 1
             count[half, token] += 1
-        hits, predicted = _best(count, total_2U, touched, n, active[latent, 0])
+        hits, predicted = _best(count, totals_V, touched, n, active[latent, 0])
         test_hits, test_predicted = 0, 0
         for i in range(n):
             token = touched[i]
-            if count[0, token] * (predicted + active[latent, 0]) > hits * total_2U[0, token]:
+            if count[0, token] * (predicted + active[latent, 0]) > hits * totals_V[0, token]:
                 size[latent] += 1
                 test_hits += count[1, token]
-                test_predicted += total_2U[1, token]
+                test_predicted += totals_V[1, token]
                 _insert(named[latent], named_count[latent], token, count[0, token] + count[1, token])
         f1[latent, 0] = 2 * hits / max(predicted + active[latent, 0], 1)
         f1[latent, 1] = 2 * test_hits / max(test_predicted + active[latent, 1], 1)
@@ -102,17 +102,17 @@ def count_tokens(
     rank_N: np.ndarray,
     half_N: np.ndarray,
     first_latent: int,
-    at_U: np.ndarray,
+    at_V: np.ndarray,
     latent_Q: np.ndarray,
     count_Q: np.ndarray,
 ) -> None:
     """Of some latents, from first_latent on, on how many rows each fires on each token; by token, then by latent.
 
-    Q pairs of a token and a latent that fires on it. at_U: where a token's next pair goes, which is moved on; where
-    count_Q is empty, nothing is written, and at_U counts the pairs. half_N: -1 for rows that do not count.
+    Q pairs of a token and a latent that fires on it. at_V: where a token's next pair goes, which is moved on; where
+    count_Q is empty, nothing is written, and at_V counts the pairs. half_N: -1 for rows that do not count.
     """
-    count = np.zeros(len(at_U), np.int64)
-    touched = np.empty(len(at_U), np.int64)
+    count = np.zeros(len(at_V), np.int64)
+    touched = np.empty(len(at_V), np.int64)
     for latent in range(len(offset) - 1):
         n = 0
         for place in range(offset[latent], offset[latent + 1]):
@@ -127,7 +127,7 @@ def count_tokens(
         for i in range(n):
             token = touched[i]
             if len(count_Q):
-                latent_Q[at_U[token]] = first_latent + latent
-                count_Q[at_U[token]] = count[token]
-            at_U[token] += 1
+                latent_Q[at_V[token]] = first_latent + latent
+                count_Q[at_V[token]] = count[token]
+            at_V[token] += 1
             count[token] = 0
