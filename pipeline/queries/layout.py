@@ -2,7 +2,6 @@
 
 import importlib.util
 from typing import Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,8 +13,6 @@ _SEED = 0
 _BLOCK = 4096
 """Decoder rows that are converted to float64 at once (count)."""
 
-_lengths: WeakKeyDictionary[CodedSAE, np.ndarray] = WeakKeyDictionary()
-
 
 class Plane(NamedTuple):
     """Where each latent lies."""
@@ -26,16 +23,9 @@ class Plane(NamedTuple):
     """Share of the variance of the unit decoder rows along each axis; None where axes have no such meaning."""
 
 
-def lengths(sae: CodedSAE) -> np.ndarray:
-    """Norms of the decoder rows, float32 [E], computed once."""
-    if sae not in _lengths:
-        _lengths[sae] = np.sqrt(np.einsum("em,em->e", sae.W_dec, sae.W_dec))
-    return _lengths[sae]
-
-
 def nearest(sae: CodedSAE, latent: int, n: int) -> list[tuple[int, float]]:
     """The n latents whose decoder rows have the largest cosine with a latent's, largest first; ties by latent."""
-    length_E = lengths(sae)
+    length_E = sae.decoder_norm_E
     if not length_E[latent]:
         return []
     cosine_E = sae.W_dec @ (sae.W_dec[latent] / length_E[latent])

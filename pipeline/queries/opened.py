@@ -102,6 +102,11 @@ class CodedSAE:
         """float32 [d_sae, d_out]; the other weights are not kept for it. Raises: as `trained`."""
         return trained_saes.load(self.folder).sae.W_dec.detach().numpy()
 
+    @cached_property
+    def decoder_norm_E(self) -> np.ndarray:
+        """Norms of the decoder rows, float32 [d_sae]."""
+        return np.asarray(np.sqrt(np.einsum("em,em->e", self.W_dec, self.W_dec)))
+
     @property
     def labels_of(self) -> LabelsOf:
         """What labels of its codes depend on."""

@@ -20,7 +20,7 @@ class Decoder:
     """As much of an SAE as a decoder is."""
 
     def __init__(self, W_dec):
-        self.W_dec = W_dec
+        self.W_dec, self.decoder_norm_E = W_dec, np.linalg.norm(W_dec, axis=1)
 
 
 @pytest.mark.parametrize("block", [4096, 7])

@@ -35,7 +35,8 @@ OF_RUN = {
     "comparisons": (),  # tests/report/test_comparisons_section.py; evaluate makes it again
     "claims": (),  # tests/runs/, tests/trainer/: who works on the run now
     "judged": (),  # tests/test_judging.py
-    "stability": (),  # the same, and tests/evaluation/test_stability.py
+    "analysis": (),  # tests/analysis/; no stage reads it
+    "stability": (),  # as comparisons, and tests/evaluation/test_stability.py
 }
 """Property of RunFolder -> the commands that read that file. `train` compares the environment where it trains."""
 OF_SAE = {

@@ -16,7 +16,7 @@ import torch
 import support.scored_run as scored_run
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.evaluation.evaluate import evaluate
-from strata_sae.pipeline.report import page
+from strata_sae.pipeline.pages import frame
 from strata_sae.pipeline.report.page import render
 from strata_sae.pipeline.report.results import results_csv
 from strata_sae.pipeline.report.run_data import read_run
@@ -101,7 +101,7 @@ def small(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.rmtree(RunFolder(run).variant(sae).path)
     for record in (RunFolder(run).comparisons, RunFolder(run).stability):  # of the SAEs that are gone, too
         record.unlink(missing_ok=True)
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    monkeypatch.setattr(frame, "get_plotlyjs", lambda: "")
     torch.set_num_threads(1)
     return run
 

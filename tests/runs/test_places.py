@@ -26,6 +26,15 @@ STATE = {
     "pipeline/stopping.py: _state['asked'] =": "that this process is to end; asked for from outside",
     "pipeline/stopping.py: _state['patient'] =": "blocks that this process is in",
     "pipeline/pages/__init__.py: @cache template": "compiled from a file of the package",
+    "pipeline/explore/pages.py: @cache style_text": "files of the package",
+    "pipeline/explore/pages.py: @cache script_text": "the same",
+    "pipeline/explore/pages.py: @cache page_policy": "hashes of the two",
+    "pipeline/explore/measures.py: @cache scores": "of a folder that is open: the app shows what was there then",
+    "pipeline/explore/screens/comparing.py: @cache compared": "a pure function of two SAEs that are open",
+    "pipeline/explore/screens/map.py: @cache placed": "a pure function of an SAE that is open",
+    "pipeline/export/viewers/spelling.py: @cache spelled": "a pure function of a text",
+    "pipeline/queries/logits.py: @cache _opened": "the head of a store that is open",
+    "stores/format/shards.py: @cache _blosc": "a compressor of fixed settings",
 }
 """Where -> why it changes no result."""
 PARSERS = {
