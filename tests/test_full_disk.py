@@ -22,6 +22,7 @@ from support.full_disk import disk
 from support.small_run import TOPK
 
 ROOT = Path(__file__).parents[1]
+STAGES = ("extract", "train", "codes", "evaluate", "report", "export", "neuronpedia", "delphi", "pages")
 RESULTS = (
     "weights.safetensors",
     "curves.jsonl",
@@ -47,7 +48,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     (work / "c.yaml").write_text(dump(made))
     before = {}
-    for stage in ("extract", "train", "codes", "evaluate", "report", "export"):
+    for stage in STAGES:
         before[stage] = shutil.copytree(work, folder / f"before-{stage}")
         os.chdir(work)
         assert strata(stage) == (0, "")
@@ -64,9 +65,14 @@ def back_again() -> Iterator[None]:
 def strata(stage: str) -> tuple[int, str]:
     """Exit code, and what was said of an error."""
     sae = f"runs/small/topk@{SITES[0]}"
-    others = {"export": [sae, "--format=dictionary_learning", "--out=theirs"], "codes": ["runs/small"]}
-    arguments = others.get(stage, ["c.yaml"])
-    result = CliRunner().invoke(app, ["--quiet", stage, *arguments])
+    others = {
+        "codes": ["codes", "runs/small"],
+        "export": ["export", sae, "--format=dictionary_learning", "--out=theirs"],
+        "neuronpedia": ["export", sae, "--format=neuronpedia", "--out=viewed"],
+        "delphi": ["export", sae, "--format=delphi", "--out=cached"],
+        "pages": ["explore", "runs/small", "--export=pages", "--latents=1"],
+    }
+    result = CliRunner().invoke(app, ["--quiet", *others.get(stage, [stage, "c.yaml"])])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, "" if result.exit_code == 0 else result.stderr.splitlines()[-1]
@@ -83,7 +89,18 @@ def leavings(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "stride"), [("extract", 15), ("train", 1), ("codes", 7), ("evaluate", 1), ("report", 1), ("export", 1)]
+    ("stage", "stride"),
+    [
+        ("extract", 15),
+        ("train", 1),
+        ("codes", 7),
+        ("evaluate", 1),
+        ("report", 1),
+        ("export", 1),
+        ("neuronpedia", 2),
+        ("delphi", 1),
+        ("pages", 4),
+    ],
 )
 def test_a_disk_that_is_full_at_any_write_loses_nothing(
     stages: dict[str, Path], tmp_path: Path, stage: str, stride: int
@@ -167,6 +184,11 @@ WRITERS = {
     ("tracking/to_wandb.py", "send"): "none: what a tracker raises is told, and fails no stage (tests/tracking)",
     ("engines/coordinator.py", "only_engine"): "none: a command with an engine of a cluster (tests/test_engines.py)",
     ("extractor/spool.py", "spool_documents"): "extract",
+    ("export/viewers/lines.py", "write_lines"): "neuronpedia",
+    ("export/viewers/lines.py", "__init__"): "neuronpedia",
+    ("export/viewers/delphi.py", "_write_neighbours"): "delphi",
+    ("export/viewers/parquet.py", "_write"): "none: its library opens no file; tests/export/test_viewers_folders.py",
+    ("explore/static.py", "_write"): "pages",
 }
 
 

@@ -11,6 +11,8 @@ from strata_sae.pipeline.paths import reader_of
 
 log = logging.getLogger(__name__)
 
+MOST_LATENTS, MOST_ROWS, LARGEST = 2**32 - 2, 10**6, 2**53
+"""Numbers of latents are 32 bits; a table is read by people; counts of rows are exact as JSON's numbers up to here."""
 Address = Annotated[
     Path,
     typer.Argument(
@@ -23,17 +25,24 @@ What = Annotated[
     str | None, typer.Argument(metavar="[WHAT]", help="The question. Without it: what can be asked, and with what.")
 ]
 Other = Annotated[
-    str | None,
+    Path | None,
     typer.Option(
-        "--other", metavar="VARIANT", help="The second SAE: of the same run, or RUN/VARIANT on the same store."
+        "--other",
+        metavar="VARIANT",
+        parser=reader_of("--other"),
+        help="The second SAE: of the same run, or RUN/VARIANT on the same store.",
     ),
 ]
-Latent = Annotated[int | None, typer.Option("--latent", metavar="N", help="Number of a latent.")]
-N = Annotated[int | None, typer.Option("--n", metavar="N", help="Rows of the table, at most.")]
+Latent = Annotated[
+    int | None, typer.Option("--latent", min=0, max=MOST_LATENTS, metavar="N", help="Number of a latent.")
+]
+N = Annotated[int | None, typer.Option("--n", min=1, max=MOST_ROWS, metavar="N", help="Rows of the table, at most.")]
 Least = Annotated[
     float | None, typer.Option("--least", metavar="X", help="Threshold of what is listed; each question says which.")
 ]
-Most = Annotated[int | None, typer.Option("--most", metavar="N", help="Rows that a pair may share, at most.")]
+Most = Annotated[
+    int | None, typer.Option("--most", min=0, max=LARGEST, metavar="N", help="Rows that a pair may share, at most.")
+]
 Rows = Annotated[
     str | None, typer.Option("--rows", metavar="ROWS", help="as_trained (default), all_but_special or all.")
 ]
@@ -68,7 +77,7 @@ def analyze(
         return
     run = outside_stores(run, "RUN")
     out = None if out is None else outside_stores(out, "--out")
-    options = Options(other, latent, n, least, most, rows, text)
+    options = Options(None if other is None else str(other), latent, n, least, most, rows, text)
     asked = asked_of(run, what, options, overrides)
     at = places(asked, what, options, out)
     answer = question_of(what).answer(asked)

@@ -11,7 +11,14 @@ from strata_sae.pipeline.explore.pages import page
 from strata_sae.pipeline.explore.screen import World
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.pages.text import count, size
-from strata_sae.stores.files.filesystem import FileSystem, make_folder, naming, publish_folder, staging_path, write_new
+from strata_sae.stores.files.filesystem import (
+    FileSystem,
+    make_folder,
+    naming,
+    publish_new_folder,
+    staging_path,
+    write_new,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ def export_pages(world: World, folder: Path, n_latents: int) -> str:
             make_folder(target.parent)
             staged.mkdir()
             n_pages, n_bytes = _write(world, chosen, staged)
-            publish_folder(staged, target)
+            publish_new_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return f"{folder}: {count(n_pages)} pages, {size(n_bytes)}; open index.html\n{_left_out(world, chosen)}"

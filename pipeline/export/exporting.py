@@ -15,7 +15,14 @@ from strata_sae.pipeline.formats.foreign import DoesNotFit
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.runs.addresses import trained_at
 from strata_sae.pipeline.runs.trained import TrainedSAE
-from strata_sae.stores.files.filesystem import make_folder, naming, publish_folder, staging_path, sync
+from strata_sae.stores.files.filesystem import (
+    make_folder,
+    naming,
+    publish_folder,
+    publish_new_folder,
+    staging_path,
+    sync,
+)
 from strata_sae.stores.files.hashing import file_sha256
 
 
@@ -69,7 +76,7 @@ def _show(shown: Subject, format: str, out: Path) -> None:
         write_origin(shown, format, staged)
         for path in staged.rglob("*"):
             sync(path)
-        publish_folder(staged, target)
+        publish_new_folder(staged, target)
 
 
 @contextmanager

@@ -178,6 +178,16 @@ def publish_folder(staged: Path, target: Path) -> None:
     sync(target.parent)
 
 
+def publish_new_folder(staged: Path, target: Path) -> None:
+    """As `publish_folder`; where it fails, nothing stands under the name, so that the same command can be run again."""
+    try:
+        publish_folder(staged, target)
+    except OSError:
+        if not staged.exists():  # the folder has its name, and the list of names is not on the disk
+            os.rename(target, staged)
+        raise
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder so that a kill never leaves half of it under its name."""
     doomed = staging_path(path)

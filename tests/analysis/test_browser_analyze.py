@@ -36,7 +36,8 @@ def test_a_figure_is_drawn(watch: Any, pages: dict[str, Path], given: str) -> No
     for width in (1280, 400):
         watched = watch(pages[given], width=width)
         watched.page.emulate_media(color_scheme="dark" if width == 400 else "light")
-        watched.page.locator(KINDS[given]).first.wait_for()
+        # Attached, not visible: a level line has no height.
+        watched.page.locator(KINDS[given]).first.wait_for(state="attached")
         watched.scroll_through()
         assert watched.errors == []
         assert watched.requests == [watched.url]

@@ -10,6 +10,7 @@ from strata_sae.pipeline.explore.static import export_pages
 from support.browsing import browser, watch
 from support.exploring import HOSTILE_WORDS, served
 from support.tree_run import CHILDREN, LONELY, NARROW, OTHERS, WIDE, make_tree
+from support.waiting import wait_until
 
 __all__ = ["browser", "watch"]
 pytestmark = pytest.mark.browser
@@ -72,8 +73,12 @@ def test_the_test_sees_a_request_elsewhere(watch, root):
     """Control: a picture of another host is asked for by no page, refused by the policy, and seen here."""
     watched = watch(root + "/")
     watched.page.evaluate("document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x.png'}))")
-    watched.page.wait_for_timeout(50)
-    assert any("x.png" in error for error in watched.errors) or len(watched.requests) > 1
+
+    def is_seen() -> bool:
+        watched.page.evaluate("0")  # lets the browser's news in
+        return any("x.png" in error for error in watched.errors) or len(watched.requests) > 1
+
+    wait_until(is_seen)
 
 
 @pytest.mark.parametrize("path", ["/", f"/run/{SAE}", "/search?q=script"])
