@@ -151,14 +151,8 @@ def _check_options(name: str, question: Question, options: Options) -> None:
             )
         if value is None and option in question.needs:
             raise ConfigError(f"--{option}: {name} needs one; {question.asks}")
-    if options.n is not None and not 1 <= options.n <= MOST_ROWS:
-        raise ConfigError(f"--n: {options.n} is not from 1 to {MOST_ROWS:,}")
     if options.text is not None and not options.text:
         raise ConfigError("--text: is empty; give a word as it stands in the text, such as ' the'")
-
-
-MOST_ROWS = 1_000_000
-"""Of a table: what is in memory at once, and in one CSV."""
 
 
 def _spelled(question: Question) -> list[str]:

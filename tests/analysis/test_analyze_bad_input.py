@@ -31,11 +31,9 @@ def refused(*arguments: str | Path) -> str:
         (["topk", "matches"], "--other: matches needs one"),
         (["topk", "examples"], "--latent: examples needs one"),
         (["topk", "examples", "--latent", "48"], "latent 48: topk@blocks.1.hook_resid_post has latents 0 to 47"),
-        (["topk", "examples", "--latent", "-1"], "latent -1: topk@blocks.1.hook_resid_post has latents 0 to 47"),
         (["topk", "matches", "--other", "wide", "--latent", "3"], "--latent: matches takes none"),
         (["topk", "labels", "--rows", "all"], "--rows: labels takes none"),
         (["topk", "pairs", "--rows", "some"], "--rows: 'some' is not known; allowed: as_trained, all_but_special, all"),
-        (["topk", "pairs", "--n", "0"], "--n: 0 is not from 1 to 1,000,000"),
         (["topk", "pairs", "--least", "2"], "least cosine: 2.0, but a cosine lies between -1 and 1"),
         (["topk", "matches", "--other", "wild"], "--other: 'wild' is no SAE of"),
         (["", "pairs"], "pairs: is asked of one SAE; name it: strata analyze"),
@@ -48,6 +46,12 @@ def test_one_line(asked_run: Path, arguments: list[str], said: str) -> None:
     before = sorted(asked_run.rglob("*"))
     assert said in refused(asked_run / arguments[0], *arguments[1:])
     assert sorted(asked_run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", ["--latent=-1", "--n=0", "--n=1000001", "--most=-1"])
+def test_a_number_beyond_its_bounds(asked_run: Path, option: str) -> None:
+    result = CliRunner().invoke(app, ["analyze", f"{asked_run}/topk", "pairs", option])
+    assert (result.exit_code, "is not in the range" in result.output) == (2, True)
 
 
 def test_no_run(tmp_path: Path) -> None:
