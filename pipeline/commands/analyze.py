@@ -12,7 +12,7 @@ from strata_sae.pipeline.paths import reader_of
 log = logging.getLogger(__name__)
 
 MOST_LATENTS, MOST_ROWS, LARGEST = 2**32 - 2, 10**6, 2**53
-"""Numbers of latents are 32 bits; a table is in memory at once, and in one CSV; counts of rows are exact as JSON's numbers up to here."""
+"""A latent's number has 32 bits; a table is in memory at once, and in one CSV; JSON's numbers are exact up to 2^53."""
 Address = Annotated[
     Path,
     typer.Argument(
