@@ -13,7 +13,6 @@ the time of processors, since a machine may be busy with other things. Exit code
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from benchmarks.memory import mebibytes
 from benchmarks.toy import met, sized
 from strata_sae.pipeline.explore.links import Links
 from strata_sae.pipeline.explore.pages import page
@@ -82,7 +82,7 @@ def visits(world: World) -> dict[str, tuple[str, dict[str, str]]]:
 def measure(folder: Path) -> dict[str, object]:
     """Open a run and render its pages. Returns: seconds and bytes by page, memory."""
     screens: dict[str, Screen] = {screen.name: screen for screen in ALL_SCREENS}
-    links, found = Links("/" + "t" * 32), {}
+    links, found, before = Links("/" + "t" * 32), {}, mebibytes("/proc/self/status", "VmRSS")
     with contextlib.chdir(folder):
         began = time.perf_counter()
         world = World.of([open_coded(Path("runs/synthetic"))])
@@ -96,22 +96,24 @@ def measure(folder: Path) -> dict[str, object]:
                 times = [seconds(shown) for _ in range(N_TIMES)]
                 found[name] = (screen, median(times), len(html.encode()))
         sae = next(iter(next(iter(world.runs.values())).saes.values()))
-    resident = _resident_mb()
+    resident = mebibytes("/proc/self/status", "VmHWM")
     rng = np.random.default_rng(0)
 
     class Wide:
         W_dec = rng.standard_normal((sae.d_sae, MODEL_WIDTH), np.float32)
+        decoder_norm_E = np.linalg.norm(W_dec, axis=1)
 
     wide = Wide()
     nearest(wide, 0, 6)
     times = [seconds(lambda: nearest(wide, 1, 6)) for _ in range(N_TIMES)]
-    return {"opened": opened, "first": first, "pages": found, "mb": resident, "nearest": median(times)}
-
-
-def _resident_mb() -> float:
-    """The most memory of this process so far."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return {
+        "opened": opened,
+        "first": first,
+        "pages": found,
+        "mb": resident - before,
+        "imports": before,
+        "nearest": median(times),
+    }
 
 
 def show(size: Size, found: dict[str, object]) -> bool:
@@ -120,7 +122,7 @@ def show(size: Size, found: dict[str, object]) -> bool:
     print(f"\n{size.name}: {size.n_saes} SAEs of {size.d_sae:,} latents, {size.n_rows:,} rows, {size.k} a row")
     clock, processor = found["first"]
     print(f"  run opened in {found['opened']:.2f} s, first page {clock:.2f} s later ({processor:.2f} s of processors)")
-    print(f"  {found['mb']:.0f} MB resident at most")
+    print(f"  {found['mb']:.0f} MiB resident at most, beside {found['imports']:.0f} of what is imported")
     print(f"  nearest of {MODEL_WIDTH}-wide decoders {1e3 * found['nearest'][1]:.1f} ms")
     print(
         f"  {'page':<22}{'ms':>8}{'CPU ms':>8}{'bytes':>10}   {allowed} ms for latents and search, {MOST_BYTES:,} bytes"
