@@ -57,7 +57,7 @@ def answer_splits(asked: Asked) -> Answer:
     words, others = words_of(asked.run, narrow), words_of(asked.run, wide)
     rows: list[tuple[Cell, ...]] = [
         (
-            *(one.parent, words(one.parent), one.rows, len(one.children), one.union),
+            *(one.parent, words(one.parent), one.rows, len(one.children), one.union, one.gain),
             *(child.latent, others(child.latent), child.together, child.covered, child.inside),
         )
         for one in found[: asked.n]
@@ -71,13 +71,15 @@ def answer_splits(asked: Asked) -> Answer:
     return Answer(
         f"Which latents of {narrow.name} split in {wide.name}",
         f"{len(found):,} latents have at least two children: latents of the other SAE of whose rows at least "
-        f"{asked.least:.0%} are the parent's. Those whose rows are covered best come first.",
+        f"{asked.least:.0%} are the parent's. Of latents that are active together one counts as a child. Parents whose "
+        "children cover most beyond the largest of them come first.",
         (
             Column("parent", f"latent of {narrow.name}"),
             Column("parent_label", "its commonest tokens"),
             Column("parent_rows", "rows on which it is active"),
             Column("children_latents", "how many children it has"),
             Column("union", "share of its rows on which at least one child is active"),
+            Column("gain", "union less the share of its largest child"),
             Column("child", f"latent of {wide.name}"),
             Column("child_label", "its commonest tokens"),
             Column("together_rows", "rows of parent and child"),

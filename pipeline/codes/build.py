@@ -21,12 +21,12 @@ from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.pages.text import size
 from strata_sae.pipeline.progress import Progress
 from strata_sae.pipeline.queries.labels import kept_labels
-from strata_sae.pipeline.queries.opened import Text
+from strata_sae.pipeline.queries.opened import CodedSAE, Text
 from strata_sae.pipeline.reading.feed import filters_of
 from strata_sae.pipeline.reading.which_store import open_store
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 from strata_sae.pipeline.strict_yaml import parse
-from strata_sae.stores import CodesStore, StoreError, create_codes, missing_segments
+from strata_sae.stores import create_codes, missing_segments
 from strata_sae.stores.files.filesystem import missing_space
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class ToMake(NamedTuple):
     """Of each of them."""
     refused: list[str]
     """A line for each SAE whose codes would be too many."""
+    labelled: list[CodedSAE]
+    """Those whose codes are there; a kill may have left them without labels."""
 
     @property
     def lines(self) -> list[str]:
@@ -88,6 +90,10 @@ def build_codes(
     to_make = _to_make(world, run.trained() if only is None else [run.variant(only)], n_rows_per_segment)
     for line in to_make.lines:
         log.info("%s", line)
+    if not dry_run:
+        text = Text(world.stores)
+        for sae in to_make.labelled:
+            kept_labels(sae, text)
     if to_make.asked and not dry_run:
         _refuse_full_disk(run, to_make)
         for one in to_make.asked:
@@ -104,14 +110,13 @@ def _world(run: RunFolder, config: TrainConfig) -> World:
 
 def _to_make(world: World, folders: Sequence[VariantFolder], n_rows_per_segment: int | None) -> ToMake:
     """Look at each SAE, and at a few rows of those whose codes are not there."""
-    found, text = ToMake([], [], []), Text(world.stores)
+    found = ToMake([], [], [], [])
     for folder in folders:
         coding = Coding(world, folder)
         if coding.trained.training.status != "finished":
             log.info("%s: its training %s, so it has no codes", folder.name, coding.trained.training.status)
         elif is_there(folder):
-            _check_finished(coding)
-            kept_labels(opened(world, folder), text)
+            found.labelled.append(opened(world, folder))
             log.info("%s: codes are there", folder.name)
         else:
             d_sae, n_rows = coding.trained.sae.d_sae, world.stores.stores[0].plan.n_rows
@@ -122,15 +127,6 @@ def _to_make(world: World, folders: Sequence[VariantFolder], n_rows_per_segment:
             found.asked.append(Asked(folder.name, coding.plan(n_rows_per_segment or rows_per_segment(l0))))
             found.estimates.append(estimate(l0, d_sae, n_rows))
     return found
-
-
-def _check_finished(coding: Coding) -> None:
-    """Raises: StoreError for finished codes of other weights or another store."""
-    if not coding.is_of_this(CodesStore.open(coding.folder.codes).plan):
-        raise StoreError(
-            f"{coding.folder.codes}: holds codes of other weights, or of another store, than the SAE beside it; delete "
-            "that folder and run the same command again"
-        )
 
 
 def _refuse_full_disk(run: RunFolder, to_make: ToMake) -> None:

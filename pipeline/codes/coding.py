@@ -1,6 +1,6 @@
 """The codes of one SAE of a run: what they are of, what is missing of them, and who makes which part now."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -75,19 +75,15 @@ class Coding:
             rows_per_segment=n_rows_per_segment,
         )
 
-    def is_of_this(self, plan: CodesPlan) -> bool:
-        """Whether codes of a plan are those of this SAE and store, whatever encoded them and in what segments."""
-        return replace(self.plan(plan.rows_per_segment), encoder=plan.encoder) == plan
-
 
 def opened(world: World, folder: VariantFolder) -> CodedSAE:
-    """An SAE with its finished codes, for queries."""
+    """An SAE with its finished codes, for queries. Raises: CheckpointError for codes of something else."""
     return CodedSAE(folder, world.stores, world.filters, CodesStore.open(folder.codes))
 
 
 def is_there(folder: VariantFolder) -> bool:
     """Whether the codes of an SAE are finished."""
-    return (folder.codes / "MANIFEST.json").exists()
+    return CodesStore.is_finished(folder.codes)
 
 
 def claimed(run: RunFolder, folder: VariantFolder, what: str) -> Hold | None:

@@ -1,5 +1,6 @@
 """What the overview says of an SAE: its scores, how often its latents fire, and how many of them tokens explain."""
 
+import logging
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from strata_sae.pipeline.runs.chain import read_config
 from strata_sae.pipeline.runs.evaluation_records import Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.record_files import read_record
+
+log = logging.getLogger(__name__)
 
 EXPLAINED_F1 = 0.5
 """A latent counts as explained by tokens above this F1 on documents its label was not found on: there, of the
@@ -31,7 +34,7 @@ class Explained(NamedTuple):
     """How far token sets predict the latents of an SAE."""
 
     n_latents: int
-    """Explained: F1 at least EXPLAINED_F1."""
+    """Explained: F1 above EXPLAINED_F1."""
     share: float
     """Of all latents, dead ones too."""
     median_f1: float | None
@@ -54,7 +57,8 @@ def scores(folder: VariantFolder) -> Scores:
     config = read_config(folder).record
     try:
         found = read_record(folder.metrics, Metrics).record if folder.metrics.exists() else None
-    except CheckpointError:
+    except CheckpointError as error:
+        log.warning("%s; the overview shows no scores of it", error)
         found = None
     if found is None or found.sae != config.fingerprint:
         return Scores(config.sae.architecture, None, None)

@@ -73,13 +73,27 @@ class CodedSAE:
     """A trained SAE with the codes of all its latents on all rows. Its weights are read when they are asked for."""
 
     def __init__(self, folder: VariantFolder, stores: Together, filters: Filters, codes: CodesStore) -> None:
-        """filters: of the run's training. Raises: CheckpointError if the codes are of other weights."""
+        """filters: of the run's training.
+
+        Raises: CheckpointError if the codes are of other weights, or of another store than these; StoreError if these
+            lack a site that the SAE reads.
+        """
         self.folder, self.stores, self.filters, self.codes = folder, stores, filters, codes
         self.record: SAERecord = read_config(folder).record
         self.training: Ending = read_training(folder, self.record).record
-        made_of = codes.plan.sae, codes.plan.weights_sha256
-        if made_of != (self.record.fingerprint, self.training.sha256.weights):
-            raise CheckpointError(f"{folder.codes}: holds the codes of other weights; delete it and run strata codes")
+        plan = codes.plan
+        if (plan.sae, plan.weights_sha256) != (self.record.fingerprint, self.training.sha256.weights):
+            raise CheckpointError(
+                f"{folder.codes}: holds codes of other weights than those of the SAE beside it; delete that folder and "
+                "run strata codes again"
+            )
+        for site, wanted in plan.store_ids.items():
+            store = stores.at(site)
+            if (store.id, store.plan.n_rows) != (wanted, plan.n_rows):
+                raise CheckpointError(
+                    f"{folder.codes}: holds codes of store {wanted[:16]}, but {store.path} is {store.id[:16]}; set "
+                    "store.path to the store they are of, or delete that folder and run strata codes again"
+                )
         self._kept: dict[Population, np.ndarray] = {}
 
     @property
@@ -163,7 +177,7 @@ def open_coded(path: Path, overrides: Sequence[str] = ()) -> CodedRun:
     config = TrainConfig.of(load(run.config, list(overrides)), run.config)
     stores, filters, saes = open_store(config), filters_of(config.training.filters), {}
     for folder in run.trained():
-        if (folder.codes / "MANIFEST.json").exists():
+        if CodesStore.is_finished(folder.codes):
             saes[folder.name] = CodedSAE(folder, stores, filters, CodesStore.open(folder.codes))
     if not saes:
         raise ConfigError(f"{path}: no SAE has codes yet; make them with: strata codes {path}")

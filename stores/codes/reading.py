@@ -42,6 +42,11 @@ class CodesStore:
         self._lock = threading.Lock()
         self._key = object()
 
+    @staticmethod
+    def is_finished(folder: Path) -> bool:
+        """Whether a folder holds a finished codes store, to open or to refuse."""
+        return (folder / MANIFEST).exists()
+
     @classmethod
     def open(cls, folder: Path | str, wanted: CodesPlan | None = None) -> "CodesStore":
         """A finished codes store, of which the small files and the size of every other are checked.
@@ -49,7 +54,7 @@ class CodesStore:
         wanted: what it must be of. Raises: StoreError if it is unfinished, damaged, or of something else.
         """
         folder = Path(folder)
-        if not (folder / MANIFEST).exists():
+        if not cls.is_finished(folder):
             raise StoreError(f"{folder}: no finished codes store; make it with strata codes")
         plan = read_codes_plan(folder)
         if wanted is not None:

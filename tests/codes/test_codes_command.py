@@ -79,6 +79,11 @@ def test_a_dry_run_writes_nothing(folder: Path) -> None:
     assert codes(RUN, "--dry-run").exit_code == 2
     assert codes(f"{RUN}/{TOPK}", "--dry-run").exit_code == 0
     assert names_of_codes(folder) == set()
+    assert codes(f"{RUN}/{TOPK}").exit_code == 0
+    labels = RunFolder(folder / RUN).variant(TOPK).token_labels
+    labels.unlink()  # as a kill between codes and labels leaves it
+    assert (codes(f"{RUN}/{TOPK}", "--dry-run").exit_code, labels.exists()) == (0, False)
+    assert (codes(f"{RUN}/{TOPK}").exit_code, labels.exists()) == (0, True)
 
 
 def test_too_many_codes_in_a_segment_end_it_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,10 +125,8 @@ def test_codes_of_other_weights_are_refused(folder: Path) -> None:
     result = codes(f"{RUN}/{TOPK}")
     assert result.exit_code == 1
     assert "holds codes of other weights" in result.stderr
-    assert "delete that folder and run the same command again" in result.stderr
+    assert "delete that folder and run strata codes again" in result.stderr
     shutil.rmtree(folder / RUN / "variants" / TOPK / "codes")
-    for path in (folder / RUN / "variants" / TOPK).glob("token_*"):
-        path.unlink()
     assert codes(f"{RUN}/{TOPK}").exit_code == 0
 
 

@@ -139,18 +139,16 @@ class Subject:
 def subject(trained: TrainedSAE, *, show_progress: bool = False) -> Subject:
     """The codes of an SAE, opened.
 
-    Raises: ConfigError if there are none, or of other weights; StoreError if files are not what they should be.
+    Raises: ConfigError if there are none, or not of these weights; CheckpointError if they are of another store;
+        StoreError if files are not what they should be.
     """
     run = run_of(trained.folder)
     folder = trained.folder.codes
-    if not (folder / "MANIFEST.json").exists():
+    if not CodesStore.is_finished(folder):
         raise ConfigError(f"{trained.name}: has no codes yet, which this format is made of; {_make(run.path)}")
     config = TrainConfig.of(load(run.config, []), run.config)
     stores = open_store(config)
     codes = CodesStore.open(folder)
-    known = stores.stores[0].plan.n_rows, {site: stores.at(site).id for site in codes.plan.store_ids}
-    if known != (codes.plan.n_rows, codes.plan.store_ids):
-        raise ConfigError(f"{folder}: holds codes of another store's rows; delete it, and {_make(run.path)}")
     sae = CodedSAE(trained.folder, stores, filters_of(config.training.filters), codes)
     if trained.training.sha256.weights != codes.plan.weights_sha256:
         raise ConfigError(f"{trained.name}: its codes are of the final weights, not of those that training kept")
