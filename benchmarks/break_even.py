@@ -18,7 +18,7 @@ class Number:
     value: float
     unit: str
     origin: str
-    """`assumed`, `list price`, or the words of docs/log.md that state it."""
+    """`assumed`, `list price`, `data sheet`, `paper`, `measured`, or the words of docs/log.md that state it."""
     meaning: str
 
 

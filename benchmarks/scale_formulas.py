@@ -7,22 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.break_even import Number
 from strata_sae.stores import Layout, layout
 
 HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number that the tables rest on."""
-
-    value: float
-    unit: str
-    origin: str
-    """`assumed`, `data sheet`, `paper`, or `measured`."""
-    meaning: str
-
-
 NUMBERS = {
     "float32": Number(43.6e12, "FLOP/s", "data sheet", "65 % of an H100's 67e12: products as they are made today"),
     "tf32": Number(321e12, "FLOP/s", "data sheet", "65 % of 494e12"),

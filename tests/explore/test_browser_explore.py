@@ -79,6 +79,7 @@ def test_the_test_sees_a_request_elsewhere(watch, root):
         return any("x.png" in error for error in watched.errors) or len(watched.requests) > 1
 
     wait_until(is_seen)
+    assert is_seen()
 
 
 @pytest.mark.parametrize("path", ["/", f"/run/{SAE}", "/search?q=script"])

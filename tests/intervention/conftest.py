@@ -5,7 +5,22 @@ from typing import Any
 import pytest
 import torch
 
+from strata_sae.pipeline.config.run import TrainConfig
+from support.judged_run import judged_config
 from support.tiny_models import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one extraction, which all tests of a module read."""
+    return tmp_path_factory.mktemp("judged")
+
+
+@pytest.fixture
+def config_of(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
+    """Settings of a run on it, in a working folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda **changes: judged_config(small, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -15,26 +15,9 @@ from strata_sae.pipeline.evaluation.evaluate import evaluate
 from strata_sae.pipeline.intervention import intervene as stage
 from strata_sae.pipeline.intervention.intervene import intervene
 from strata_sae.pipeline.runs.folders import VariantFolder
-from strata_sae.pipeline.runs.judging_records import ModelMetrics
-from strata_sae.pipeline.runs.record_files import read_record
 from strata_sae.stores import ActivationStore, Token, write_store
-from support.judged_run import MLP_IN, MLP_OUT, STREAM, identity, judged_config, put, rough
+from support.judged_run import MLP_IN, MLP_OUT, STREAM, identity, judged_config, losses_of, put, rough
 from support.tiny_models import D_MODEL, save_tiny_model
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bad")
-
-
-@pytest.fixture
-def config_of(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
-    monkeypatch.chdir(tmp_path)
-    return lambda **changes: judged_config(small, **changes)
-
-
-def losses_of(folder: VariantFolder) -> ModelMetrics:
-    return read_record(folder.model_metrics, ModelMetrics).record
 
 
 def moved(config: TrainConfig, path: Path | None) -> TrainConfig:

@@ -14,29 +14,10 @@ from strata_sae.pipeline.intervention.intervene import intervene
 from strata_sae.pipeline.intervention.passes import Passes
 from strata_sae.pipeline.language_model.loading import load
 from strata_sae.pipeline.language_model.sites import FAMILIES
-from strata_sae.pipeline.runs.folders import VariantFolder
-from strata_sae.pipeline.runs.judging_records import ModelMetrics
-from strata_sae.pipeline.runs.record_files import read_record
 from strata_sae.pipeline.settings import ModelSettings
 from strata_sae.stores import ActivationStore, Filters
-from support.judged_run import MLP_IN, MLP_OUT, STREAM, identity, judged_config, put, rough
+from support.judged_run import MLP_IN, MLP_OUT, STREAM, identity, judged_config, losses_of, put, rough
 from support.tiny_models import D_MLP, D_MODEL, save_tiny_model
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one extraction, which all tests of this module read."""
-    return tmp_path_factory.mktemp("judged")
-
-
-@pytest.fixture
-def config_of(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
-    monkeypatch.chdir(tmp_path)
-    return lambda **changes: judged_config(small, **changes)
-
-
-def losses_of(folder: VariantFolder) -> ModelMetrics:
-    return read_record(folder.model_metrics, ModelMetrics).record
 
 
 def by_hand(config: TrainConfig, form: str, what: str) -> tuple[float, float, float]:

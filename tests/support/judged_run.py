@@ -10,7 +10,8 @@ from torch import Tensor
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
-from strata_sae.pipeline.runs.record_files import with_fingerprint, write_record
+from strata_sae.pipeline.runs.judging_records import ModelMetrics
+from strata_sae.pipeline.runs.record_files import read_record, with_fingerprint, write_record
 from strata_sae.pipeline.runs.records import SitePart
 from strata_sae.stores import ActivationStore
 from support.extraction import extraction_config
@@ -35,6 +36,11 @@ def judged_config(folder: Path, *, variants: dict[str, Any] | None = None, **cha
     if variants is not None:
         data["variants"] = variants
     return TrainConfig.model_validate(data)
+
+
+def losses_of(folder: VariantFolder) -> ModelMetrics:
+    """What was measured of an SAE with the model."""
+    return read_record(folder.model_metrics, ModelMetrics).record
 
 
 def identity(width: int, scale: float = 1.0) -> dict[str, Tensor]:
