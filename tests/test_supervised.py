@@ -17,7 +17,7 @@ from strata_sae.pipeline.commands.app import app, main
 from strata_sae.pipeline.commands.sigbus_guard import supervise
 from strata_sae.pipeline.config import RunConfig, dump
 from strata_sae.pipeline.errors import ConfigError
-from support.small_run import ALL, run_data, store_for_training
+from support.small_run import ALL, SITE, run_data, store_for_training
 from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +191,33 @@ def watched(*arguments: str) -> list[Any]:
 
     CliRunner().invoke(app, arguments, obj=stop)
     return explanations
+
+
+SAE = f"runs/run/topk@{SITE}"
+OF_A_RUN = {
+    "codes": ["codes", "runs/run"],
+    "codes of an SAE": ["codes", SAE],
+    "analyze": ["analyze", SAE, "pairs"],
+    "explore": ["explore", "runs/run"],
+    "export": ["export", SAE, "--format", "delphi", "--out", "cached"],
+}
+
+
+@pytest.mark.parametrize("arguments", OF_A_RUN.values(), ids=OF_A_RUN)
+def test_commands_that_map_the_store_of_a_run_are_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = store_for_training(tmp_path / "store")
+    Path("runs/run").mkdir(parents=True)
+    made = RunConfig.model_validate(run_data(store, {"topk": ALL["topk"]}))
+    Path("runs/run/config.yaml").write_text(dump(made))
+    (explain,) = watched(*arguments)
+    assert explain() is None
+    shard = next(store.glob("activations.zarr/sites/*/values/c/0/0"))
+    shard.chmod(0o644)
+    os.truncate(shard, 0)
+    assert str(shard.relative_to(store)) in explain()
 
 
 @pytest.mark.parametrize("command", ["run", "train", "evaluate"])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides
+from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
 from strata_sae.pipeline.paths import reader_of
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ Out = Annotated[
 
 
 def analyze(
+    context: typer.Context,
     run: Address,
     overrides: Overrides,
     what: What = None,
@@ -67,6 +68,7 @@ def analyze(
     out: Out = None,
 ) -> None:
     """Questions to the codes of a run's SAEs: which rows, partners, matches, splits; as a CSV and a page. No model."""
+    guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.analysis.asked import Options
     from strata_sae.pipeline.analysis.questions import asked_of, described, question_of
     from strata_sae.pipeline.analysis.writing import places, printed, write

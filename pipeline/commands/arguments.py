@@ -81,6 +81,12 @@ def config_of(path: Path, overrides: list[str], rehash: bool = False) -> "RunCon
     return load(path, overrides)
 
 
+def config_file_of(given: Path) -> Path:
+    """The config of a run, of its folder or of one of its SAEs: RUN, RUN/VARIANT or RUN/variants/VARIANT."""
+    folders = (given, *given.parents[:2])
+    return next((folder for folder in folders if (folder / "config.yaml").is_file()), given) / "config.yaml"
+
+
 def guard(context: typer.Context, config: Path, overrides: list[str]) -> None:
     """Put this process under the SIGBUS guard: the first act of a command that maps a store's files.
 

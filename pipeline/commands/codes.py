@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides, guard
+from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
 
@@ -34,7 +34,7 @@ def codes(
     context: typer.Context, run: CodedRunFolder, overrides: Overrides, dry_run: DryRun = False, verify: Verify = False
 ) -> None:
     """The sparse codes of all latents on all rows of the store, for analyze and explore; no model is needed."""
-    guard(context, _run_folder(run) / "config.yaml", overrides)
+    guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.codes.build import build_codes
     from strata_sae.pipeline.commands.push import folder_at
     from strata_sae.pipeline.commands.stages import shows_progress
@@ -55,11 +55,6 @@ def codes(
         dry_run=dry_run,
         show_progress=shows_progress(),
     )
-
-
-def _run_folder(given: Path) -> Path:
-    """The folder of the run, if one is there: that which is given, or one above it."""
-    return next((path for path in (given, *given.parents[:2]) if (path / "config.yaml").is_file()), given)
 
 
 def _verify(run: "RunFolder", only: str | None) -> None:

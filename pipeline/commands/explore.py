@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides
+from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
 
@@ -18,6 +18,7 @@ MOST_LATENTS = 10_000
 
 
 def explore(
+    context: typer.Context,
     runs: CodedRuns,
     overrides: Overrides,
     port: Annotated[
@@ -48,6 +49,7 @@ def explore(
         raise ConfigError("--latents: says how many latents an export has; give --export DIR too")
     if export is not None and port is not None:
         raise ConfigError("--port: an export is not served; leave one of --port and --export out")
+    guard(context, config_file_of(runs[0]), overrides)
     from strata_sae.pipeline.explore.screen import World
     from strata_sae.pipeline.queries.opened import open_coded
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from strata_sae.pipeline.commands.arguments import config_file_of, guard
 from strata_sae.pipeline.paths import reader_of
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,12 @@ Out = Annotated[
 ]
 
 
-def export(sae: Address, format: FormatName, out: Out) -> None:
+def export(context: typer.Context, sae: Address, format: FormatName, out: Out) -> None:
     """A trained SAE as another library reads it: weights in raw units, its store, config and scores as metadata.
 
     Or its codes as a viewer reads them: text with activations, labels, neighbours; first make them: strata codes RUN.
     """
+    guard(context, config_file_of(sae), [])
     from strata_sae.pipeline.commands.stages import shows_progress
     from strata_sae.pipeline.export.exporting import export as write
 
