@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.queries.asked_model import AskedModel
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE, open_coded
 from strata_sae.pipeline.queries.populations import POPULATIONS, Population
 from strata_sae.pipeline.runs.folders import RunFolder
@@ -36,6 +37,13 @@ class Asked(NamedTuple):
     most: int | None
     population: Population
     text: str
+    given_model: AskedModel | None = None
+
+    @property
+    def model(self) -> AskedModel:
+        """The language model, for a question that needs it."""
+        assert self.given_model is not None
+        return self.given_model
 
     @property
     def sae(self) -> CodedSAE:

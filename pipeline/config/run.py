@@ -11,6 +11,7 @@ from strata_sae.pipeline.available import choose_device
 from strata_sae.pipeline.config.corpus import NOT_RECORDED_WHERE_UNSET, SOURCES, CorpusSettings, StoreSettings
 from strata_sae.pipeline.config.engine import EngineSettings, LocalSettings
 from strata_sae.pipeline.config.imported import AnyVariant, ImportedVariant
+from strata_sae.pipeline.config.interpretation import InterpretationSettings
 from strata_sae.pipeline.config.sweep import Sweep
 from strata_sae.pipeline.config.toy import ToySettings
 from strata_sae.pipeline.config.tracking import TrackingSettings
@@ -65,6 +66,8 @@ class RunConfig(Settings):
     """A grid over every variant; `load` writes it out as variants (config/sweep.py) and removes it."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How trained SAEs are scored."""
+    interpretation: InterpretationSettings = InterpretationSettings()
+    """How latents are put into words (docs/interpreting.md)."""
     report: ReportSettings = ReportSettings()
     """The report's page."""
     tracking: TrackingSettings = TrackingSettings()

@@ -79,6 +79,14 @@ class VariantFolder:
     """The labels themselves."""
     token_counts = FixedPath("token_counts.safetensors")
     """On how many rows each latent fires on each token."""
+    interpretation = FixedPath("interpretation.json")
+    """What language models say that latents mean, scored."""
+    interpretations = FixedPath("interpretations.csv")
+    """The same as a table."""
+    published = FixedPath("published.json")
+    """Explanations of latents that others published."""
+    ablations = FixedPath("ablations")
+    """Effects of ablated latents on those of another SAE and on logits; may be deleted."""
     match = FixedPath("match.json")
     """The trials that led to the wanted L0; the trials themselves lie in match/<n>/."""
     failures = FixedPath("failures.txt")
@@ -121,6 +129,8 @@ class RunFolder:
     """<name>.lock: what a process works on now (runs/claims.py); gone when none does."""
     judged = FixedPath("claims/judged")
     """Which job has judged the run, and what of it: read by the other processes of that job."""
+    answers = FixedPath("answers")
+    """<process>.jsonl: answers of language models, by the hash of what was asked; what was paid for."""
     analysis = FixedPath("analysis")
     """<question>/<SAE and options>.csv, .html: answers of `strata analyze`; may be deleted."""
     tracking = FixedPath("tracking")

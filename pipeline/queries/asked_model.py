@@ -1,0 +1,85 @@
+"""What a language model with the SAEs of a run beside it can be asked; commands hand one to the app and to analyses."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+EditKind = Literal["ablate", "clamp", "steer"]
+MOST_TOKENS = 1024
+"""Of a prompt."""
+MOST_NEW_TOKENS = 512
+"""Of a continuation."""
+
+
+class Edit(NamedTuple):
+    """A change of one latent of one SAE at every token that is no special one; what the SAE misses is kept."""
+
+    sae: str
+    """`<variant>@<site>`."""
+    latent: int
+    kind: EditKind
+    """`ablate`: set to 0. `clamp`: set to `amount`. `steer`: the row becomes x + amount d, d its decoder row."""
+    amount: float = 0.0
+    """In units of the latent's codes: its largest value in the store is a strong one."""
+
+
+class Active(NamedTuple):
+    """The active latents of an SAE on each of S tokens, the most active first."""
+
+    offset: np.ndarray
+    """int64 [S + 1]."""
+    latents: np.ndarray
+    """int64."""
+    values: np.ndarray
+    """float32."""
+
+
+class NextTokens(NamedTuple):
+    """The likeliest next tokens after each of S tokens, the likeliest first."""
+
+    token_ids: np.ndarray
+    """int64 [S, n]."""
+    texts: list[list[str]]
+    probabilities: np.ndarray
+    """float32 [S, n]."""
+
+
+class Seen(NamedTuple):
+    """What one forward pass gave."""
+
+    active: dict[str, Active]
+    """By SAE. Of an edited pass: of those at or after the edited site; others are as they were."""
+    following: NextTokens
+
+
+class Prompted(NamedTuple):
+    """A text in the model."""
+
+    token_ids: list[int]
+    texts: list[str]
+    """For people."""
+    is_special: list[bool]
+    clean: Seen
+    edited: Seen | None
+    kl_S: np.ndarray | None
+    """KL of the edited from the clean next-token distribution (nat), float32 [S]."""
+
+
+class AskedModel(Protocol):
+    """The model whose activations a run's store holds. It is loaded at the first question."""
+
+    def load(self) -> None:
+        """Load it now. Raises: ConfigError where it is not there, or is another one than the store was made from."""
+        ...
+
+    def prompt(self, text: str, edits: Sequence[Edit] = (), n_following: int = 10) -> Prompted:
+        """A text's tokens with every SAE's codes; with edits also what they change.
+
+        Raises: ConfigError for an empty text, one of more than MOST_TOKENS, and an edit that cannot be made.
+        """
+        ...
+
+    def continuations(self, text: str, ways: Sequence[Sequence[Edit]], n_tokens: int) -> list[str]:
+        """How the model goes on after a text, greedily, with each of several lists of edits. Raises: as `prompt`."""
+        ...
