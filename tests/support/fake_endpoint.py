@@ -45,6 +45,11 @@ class Chat(NamedTuple):
         """What all its messages say."""
         return "\n".join(message.content for message in self.messages)
 
+    @property
+    def is_repair(self) -> bool:
+        """Whether it asks again because the first answer could not be read."""
+        return len(self.messages) > 2 and self.messages[-2].role == "assistant"
+
 
 class Table:
     """The truth by request: `know` it before it is asked. A repair request has the truth of what it repairs."""
@@ -64,9 +69,8 @@ class Table:
 def _subject(model: str, messages: Sequence[Message]) -> str:
     """The same for a request and for its repair: what was said before the first answer."""
     said = [list(message) for message in messages]
-    turns = [role for role, _ in said]
-    first = turns.index("assistant") if turns[-1] == "user" and len(turns) > 2 and turns[-2] == "assistant" else None
-    return json.dumps([model, said[:first]])
+    is_repair = len(said) > 2 and messages[-2].role == "assistant"
+    return json.dumps([model, said[:-2] if is_repair else said])
 
 
 class FakeEndpoint(ThreadingHTTPServer):
@@ -214,6 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
 def first(n: int, fault: Fault) -> Callable[[Chat], Fault | None]:
     """The first n times that each request comes it fails so; then it is answered."""
     return lambda chat: fault if chat.attempt <= n else None
+
+
+def unless_repaired(fault: Fault) -> Callable[[Chat], Fault | None]:
+    """Every first answer fails so; what is asked again is answered."""
+    return lambda chat: None if chat.is_repair else fault
 
 
 def always(fault: Fault) -> Callable[[Chat], Fault | None]:
