@@ -91,12 +91,13 @@ def _named(settings: "InterpretationSettings", dry_run: bool) -> "Interpretation
 
 
 def _publish(folder: "RunFolder | VariantFolder", source: Path) -> None:
-    from strata_sae.pipeline.interpretation.published import publish
+    from strata_sae.pipeline.interpretation.published import keep_published
     from strata_sae.pipeline.runs.folders import VariantFolder
 
     if not isinstance(folder, VariantFolder):
-        raise ConfigError(f"--published: is of one SAE; name it: {folder.path}/VARIANT")
-    typer.echo(publish(folder, source))
+        raise ConfigError(f"--published: names files of one SAE; name it too: {folder.path}/VARIANT")
+    for line in keep_published(folder, source):
+        typer.echo(line)
 
 
 def _interpret(

@@ -36,7 +36,7 @@ class Wire:
             headers["Authorization"] = f"Bearer {key}"
         self._client = httpx.Client(
             headers=headers,
-            timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, CONNECT_SECONDS)),
+            timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=n_connections),
             # A redirect would take the text, and perhaps the key, to a place that the user has not named.
             follow_redirects=False,
