@@ -151,7 +151,7 @@ def test_before_text_leaves_the_machine_host_and_amount_are_told(
         client.ask(requests(3))  # kept: nothing is sent, and nothing said
     (line,) = client.lines
     assert all(lines == [line] for lines in said_before)
-    assert line.startswith("text of the store goes to models.invalid:8000, not encrypted: 3 requests, 75 characters")
+    assert line.startswith("text of the store goes to models.invalid:8000, not encrypted: 3 requests, 66 characters")
     assert "answers of at most 300 tokens" in line
 
 
