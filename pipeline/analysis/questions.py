@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.analysis.answer import Answer
 from strata_sae.pipeline.analysis.asked import Asked, Options, opened_at, other_of, population_of
+from strata_sae.pipeline.analysis.of_encoders import answer_pursuit
 from strata_sae.pipeline.analysis.of_many import answer_clusters, answer_histograms, answer_labels, answer_search
 from strata_sae.pipeline.analysis.of_one import answer_examples, answer_logits
 from strata_sae.pipeline.analysis.of_pairs import answer_cliques, answer_cofiring, answer_group, answer_pairs
@@ -107,6 +108,13 @@ ANALYSES: dict[str, Question] = {
         "Which tokens tell when each latent fires?", answer_labels, takes=frozenset(), least=Least("F1", 0.0)
     ),
     "search": Question("Which latents mean a text?", answer_search, frozenset({"text"}), SAE, n=50),
+    "pursuit": Question(
+        "How well does the encoder do beside gradient pursuit?",
+        answer_pursuit,
+        takes=frozenset(),
+        n=16_384,
+        n_is="held-out rows",
+    ),
     "logits": Question("Which tokens does a latent promote and suppress?", answer_logits, ONE, frozenset(), n=20),
 }
 
