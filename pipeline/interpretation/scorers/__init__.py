@@ -11,7 +11,8 @@ from strata_sae.pipeline.interpretation.scorers.detection import DETECTION
 from strata_sae.pipeline.interpretation.scorers.fidelity import FIDELITY
 from strata_sae.pipeline.interpretation.scorers.fuzzing import FUZZING
 from strata_sae.pipeline.interpretation.scorers.monosemanticity import STAND_IN, rating_request, read_rating
-from strata_sae.pipeline.interpretation.scorers.trials import Scorer, read_answer
+from strata_sae.pipeline.interpretation.scorers.scorer import Scorer
+from strata_sae.pipeline.interpretation.scorers.trials import read_answer
 from strata_sae.pipeline.runs.interpretation_records import Scored
 
 SCORERS: dict[ScoreName, Scorer] = {"detection": DETECTION, "fuzzing": FUZZING, "fidelity": FIDELITY}

@@ -67,10 +67,9 @@ class Prompt(NamedTuple):
     """To the example."""
 
     def request(self, model: str, question: str, purpose: str, seed: int) -> Request:
-        """A question. There is no message of a system: templates of some models refuse one."""
-        first = f"{self.task}\n\n{self.example}"
-        messages = (Message("user", first), Message("assistant", self.answer), Message("user", question))
-        return Request(model, messages, ANSWER_TOKENS, purpose, seed=seed)
+        """A question, all in one message: templates of some models refuse those of a system."""
+        said = f"{self.task}\n\nAn example.\n{self.example}\nAnswer: {self.answer}\n\nYour task.\n{question}\nAnswer:"
+        return Request(model, (Message("user", said),), ANSWER_TOKENS, purpose, seed=seed)
 
 
 def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, Prompt, marked, marks_for
-from strata_sae.pipeline.interpretation.scorers.trials import Scorer, Trial, question_of, silent_windows
+from strata_sae.pipeline.interpretation.scorers.scorer import Scorer
+from strata_sae.pipeline.interpretation.scorers.trials import Trial, question_of, silent_windows
 from strata_sae.stores import permutation
 
 STRONG = 0.3
