@@ -33,11 +33,6 @@ class Asked(NamedTuple):
     trials: list[Trial]
     """At most N_SHOWN."""
 
-    @property
-    def truths(self) -> list[bool]:
-        """The right answer, one for each text that is shown: trials are repeated up to N_SHOWN."""
-        return [self.trials[place % len(self.trials)].truth for place in range(N_SHOWN)]
-
 
 def question_of(description: str, texts: Sequence[str]) -> str:
     """A description and the texts that are judged by it."""
