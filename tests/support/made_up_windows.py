@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from strata_sae.pipeline.endpoint.request import Answered, Request, UnreadableError
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Kind, Material
+
+from strata_sae.pipeline.endpoint.request import Answered, Request, UnreadableError
 from strata_sae.pipeline.interpretation.scorers import SCORERS, Item
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
 from strata_sae.pipeline.interpretation.scorers.trials import Asked
@@ -37,7 +38,16 @@ def material(latent: int = 3, n: int = 14, texts: Sequence[str] = WORDS) -> Mate
     active = [excerpt(kind, number, texts) for kind in ("top", "quantiles") for number in range(n)]
     halves = [excerpt(kind, number, texts) for kind in ("near_miss", "neighbour") for number in range(n // 2)]
     silent = [excerpt("zero", number, texts) for number in range(n)] + halves
-    return Material(latent, 0.01, 0.2, 9.0, [], active, silent)
+    return Material(
+        latent=latent,
+        n_active_rows=100,
+        density=0.01,
+        window_density=0.2,
+        largest=9.0,
+        explain=[],
+        active=active,
+        silent=silent,
+    )
 
 
 def items(n: int = 3, label: Sequence[int] = (OWN,)) -> list[Item]:
