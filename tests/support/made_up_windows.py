@@ -50,9 +50,11 @@ def material(latent: int = 3, n: int = 14, texts: Sequence[str] = WORDS) -> Mate
     )
 
 
-def items(n: int = 3, label: Sequence[int] = (OWN,)) -> list[Item]:
+def items(n: int = 3, label: Sequence[int] = (OWN,), n_windows: int = 14) -> list[Item]:
     """Latents with an explanation each."""
-    return [Item(material(latent), f"the word w{OWN}, latent {latent}", frozenset(label)) for latent in range(n)]
+    return [
+        Item(material(latent, n_windows), f"the word w{OWN}, latent {latent}", frozenset(label)) for latent in range(n)
+    ]
 
 
 def truths(asked: Asked) -> list[bool]:
