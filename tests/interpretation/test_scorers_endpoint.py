@@ -87,10 +87,10 @@ def test_a_coin_has_chance_in_its_interval(answers: Answers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "why"), [("garbage", "unreadable"), ("wrong length", None), ("500", "server"), ("cut", "server")]
+    ("fault", "why"), [("garbage", "unreadable"), ("wrong length", None), ("500", "server"), ("cut", "cut")]
 )
 def test_what_is_never_answered_is_counted_and_no_number(fault: Fault, why: str | None, answers: Answers) -> None:
-    """Of the first latent; a rating that is too long by one word is still a rating."""
+    """Of the first latent. Ratings are words here, which the fault `wrong length` leaves as they are."""
 
     def of_first(chat: Chat) -> Fault | None:
         return fault if "latent 0" in chat.text or "Description:" not in chat.text else None

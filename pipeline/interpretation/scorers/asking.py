@@ -23,7 +23,8 @@ _ARRAY = re.compile(r"\[[^\[\]]{0,400}\]")
 
 def quoted(text: str) -> str:
     """The text as one line of JSON: quotes, ends of lines and whatever does not print are escaped."""
-    return "".join(_shown(letter) for letter in json.dumps(text, ensure_ascii=False))
+    line = json.dumps(text, ensure_ascii=False)
+    return line if line.isprintable() else "".join(_shown(letter) for letter in line)
 
 
 def _shown(letter: str) -> str:
