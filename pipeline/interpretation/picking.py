@@ -16,6 +16,7 @@ Kind = Literal["top", "quantiles", "zero", "near_miss", "neighbour"]
 """`top`: the largest values. `quantiles`: drawn evenly from ten bins of equally many active rows. Silent on all of
 their tokens are: `zero`: drawn from all such windows; `near_miss`: drawn from those whose row holds a token of the
 latent's token label; `neighbour`: drawn from those on whose row a latent fires that often fires with it."""
+ACTIVE: tuple[Kind, ...] = ("top", "quantiles")
 SILENT: tuple[Kind, ...] = ("zero", "near_miss", "neighbour")
 N_PARTNERS = 5
 """Latents whose rows are neighbours: those that share the most rows."""
