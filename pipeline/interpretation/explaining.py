@@ -49,4 +49,4 @@ def read_explanation(text: str) -> str:
 
 def _plain(words: str) -> str:
     printed = "".join(letter if letter.isprintable() else " " for letter in words)
-    return " ".join(printed.split()).strip("*_\"`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK} ")
+    return " ".join(printed.split()).strip('*_"`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK} ')

@@ -77,9 +77,7 @@ def interpretation_of(sae: CodedSAE, settings: InterpretationSettings) -> Interp
     )
 
 
-def _record(
-    sae: CodedSAE, settings: InterpretationSettings, finished: Sequence[Interpreted]
-) -> InterpretationRecord:
+def _record(sae: CodedSAE, settings: InterpretationSettings, finished: Sequence[Interpreted]) -> InterpretationRecord:
     latents = [one.latent for one in finished]
     metrics = totals(latents, settings.scores, settings.seed)
     return InterpretationRecord(**dict(interpretation_of(sae, settings)), latents=latents, metrics=metrics)

@@ -37,9 +37,9 @@ def _of_score(latents: Sequence[ExplainedLatent], name: str, seed: int) -> Itera
         n = sum(one is not None for one in values)
         text = f"Median over {n} latents of the {what}, {name}, on documents that the explainer has not seen."
         yield f"{name}_{value}", Measured(value=estimate.value, unit=unit, definition=text)
-        for end in ("low", "high"):
+        for end, which in (("low", "Lower"), ("high", "Upper")):
             bound = getattr(estimate.interval, end) if estimate.interval else None
-            says = f"{'Lower' if end == 'low' else 'Upper'} end of the 95 % interval of {name}_{value}: bootstrap over latents."
+            says = f"{which} end of the 95 % interval of {name}_{value}: bootstrap over latents."
             yield f"{name}_{value}_{end}", Measured(value=bound, unit=unit, definition=says)
     n_failed = sum(one.n_failed for one in scored)
     n_windows = n_failed + sum(

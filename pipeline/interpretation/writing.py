@@ -36,9 +36,7 @@ def top_texts(material: Material) -> list[str]:
     return texts_of(top[:N_TOP_EXAMPLES])
 
 
-def write_interpretations(
-    folder: VariantFolder, record: InterpretationRecord, finished: Sequence[Interpreted]
-) -> None:
+def write_interpretations(folder: VariantFolder, record: InterpretationRecord, finished: Sequence[Interpreted]) -> None:
     """Write interpretations.csv, then interpretation.json; the same interpretations give the same bytes."""
     write_bytes(folder.interpretations, table(record, finished).encode("utf-8"))
     write_record(folder.interpretation, record)
@@ -58,11 +56,11 @@ def table(record: InterpretationRecord, finished: Sequence[Interpreted]) -> str:
 def _row(one: Interpreted, names: Sequence[str]) -> dict[str, _Cell]:
     latent = one.latent
     fidelity = latent.scores.get("fidelity")
-    examples = {f"top_example_{n}": text for n, text in enumerate([*one.top, *[""] * N_TOP_EXAMPLES][:N_TOP_EXAMPLES], 1)}
+    top = [*one.top, *[None] * (N_TOP_EXAMPLES - len(one.top))]
     row: dict[str, _Cell] = {
         "neuron_idx": latent.latent,
         "interpretation": latent.explanation,
-        **examples,
+        **{f"top_example_{number}": text for number, text in enumerate(top, start=1)},
         "f1_fidelity_score": fidelity.f1 if fidelity else None,
         "failure": latent.failure,
         "n_active_rows": latent.n_active_rows,
