@@ -16,6 +16,7 @@ from strata_sae.pipeline.interpretation.explaining import explain
 from strata_sae.pipeline.interpretation.scorers import Item, LatentScores, score
 from strata_sae.pipeline.interpretation.totals import totals
 from strata_sae.pipeline.interpretation.writing import Interpreted, in_words, top_texts, write_interpretations
+from strata_sae.pipeline.pages.text import masked
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationOf, InterpretationRecord
 
@@ -64,23 +65,27 @@ def interpret(
     return records
 
 
+def _record(sae: CodedSAE, settings: InterpretationSettings, finished: Sequence[Interpreted]) -> InterpretationRecord:
+    latents = [one.latent for one in finished]
+    of = interpretation_of(sae, settings)
+    metrics = totals(latents, of, settings.scores, settings.seed)
+    return InterpretationRecord(**dict(of), latents=latents, metrics=metrics)
+
+
 def interpretation_of(sae: CodedSAE, settings: InterpretationSettings) -> InterpretationOf:
-    """What interpretations of an SAE with these settings depend on."""
+    """What interpretations of an SAE with these settings depend on.
+
+    A local server may know a model by its path, which is masked: the record is shown and pushed.
+    """
     return InterpretationOf(
         sae=sae.record.fingerprint,
         weights_sha256=sae.training.sha256.weights,
         store_id=sae.record.store_id,
         codes_id=sae.codes.id,
-        explainer=settings.explainer or "",
-        scorer=settings.scorer or "",
+        explainer=str(masked(settings.explainer or "")),
+        scorer=str(masked(settings.scorer or "")),
         settings={"latents": settings.latents, "scores": list(settings.scores), "seed": settings.seed},
     )
-
-
-def _record(sae: CodedSAE, settings: InterpretationSettings, finished: Sequence[Interpreted]) -> InterpretationRecord:
-    latents = [one.latent for one in finished]
-    metrics = totals(latents, settings.scores, settings.seed)
-    return InterpretationRecord(**dict(interpretation_of(sae, settings)), latents=latents, metrics=metrics)
 
 
 def _finished(
