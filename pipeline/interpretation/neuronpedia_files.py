@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from strata_sae.pipeline.errors import ConfigError, shown
+from strata_sae.pipeline.runs.interpretation_records import MOST_CHARACTERS
 from strata_sae.stores.errors import StoreError, explain
 from strata_sae.stores.files.canonical import MAX_JSON_BYTES, Json, parse_json
 from strata_sae.stores.files.hashing import file_sha256
@@ -24,8 +25,8 @@ MAX_LINE_BYTES = 2**20
 MAX_BYTES = 2**33
 """Of a file's text; of a million latents with embeddings of 256 numbers it is 6 GB."""
 MAX_FILES = 10_000
-MAX_TEXT, MAX_NAME = 2_000, 200
-"""Characters that are kept of a description, and of who made it."""
+MAX_NAME = 200
+"""Characters that are kept of the name of who made an explanation."""
 _READ_BYTES = 2**16
 _GZIP = b"\x1f\x8b"
 _KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -41,7 +42,7 @@ class Entry(NamedTuple):
     source: str
     """`<modelId>/<layer>`, as Neuronpedia names an SAE; empty: not said."""
     is_cut: bool
-    """Whether the file has more text than MAX_TEXT."""
+    """Whether the file has more text than MOST_CHARACTERS."""
 
 
 def files_of(given: Path) -> list[Path]:
@@ -98,7 +99,7 @@ def _listed(data: Json, path: Path) -> list[Json]:
     inner = data.get("explanations") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(inner, list):
         raise ConfigError(f"--published: {path}: neither a list of explanations nor an object with `explanations`")
-    outer = {key: data[key] for key in ("index", "modelId", "layer") if key in data}
+    outer: dict[str, Json] = {key: data[key] for key in ("index", "modelId", "layer") if key in data}
     return [outer | item if isinstance(item, dict) else item for item in inner]
 
 
@@ -110,7 +111,7 @@ def _entry(item: Json, where: str, d_sae: int) -> Entry:
     model, kind = (_text(item, key, where)[:MAX_NAME].strip() for key in ("explanationModelName", "typeName"))
     source = "/".join(_text(item, key, where)[:MAX_NAME] for key in ("modelId", "layer"))
     by = f"{model} ({kind})" if model and kind else model or kind
-    return Entry(latent, text[:MAX_TEXT], by, source.strip("/"), len(text) > MAX_TEXT)
+    return Entry(latent, text[:MOST_CHARACTERS], by, source.strip("/"), len(text) > MOST_CHARACTERS)
 
 
 def _latent(index: Json, where: str, d_sae: int) -> int:

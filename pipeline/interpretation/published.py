@@ -6,11 +6,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
-from strata_sae.pipeline.interpretation.neuronpedia_files import MAX_TEXT, Entry, entries, file_hash, files_of
+from strata_sae.pipeline.interpretation.neuronpedia_files import Entry, entries, file_hash, files_of
 from strata_sae.pipeline.pages.text import visible
 from strata_sae.pipeline.runs.chain import read_config, read_training
 from strata_sae.pipeline.runs.folders import VariantFolder
-from strata_sae.pipeline.runs.interpretation_records import PublishedExplanation, PublishedRecord
+from strata_sae.pipeline.runs.interpretation_records import MOST_CHARACTERS, PublishedExplanation, PublishedRecord
 from strata_sae.pipeline.runs.record_files import write_record
 from strata_sae.pipeline.runs.records import SAERecord
 
@@ -87,7 +87,7 @@ class _Collected:
         """A line for each kind of thing that was not kept as it is."""
         said = {
             f"{self._n_empty:,} entries have no text": self._n_empty,
-            f"{self._n_cut:,} explanations are cut after {MAX_TEXT:,} characters": self._n_cut,
+            f"{self._n_cut:,} explanations are cut after {MOST_CHARACTERS:,} characters": self._n_cut,
             f"{self._n_over:,} explanations are left out: {KEPT_OF_A_LATENT} of a latent are kept": self._n_over,
         }
         return [line for line, n in said.items() if n]

@@ -10,7 +10,6 @@ from strata_sae.pipeline.runs.interpretation_records import (
     InterpretationRecord,
     PublishedExplanation,
     PublishedRecord,
-    Scored,
 )
 
 PUBLISHED = "published"
@@ -29,7 +28,7 @@ class Explained(NamedTuple):
     balanced_accuracy: float | None
     """Of detection on unseen documents; None: not scored."""
     lift: float | None
-    """Of it over the token label's on the same windows."""
+    """Of balanced accuracy over the token label's, on the windows but near misses (Scored.lift)."""
     rating: int | None
     interval: tuple[float, float] | None = None
     """Of the balanced accuracy, 95 %."""
@@ -80,13 +79,6 @@ def explanations_of(sae: CodedSAE) -> Explanations:
     return Explanations(found)
 
 
-def lift_of(scored: Scored) -> float | None:
-    """How much better the words tell when a latent fires than its token label does, on the same windows."""
-    if scored.balanced_accuracy is None or scored.token_label is None:
-        return None
-    return scored.balanced_accuracy - scored.token_label
-
-
 def _made_here(latent: ExplainedLatent, text: str, explainer: str) -> Explained:
     scored = latent.scores.get(_HEADLINE)
     interval = scored.interval if scored else None
@@ -95,7 +87,7 @@ def _made_here(latent: ExplainedLatent, text: str, explainer: str) -> Explained:
         by=explainer,
         is_published=False,
         balanced_accuracy=scored.balanced_accuracy if scored else None,
-        lift=lift_of(scored) if scored else None,
+        lift=scored.lift if scored else None,
         rating=latent.rating,
         interval=(interval.low, interval.high) if interval else None,
         n_failed=scored.n_failed if scored else 0,

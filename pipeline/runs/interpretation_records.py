@@ -11,7 +11,6 @@ from strata_sae.pipeline.runs.evaluation_records import Measured
 from strata_sae.pipeline.runs.judging_records import Interval
 from strata_sae.pipeline.runs.records import Count, Group, Record
 
-
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST_CHARACTERS = 2000
 """Of an explanation."""
