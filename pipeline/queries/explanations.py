@@ -35,6 +35,21 @@ class Explained(NamedTuple):
     n_failed: int = 0
     """Windows of detection without a readable answer."""
 
+    @property
+    def maker(self) -> str:
+        """The model or method that wrote them; of published ones it may be empty."""
+        return self.by.removesuffix(PUBLISHED).removesuffix(", ") if self.is_published else self.by
+
+    @property
+    def score(self) -> str:
+        """How well they tell when the latent fires, in words; empty: not scored."""
+        if self.balanced_accuracy is None:
+            return ""
+        span = f" ({self.interval[0]:.2f} to {self.interval[1]:.2f})" if self.interval else ""
+        lift = "" if self.lift is None else f", {self.lift:+.3f} over its token label"
+        failed = f", {self.n_failed:,} windows without answer" if self.n_failed else ""
+        return f"detection: balanced accuracy {self.balanced_accuracy:.3f}{span} on other documents{lift}{failed}"
+
 
 class Explanations:
     """All that is known of one SAE. Those made here come before published ones."""
