@@ -133,6 +133,8 @@ class RunFolder:
     """<process>.jsonl: answers of language models, by the hash of what was asked; what was paid for."""
     analysis = FixedPath("analysis")
     """<question>/<SAE and options>.csv, .html: answers of `strata analyze`; may be deleted."""
+    hypotheses = FixedPath("hypotheses")
+    """<SAE and options>.csv, .html: what tells a target of the documents, by `strata interpret --target`."""
     tracking = FixedPath("tracking")
     """<tracker>.json: what each tracker was sent. <tracker>/: what a tracker keeps on this disk."""
 

@@ -4,8 +4,8 @@ As HypotheSAEs (2.0.1, quickstart.py: generate_hypotheses, evaluate_hypotheses),
 choice of other texts for them; here documents of even number choose and explain, those of odd number test.
 """
 
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -77,7 +77,7 @@ class Hypotheses(NamedTuple):
 def hypothesise(
     run: CodedRun, sae: CodedSAE, wanted: Wanted, settings: InterpretationSettings, asks: Asks | None
 ) -> str:
-    """Find, test and write the hypotheses of an SAE. Returns: what to print; nothing of a dry run, which writes nothing.
+    """Find, test and write the hypotheses of an SAE. Returns: what to print; of a dry run, which writes none, nothing.
 
     asks: None: no language model is asked, and token labels name the latents.
     Raises: ConfigError for a target or an option that cannot be; EndpointError as `asks.ask`.

@@ -37,7 +37,8 @@ def regression(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: bool) -
 
     Concepts that are equal on all documents are left out: a constant cannot be told from the constant, and
     HypotheSAEs would then give each concept the coefficient of the one after it.
-    concepts_DL: 0 or 1, float64; a column of NaN takes no part. Of one document or more. target_D: 0 or 1 where is_binary.
+    concepts_DL: 0 or 1, float64, of one document or more; a column of NaN takes no part.
+    target_D: 0 or 1 where is_binary.
     """
     varies_L = (
         (concepts_DL != concepts_DL[:1]).any(axis=0) if len(concepts_DL) else np.zeros(concepts_DL.shape[1], bool)

@@ -82,10 +82,19 @@ def separation(with_n: np.ndarray, without_n: np.ndarray) -> Separation:
     score = float(with_n.mean() - without_n.mean())
     if min(len(with_n), len(without_n)) < 2 or max(np.ptp(with_n), np.ptp(without_n)) == 0:
         return Separation(score, None, None, None, None)
-    welch = scipy.stats.ttest_ind(with_n, without_n, equal_var=False)
-    interval = welch.confidence_interval(0.95)
-    student = scipy.stats.ttest_ind(with_n, without_n)
-    return Separation(score, float(interval.low), float(interval.high), float(welch.pvalue), float(student.pvalue))
+    # Written out: scipy warns where one of the groups is constant, as those of a yes or no often are.
+    sizes, squares = (np.array([of(group) for group in (with_n, without_n)], np.float64) for of in (len, _squares))
+    freedom, parts = float(sizes.sum() - 2), squares / (sizes - 1) / sizes
+    pooled_error = float(np.sqrt(squares.sum() / freedom * (1 / sizes).sum()))
+    p_student = float(2 * scipy.stats.t.sf(abs(score) / pooled_error, freedom))
+    error, welch_freedom = float(np.sqrt(parts.sum())), float(parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum())
+    half = float(scipy.stats.t.ppf(0.975, welch_freedom)) * error
+    p = float(2 * scipy.stats.t.sf(abs(score) / error, welch_freedom))
+    return Separation(score, score - half, score + half, p, p_student)
+
+
+def _squares(values: np.ndarray) -> float:
+    return float(((values - values.mean()) ** 2).sum())
 
 
 def correlation(value_D: np.ndarray, target_D: np.ndarray) -> tuple[float | None, float | None]:

@@ -9,6 +9,8 @@ from strata_sae.pipeline.config.interpretation import InterpretationSettings
 from strata_sae.pipeline.endpoint.request import Asks
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.annotating import annotate_all
+from strata_sae.pipeline.interpretation.excerpts import Excerpts
+from strata_sae.pipeline.interpretation.explaining import explain
 from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
 from strata_sae.pipeline.queries.labels import tokens_of
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
@@ -31,13 +33,13 @@ class Words(NamedTuple):
 
 
 def labels_of(run: CodedRun, sae: CodedSAE, latents: Sequence[int]) -> list[str]:
-    """The commonest tokens of each latent's label, the space around them cut: `the · a · an`; empty where it has none."""
+    """The commonest tokens of each latent's label, without space around them: `the · a · an`; empty: it has none."""
     named = [[token_text(run, token_id).strip() for token_id in tokens_of(sae, run.text, latent)] for latent in latents]
     return [" · ".join(list(dict.fromkeys(text for text in texts if text))[:N_TOKENS]) for texts in named]
 
 
 def drawn(places: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
-    """MOST_ANNOTATED of these places, or all, in an order drawn by seed and document: one that tells nothing of them."""
+    """MOST_ANNOTATED of these places, or all, in an order drawn by seed and document: it tells nothing of targets."""
     keys = [sha256(canonical_json(["annotated documents", seed, number])) for number in documents[places].tolist()]
     return places[np.argsort(np.array(keys), kind="stable")[:MOST_ANNOTATED]]
 
@@ -45,8 +47,12 @@ def drawn(places: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
 def explained(
     run: CodedRun, sae: CodedSAE, latents: Sequence[int], settings: InterpretationSettings, asks: Asks
 ) -> list[Words]:
-    """What the explainer says of each latent, from windows of documents of even number. Raises: as `asks.ask`."""
-    raise NotImplementedError
+    """What the explainer says of each latent, from windows of documents of even number. Raises: as `annotated`."""
+    if settings.explainer is None:
+        raise ConfigError("interpretation.explainer: is not set; name the model that says what latents are about")
+    excerpts = Excerpts(run, sae, settings.seed)
+    materials = [excerpts.of(latent) for latent in latents]
+    return [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
 
 
 def annotated(
