@@ -44,8 +44,8 @@ def _on_latents(asked: Asked, found: MeasuredEffects) -> Answer:
     graph = effect_graph(large_enough(asked, found), BARS)
     return Answer(
         f"What ablated latents of {asked.sae.name} change in {asked.other.name}",
-        f"{told_how(asked, found)} An effect is the activation of a latent of {asked.other.name} without the ablation less "
-        "that with it, summed over all later rows, for each row on which the ablated latent is active: above 0 it "
+        f"{told_how(asked, found)} An effect is the activation of a latent of {asked.other.name} without the ablation "
+        "less that with it, summed over all later rows, for each row on which the ablated latent is active: above 0 it "
         "excites the other, below 0 it inhibits it.",
         (
             *ABLATED,
@@ -66,18 +66,20 @@ def _on_words(asked: Asked, found: MeasuredEffects) -> Answer:
         latent, token, effect, error = _at(found, place)
         one, text = by_latent[latent], token_text(asked.run, token)
         kl = None if one.kl is None or not one.active_rows else one.kl / one.active_rows
-        rows.append((latent, words(latent), token, text, effect, error, one.active_rows, one.n_sequences, kl))
+        logit = float(found.log_probability[place])
+        rows.append((latent, words(latent), token, text, effect, error, one.active_rows, one.n_sequences, logit, kl))
     return Answer(
         f"What ablated latents of {asked.sae.name} change in the model's predictions",
-        f"{told_how(asked, found)} An effect is the log-probability of a token as the next one without the ablation less "
-        "that with it, summed over all later rows, for each row on which the ablated latent is active: above 0 the "
-        "latent makes the token likelier. KL is of the ablated from the clean predictions, summed and divided alike.",
+        f"{told_how(asked, found)} An effect is the probability of a token as the next one without the ablation less "
+        "that with it, summed over all later rows, for each row on which the ablated latent is active: how many "
+        "more of the token the model expects because of the latent. KL is of the ablated from the clean predictions.",
         (
             *ABLATED,
             Column("token_id", "number of the token"),
             Column("token", "its text"),
-            Column("effect", "change of its log-probability (nat) per active row"),
+            Column("effect", "change of its probability, summed over rows, per active row"),
             *MEASURED,
+            Column("log_probability", "the same of its log-probability (nat)"),
             Column("kl", "KL of all predictions together (nat) per active row"),
         ),
         rows,
@@ -91,7 +93,7 @@ def _words_figure(asked: Asked, found: MeasuredEffects, rows: list[tuple[Cell, .
         drawn = rows[:BARS]
         return (
             Bars(
-                "change of the log-probability (nat) per active row",
+                "change of the probability per active row",
                 [shortened(str(row[3])) for row in drawn],
                 [float(row[4] or 0) for row in drawn],
                 [0 if float(row[4] or 0) > 0 else 2 for row in drawn],

@@ -67,8 +67,8 @@ def answer_ablate_tuples(asked: Asked) -> Answer:
     counts = bars(np.array([one.weakest for one in found]))
     return Answer(
         f"4-tuples of ablated latents of {asked.sae.name} and {asked.other.name}",
-        f"{told_how(asked, measured)} {len(found):,} quadruples (A, B, C, D) among the {len(order):,} strongest effects: A "
-        f"excites B and D, C excites B and inhibits D, each by more than {asked.least:g} per active row. The weakest "
+        f"{told_how(asked, measured)} {len(found):,} quadruples (A, B, C, D) among the {len(order):,} strongest effects"
+        f": A excites B and D, C excites B and inhibits D, each by more than {asked.least:g} per active row. The weakest "
         "of the four orders them.",
         _tuple_columns(asked),
         _tuple_rows(asked, found[:MOST_TUPLES]),

@@ -130,12 +130,13 @@ def _together(parts: list[PartEffects], rows: AblationRows, n_dense: int) -> Mea
     """All parts as one."""
     latents = [one for part in parts for one in part.latents]
     ablator = np.repeat([one.latent for one in latents], [one.n_effects for one in latents]).astype(np.int64)
-    reader, effect, error = (
+    reader, effect, error, logit = (
         np.concatenate([np.empty(0), *(getattr(part, name) for part in parts)])
-        for name in ("reader", "effect", "standard_error")
+        for name in ("reader", "effect", "standard_error", "log_probability")
     )
+    n_sequences = len(rows.spans)
     return MeasuredEffects(
-        latents, ablator, reader.astype(np.int64), effect, error, rows.n_rows, len(rows.spans), n_dense
+        latents, ablator, reader.astype(np.int64), effect, error, logit, rows.n_rows, n_sequences, n_dense
     )
 
 

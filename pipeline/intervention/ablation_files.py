@@ -14,7 +14,7 @@ from strata_sae.pipeline.runs.record_files import fingerprint, read_record, writ
 from strata_sae.stores.files.filesystem import write_bytes
 from strata_sae.stores.files.hashing import sha256
 
-_TYPES = {"reader": np.uint32, "effect": np.float32, "standard_error": np.float32}
+_TYPES = {"reader": np.uint32, "effect": np.float32, "standard_error": np.float32, "log_probability": np.float32}
 
 
 class EffectFiles:

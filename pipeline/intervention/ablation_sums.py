@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strata_sae.pipeline.intervention.ablation_readers import Reader
+from strata_sae.pipeline.intervention.ablation_readers import Reader, Seen
 from strata_sae.pipeline.intervention.ablation_rows import AblationRows, Group
 from strata_sae.pipeline.intervention.edits import latent_values
 from strata_sae.pipeline.intervention.passes import Passes
@@ -23,7 +23,7 @@ from strata_sae.pipeline.runs.trained import TrainedSAE
 N_KEPT = 1000
 """Effects of a latent that are kept (count)."""
 SUMS_BYTES = 2**27
-"""What the sums in memory take: three numbers of 8 bytes for each latent and each thing that is watched."""
+"""What the sums in memory take: four numbers of 8 bytes for each latent and each thing that is watched."""
 BATCH_BYTES = 2**26
 """What the effects of a batch take: 8 bytes for each pair and each thing that is watched."""
 DEFINITION = (
@@ -35,19 +35,24 @@ DEFINITION = (
 class Sums:
     """Sums of L latents over sequences."""
 
-    def __init__(self, n_latents: int, n_read: int, device: torch.device, has_kl: bool) -> None:
+    def __init__(self, n_latents: int, n_read: int, device: torch.device, is_of_words: bool) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self.effect_LR, self.square_LR, self.times_rows_LR = (zeros(n_latents, n_read) for _ in range(3))
         self.rows_L, self.rows_square_L, self.activation_L, self.sequences_L = (zeros(n_latents) for _ in range(4))
-        self.kl_L = zeros(n_latents) if has_kl else None
+        self.logit_LR = zeros(n_latents, n_read) if is_of_words else None
+        self.kl_L = zeros(n_latents) if is_of_words else None
 
-    def add(self, latent_B: Tensor, effect_BR: Tensor, rows_B: Tensor) -> None:
-        """Add the effects of pairs, each latent of which is active on so many rows of its sequence."""
-        self.effect_LR.index_add_(0, latent_B, effect_BR)
-        self.times_rows_LR.index_add_(0, latent_B, effect_BR * rows_B[:, None])
-        self.square_LR.index_add_(0, latent_B, effect_BR.square_())
+    def add(self, latent_B: Tensor, seen: Seen, rows_B: Tensor) -> None:
+        """Add what pairs changed, each latent of which is active on so many rows of its sequence."""
+        self.effect_LR.index_add_(0, latent_B, seen.effect_BR)
+        self.times_rows_LR.index_add_(0, latent_B, seen.effect_BR * rows_B[:, None])
+        self.square_LR.index_add_(0, latent_B, seen.effect_BR.square())
+        if self.logit_LR is not None and seen.logit_BR is not None:
+            self.logit_LR.index_add_(0, latent_B, seen.logit_BR)
+        if self.kl_L is not None and seen.kl_B is not None:
+            self.kl_L.index_add_(0, latent_B, seen.kl_B)
 
 
 class PartEffects(NamedTuple):
@@ -60,11 +65,13 @@ class PartEffects(NamedTuple):
     """float32."""
     standard_error: np.ndarray
     """float32; NaN: the latent is active in one sequence."""
+    log_probability: np.ndarray
+    """float32; NaN: predictions were not looked at."""
 
 
 def latents_of_a_block(n_read: int) -> int:
     """How many latents' sums are in memory at once (count)."""
-    return max(1, SUMS_BYTES // (24 * n_read))
+    return max(1, SUMS_BYTES // (32 * n_read))
 
 
 class Ablation:
@@ -90,7 +97,7 @@ class Ablation:
         found: list[PartEffects] = []
         for block in blocks:
             latents_L = torch.tensor(block, device=device)
-            sums = Sums(len(block), self._reader.n, device, has_kl=self._reader.has_kl)
+            sums = Sums(len(block), self._reader.n, device, is_of_words=self._reader.is_of_words)
             with torch.inference_mode():
                 for group in self._rows.groups(self._batch_tokens, device):
                     self._add(sums, group, latents_L)
@@ -123,15 +130,13 @@ class Ablation:
             begun_BS = (z_BS != 0).cumsum(dim=1) > 0
             is_counted_BS = group.is_counted_GS[sequence_B] & begun_BS
             seen = self._reader.seen(self._passes, sequence_B, rows_BSM.to(self._dtype), is_counted_BS)
-            sums.add(latent_B, seen.effect_BR, rows_GL[sequence_B, latent_B].double())
-            if sums.kl_L is not None and seen.kl_B is not None:
-                sums.kl_L.index_add_(0, latent_B, seen.kl_B)
+            sums.add(latent_B, seen, rows_GL[sequence_B, latent_B].double())
 
 
 def kept_effects(latents: list[int], sums: Sums) -> PartEffects:
     """The largest effects of each latent, by size, ties by the lower number; those that are 0 are none."""
     rows_L, rows_square_L, n_L = (of_L.cpu().numpy() for of_L in (sums.rows_L, sums.rows_square_L, sums.sequences_L))
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    kept: list[tuple[np.ndarray, ...]] = []
     found: list[AblatedLatent] = []
     for place, latent in enumerate(latents):
         n_rows, n = rows_L[place], n_L[place]
@@ -144,7 +149,10 @@ def kept_effects(latents: list[int], sums: Sums) -> PartEffects:
         # Of a ratio of sums over n sequences: n / (n - 1) * sum of (effect - ratio * rows)^2 / (sum of rows)^2.
         rest = square_R[reader] - 2 * ratio * times_R[reader] + ratio**2 * rows_square_L[place]
         scale = n / (n - 1) / n_rows**2 if n > 1 else np.nan
-        kept.append((reader, ratio, np.sqrt(np.maximum(rest, 0) * scale)))
+        logit = np.full(len(reader), np.nan)
+        if sums.logit_LR is not None:
+            logit = sums.logit_LR[place].cpu().numpy()[reader] / max(n_rows, 1)
+        kept.append((reader, ratio, np.sqrt(np.maximum(rest, 0) * scale), logit))
         found.append(
             AblatedLatent(
                 latent=latent,
@@ -155,7 +163,5 @@ def kept_effects(latents: list[int], sums: Sums) -> PartEffects:
                 n_effects=len(reader),
             )
         )
-    types = (np.uint32, np.float32, np.float32)
-    return PartEffects(
-        found, *(np.concatenate(part).astype(t) for part, t in zip(zip(*kept, strict=True), types, strict=True))
-    )
+    reader, *measured = (np.concatenate(part) for part in zip(*kept, strict=True))
+    return PartEffects(found, reader.astype(np.uint32), *(array.astype(np.float32) for array in measured))

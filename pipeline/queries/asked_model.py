@@ -71,7 +71,7 @@ class Prompted(NamedTuple):
 
 
 class MeasuredEffects(NamedTuple):
-    """What ablated latents do to the latents of another SAE, or to the log-probabilities of words.
+    """What ablated latents do to the latents of another SAE, or to the probabilities of words as the next one.
 
     An effect is clean less ablated, summed over all rows, for each row on which the ablated latent is active: above 0
     the latent excites what is watched. [P] each, the effects of one latent after those of another, of each those of
@@ -88,6 +88,8 @@ class MeasuredEffects(NamedTuple):
     """float64."""
     standard_error: np.ndarray
     """float64, over the sequences in which the latent is active; NaN: it is in one only."""
+    log_probability: np.ndarray
+    """float64: the same of log-probabilities, of words; NaN of latents."""
     n_rows: int
     """In the sequences."""
     n_sequences: int
