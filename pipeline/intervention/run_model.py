@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 
 from strata_sae.pipeline.config.run import TrainConfig
-from strata_sae.pipeline.intervention.ablation import measured_effects
-from strata_sae.pipeline.queries.asked_model import Edit, MeasuredEffects, Prompted
-from strata_sae.pipeline.queries.opened import CodedSAE
-from strata_sae.pipeline.queries.populations import Population
+from strata_sae.pipeline.queries.asked_model import Edit, Prompted
 from strata_sae.pipeline.runs.folders import RunFolder
 
 
 class RunModel:
     """The model of one run; it is loaded at the first question, and then stays in memory with the SAEs."""
 
-    def __init__(self, config: TrainConfig, run: RunFolder, *, show_progress: bool = False) -> None:
-        self._config, self._run, self._shows_progress = config, run, show_progress
+    def __init__(self, config: TrainConfig, run: RunFolder) -> None:
+        self._config, self._run = config, run
 
     def load(self) -> None:
         """As `AskedModel.load`."""
@@ -27,11 +24,3 @@ class RunModel:
     def continuations(self, text: str, ways: Sequence[Sequence[Edit]], n_tokens: int) -> list[str]:
         """As `AskedModel.continuations`."""
         raise NotImplementedError
-
-    def effects(
-        self, ablator: CodedSAE, reader: CodedSAE | None, population: Population, *, n: int, latent: int | None = None
-    ) -> MeasuredEffects:
-        """As `AskedModel.effects`."""
-        return measured_effects(
-            self._config, ablator, reader, population, n=n, latent=latent, show_progress=self._shows_progress
-        )
