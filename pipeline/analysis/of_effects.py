@@ -68,8 +68,8 @@ def answer_ablate_tuples(asked: Asked) -> Answer:
     return Answer(
         f"4-tuples of ablated latents of {asked.sae.name} and {asked.other.name}",
         f"{told_how(asked, measured)} {len(found):,} quadruples (A, B, C, D) among the {len(order):,} strongest effects"
-        f": A excites B and D, C excites B and inhibits D, each by more than {asked.least:g} per active row. The weakest "
-        "of the four orders them.",
+        f": A excites B and D, C excites B and inhibits D, each by more than {asked.least:g} per active row. The "
+        "weakest of the four orders them.",
         _tuple_columns(asked),
         _tuple_rows(asked, found[:MOST_TUPLES]),
         Steps("weakest of the four effects", "4-tuples", counts.edges, [counts.counts], ["4-tuples"])

@@ -10,6 +10,7 @@ from strata_sae.pipeline.analysis.asked import Asked, Options, opened_at, other_
 from strata_sae.pipeline.analysis.of_ablations import answer_ablate
 from strata_sae.pipeline.analysis.of_effects import answer_ablate_tuples, answer_effects, answer_four_tuples
 from strata_sae.pipeline.analysis.of_many import answer_clusters, answer_histograms, answer_labels, answer_search
+from strata_sae.pipeline.analysis.of_model import answer_steer
 from strata_sae.pipeline.analysis.of_one import answer_examples, answer_logits
 from strata_sae.pipeline.analysis.of_pairs import answer_cliques, answer_cofiring, answer_group, answer_pairs
 from strata_sae.pipeline.analysis.of_two import answer_absorptions, answer_matches, answer_splits
@@ -122,6 +123,15 @@ ANALYSES: dict[str, Question] = {
         least=Least("size of an effect that counts", 0.0),
         n=256,
         n_is=N_ABLATED,
+        needs_model=True,
+    ),
+    "steer": Question(
+        "How does the model go on after a text with a latent turned up?",
+        answer_steer,
+        frozenset({"sae", "latent", "text"}),
+        frozenset(),
+        n=40,
+        n_is="tokens of each text",
         needs_model=True,
     ),
     "logits": Question("Which tokens does a latent promote and suppress?", answer_logits, ONE, frozenset(), n=20),

@@ -10,8 +10,8 @@ from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, co
 from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
+    from strata_sae.pipeline.analysis.asked import Asked
     from strata_sae.pipeline.queries.asked_model import AskedModel
-    from strata_sae.pipeline.runs.folders import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def analyze(
 ) -> None:
     """Questions to the codes of a run's SAEs: which rows, partners, matches, splits; as a CSV and a page.
 
-    The language model is needed by ablate and ablate_tuples alone.
+    The language model is needed by ablate, ablate_tuples and steer alone.
     """
     guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.analysis.asked import Options
@@ -89,7 +89,7 @@ def analyze(
     options = Options(None if other is None else str(other), latent, n, least, most, rows, text)
     asked = asked_of(run, what, options, overrides)
     if question_of(what).needs_model:
-        asked = asked._replace(given_model=_model(asked.run.folder, overrides))
+        asked = asked._replace(given_model=_model(asked, overrides))
     at = places(asked, what, options, out)
     answer = question_of(what).answer(asked)
     write(asked, what, answer, at)
@@ -98,11 +98,12 @@ def analyze(
     log.info("page:  %s", at.page)
 
 
-def _model(run: "RunFolder", overrides: list[str]) -> "AskedModel":
-    """The language model of a run; it is loaded when it is asked something."""
+def _model(asked: "Asked", overrides: list[str]) -> "AskedModel":
+    """The language model of a run, with the SAE that the question is of; it is loaded when it is asked something."""
     from strata_sae.pipeline.commands.stages import shows_progress
     from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.intervention.run_model import RunModel
 
+    run = asked.run.folder
     config = TrainConfig.of(config_of(run.config, overrides), run.config)
-    return RunModel(config, run, show_progress=shows_progress())
+    return RunModel(config, run, only=[asked.sae.name], show_progress=shows_progress())
