@@ -35,15 +35,14 @@ def check_edits(opened: OpenedModel, edits: Sequence[Edit]) -> None:
     """Raises: ConfigError for an edit that cannot be made."""
     seen: set[tuple[str, int]] = set()
     for edit in edits:
-        sae, route = opened.sae(edit.sae), opened.routes[edit.sae]
+        opened.check_latent(edit.sae, edit.latent, edit.kind)
+        route = opened.routes[edit.sae]
         where = f"{edit.kind}: {edit.sae}"
         if len(route.writes) > 1:
             raise ConfigError(
                 f"{where}: writes {len(route.writes)} sites at once, and a forward pass goes on from one; its codes "
                 "can only be read"
             )
-        if not 0 <= edit.latent < sae.sae.d_sae:
-            raise ConfigError(f"{where}: there is no latent {edit.latent}; it has the latents 0 to {sae.sae.d_sae - 1}")
         if not math.isfinite(edit.amount):
             raise ConfigError(f"{where}: latent {edit.latent}: {edit.amount} is no finite number")
         if (edit.sae, edit.latent) in seen:

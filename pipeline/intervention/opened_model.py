@@ -47,6 +47,12 @@ class OpenedModel:
             raise ConfigError(f"{name}: {self.left_out[name]}")
         raise ConfigError(f"{name!a}: is no SAE of this run; there are: {', '.join(self.saes)}")
 
+    def check_latent(self, name: str, latent: int, where: str) -> None:
+        """Raises: ConfigError if the SAE has no such latent. where: what named it."""
+        d_sae = self.sae(name).sae.d_sae
+        if not 0 <= latent < d_sae:
+            raise ConfigError(f"{where}: there is no latent {latent}; {name} has the latents 0 to {d_sae - 1}")
+
 
 def open_model(config: TrainConfig, run: RunFolder, only: Collection[str] = ()) -> OpenedModel:
     """Load the model and the trained SAEs of a run, with codes or without.
