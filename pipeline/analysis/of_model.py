@@ -32,9 +32,9 @@ def answer_steer(asked: Asked) -> Answer:
     ]
     return Answer(
         f"Latent {names_of(run, sae)(latent)}: the text that follows as it is turned up",
-        f"To the row of every token, special ones left out, alpha times the latent's decoder row is added, in the text and "
-        f"in what follows; the alphas are those of FAST, section 6. Each token is the likeliest one. In the store the "
-        f"latent's largest value is {largest:.4g}: an alpha far above it makes rows that the model never sees, and "
+        "To the row of every token, special ones left out, alpha times the latent's decoder row is added, in the text "
+        "and in what follows; the alphas are those of FAST, section 6. Each token is the likeliest one. In the store "
+        f"the latent's largest value is {largest:.4g}: an alpha far above it makes rows that the model never sees, and "
         "text that comes of it says little about the latent.",
         (
             Column("alpha", "how much of the decoder row is added, in units of the latent's values"),

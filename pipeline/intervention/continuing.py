@@ -7,6 +7,7 @@ import torch
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.intervention.edited_pass import EditedPass
 from strata_sae.pipeline.intervention.opened_model import OpenedModel
+from strata_sae.pipeline.intervention.prompt_passes import NOT_FINITE
 from strata_sae.pipeline.intervention.prompt_tokens import Words
 from strata_sae.pipeline.language_model.stepping import Stepping
 from strata_sae.pipeline.queries.asked_model import Edit
@@ -27,7 +28,7 @@ def continuations(opened: OpenedModel, words: Words, ways: Sequence[Sequence[Edi
         for _ in range(n_tokens):
             logits_BV = steps.logits(ids_BS)
             if not bool(logits_BV.isfinite().all()):
-                raise ConfigError("edits: the model's numbers are no longer finite with them; take smaller amounts")
+                raise ConfigError(NOT_FINITE)
             next_B = logits_BV.argmax(dim=-1).tolist()
             for number, token_id in enumerate(next_B):
                 is_going[number] = is_going[number] and token_id != opened.words.end

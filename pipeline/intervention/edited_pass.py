@@ -85,7 +85,7 @@ class EditedPass:
         """The block in which forward passes of the model are edited."""
         with ExitStack() as stack:
             for site in self._sites:
-                stack.enter_context(Splice(self._opened.whole, site, partial(self._write, site)))
+                stack.enter_context(Splice(self._opened.whole, site, partial(self.write, site)))
             yield
 
     def begin(self, token_ids_BS: Tensor) -> None:
@@ -94,8 +94,8 @@ class EditedPass:
         self._is_special_BS = torch.tensor(flat, device=self._opened.whole.device).reshape(token_ids_BS.shape)
         self.rows, self.edited = {}, {}
 
-    def _write(self, site: str, y_BSM: Tensor) -> Tensor:
-        """What the model goes on with at a site."""
+    def write(self, site: str, y_BSM: Tensor) -> Tensor:
+        """What the model goes on with at a site, of the rows that it computed there."""
         for name, one in self._planned.items():
             if one.writes != site:
                 continue

@@ -10,9 +10,10 @@ from torch import Tensor
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.intervention.continuing import continuations
-from strata_sae.pipeline.intervention.edited_pass import EditedPass, check_edits
+from strata_sae.pipeline.intervention.edited_pass import check_edits
 from strata_sae.pipeline.intervention.losses import ROWS_AT_ONCE
 from strata_sae.pipeline.intervention.opened_model import OpenedModel, open_model
+from strata_sae.pipeline.intervention.prompt_passes import PromptPasses, Ran
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, Active, Edit, NextTokens, Prompted, Seen
 from strata_sae.pipeline.runs.folders import RunFolder
@@ -34,6 +35,8 @@ class RunModel:
         self._config, self._run, self._only = config, run, only
         self._lock = RLock()
         self._opened: OpenedModel | None = None
+        self._passes: PromptPasses | None = None
+        self._seen: tuple[Ran, int, Seen] | None = None
 
     def load(self) -> None:
         """As `AskedModel.load`."""
@@ -44,6 +47,7 @@ class RunModel:
         with self._lock:
             if self._opened is None:
                 self._opened = open_model(self._config, self._run, self._only)
+                self._passes = PromptPasses(self._opened)
             return self._opened
 
     def prompt(self, text: str, edits: Sequence[Edit] = (), n_following: int = 10) -> Prompted:
@@ -51,17 +55,22 @@ class RunModel:
         if not 1 <= n_following <= MOST_FOLLOWING:
             raise ConfigError(f"n_following: {n_following}; 1 to {MOST_FOLLOWING} next tokens can be named")
         with self._lock, torch.inference_mode():
-            opened = self.opened()
+            opened, passes = self.opened(), self._passes
+            assert passes is not None
             check_edits(opened, edits)
             words = opened.words.words(text)
-            ids_BS = torch.tensor([words.token_ids])
-            clean_BSV, rows = opened.whole.run(ids_BS)
-            clean = Seen(_active(opened, rows, {}, list(rows)), _following(opened, clean_BSV[0], n_following))
-            edited, kl_S = None, None
+            ran = passes.clean(words.token_ids)
+            clean, edited, kl_S = self._clean_seen(opened, ran, n_following), None, None
             if edits:
-                edited, edited_SV = _edited(opened, edits, ids_BS, n_following)
-                kl_S = _kl(clean_BSV[0], edited_SV)
+                changed = passes.edited(words.token_ids, edits)
+                edited, kl_S = _seen(opened, changed, n_following), _kl(ran.logits_SV, changed.logits_SV)
             return Prompted(*words, clean, edited, kl_S)
+
+    def _clean_seen(self, opened: OpenedModel, ran: Ran, n_following: int) -> Seen:
+        """What the clean pass gave; of the text that was asked about last it is not encoded again."""
+        if self._seen is None or self._seen[0] is not ran or self._seen[1] != n_following:
+            self._seen = ran, n_following, _seen(opened, ran, n_following)
+        return self._seen[2]
 
     def continuations(self, text: str, ways: Sequence[Sequence[Edit]], n_tokens: int) -> list[str]:
         """As `AskedModel.continuations`."""
@@ -76,29 +85,19 @@ class RunModel:
             return continuations(opened, opened.words.words(text, n_tokens), ways, n_tokens)
 
 
-def _edited(opened: OpenedModel, edits: Sequence[Edit], ids_BS: Tensor, n: int) -> tuple[Seen, Tensor]:
-    """What a pass with edits gives, and its logits [S, V]. Raises: ConfigError where its numbers are not finite."""
-    edited = EditedPass(opened, [edits])
-    edited.begin(ids_BS)
-    with edited.on():
-        logits_BSV, rows = opened.whole.run(ids_BS)
-    if not bool(logits_BSV.isfinite().all()):
-        raise ConfigError("edits: the model's numbers are no longer finite with them; take smaller amounts")
-    active = _active(opened, rows | edited.rows, edited.edited, edited.changed_sites)
-    return Seen(active, _following(opened, logits_BSV[0], n)), logits_BSV[0]
+def _seen(opened: OpenedModel, ran: Ran, n_following: int) -> Seen:
+    return Seen(_active(opened, ran), _following(opened, ran.logits_SV, n_following))
 
 
-def _active(
-    opened: OpenedModel, rows: dict[str, Tensor], edited: dict[str, Codes], sites: Sequence[str]
-) -> dict[str, Active]:
-    """The codes of one sequence's rows, of the SAEs that read one of `sites` or whose codes are known already."""
+def _active(opened: OpenedModel, ran: Ran) -> dict[str, Active]:
+    """The codes of the SAEs whose rows may have changed, and of those that are edited."""
     found = {}
     for name, sae in opened.saes.items():
         reads = opened.routes[name].reads
-        if name in edited:
-            found[name] = _strongest_first(edited[name])
-        elif not set(reads).isdisjoint(sites):
-            x_SM = torch.cat([rows[site][0] for site in reads], dim=-1)
+        if name in ran.edited:
+            found[name] = _strongest_first(ran.edited[name])
+        elif not set(reads).isdisjoint(ran.changed_sites):
+            x_SM = torch.cat([ran.rows[site][0] for site in reads], dim=-1)
             found[name] = _strongest_first(sae.encode(x_SM.to(torch.float32, copy=True)))
     return found
 
