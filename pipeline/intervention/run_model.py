@@ -27,7 +27,6 @@ from strata_sae.pipeline.queries.asked_model import (
 )
 from strata_sae.pipeline.queries.opened import CodedSAE
 from strata_sae.pipeline.queries.populations import Population
-from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, Active, Edit, NextTokens, Prompted, Seen
 from strata_sae.pipeline.runs.folders import RunFolder
 
 MOST_FOLLOWING = 100
@@ -46,10 +45,8 @@ class RunModel:
         self, config: TrainConfig, run: RunFolder, only: Collection[str] = (), *, show_progress: bool = False
     ) -> None:
         """only: names of the SAEs that are wanted; none: all of the run. show_progress: of `effects`."""
-        self._shows_progress = show_progress
-    def __init__(self, config: TrainConfig, run: RunFolder, only: Collection[str] = ()) -> None:
-        """only: names of the SAEs that are wanted; none: all of the run."""
         self._config, self._run, self._only = config, run, only
+        self._shows_progress = show_progress
         self._lock = RLock()
         self._opened: OpenedModel | None = None
         self._passes: PromptPasses | None = None

@@ -9,14 +9,7 @@ from markupsafe import Markup, escape
 from strata_sae.pipeline.explore.asking import LONGEST_TEXT, MOST_EDITS, Form, Typed
 from strata_sae.pipeline.explore.prompts import Answer, Prompts, Question
 from strata_sae.pipeline.explore.screen import BadValueError, Context, World, chosen, whole_number
-from strata_sae.pipeline.explore.screens.prompted import (
-    Coloured,
-    following,
-    kl_at,
-    pieces,
-    sayings,
-    strongest,
-)
+from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings, strongest
 from strata_sae.pipeline.explore.screens.shown import Named, named
 from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, MOST_TOKENS, Edit
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
@@ -107,7 +100,9 @@ def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[s
     at = whole_number(values, "at", n_tokens - 1, 0, n_tokens - 1)
     latent = _latent(run, values)
     colours = [
-        name for name in COLOURS if (prompted.edited if name == "kl" else latent and (name == "before" or prompted.edited))
+        name
+        for name in COLOURS
+        if (prompted.edited if name == "kl" else latent and (name == "before" or prompted.edited))
     ]
     colour = chosen(values, "colour", colours, ("before" if latent else colours[0])) if colours else None
     shown = pieces(prompted, Coloured(colour, latent))

@@ -174,7 +174,9 @@ def _tops(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
     both = [prompted.clean.active[name]]
     if prompted.edited is not None and name in prompted.edited.active:
         both.append(prompted.edited.active[name])
-    latents, values = (np.concatenate(parts) for parts in zip(*((one.latents, one.values) for one in both), strict=True))
+    latents, values = (
+        np.concatenate(parts) for parts in zip(*((one.latents, one.values) for one in both), strict=True)
+    )
     top = np.zeros(int(latents.max(initial=0)) + 1, np.float32)
     np.maximum.at(top, latents, values)
     return top
