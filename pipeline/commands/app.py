@@ -22,6 +22,7 @@ from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.init import init
 from strata_sae.pipeline.commands.interpret import interpret
+from strata_sae.pipeline.commands.prompt import prompt
 from strata_sae.pipeline.commands.pull import pull
 from strata_sae.pipeline.commands.push import push
 from strata_sae.pipeline.commands.report import report
@@ -100,6 +101,7 @@ for _command in (
     analyze,
     interpret,
     explore,
+    prompt,
     report,
     slurm,
     track,
