@@ -52,6 +52,14 @@ PARAMETERS = {
     "analyze --rows": NO_PATH,
     "analyze --text": NO_PATH,
     "analyze --out": "OUTPUTS: analyze --out",
+    "interpret run": "OUTPUTS: the run folder of interpret",
+    "interpret --set": "the keys below",
+    "interpret --published": INPUT,
+    "interpret --target": NO_PATH,
+    "interpret --targets": INPUT,
+    "interpret --select": NO_PATH,
+    "interpret --pool": NO_PATH,
+    "interpret --n": NO_PATH,
     "explore runs": INPUT,
     "explore --set": "the keys below",
     "explore --port": NO_PATH,
@@ -126,7 +134,8 @@ KEYS = {
 """Every key of one value that takes text; those of the sources of a corpus are read only."""
 NO_PATH_KEYS = {
     "model.revision", "model.device", "training.device", "training.sites", "store.sites", "report.title",
-    "evaluation.probing.tasks", "evaluation.probing.token_tasks", "tracking.project",
+    "evaluation.probing.tasks", "evaluation.probing.token_tasks", "tracking.project", "interpretation.base_url",
+    "interpretation.key_env", "interpretation.explainer", "interpretation.scorer",
 }  # fmt: skip
 
 
@@ -243,6 +252,7 @@ OUTPUTS: dict[str, Callable[[Attempt, Path], Result]] = {
     "the run folder of track": run_folder("track"),
     "the run folder of codes": lambda attempt, path: attempt.strata("codes", path),
     "the run folder of analyze": lambda attempt, path: attempt.strata("analyze", path, "pairs"),
+    "the run folder of interpret": lambda attempt, path: attempt.strata("interpret", path),
     "analyze --out": lambda attempt, path: attempt.strata("analyze", "runs/run", "pairs", "--out", path),
     "explore --export": lambda attempt, path: attempt.strata("explore", "runs/run", "--export", path),
     "the run folder of track RUN": lambda attempt, path: attempt.strata("track", path),

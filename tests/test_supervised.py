@@ -198,6 +198,7 @@ OF_A_RUN = {
     "codes": ["codes", "runs/run"],
     "codes of an SAE": ["codes", SAE],
     "analyze": ["analyze", SAE, "pairs"],
+    "interpret": ["interpret", "runs/run"],
     "explore": ["explore", "runs/run"],
     "export": ["export", SAE, "--format", "delphi", "--out", "cached"],
 }
