@@ -14,7 +14,7 @@ from strata_sae.pipeline.endpoint.request import Message, Request, UnreadableErr
 
 N_SHOWN = 5
 """Texts of a request, as delphi has them: more of them cost fewer tokens, and are answered less well."""
-ANSWER_TOKENS = 2048
+ANSWER_TOKENS = 1024
 """At most, of an answer. An array takes fewer than 20; models that think first need the rest."""
 MARKS = (("<<", ">>"), ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}"), ("[[[", "]]]"))
 """Around marked tokens: the first pair that no text of a request holds."""
