@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
 
 from strata_sae.pipeline.endpoint.request import Request
+from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
 from strata_sae.pipeline.interpretation.scorers import SCORERS, TOO_FEW, LatentScores, score
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
 from strata_sae.pipeline.interpretation.scorers.monosemanticity import rating_request

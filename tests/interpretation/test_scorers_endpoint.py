@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from strata_sae.pipeline.endpoint.answers import Answers
 from strata_sae.pipeline.endpoint.client import Endpoint
-from support.fake_endpoint import Chat, FakeEndpoint, Fault, Table, always, first, serving, unless_repaired
-
 from strata_sae.pipeline.endpoint.request import Request
 from strata_sae.pipeline.endpoint.settings import EndpointSettings
 from strata_sae.pipeline.interpretation.scorers import SCORERS, LatentScores, score
 from strata_sae.pipeline.interpretation.scorers.monosemanticity import rating_request
 from strata_sae.pipeline.runs.interpretation_records import Scored
+from support.fake_endpoint import Chat, FakeEndpoint, Fault, Table, always, first, serving, unless_repaired
 from support.made_up_windows import WORDS, items, knows, material
 
 NAMES = (*SCORERS, "monosemanticity")

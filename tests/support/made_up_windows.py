@@ -4,9 +4,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from strata_sae.pipeline.interpretation.excerpts import Excerpt, Kind, Material
-
 from strata_sae.pipeline.endpoint.request import Answered, Request, UnreadableError
+from strata_sae.pipeline.interpretation.excerpts import Excerpt, Kind, Material
 from strata_sae.pipeline.interpretation.scorers import SCORERS, Item
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
 from strata_sae.pipeline.interpretation.scorers.trials import Asked

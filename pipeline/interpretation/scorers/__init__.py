@@ -3,10 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from strata_sae.pipeline.interpretation.excerpts import Material
-
 from strata_sae.pipeline.config.interpretation import ScoreName
 from strata_sae.pipeline.endpoint.request import Answered, Asks
+from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
 from strata_sae.pipeline.interpretation.scorers.detection import DETECTION
 from strata_sae.pipeline.interpretation.scorers.fidelity import FIDELITY

@@ -4,7 +4,6 @@ Active windows are spread over the latent's values. Half of the silent ones are 
 """
 
 from strata_sae.pipeline.interpretation.excerpts import Material
-
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, Prompt
 from strata_sae.pipeline.interpretation.scorers.scorer import Scorer
 from strata_sae.pipeline.interpretation.scorers.trials import (

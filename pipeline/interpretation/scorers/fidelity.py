@@ -6,7 +6,6 @@ number that is not defined (precision if nothing is named, the correlation of co
 """
 
 from strata_sae.pipeline.interpretation.excerpts import Material
-
 from strata_sae.pipeline.interpretation.scorers.detection import PROMPT
 from strata_sae.pipeline.interpretation.scorers.scorer import Scorer
 from strata_sae.pipeline.interpretation.scorers.trials import Trial, holds_any, plain, plain_texts

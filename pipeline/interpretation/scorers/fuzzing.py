@@ -8,7 +8,6 @@ rounded up; here each false window has the number of marks of one true window, s
 from collections.abc import Collection, Sequence
 
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
-
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, Prompt, marked, marks_for
 from strata_sae.pipeline.interpretation.scorers.scorer import Scorer
 from strata_sae.pipeline.interpretation.scorers.trials import Trial, question_of, silent_windows

@@ -4,9 +4,8 @@ The rating is of the windows alone: the explanation is not shown. FAST shows the
 GPT-4o and reports the share of 4 and 5. Its prompt is not published; this one is ours.
 """
 
-from strata_sae.pipeline.interpretation.excerpts import Material
-
 from strata_sae.pipeline.endpoint.request import Request
+from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.scorers.asking import Prompt, marked, marks_for, numbered, read_numbers
 from strata_sae.pipeline.interpretation.scorers.fuzzing import strong_places
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from strata_sae.pipeline.interpretation.excerpts import Material
-
 from strata_sae.pipeline.endpoint.request import Answered, Request
+from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, Prompt, filled
 from strata_sae.pipeline.interpretation.scorers.trials import Asked, Trial, question_of
 from strata_sae.pipeline.interpretation.statistics import (

@@ -3,9 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from strata_sae.pipeline.interpretation.excerpts import Excerpt, Kind, Material
-
 from strata_sae.pipeline.endpoint.request import Request
+from strata_sae.pipeline.interpretation.excerpts import Excerpt, Kind, Material
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, numbered, quoted, read_numbers
 
 
