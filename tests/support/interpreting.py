@@ -17,7 +17,7 @@ from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from support import coded_run
 from support.fake_endpoint import FakeEndpoint, Table
 
-N_DOCUMENTS, DOCUMENT_ROWS, SHORT_ROWS = 48, 96, 20
+N_DOCUMENTS, DOCUMENT_ROWS, SHORT_ROWS = 240, 96, 20
 EXPLAINER, SCORER = "explainer", "scorer"
 
 
