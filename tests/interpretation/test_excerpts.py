@@ -157,7 +157,9 @@ def test_shares_are_those_of_counting(run: CodedRun, sae: CodedSAE, values_NE: n
         assert material.largest == values_NE[:, latent].max()
 
 
-def test_what_is_drawn_depends_on_seed_and_latent_alone(run: CodedRun, sae: CodedSAE, materials: list[Material]) -> None:
+def test_what_is_drawn_depends_on_seed_and_latent_alone(
+    run: CodedRun, sae: CodedSAE, materials: list[Material]
+) -> None:
     again = Excerpts(run, sae, 0)
     assert [again.of(latent) for latent in reversed(LATENTS)] == materials[::-1]
     other = Excerpts(run, sae, 1).of(0)
