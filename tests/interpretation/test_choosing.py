@@ -34,7 +34,8 @@ def test_more_latents_begin_with_the_same_ones(run: CodedRun) -> None:
     everything = chosen(sae, 1000, 3)
     for n in (1, 5, 20):
         assert chosen(sae, n, 3) == everything[:n]
-    assert chosen(sae, 1000, 4) != everything and sorted(chosen(sae, 1000, 4)) == sorted(everything)
+    assert chosen(sae, 1000, 4) != everything
+    assert sorted(chosen(sae, 1000, 4)) == sorted(everything)
 
 
 def test_labels_are_made_where_there_are_none(tmp_path: Path) -> None:
@@ -59,7 +60,8 @@ def test_damaged_labels_are_made_again(tmp_path: Path) -> None:
     sae.folder.label_arrays.write_bytes(b"damaged")
     again = type(sae)(sae.folder, sae.stores, sae.filters, sae.codes)
     labelled(run, again, write=False)
-    assert chosen(again, 10, 0) == expected and sae.folder.label_arrays.read_bytes() == b"damaged"
+    assert chosen(again, 10, 0) == expected
+    assert sae.folder.label_arrays.read_bytes() == b"damaged"
 
 
 def test_a_token_label_is_of_its_tokens(run: CodedRun) -> None:
@@ -68,6 +70,6 @@ def test_a_token_label_is_of_its_tokens(run: CodedRun) -> None:
     assert sae.labels is not None
     latent = chosen(sae, 1, 0)[0]
     named = token_label(sae, latent)
-    assert named and named == {token_id for token_id in sae.labels.token_ids[latent].tolist() if token_id >= 0}
+    assert named == {token_id for token_id in sae.labels.token_ids[latent].tolist() if token_id >= 0}
     (silent,) = np.nonzero(np.isnan(sae.labels.f1))
     assert token_label(sae, int(silent[0])) is None

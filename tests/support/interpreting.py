@@ -1,5 +1,7 @@
 """A run of longer documents, and the truth about whatever `strata interpret` asks about its latents."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -82,7 +84,11 @@ def truth_about(run: CodedRun, sae: CodedSAE, asked: InterpretationSettings) -> 
     return table
 
 
-def endpoint_of(server: FakeEndpoint, asked: InterpretationSettings, folder: Path) -> Endpoint:
+@contextmanager
+def endpoint_of(server: FakeEndpoint, asked: InterpretationSettings, folder: Path) -> Iterator[Endpoint]:
     """A client of a fake server that never waits. folder: of the kept answers."""
-    at = asked.model_copy(update={"base_url": server.url})
-    return Endpoint(at, Answers(folder), lambda line: None, pause=lambda stop, seconds: None)
+    at, answers = asked.model_copy(update={"base_url": server.url}), Answers(folder)
+    try:
+        yield Endpoint(at, answers, lambda line: None, pause=lambda stop, seconds: None)
+    finally:
+        answers.close()
