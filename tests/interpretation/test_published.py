@@ -151,14 +151,14 @@ def test_an_imported_sae_is_compared_by_its_name(folder: VariantFolder, tmp_path
     before = folder.published.read_bytes()
     names = {"neuronpedia_id": "gemma-2-2b/19-gemmascope-res-16k"}
     import_as(folder, {where: names} if where else names)
-    with pytest.raises(ConfigError, match="is of gemma-2-2b/20-gemmascope-res-16k, but .* calls it gemma-2-2b/19-"):
+    with pytest.raises(ConfigError, match=r"is of gemma-2-2b/20-gemmascope-res-16k, but .* calls it gemma-2-2b/19-"):
         keep_published(folder, path)
     assert folder.published.read_bytes() == before
 
 
 def test_files_of_several_saes_are_refused(folder: VariantFolder, tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", lines(row("3"), row("4", layer="21-gemmascope-res-16k")))
-    with pytest.raises(ConfigError, match="several SAEs .gemma-2-2b/20-gemmascope-res-16k, gemma-2-2b/21-gem"):
+    with pytest.raises(ConfigError, match=r"several SAEs .gemma-2-2b/20-gemmascope-res-16k, gemma-2-2b/21-gem"):
         keep_published(folder, path)
     assert not folder.published.exists()
 
@@ -226,7 +226,7 @@ def test_a_bomb_is_stopped_before_it_is_in_memory(
     assert max(read) <= 2**16
     read.clear()
     monkeypatch.setattr(neuronpedia_files, "MAX_JSON_BYTES", 2**20)
-    with pytest.raises(ConfigError, match="more than 1,048,576 bytes; give it as .jsonl"):
+    with pytest.raises(ConfigError, match=r"more than 1,048,576 bytes; give it as .jsonl"):
         keep_published(folder, written(tmp_path / "a.json.gz", bomb))
     assert sum(read) <= 2**20 + 2**17
     monkeypatch.setattr(neuronpedia_files, "MAX_BYTES", 2**18)
@@ -264,7 +264,7 @@ def test_hostile_text_is_kept_as_text(folder: VariantFolder, tmp_path: Path) -> 
 def test_an_sae_that_is_not_there_or_damaged_takes_none(folder: VariantFolder, tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", lines(row("3")))
     edit(folder.training, lambda data: data.update(fingerprint="0" * 64))
-    with pytest.raises(CheckpointError, match="training.json: fingerprint"):
+    with pytest.raises(CheckpointError, match=r"training.json: fingerprint"):
         keep_published(folder, path)
     folder.training.unlink()
     with pytest.raises(CheckpointError, match="its training has not ended"):

@@ -118,11 +118,11 @@ def test_a_latent_that_is_not_there_is_refused(sae: CodedSAE) -> None:
     path = write_words(sae.folder.path, latents([47], TEXTS), sae.codes.id)
     explanations_of(sae)
     edit(path, lambda data: data["latents"][0].update(latent=48))
-    with pytest.raises(CheckpointError, match="interpretation.json: tells of latent 48, but this SAE has 48"):
+    with pytest.raises(CheckpointError, match=r"interpretation.json: tells of latent 48, but this SAE has 48"):
         explanations_of(sae)
     path.unlink()
     write_published(sae.folder.path, {4000: "of others"})
-    with pytest.raises(CheckpointError, match="published.json: tells of latent 4000, but this SAE has 48"):
+    with pytest.raises(CheckpointError, match=r"published.json: tells of latent 4000, but this SAE has 48"):
         explanations_of(sae)
 
 
