@@ -40,9 +40,7 @@ def regression(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: bool) -
     concepts_DL: 0 or 1, float64, of one document or more; a column of NaN takes no part.
     target_D: 0 or 1 where is_binary.
     """
-    varies_L = (
-        (concepts_DL != concepts_DL[:1]).any(axis=0) if len(concepts_DL) else np.zeros(concepts_DL.shape[1], bool)
-    )
+    varies_L = np.isfinite(concepts_DL).all(axis=0) & (concepts_DL != concepts_DL[:1]).any(axis=0)
     x_DC = np.column_stack([np.ones(len(target_D)), concepts_DL[:, varies_L]])
     found = _logit(x_DC, target_D) if is_binary else None
     model: Model = "logit" if found is not None else "OLS"
