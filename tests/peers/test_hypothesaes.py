@@ -14,7 +14,6 @@ import pytest
 
 from strata_sae.pipeline.interpretation.hypotheses.scoring import LEVEL, score_concepts
 from strata_sae.pipeline.interpretation.hypotheses.selecting import candidates, lasso_coefficients
-from strata_sae.pipeline.interpretation.statistics import f1, pearson
 from strata_sae.pipeline.queries.pooled import PooledBlock
 
 pytestmark = [
@@ -115,17 +114,3 @@ def test_lasso_of_equal_activations(is_binary: bool) -> None:
     assert order.tolist() == latents
     # Liblinear takes the columns in an order of chance, theirs in another one at each call.
     assert found[order] == pytest.approx(coefficients, abs=1e-3 if is_binary else 1e-12)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_fidelity_of_equal_annotations(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels_W, named_W = (rng.random((2, 100)) < 0.5).tolist()
-    values_W = np.where(labels_W, rng.random(100), 0).tolist()
-    compute = module("interpret_neurons").NeuronInterpreter._compute_metrics
-    theirs = compute(None, np.array(named_W), np.array(labels_W), values_W)
-    pairs = list(zip(labels_W, named_W, strict=True))
-    hit, over, missed = (pairs.count(pair) for pair in ((True, True), (False, True), (True, False)))
-    assert f1(hit, over, missed) == pytest.approx(theirs["f1"], rel=1e-12)
-    assert (hit / (hit + missed), hit / (hit + over)) == pytest.approx((theirs["recall"], theirs["precision"]))
-    assert pearson(values_W, named_W) == pytest.approx(theirs["correlation"], rel=1e-12)

@@ -84,11 +84,11 @@ def hypothesise(
     """
     from strata_sae.pipeline.interpretation.hypotheses.writing import write
 
-    found = tested(run, sae, wanted, settings, asks)
+    found = hypotheses_of(run, sae, wanted, settings, asks)
     return "" if isinstance(asks, DryRun) else write(run, sae, found)
 
 
-def tested(
+def hypotheses_of(
     run: CodedRun, sae: CodedSAE, wanted: Wanted, settings: InterpretationSettings, asks: Asks | None
 ) -> Hypotheses:
     """The hypotheses, in the order in which they were chosen. Raises: as `hypothesise`."""
