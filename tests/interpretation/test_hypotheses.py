@@ -74,7 +74,8 @@ def test_what_was_planted_is_found_on_the_other_half(
     one = next(one for one in found.found if one.latent == LATENT)
     assert one.chosen > 0
     assert one.correlation == pytest.approx(1, abs=0.3 if is_binary else 0.02)
-    assert (one.score.separation.p or 1) < 0.01 / 3
+    apart = one.score.separation
+    assert ((apart.p_exact if is_binary else apart.p) or 1) < 0.01 / 3
     assert (one.words or "") == wording.labels_of(run, sae, [LATENT])[0] != ""
     assert (found.n_choosing, found.n_testing) == (20, 20)
     assert found.scores.metrics["auroc" if is_binary else "r2"] > 0.5

@@ -107,7 +107,7 @@ def test_more_concepts_than_documents_have_no_p_values() -> None:
 def test_separation_is_welchs_and_students_test(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = rng.standard_normal(5 + seed) * 3 + 1, rng.standard_normal(40)
-    found, welch = separation(one, other), scipy.stats.ttest_ind(one, other, equal_var=False)
+    found, welch = separation(one, other, is_binary=False), scipy.stats.ttest_ind(one, other, equal_var=False)
     interval = welch.confidence_interval(0.95)
     assert found.score == pytest.approx(one.mean() - other.mean(), rel=1e-12)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
@@ -118,11 +118,18 @@ def test_separation_is_welchs_and_students_test(seed: int) -> None:
 
 def test_separations_that_have_no_test() -> None:
     two, same = np.array([1.0, 2.0]), np.array([1.0, 1.0])
-    assert separation(two[:0], two) == (None,) * 5
-    assert separation(two, two[:0]) == (None,) * 5
-    assert separation(two[:1], two) == (-0.5, None, None, None, None)
-    assert separation(same, np.zeros(3)) == (1.0, None, None, None, None)
-    assert separation(same, two).p is not None
+    assert separation(two[:0], two, is_binary=False) == (None,) * 6
+    assert separation(two, two[:0], is_binary=False) == (None,) * 6
+    assert separation(two[:1], two, is_binary=False) == (-0.5, *(None,) * 5)
+    assert separation(same, np.zeros(3), is_binary=False) == (1.0, *(None,) * 5)
+    assert separation(same, two, is_binary=False).p is not None
+
+
+def test_of_a_yes_or_no_the_test_is_exact() -> None:
+    """Two of two against none of three: of the ten ways to choose two of five, one is as extreme."""
+    found = separation(np.ones(2), np.zeros(3), is_binary=True)
+    assert found == (1.0, None, None, None, None, pytest.approx(0.1))
+    assert separation(np.array([1.0, 0.0]), np.array([1.0, 0.0]), is_binary=True).p_exact == pytest.approx(1)
 
 
 def test_corrections() -> None:

@@ -49,6 +49,8 @@ COLUMNS = (
     Column("welch_pval", "two-sided p-value of the separation by Welch's t test, whose groups may differ in variance"),
     Column("welch_pval_bonferroni", "the same times the number of tests, at most 1"),
     Column("welch_pval_bh", "false discovery rate at which it counts (Benjamini and Hochberg)"),
+    Column("exact_pval", "of a yes or no: two-sided p-value of Fisher's exact test of concept and target"),
+    Column("exact_pval_bonferroni", "the same times the number of tests, at most 1"),
     Column("separation_pval", "by Student's t test, of one variance for both groups, as HypotheSAEs has it"),
     Column("regression_coef", "in the regression on all concepts at once: change of the target, or of its log odds"),
     Column("regression_pval", "two-sided p-value of the coefficient"),
@@ -87,6 +89,7 @@ def rows_of(found: Hypotheses) -> list[tuple[Cell, ...]]:
 
     correlation, _ = both(lambda one: one.correlation_p)
     welch, welch_bh = both(lambda one: one.score.separation.p)
+    exact, _ = both(lambda one: one.score.separation.p_exact)
     coefficient, coefficient_bh = both(lambda one: one.score.coefficient_p)
     rows: list[tuple[Cell, ...]] = []
     for place, one in enumerate(found.found):
@@ -94,13 +97,19 @@ def rows_of(found: Hypotheses) -> list[tuple[Cell, ...]]:
         rows.append(
             (
                 *(one.latent, one.words, one.chosen, one.correlation, one.correlation_p, correlation[place]),
-                *(apart.score, apart.low, apart.high, apart.p, welch[place], welch_bh[place], apart.p_student),
+                *(apart.score, apart.low, apart.high, apart.p, welch[place], welch_bh[place]),
+                *(apart.p_exact, exact[place], apart.p_student),
                 *(one.score.coefficient, one.score.coefficient_p, coefficient[place], coefficient_bh[place]),
                 *(one.score.prevalence, one.score.n_documents, one.n_failed, one.failure),
             )
         )
     at = [column.name for column in COLUMNS].index("separation_score")
     return sorted(rows, key=lambda row: (row[at] is None, -float(row[at] or 0)))
+
+
+def tested_by(found: Hypotheses) -> str:
+    """The column with the p-values that fit the target: exact ones of a yes or no."""
+    return "exact_pval_bonferroni" if found.target.is_binary else "welch_pval_bonferroni"
 
 
 def table(rows: list[tuple[Cell, ...]]) -> str:
@@ -127,7 +136,7 @@ def says(found: Hypotheses) -> str:
 
 def printed(found: Hypotheses, rows: list[tuple[Cell, ...]]) -> list[str]:
     """The sentences and the first rows, for the terminal."""
-    names = ("latent", "separation_score", "welch_pval_bonferroni", "regression_coef", "interpretation")
+    names = ("latent", "separation_score", tested_by(found), "regression_coef", "interpretation")
     places = [[column.name for column in COLUMNS].index(name) for name in names]
     cells = [list(names), *([_shown(row[place])[:LONGEST_WORDS] for place in places] for row in rows[:PRINTED])]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -157,6 +166,7 @@ def page(run: CodedRun, sae: CodedSAE, found: Hypotheses, rows: list[tuple[Cell,
         ],
         columns=COLUMNS,
         words=names.index("interpretation"),
+        p=names.index(tested_by(found)),
         rows=[[_shown(cell) for cell in row] for row in rows],
         marks=[_mark(row[lows], row[scores], row[highs], low, high) for row in rows],
         zero=_place(0.0, low, high),
