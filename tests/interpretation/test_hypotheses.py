@@ -13,7 +13,7 @@ from strata_sae.pipeline.endpoint.answers import Answers
 from strata_sae.pipeline.endpoint.client import Endpoint
 from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.interpretation.hypotheses import wording
+from strata_sae.pipeline.interpretation.hypotheses import flow, wording
 from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
 from strata_sae.pipeline.interpretation.hypotheses.flow import Wanted, hypotheses_of, hypothesise
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
@@ -267,3 +267,11 @@ def test_missing_models_are_named(run: CodedRun, sae: CodedSAE, tmp_path: Path) 
     for missing in ("explainer", "scorer"):
         with pytest.raises(ConfigError, match=rf"interpretation\.{missing}: is not set"):
             hypotheses_of(run, sae, wanted, SETTINGS.model_copy(update={missing: None}), DryRun())
+
+
+def test_without_scikit_learn_a_line_says_so(
+    run: CodedRun, sae: CodedSAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"--target: needs scikit-learn: pip install 'strata-sae\[interpret\]'"):
+        hypotheses_of(run, sae, Wanted("rating", planted(run, tmp_path)), SETTINGS, None)

@@ -6,7 +6,6 @@ Concepts enter as they are, 0 or 1, not standardised, beside a constant: as Hypo
 from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy.stats
 
 Model = Literal["OLS", "logit"]
 _MOST_STEPS = 50
@@ -55,6 +54,8 @@ _Found = tuple[np.ndarray, np.ndarray, np.ndarray, float | None]
 
 def _least_squares(x_DC: np.ndarray, y_D: np.ndarray) -> _Found:
     """By the pseudoinverse, as statsmodels: of concepts that cannot be told apart, each gets a share."""
+    import scipy.stats
+
     inverse_CD = np.linalg.pinv(x_DC, rcond=1e-15)
     coefficient_C = inverse_CD @ y_D
     predicted_D = x_DC @ coefficient_C
@@ -76,6 +77,8 @@ def _squared_correlation(y_D: np.ndarray, predicted_D: np.ndarray) -> float | No
 
 def _logit(x_DC: np.ndarray, y_D: np.ndarray) -> _Found | None:
     """Maximum likelihood by Newton's steps; None where it has no finite maximum, or concepts cannot be told apart."""
+    import scipy.stats
+
     coefficient_C, likelihood = np.zeros(x_DC.shape[1]), -np.inf
     for _ in range(_MOST_STEPS):
         logit_D = x_DC @ coefficient_C

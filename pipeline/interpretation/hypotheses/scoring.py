@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from strata_sae.pipeline.interpretation.hypotheses.regression import Fitted, regression
 
@@ -79,6 +78,8 @@ def score_concepts(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: boo
 
 def separation(with_n: np.ndarray, without_n: np.ndarray, is_binary: bool) -> Separation:
     """Of the targets of two groups of documents, float64 each; 0 or 1 where is_binary."""
+    import scipy.stats
+
     if not len(with_n) or not len(without_n):
         return Separation(None, None, None, None, None, None)
     score = float(with_n.mean() - without_n.mean())
@@ -103,6 +104,8 @@ def _squares(values: np.ndarray) -> float:
 
 def correlation(value_D: np.ndarray, target_D: np.ndarray) -> tuple[float | None, float | None]:
     """Pearson's correlation and its two-sided p-value; None where one of the two is constant."""
+    import scipy.stats
+
     if len(value_D) < 3 or np.ptp(value_D) == 0 or np.ptp(target_D) == 0:
         return None, None
     found = scipy.stats.pearsonr(value_D, target_D)
@@ -117,6 +120,8 @@ def bonferroni(p_values: list[float | None]) -> list[float | None]:
 
 def benjamini_hochberg(p_values: list[float | None]) -> list[float | None]:
     """The smallest share of false discoveries at which each test is a discovery (Benjamini, Hochberg 1995)."""
+    import scipy.stats
+
     known = [p for p in p_values if p is not None]
     corrected = iter(scipy.stats.false_discovery_control(known, method="bh").tolist() if known else [])
     return [None if p is None else float(next(corrected)) for p in p_values]
