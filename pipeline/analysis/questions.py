@@ -9,6 +9,7 @@ from strata_sae.pipeline.analysis.answer import Answer
 from strata_sae.pipeline.analysis.asked import Asked, Options, opened_at, other_of, population_of
 from strata_sae.pipeline.analysis.of_ablations import answer_ablate
 from strata_sae.pipeline.analysis.of_effects import answer_ablate_tuples, answer_effects, answer_four_tuples
+from strata_sae.pipeline.analysis.of_encoders import answer_pursuit
 from strata_sae.pipeline.analysis.of_many import answer_clusters, answer_histograms, answer_labels, answer_search
 from strata_sae.pipeline.analysis.of_model import answer_steer
 from strata_sae.pipeline.analysis.of_one import answer_examples, answer_logits
@@ -107,6 +108,13 @@ ANALYSES: dict[str, Question] = {
         "Which tokens tell when each latent fires?", answer_labels, takes=frozenset(), least=Least("F1", 0.0)
     ),
     "search": Question("Which latents mean a text?", answer_search, frozenset({"text"}), SAE, n=50),
+    "pursuit": Question(
+        "How well does the encoder do beside gradient pursuit?",
+        answer_pursuit,
+        takes=frozenset(),
+        n=16_384,
+        n_is="held-out rows",
+    ),
     "ablate": Question(
         "What changes behind a latent that is set to 0: which latents of another SAE, or which predictions?",
         answer_ablate,

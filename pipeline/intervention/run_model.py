@@ -45,8 +45,8 @@ class RunModel:
         self, config: TrainConfig, run: RunFolder, only: Collection[str] = (), *, show_progress: bool = False
     ) -> None:
         """only: names of the SAEs that are wanted; none: all of the run. show_progress: of `effects`."""
-        self._shows_progress = show_progress
         self._config, self._run, self._only = config, run, only
+        self._shows_progress = show_progress
         self._lock = RLock()
         self._opened: OpenedModel | None = None
         self._passes: PromptPasses | None = None
