@@ -47,7 +47,7 @@ def check_edits(opened: OpenedModel, edits: Sequence[Edit]) -> None:
             )
         if not abs(edit.amount) <= LARGEST_AMOUNT:
             raise ConfigError(
-                f"{where}: latent {edit.latent}: {edit.amount} is no amount; give a number of at most {LARGEST_AMOUNT:g}"
+                f"{where}: latent {edit.latent}: {edit.amount} is no amount; the largest is {LARGEST_AMOUNT:g}"
             )
         if (edit.sae, edit.latent) in seen:
             raise ConfigError(f"{where}: latent {edit.latent} is edited twice; name it once")

@@ -298,7 +298,7 @@ def test_the_clean_pass_of_a_text_runs_once(model: RunModel, monkeypatch: pytest
         ([Edit(ROUGH, -1, "ablate")], "there is no latent -1"),
         ([Edit(ROUGH, 1, "clamp", float("inf"))], "is no amount"),
         ([Edit(ROUGH, 1, "steer", float("nan"))], "is no amount"),
-        ([Edit(ROUGH, 1, "steer", 1e39)], "is no amount; give a number of at most 1e.09"),
+        ([Edit(ROUGH, 1, "steer", 1e39)], "is no amount; the largest is 1e.09"),
         ([Edit(ROUGH, 1, "ablate"), Edit(ROUGH, 1, "steer", 2.0)], "edited twice"),
         ([Edit(CROSSCODER, 1, "ablate")], "writes 2 sites at once"),
     ],
