@@ -21,6 +21,7 @@ from strata_sae.pipeline.commands.explore import explore
 from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.init import init
+from strata_sae.pipeline.commands.interpret import interpret
 from strata_sae.pipeline.commands.prompt import prompt
 from strata_sae.pipeline.commands.pull import pull
 from strata_sae.pipeline.commands.push import push
@@ -98,6 +99,7 @@ for _command in (
     evaluate,
     codes,
     analyze,
+    interpret,
     explore,
     prompt,
     report,

@@ -1,7 +1,9 @@
 """`strata explore`: the latents of runs as pages, served to this machine or written as files."""
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,12 +11,17 @@ from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, gu
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
 
+if TYPE_CHECKING:
+    from strata_sae.pipeline.queries.asked_model import AskedModel
+
 CodedRuns = Annotated[
     list[Path], typer.Argument(metavar="RUN...", parser=reader_of("RUN"), help="Folders of runs whose codes are made.")
 ]
 LATENTS = 100
 MOST_LATENTS = 10_000
 """Of an SAE, as pages of an export: about 100 kB each."""
+MISSING = "transformers is not installed: pip install 'strata-sae[extract]'"
+"""Stands on the screen of prompts; every other screen works without."""
 
 
 def explore(
@@ -44,7 +51,7 @@ def explore(
         ),
     ] = None,
 ) -> None:
-    """Read the latents of runs in a browser, with no model: a local app, or the same pages as files."""
+    """Read the latents of runs in a browser: a local app, which loads the model for prompts alone; or pages as files."""
     if export is None and latents is not None:
         raise ConfigError("--latents: says how many latents an export has; give --export DIR too")
     if export is not None and port is not None:
@@ -57,10 +64,23 @@ def explore(
         from strata_sae.pipeline.explore.serving import listening, serve
 
         with listening(port) as opened:  # a port that is taken is told before runs are opened
-            serve(World.of([open_coded(run, overrides) for run in runs]), opened, typer.echo)
+            coded = [open_coded(run, overrides) for run in runs]
+            models, missing = models_of(runs, overrides), None if find_spec("transformers") else MISSING
+            serve(World.of(coded, models, missing), opened, typer.echo)
         return
     from strata_sae.pipeline.explore.static import export_pages, new_folder
 
     folder = new_folder(export)
     n_latents = LATENTS if latents is None else latents
     typer.echo(export_pages(World.of([open_coded(run, overrides) for run in runs]), folder, n_latents))
+
+
+def models_of(runs: Sequence[Path], overrides: Sequence[str]) -> "list[AskedModel]":
+    """The model of each run, to be loaded at its first prompt. Raises: ConfigError."""
+    from strata_sae.pipeline.config import load
+    from strata_sae.pipeline.config.run import TrainConfig
+    from strata_sae.pipeline.intervention.run_model import RunModel
+    from strata_sae.pipeline.runs.folders import RunFolder
+
+    folders = [RunFolder(run) for run in runs]
+    return [RunModel(TrainConfig.of(load(one.config, list(overrides)), one.config), one) for one in folders]

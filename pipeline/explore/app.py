@@ -5,15 +5,19 @@ import threading
 from collections.abc import Callable, Mapping
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
+from strata_sae.pipeline.explained import explained
+from strata_sae.pipeline.explore.asking import Form, body_of, form_of, question_of
 from strata_sae.pipeline.explore.links import Links
 from strata_sae.pipeline.explore.pages import page, page_policy, rendered
 from strata_sae.pipeline.explore.screen import BadValueError, Screen, World
+from strata_sae.pipeline.explore.screens.prompt import form_context, prompts_of
 from strata_sae.pipeline.explore.screens_of_all import ALL_SCREENS
 from strata_sae.pipeline.explore.security import App, Guard
 from strata_sae.stores.errors import StoreError
@@ -59,6 +63,37 @@ class Pages:
 
         return answer
 
+    async def posted(self, request: Request) -> Response:
+        """What answers the form of a prompt: the address of its page, or the form again with what was wrong."""
+        try:
+            form = form_of(await body_of(request.stream()))
+        except BadValueError as error:
+            return self.failed(400, "Not understood", str(error))
+        return await run_in_threadpool(self.asked, str(request.path_params["run"]), form)
+
+    def asked(self, name: str, form: Form) -> Response:
+        """Have the model of a run read the text of a form. The model works without the lock: other pages go on."""
+        values = {"run": name}
+        try:
+            run, prompts = self.world.run(values), prompts_of(self.world, values)
+        except KeyError:
+            return self.failed(404, "Not there", NOT_THERE)
+        try:
+            question = question_of(form, {sae: one.d_sae for sae, one in run.saes.items()})
+            asked = prompts.ask(name, question)
+        except (BadValueError, ConfigError, StoreError, CheckpointError) as error:
+            refused = str(error)
+        except Exception as error:
+            told = explained(error)[0]
+            if told is None:  # a bug
+                raise
+            refused = told
+        else:
+            return RedirectResponse(self.links.prompt(name, asked, at=form.at or None) or "", 303)
+        with self.lock:
+            context = form_context(run, prompts, values, form, refused)
+            return self.response(rendered("prompt", self.world, self.links, values, context), 400)
+
     def failed(self, status: int, title: str, words: str) -> HTMLResponse:
         """An error as a page."""
         return self.response(rendered("error", self.world, self.links, {}, {"title": title, "words": words}), status)
@@ -94,6 +129,7 @@ def bounded(path: Mapping[str, str | int], query: Mapping[str, str]) -> dict[str
 def make_app(pages: Pages, token: str, port: int) -> App:
     """The ASGI app that shows pages, only by this port's own names and below this token."""
     routes = [Route(f"/{token}{screen.pattern}", pages.endpoint(screen), methods=["GET"]) for screen in ALL_SCREENS]
+    routes.append(Route(f"/{token}/{{run}}/prompt", pages.posted, methods=["POST"]))
     handlers = {HTTPException: pages.refused, Exception: pages.crashed}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # an address has one spelling

@@ -50,6 +50,10 @@ class Links:
         """The latents of an SAE on a plane."""
         return self.to(f"/{_part(run)}/{_part(sae)}/map", query)
 
+    def prompt(self, run: str, asked: str | None = None, **query: Query) -> str | None:
+        """The screen of prompts; of a text that was read, by its name."""
+        return self.to(f"/{_part(run)}/prompt" + ("" if asked is None else f"/{_part(asked)}"), query)
+
     def to(self, address: str, query: dict[str, Query] | None = None, fragment: str = "") -> str | None:
         """Where a page is, by its address below the root."""
         given = {key: value for key, value in (query or {}).items() if value not in (None, "")}

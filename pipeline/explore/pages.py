@@ -12,7 +12,7 @@ from strata_sae.pipeline.pages import file_text, policy, template
 from strata_sae.pipeline.pages.text import count
 
 EXPLORE = "strata_sae.pipeline.explore"
-STYLES = ("explore.css", "screens.css")
+STYLES = ("explore.css", "screens.css", "prompt.css")
 SCRIPTS = ("explore.js", "map.js")
 
 
@@ -73,4 +73,4 @@ def page_policy(is_static: bool) -> str:
 def _about(world: World) -> str:
     stores = {run.text.store.id: run for run in world.runs.values()}
     parts = [f"store {store[:12]}, {count(run.text.n_rows)} rows" for store, run in stores.items()]
-    return " · ".join([*parts, "no model loaded"])
+    return " · ".join([*parts, "no model loaded" if world.prompts is None else "a model is loaded for prompts alone"])

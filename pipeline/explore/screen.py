@@ -1,8 +1,10 @@
 """A screen: an address, a template, and what fills it. The app and the static pages share them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from strata_sae.pipeline.explore.prompts import Prompts
+from strata_sae.pipeline.queries.asked_model import AskedModel
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 
 Context = dict[str, Any]
@@ -14,16 +16,24 @@ class World(NamedTuple):
     runs: dict[str, CodedRun]
     """By the name in addresses: of the run's folder, and a number behind it where two folders have one name."""
 
+    prompts: Prompts | None = None
+    """What the models of the runs are asked; None: no screen asks any."""
+
     @classmethod
-    def of(cls, runs: list[CodedRun]) -> "World":
-        """The world of these runs, in their order."""
+    def of(
+        cls, runs: list[CodedRun], models: Sequence[AskedModel] | None = None, missing: str | None = None
+    ) -> "World":
+        """The world of these runs, in their order.
+
+        models: that of each, for the screen of prompts; None: without one. missing: what the models need first.
+        """
         named: dict[str, CodedRun] = {}
         for run in runs:
             name, number = run.name, 2
             while name in named:
                 name, number = f"{run.name}-{number}", number + 1
             named[name] = run
-        return cls(named)
+        return cls(named, None if models is None else Prompts(dict(zip(named, models, strict=True)), missing))
 
     def run(self, values: Mapping[str, str]) -> CodedRun:
         """The run that an address names. Raises: KeyError if there is no such run."""

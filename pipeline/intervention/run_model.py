@@ -9,13 +9,24 @@ from torch import Tensor
 
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.intervention.ablation import measured_effects
 from strata_sae.pipeline.intervention.continuing import continuations
 from strata_sae.pipeline.intervention.edited_pass import check_edits
 from strata_sae.pipeline.intervention.losses import ROWS_AT_ONCE
 from strata_sae.pipeline.intervention.opened_model import OpenedModel, open_model
 from strata_sae.pipeline.intervention.prompt_passes import PromptPasses, Ran
 from strata_sae.pipeline.kernels.codes import Codes
-from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, Active, Edit, NextTokens, Prompted, Seen
+from strata_sae.pipeline.queries.asked_model import (
+    MOST_NEW_TOKENS,
+    Active,
+    Edit,
+    MeasuredEffects,
+    NextTokens,
+    Prompted,
+    Seen,
+)
+from strata_sae.pipeline.queries.opened import CodedSAE
+from strata_sae.pipeline.queries.populations import Population
 from strata_sae.pipeline.runs.folders import RunFolder
 
 MOST_FOLLOWING = 100
@@ -30,9 +41,12 @@ class RunModel:
     Threads may share it: one question is answered at a time.
     """
 
-    def __init__(self, config: TrainConfig, run: RunFolder, only: Collection[str] = ()) -> None:
-        """only: names of the SAEs that are wanted; none: all of the run."""
+    def __init__(
+        self, config: TrainConfig, run: RunFolder, only: Collection[str] = (), *, show_progress: bool = False
+    ) -> None:
+        """only: names of the SAEs that are wanted; none: all of the run. show_progress: of `effects`."""
         self._config, self._run, self._only = config, run, only
+        self._shows_progress = show_progress
         self._lock = RLock()
         self._opened: OpenedModel | None = None
         self._passes: PromptPasses | None = None
@@ -65,6 +79,14 @@ class RunModel:
                 changed = passes.edited(words.token_ids, edits)
                 edited, kl_S = _seen(opened, changed, n_following), _kl(ran.logits_SV, changed.logits_SV)
             return Prompted(*words, clean, edited, kl_S)
+
+    def effects(
+        self, ablator: CodedSAE, reader: CodedSAE | None, population: Population, *, n: int, latent: int | None = None
+    ) -> MeasuredEffects:
+        """As `AskedModel.effects`. What is not measured yet is measured by a model that is loaded for it alone."""
+        return measured_effects(
+            self._config, ablator, reader, population, n=n, latent=latent, show_progress=self._shows_progress
+        )
 
     def _clean_seen(self, opened: OpenedModel, ran: Ran, n_following: int) -> Seen:
         """What the clean pass gave; of the text that was asked about last it is not encoded again."""

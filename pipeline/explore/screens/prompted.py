@@ -1,0 +1,229 @@
+"""What the screen of a prompt shows of an answer: tokens with values, next tokens, latents before and after a change."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from strata_sae.pipeline.explore.latent_label import NO_LABEL, Chip, chip
+from strata_sae.pipeline.explore.screens.shown import Named, named, short
+from strata_sae.pipeline.queries.asked_model import Active, Prompted
+from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
+
+N_LATENTS = 6
+"""Latents of an SAE that are shown at a token."""
+N_CHANGED = 8
+"""As many where a change was made: what fell is shown beside what rose."""
+N_STRONGEST = 12
+"""Latents of all SAEs that are shown of the whole text."""
+N_FOLLOWING = 10
+
+
+class Piece(NamedTuple):
+    """A token of the text."""
+
+    text: str
+    value: float | None
+    """What it is coloured by; None: nothing, or it is a special token."""
+    is_special: bool
+
+
+class Saying(NamedTuple):
+    """A latent at a token."""
+
+    named: Named
+    value: float
+    after: float | None
+    """With the change; None: nothing was changed before this SAE."""
+    share: float
+    share_after: float
+    """Of its largest value on rows of training, at most 1; of an SAE without codes, of the largest in this text."""
+
+
+class Sayings(NamedTuple):
+    """What one SAE says at a token."""
+
+    sae: str
+    has_pages: bool
+    latents: list[Saying]
+    n_active: int
+    n_after: int | None
+
+
+class Next(NamedTuple):
+    """A token that may come next."""
+
+    chip: Chip
+    probability: float
+
+
+class Strong(NamedTuple):
+    """A latent in the whole text."""
+
+    named: Named
+    has_pages: bool
+    n_tokens: int
+    """On which it is active, without the change."""
+    largest: float
+    share: float
+    change: float | None
+    """Sum over the tokens of how much its value changed; None: nothing was changed."""
+
+
+class Coloured(NamedTuple):
+    """What the text is coloured by."""
+
+    kind: str | None
+    """kl, before or after."""
+    latent: tuple[CodedSAE, int] | None
+
+
+def pieces(prompted: Prompted, coloured: Coloured) -> list[Piece]:
+    """The tokens, each with its value."""
+    values = _values(prompted, coloured)
+    return [
+        Piece(short(text), None if values is None or special else float(values[i]), special)
+        for i, (text, special) in enumerate(zip(prompted.texts, prompted.is_special, strict=True))
+    ]
+
+
+def _values(prompted: Prompted, coloured: Coloured) -> np.ndarray | None:
+    """float32 [S]."""
+    if coloured.kind == "kl":
+        return prompted.kl_S
+    seen = prompted.edited if coloured.kind == "after" else prompted.clean
+    if coloured.kind is None or coloured.latent is None or seen is None:
+        return None
+    sae, latent = coloured.latent
+    active = seen.active.get(sae.name, prompted.clean.active.get(sae.name))
+    return None if active is None else values_S(active, latent)
+
+
+def values_S(active: Active, latent: int) -> np.ndarray:
+    """A latent's values on all tokens, float32 [S]."""
+    values = np.zeros(len(active.offset) - 1, np.float32)
+    pairs = np.flatnonzero(active.latents == latent)
+    values[np.searchsorted(active.offset, pairs, "right") - 1] = active.values[pairs]
+    return values
+
+
+def kl_at(prompted: Prompted, at: int) -> float | None:
+    """KL at a token (nat)."""
+    return None if prompted.kl_S is None else float(prompted.kl_S[at])
+
+
+def following(prompted: Prompted, at: int) -> list[tuple[str, list[Next]]]:
+    """Next tokens after a token, without the change and with it."""
+    both = [("next", prompted.clean), *([("with the change", prompted.edited)] if prompted.edited else [])]
+    return [
+        (
+            name,
+            [
+                Next(chip(text, 0), float(probability))
+                for text, probability in zip(
+                    seen.following.texts[at], seen.following.probabilities[at].tolist(), strict=True
+                )
+            ][:N_FOLLOWING],
+        )
+        for name, seen in both
+    ]
+
+
+def sayings(run: CodedRun, prompted: Prompted, at: int) -> list[Sayings]:
+    """What every SAE says at a token: the most active latents, or those that a change moved most. Ties by latent."""
+    return [_sayings(run, prompted, name, at) for name in _in_order(run, prompted)]
+
+
+def _in_order(run: CodedRun, prompted: Prompted) -> list[str]:
+    there = prompted.clean.active
+    return [*(name for name in run.saes if name in there), *(name for name in there if name not in run.saes)]
+
+
+def _sayings(run: CodedRun, prompted: Prompted, name: str, at: int) -> Sayings:
+    before = _at(prompted.clean.active[name], at)
+    changed = None if prompted.edited is None else prompted.edited.active.get(name)
+    after = None if changed is None else _at(changed, at)
+    top = _tops(run, prompted, name)
+    moved = {latent: before.get(latent, 0.0) for latent in (before if after is None else before | after)}
+    if after is None:
+        order, n = sorted(moved, key=lambda latent: (-moved[latent], latent)), N_LATENTS
+    else:
+        order, n = sorted(moved, key=lambda one: (-abs(after.get(one, 0.0) - moved[one]), -moved[one], one)), N_CHANGED
+    shown = [
+        Saying(
+            _named(run, name, latent),
+            moved[latent],
+            None if after is None else after.get(latent, 0.0),
+            _share(moved[latent], top[latent]),
+            _share(0.0 if after is None else after.get(latent, 0.0), top[latent]),
+        )
+        for latent in order[:n]
+    ]
+    return Sayings(name, name in run.saes, shown, len(before), None if after is None else len(after))
+
+
+def _at(active: Active, at: int) -> dict[int, float]:
+    """The latents of a token and their values."""
+    pairs = slice(int(active.offset[at]), int(active.offset[at + 1]))
+    return dict(zip(active.latents[pairs].tolist(), active.values[pairs].tolist(), strict=True))
+
+
+def _tops(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
+    """The largest value of each latent: in the store; where there are no codes, in this text."""
+    if name in run.saes:
+        return run.saes[name].codes.table["max"]
+    both = [prompted.clean.active[name]]
+    if prompted.edited is not None and name in prompted.edited.active:
+        both.append(prompted.edited.active[name])
+    latents, values = (
+        np.concatenate(parts) for parts in zip(*((one.latents, one.values) for one in both), strict=True)
+    )
+    top = np.zeros(int(latents.max(initial=0)) + 1, np.float32)
+    np.maximum.at(top, latents, values)
+    return top
+
+
+def _share(value: float, top: float) -> float:
+    return min(1.0, max(0.0, value) / max(float(top), 1e-30))
+
+
+def _named(run: CodedRun, name: str, latent: int) -> Named:
+    return named(run, run.saes[name], latent) if name in run.saes else Named(name, latent, NO_LABEL)
+
+
+def strongest(run: CodedRun, prompted: Prompted) -> list[Strong]:
+    """Latents of all SAEs in the whole text but its special tokens: those that come nearest to their largest value, of
+    equals the larger first; where a change was made, those it moved most, in shares of their largest value.
+    """
+    counted_S = ~np.asarray(prompted.is_special, bool)
+    found: list[tuple[tuple[float, float], Strong]] = []
+    for name in _in_order(run, prompted):
+        top_E = np.maximum(_tops(run, prompted, name), 1e-30)
+        n_E, sum_E, largest_E = _totals(prompted.clean.active[name], counted_S, len(top_E))
+        share_E, change_E = np.minimum(largest_E / top_E, 1.0), None
+        if prompted.edited is not None:
+            if name not in prompted.edited.active:
+                continue
+            change_E = _totals(prompted.edited.active[name], counted_S, len(top_E))[1] - sum_E
+        score_E = share_E if change_E is None else np.abs(change_E) / top_E
+        order = np.lexsort((-largest_E, -score_E))[:N_STRONGEST]
+        for latent in order[score_E[order] > 0].tolist():
+            strong = Strong(
+                _named(run, name, latent),
+                name in run.saes,
+                int(n_E[latent]),
+                float(largest_E[latent]),
+                float(share_E[latent]),
+                None if change_E is None else float(change_E[latent]),
+            )
+            found.append(((-float(score_E[latent]), -strong.largest), strong))
+    found.sort(key=lambda pair: pair[0])
+    return [strong for _, strong in found[:N_STRONGEST]]
+
+
+def _totals(active: Active, counted_S: np.ndarray, n_latents: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each latent over the tokens that count: on how many it is active, int64, its sum and its largest, float64."""
+    is_counted = np.repeat(counted_S, np.diff(active.offset))
+    latents, values = active.latents[is_counted], active.values[is_counted].astype(np.float64)
+    largest_E = np.zeros(n_latents)
+    np.maximum.at(largest_E, latents, values)
+    return np.bincount(latents, minlength=n_latents), np.bincount(latents, values, n_latents), largest_E
