@@ -107,7 +107,7 @@ def test_an_endless_address_is_refused(client):
 def test_every_answer_forbids_what_it_does_not_need(client, path):
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert headers["cache-control"] == "no-store"
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
