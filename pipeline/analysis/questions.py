@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.analysis.answer import Answer
 from strata_sae.pipeline.analysis.asked import Asked, Options, opened_at, other_of, population_of
+from strata_sae.pipeline.analysis.of_ablations import answer_ablate
+from strata_sae.pipeline.analysis.of_effects import answer_ablate_tuples, answer_effects, answer_four_tuples
+from strata_sae.pipeline.analysis.of_encoders import answer_pursuit
 from strata_sae.pipeline.analysis.of_many import answer_clusters, answer_histograms, answer_labels, answer_search
+from strata_sae.pipeline.analysis.of_model import answer_steer
 from strata_sae.pipeline.analysis.of_one import answer_examples, answer_logits
 from strata_sae.pipeline.analysis.of_pairs import answer_cliques, answer_cofiring, answer_group, answer_pairs
-from strata_sae.pipeline.analysis.of_two import (
-    answer_absorptions,
-    answer_effects,
-    answer_four_tuples,
-    answer_matches,
-    answer_splits,
-)
+from strata_sae.pipeline.analysis.of_two import answer_absorptions, answer_matches, answer_splits
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.queries.splits import LEAST_INSIDE, LEAST_SILENT
 from strata_sae.pipeline.queries.windows import check_latent
@@ -37,15 +35,18 @@ class Question(NamedTuple):
     needs: frozenset[str] = frozenset({"sae"})
     """Of sae, other, latent, text."""
     takes: frozenset[str] = frozenset({"rows"})
-    """Of sae, latent, most, rows: what may be given."""
+    """Of other, latent, most, rows, text: what may be given."""
     least: Least | None = None
     n: int = 100
     """Rows of the table where --n is not given."""
     n_is: str = "rows of the table"
+    needs_model: bool = False
+    """Whether `Asked.model` has to be there."""
 
 
 SAE, ONE, TWO = frozenset({"sae"}), frozenset({"sae", "latent"}), frozenset({"sae", "other"})
 ROWS, MOST = frozenset({"rows"}), frozenset({"rows", "most"})
+N_ABLATED = "latents that are set to 0, those with the most activation first"
 ANALYSES: dict[str, Question] = {
     "examples": Question("Which rows show what a latent is about?", answer_examples, ONE, n=10, n_is="rows of a kind"),
     "cofiring": Question(
@@ -107,6 +108,40 @@ ANALYSES: dict[str, Question] = {
         "Which tokens tell when each latent fires?", answer_labels, takes=frozenset(), least=Least("F1", 0.0)
     ),
     "search": Question("Which latents mean a text?", answer_search, frozenset({"text"}), SAE, n=50),
+    "pursuit": Question(
+        "How well does the encoder do beside gradient pursuit?",
+        answer_pursuit,
+        takes=frozenset(),
+        n=16_384,
+        n_is="held-out rows",
+    ),
+    "ablate": Question(
+        "What changes behind a latent that is set to 0: which latents of another SAE, or which predictions?",
+        answer_ablate,
+        takes=frozenset({"other", "latent", "rows"}),
+        least=Least("size of an effect", 0.0),
+        n=256,
+        n_is=N_ABLATED,
+        needs_model=True,
+    ),
+    "ablate_tuples": Question(
+        "Which two latents, when set to 0, agree on one latent of another SAE and disagree on a second?",
+        answer_ablate_tuples,
+        TWO,
+        least=Least("size of an effect that counts", 0.0),
+        n=256,
+        n_is=N_ABLATED,
+        needs_model=True,
+    ),
+    "steer": Question(
+        "How does the model go on after a text with a latent turned up?",
+        answer_steer,
+        frozenset({"sae", "latent", "text"}),
+        frozenset(),
+        n=40,
+        n_is="tokens of each text",
+        needs_model=True,
+    ),
     "logits": Question("Which tokens does a latent promote and suppress?", answer_logits, ONE, frozenset(), n=20),
 }
 
@@ -158,7 +193,7 @@ def _check_options(name: str, question: Question, options: Options) -> None:
 def _spelled(question: Question) -> list[str]:
     """The options of a question, those that it needs first."""
     needed = [f"--{name}" for name in ("other", "latent", "text") if name in question.needs]
-    others = [f"--{name}" for name in ("latent", "most", "rows") if name in question.takes]
+    others = [f"--{name}" for name in ("other", "latent", "most", "rows", "text") if name in question.takes]
     return [*needed, *others, *(["--least"] if question.least else []), "--n"]
 
 
@@ -168,6 +203,7 @@ def described() -> str:
     for name, question in ANALYSES.items():
         least = f"; --least: {question.least.means} ({question.least.default:g})" if question.least else ""
         where = "RUN/VARIANT" if "sae" in question.needs else "RUN"
+        where += ", with the model" if question.needs_model else ""
         told = f"--n: {question.n_is} ({question.n}){least}"
         lines += [f"{name:<12} {question.asks}", f"{'':<12} {where}, {', '.join(_spelled(question))}; {told}"]
     return "\n".join(lines)

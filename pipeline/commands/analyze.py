@@ -2,12 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
+from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, config_of, guard
 from strata_sae.pipeline.paths import reader_of
+
+if TYPE_CHECKING:
+    from strata_sae.pipeline.analysis.asked import Asked
+    from strata_sae.pipeline.queries.asked_model import AskedModel
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +71,10 @@ def analyze(
     text: Searched = None,
     out: Out = None,
 ) -> None:
-    """Questions to the codes of a run's SAEs: which rows, partners, matches, splits; as a CSV and a page. No model."""
+    """Questions to the codes of a run's SAEs: which rows, partners, matches, splits; as a CSV and a page.
+
+    The language model is needed by ablate, ablate_tuples and steer alone.
+    """
     guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.analysis.asked import Options
     from strata_sae.pipeline.analysis.questions import asked_of, described, question_of
@@ -81,9 +88,22 @@ def analyze(
     out = None if out is None else outside_stores(out, "--out")
     options = Options(None if other is None else str(other), latent, n, least, most, rows, text)
     asked = asked_of(run, what, options, overrides)
+    if question_of(what).needs_model:
+        asked = asked._replace(given_model=_model(asked, overrides))
     at = places(asked, what, options, out)
     answer = question_of(what).answer(asked)
     write(asked, what, answer, at)
     typer.echo(printed(answer))
     log.info("table: %s", at.table)
     log.info("page:  %s", at.page)
+
+
+def _model(asked: "Asked", overrides: list[str]) -> "AskedModel":
+    """The language model of a run, with the SAE that the question is of; it is loaded when it is asked something."""
+    from strata_sae.pipeline.commands.stages import shows_progress
+    from strata_sae.pipeline.config.run import TrainConfig
+    from strata_sae.pipeline.intervention.run_model import RunModel
+
+    run = asked.run.folder
+    config = TrainConfig.of(config_of(run.config, overrides), run.config)
+    return RunModel(config, run, only=[asked.sae.name], show_progress=shows_progress())

@@ -21,6 +21,8 @@ from strata_sae.pipeline.commands.explore import explore
 from strata_sae.pipeline.commands.export import export
 from strata_sae.pipeline.commands.extract import extract, plan
 from strata_sae.pipeline.commands.init import init
+from strata_sae.pipeline.commands.interpret import interpret
+from strata_sae.pipeline.commands.prompt import prompt
 from strata_sae.pipeline.commands.pull import pull
 from strata_sae.pipeline.commands.push import push
 from strata_sae.pipeline.commands.report import report
@@ -97,7 +99,9 @@ for _command in (
     evaluate,
     codes,
     analyze,
+    interpret,
     explore,
+    prompt,
     report,
     slurm,
     track,

@@ -30,8 +30,14 @@ class _Rows(_Source):
     what the template writes by itself where there is none. Which ones: by the config's seed and the messages. Source:
     dictionary_learning, 0.9."""
 
+    columns: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default=[], max_length=100)
+    """Columns (keys) that are kept for each document beside its rows: numbers, truth values or short text, such as a
+    rating that `strata interpret --target` explains (docs/interpreting.md)."""
+
     @model_validator(mode="after")
     def _one_kind_of_document(self) -> "_Rows":
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns: {', '.join(self.columns)} names one twice; name each once")
         if self.chat and self.tokens:
             raise ValueError("chat: true and tokens: true exclude each other; set the one that the column holds")
         if self.system_drop_probability and not self.chat:
@@ -154,7 +160,12 @@ class CorpusSettings(Settings):
         return self
 
 
-NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {"deduplicate": None, "system_drop_probability": 0.0, "unembedding": False}
+NOT_RECORDED_WHERE_UNSET: dict[str, Yaml] = {
+    "deduplicate": None,
+    "system_drop_probability": 0.0,
+    "columns": [],
+    "unembedding": False,
+}
 """Settings of a corpus, of a source or of the store that a plan records only where they have another value than this
 one: plans of before there were such settings keep their ids, and with them the order of batches."""
 

@@ -78,7 +78,7 @@ class ChatTemplate:
                 f"message {altered}: the tokenizer's chat template drops or rewrites its content, so template tokens "
                 f"cannot be told from content",
             )
-        columns = sorted((document.beside or {}).keys() - beside.keys() - {SETTINGS})
+        columns = sorted((document.beside or {}).keys() - beside.keys() - (document.kept or {}).keys() - {SETTINGS})
         chat = Rendered(rendered, spans, own, (*unread, *(f"column {name!r}" for name in columns)))
         return chat if document.drops_system is None else self._with_system_decided(chat, beside, document)
 

@@ -27,6 +27,7 @@ from strata_sae.pipeline.language_model.tokens_text import token_bytes
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.pipeline.language_model.unembedding import FoundHead, find_head
 from strata_sae.pipeline.once import made_once
+from strata_sae.pipeline.reading.document_columns import DOCUMENT_COLUMNS
 from strata_sae.stores import (
     MANIFEST,
     PLAN,
@@ -208,9 +209,16 @@ def _write(path: Path, config: ExtractConfig, draft: Draft) -> Plan:
         path,
         arrangement.blocks(TOKEN_ROWS_PER_CHUNK),
         token_bytes(draft.tokenizer, sorted(used)),
-        extras=unembedding_files(config.model, draft.head, draft.tokenizer) if draft.head else None,
+        extras=_extras(config, draft),
         **_fields(config, draft.description, draft.sizes, arrangement),
     )
+
+
+def _extras(config: ExtractConfig, draft: Draft) -> dict[str, bytes]:
+    """The files beside the rows."""
+    head = unembedding_files(config.model, draft.head, draft.tokenizer) if draft.head else {}
+    columns = draft.arrangement.spool.columns
+    return head if columns is None else {**head, DOCUMENT_COLUMNS: columns.to_bytes()}
 
 
 class _Fields(PlanFields):

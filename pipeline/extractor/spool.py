@@ -11,11 +11,13 @@ import numpy as np
 
 from strata_sae.pipeline.config.corpus import CorpusSettings
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.extractor.kept_columns import KeptColumns
 from strata_sae.pipeline.extractor.ngrams import SeenNgrams
 from strata_sae.pipeline.extractor.sources import Stream, drawn
 from strata_sae.pipeline.extractor.tokens import DocumentTokenizer
 from strata_sae.pipeline.language_model.transformers_library import Tokenizer
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.reading.document_columns import DocumentColumns
 from strata_sae.stores import permutation
 from strata_sae.stores.files.canonical import Json
 
@@ -43,6 +45,8 @@ class Spool:
     """Documents that were cut to fit `n_tokens`: hash of what was kept."""
     lines: tuple[str, ...] = ()
     """What `strata plan` says of the corpus beside its counts."""
+    columns: DocumentColumns | None = None
+    """What the sources' `columns` hold, by the document's running index; None: no source names any."""
 
 
 def spool_documents(
@@ -62,6 +66,7 @@ def spool_documents(
     starts = array("q", [0])
     documents = array("q")
     sequence, cut = bytearray(), {}
+    columns = KeptColumns(corpus.sources)
     shown = Progress("tokenise", corpus.n_tokens, "token", shown=show_progress)
     with token_path.open("wb") as tokens, flags_path.open("wb") as flags, shown, document_tokenizer:
         for document, n_tokens, index in drawn(corpus, streams):
@@ -74,6 +79,7 @@ def spool_documents(
             flags.write(document.flags[:n_tokens].tobytes())
             starts.append(starts[-1] + n_tokens)
             documents.append(index)
+            columns.add(index, document.kept)
             shown.advance(n_tokens)
     skipped = sum(stream.skipped for stream in streams)
     if not documents:
@@ -90,7 +96,13 @@ def spool_documents(
         provenance={"sources": [stream.provenance() for stream in streams], "text_given_back": {**given_back.record()}},
         sequence=np.frombuffer(sequence, dtype="S16"),
         cut=cut,
-        lines=(*(line for stream in streams for line in stream.lines()), *given_back.lines(), *_remembered(seen)),
+        lines=(
+            *(line for stream in streams for line in stream.lines()),
+            *given_back.lines(),
+            *_remembered(seen),
+            *columns.lines(),
+        ),
+        columns=columns.columns(),
     )
 
 

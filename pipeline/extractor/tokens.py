@@ -18,6 +18,7 @@ from strata_sae.pipeline.extractor.own_text import is_template
 from strata_sae.pipeline.extractor.tokenising import Pool, n_cores
 from strata_sae.pipeline.language_model.tokens_text import GivenBack
 from strata_sae.pipeline.language_model.transformers_library import Encoded, Tokenizer
+from strata_sae.pipeline.reading.document_columns import Value
 
 BOS = 1
 SPECIAL = 2
@@ -52,6 +53,8 @@ class TokenisedDocument:
     """Fingerprints (uint64) of its n-grams, where the corpus is deduplicated."""
     given_back: tuple[bool, bool] | None = None
     """Of a text that is judged: whether its tokens give it back, and whether they do after a space."""
+    kept: dict[str, Value] | None = None
+    """What its source's `columns` hold for it."""
 
 
 class DocumentTokenizer:
@@ -211,7 +214,7 @@ class DocumentTokenizer:
         where, origin = document.place.where, document.origin
         ngrams = None if self._ngram is None else ngrams_of(document, self._ngram)
         kept = token_id[:limit], flags[:limit]
-        return TokenisedDocument(where, origin, *kept, spelled, unread, system, ngrams, given_back)
+        return TokenisedDocument(where, origin, *kept, spelled, unread, system, ngrams, given_back, document.kept)
 
 
 def _batches(rows: Iterable[Document | BadRow]) -> Iterator[Batch]:

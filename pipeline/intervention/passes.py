@@ -28,10 +28,19 @@ class Passes:
 
     def begin(self, token_ids_BS: Tensor, position_ids_BS: Tensor | None) -> None:
         """Take up a batch; at a site inside a block this runs the blocks below it."""
-        self._inputs = token_ids_BS, position_ids_BS
+        self._inputs = self._begun = token_ids_BS, position_ids_BS
         self._stream_BSM: Tensor | None = None
         if self._beginning is not None and not self._is_stream:
             self._stream_BSM = self._beginning.stream(token_ids_BS, position_ids_BS)
+        self._begun_stream_BSM = self._stream_BSM
+
+    def take(self, sequence_B: Tensor) -> None:
+        """Which sequences of the batch the next passes are of; each may be named several times."""
+        ids_BS, positions_BS = self._begun
+        places_B = sequence_B.to(ids_BS.device)
+        self._inputs = ids_BS[places_B], None if positions_BS is None else positions_BS[places_B]
+        if self._begun_stream_BSM is not None:
+            self._stream_BSM = self._begun_stream_BSM[sequence_B.to(self._begun_stream_BSM.device)]
 
     def logits(self, rows_BSM: Tensor) -> Tensor:
         """Logits [B, S, V] of the batch with these rows, in the model's dtype on its device, at the site."""
@@ -42,3 +51,13 @@ class Passes:
             return self._beginning.run(*self._inputs, rows_BSM)
         with Splice(self._whole, self._site, lambda _: rows_BSM):
             return self._beginning.run(*self._inputs, self._stream_BSM)
+
+    def captured(self, rows_BSM: Tensor) -> dict[str, Tensor]:
+        """What the sites behind this one give with these rows: {site: [B, S, M]}; nothing runs after the last one."""
+        if self._beginning is None:
+            with Splice(self._whole, self._site, lambda _: rows_BSM):
+                return self._whole.forward(*self._inputs)
+        if self._stream_BSM is None:
+            return self._beginning.forward(*self._inputs, rows_BSM)
+        with Splice(self._whole, self._site, lambda _: rows_BSM):
+            return self._beginning.forward(*self._inputs, self._stream_BSM)

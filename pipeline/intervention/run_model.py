@@ -1,26 +1,157 @@
 """The model of a run's store with the run's SAEs beside it: prompts, edits, continuations."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from threading import RLock
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from strata_sae.pipeline.config.run import TrainConfig
-from strata_sae.pipeline.queries.asked_model import Edit, Prompted
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.intervention.ablation import measured_effects
+from strata_sae.pipeline.intervention.continuing import continuations
+from strata_sae.pipeline.intervention.edited_pass import check_edits
+from strata_sae.pipeline.intervention.losses import ROWS_AT_ONCE
+from strata_sae.pipeline.intervention.opened_model import OpenedModel, open_model
+from strata_sae.pipeline.intervention.prompt_passes import PromptPasses, Ran
+from strata_sae.pipeline.kernels.codes import Codes
+from strata_sae.pipeline.queries.asked_model import (
+    MOST_NEW_TOKENS,
+    Active,
+    Edit,
+    MeasuredEffects,
+    NextTokens,
+    Prompted,
+    Seen,
+)
+from strata_sae.pipeline.queries.opened import CodedSAE
+from strata_sae.pipeline.queries.populations import Population
 from strata_sae.pipeline.runs.folders import RunFolder
+
+MOST_FOLLOWING = 100
+"""Likely next tokens that are named of each token (count)."""
+MOST_WAYS = 32
+"""Continuations that are made together (count)."""
 
 
 class RunModel:
-    """The model of one run; it is loaded at the first question, and then stays in memory with the SAEs."""
+    """The model of one run; it is loaded at the first question, and then stays in memory with the SAEs.
 
-    def __init__(self, config: TrainConfig, run: RunFolder) -> None:
-        self._config, self._run = config, run
+    Threads may share it: one question is answered at a time.
+    """
+
+    def __init__(
+        self, config: TrainConfig, run: RunFolder, only: Collection[str] = (), *, show_progress: bool = False
+    ) -> None:
+        """only: names of the SAEs that are wanted; none: all of the run. show_progress: of `effects`."""
+        self._config, self._run, self._only = config, run, only
+        self._shows_progress = show_progress
+        self._lock = RLock()
+        self._opened: OpenedModel | None = None
+        self._passes: PromptPasses | None = None
+        self._seen: tuple[Ran, int, Seen] | None = None
 
     def load(self) -> None:
         """As `AskedModel.load`."""
-        raise NotImplementedError
+        self.opened()
+
+    def opened(self) -> OpenedModel:
+        """The model and the SAEs themselves. Raises: as `load`."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = open_model(self._config, self._run, self._only)
+                self._passes = PromptPasses(self._opened)
+            return self._opened
 
     def prompt(self, text: str, edits: Sequence[Edit] = (), n_following: int = 10) -> Prompted:
         """As `AskedModel.prompt`."""
-        raise NotImplementedError
+        if not 1 <= n_following <= MOST_FOLLOWING:
+            raise ConfigError(f"n_following: {n_following}; 1 to {MOST_FOLLOWING} next tokens can be named")
+        with self._lock, torch.inference_mode():
+            opened, passes = self.opened(), self._passes
+            assert passes is not None
+            check_edits(opened, edits)
+            words = opened.words.words(text)
+            ran = passes.clean(words.token_ids)
+            clean, edited, kl_S = self._clean_seen(opened, ran, n_following), None, None
+            if edits:
+                changed = passes.edited(words.token_ids, edits)
+                edited, kl_S = _seen(opened, changed, n_following), _kl(ran.logits_SV, changed.logits_SV)
+            return Prompted(*words, clean, edited, kl_S)
+
+    def effects(
+        self, ablator: CodedSAE, reader: CodedSAE | None, population: Population, *, n: int, latent: int | None = None
+    ) -> MeasuredEffects:
+        """As `AskedModel.effects`. What is not measured yet is measured by a model that is loaded for it alone."""
+        return measured_effects(
+            self._config, ablator, reader, population, n=n, latent=latent, show_progress=self._shows_progress
+        )
+
+    def _clean_seen(self, opened: OpenedModel, ran: Ran, n_following: int) -> Seen:
+        """What the clean pass gave; of the text that was asked about last it is not encoded again."""
+        if self._seen is None or self._seen[0] is not ran or self._seen[1] != n_following:
+            self._seen = ran, n_following, _seen(opened, ran, n_following)
+        return self._seen[2]
 
     def continuations(self, text: str, ways: Sequence[Sequence[Edit]], n_tokens: int) -> list[str]:
         """As `AskedModel.continuations`."""
-        raise NotImplementedError
+        if not 1 <= n_tokens <= MOST_NEW_TOKENS:
+            raise ConfigError(f"--tokens: {n_tokens}; a continuation has 1 to {MOST_NEW_TOKENS} tokens")
+        if not 1 <= len(ways) <= MOST_WAYS:
+            raise ConfigError(f"{len(ways)} continuations at once; 1 to {MOST_WAYS} can be made together")
+        with self._lock, torch.inference_mode():
+            opened = self.opened()
+            for way in ways:
+                check_edits(opened, way)
+            return continuations(opened, opened.words.words(text, n_tokens), ways, n_tokens)
+
+
+def _seen(opened: OpenedModel, ran: Ran, n_following: int) -> Seen:
+    return Seen(_active(opened, ran), _following(opened, ran.logits_SV, n_following))
+
+
+def _active(opened: OpenedModel, ran: Ran) -> dict[str, Active]:
+    """The codes of the SAEs whose rows may have changed, and of those that are edited."""
+    found = {}
+    for name, sae in opened.saes.items():
+        reads = opened.routes[name].reads
+        if name in ran.edited:
+            found[name] = _strongest_first(ran.edited[name])
+        elif not set(reads).isdisjoint(ran.changed_sites):
+            x_SM = torch.cat([ran.rows[site][0] for site in reads], dim=-1)
+            found[name] = _strongest_first(sae.encode(x_SM.to(torch.float32, copy=True)))
+    return found
+
+
+def _strongest_first(codes: Codes) -> Active:
+    sparse = codes.to_sparse()
+    kept_P = sparse.values_P != 0
+    rows_P, latents_P, values_P = (
+        of_P[kept_P].cpu().numpy() for of_P in (sparse.rows_P, sparse.indices_P, sparse.values_P)
+    )
+    order_P = np.lexsort((latents_P, -values_P, rows_P))
+    counts = np.bincount(rows_P, minlength=codes.batch_size)
+    return Active(np.concatenate([[0], np.cumsum(counts)]), latents_P[order_P].astype(np.int64), values_P[order_P])
+
+
+def _following(opened: OpenedModel, logits_SV: Tensor, n: int) -> NextTokens:
+    """The likeliest next tokens; of equally likely ones the one of the smaller id."""
+    ids, probabilities = [], []
+    for part_RV in logits_SV.split(ROWS_AT_ONCE):
+        p_RV = part_RV.float().softmax(dim=-1)
+        found = p_RV.topk(min(n, p_RV.shape[1]), dim=-1)
+        ids.append(found.indices.cpu().numpy())
+        probabilities.append(found.values.cpu().numpy())
+    ids_SN = np.concatenate(ids)
+    texts = [[opened.words.alone(token_id) for token_id in row] for row in ids_SN.tolist()]
+    return NextTokens(ids_SN, texts, np.concatenate(probabilities))
+
+
+def _kl(clean_SV: Tensor, edited_SV: Tensor) -> np.ndarray:
+    """KL(clean || edited): sum of p (log p - log q), exactly 0 where q is p; float32 [S]."""
+    parts = []
+    for p_RV, q_RV in zip(clean_SV.split(ROWS_AT_ONCE), edited_SV.split(ROWS_AT_ONCE), strict=True):
+        log_p_RV, log_q_RV = p_RV.float().log_softmax(dim=-1), q_RV.float().log_softmax(dim=-1)
+        parts.append(torch.linalg.vecdot(log_p_RV.exp(), log_p_RV - log_q_RV).cpu().numpy())
+    return np.concatenate(parts)

@@ -95,15 +95,13 @@ class Beginning:
 
     def run(self, token_ids_BS: Tensor, position_ids_BS: Tensor | None, stream_BSM: Tensor) -> Tensor:
         """Logits [B, S, V] of rows of the residual stream before the block, in the model's dtype on its device."""
-        first = self._instead[-1]  # the nearest one below
-        blocks = list(self._layers)[: self.block]
-        first.rows_BSM = stream_BSM.clone()  # a model may go on to add into this very tensor
-        try:
-            self._put(self._instead)
+        with self._handing_on(stream_BSM):
             return self._whole.run(token_ids_BS, position_ids_BS).logits_BSV
-        finally:
-            self._put(blocks)
-            first.rows_BSM = None
+
+    def forward(self, token_ids_BS: Tensor, position_ids_BS: Tensor | None, stream_BSM: Tensor) -> dict[str, Tensor]:
+        """What the sites from the block on give with these rows, as `Capture.forward`; nothing runs after the last."""
+        with self._handing_on(stream_BSM):
+            return self._whole.forward(token_ids_BS, position_ids_BS)
 
     def stream(self, token_ids_BS: Tensor, position_ids_BS: Tensor | None) -> Tensor:
         """The residual stream [B, S, M] before the block, by one pass through the blocks below."""
@@ -122,6 +120,19 @@ class Beginning:
         finally:
             handle.remove()
         raise AssertionError(f"the forward pass ended without reaching block {self.block}")
+
+    @contextmanager
+    def _handing_on(self, stream_BSM: Tensor) -> Iterator[None]:
+        """In the `with` block no block below is called, and the nearest one gives these rows."""
+        first = self._instead[-1]
+        blocks = list(self._layers)[: self.block]
+        first.rows_BSM = stream_BSM.clone()  # a model may go on to add into this very tensor
+        try:
+            self._put(self._instead)
+            yield
+        finally:
+            self._put(blocks)
+            first.rows_BSM = None
 
     def _put(self, blocks: Sequence[nn.Module]) -> None:
         for number, block in enumerate(blocks):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from strata_sae.pipeline.language_model.capture import (
@@ -15,6 +16,7 @@ from strata_sae.pipeline.language_model.capture import (
     rows_per_position,
 )
 from strata_sae.pipeline.language_model.sites import Site
+from strata_sae.pipeline.language_model.transformers_library import ModelOutput
 
 
 @runtime_checkable
@@ -46,6 +48,14 @@ class WholeModel(Capture):
         """
         logits_BSV = self._run(token_ids_BS, position_ids_BS)
         return Pass(logits_BSV, self._taken())
+
+    def step(self, token_ids_BS: Tensor, **arguments: object) -> ModelOutput:
+        """A pass over tokens that follow those of an earlier one, which `arguments` hold; rows are not captured."""
+        self.token_ids_BS = token_ids_BS.to(self.device)
+        with torch.inference_mode():
+            output = self.model(input_ids=self.token_ids_BS, use_cache=True, **arguments)
+        self._taken()
+        return output
 
 
 class SiteSplice:

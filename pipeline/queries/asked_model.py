@@ -5,6 +5,10 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from strata_sae.pipeline.queries.opened import CodedSAE
+from strata_sae.pipeline.queries.populations import Population
+from strata_sae.pipeline.runs.effect_records import AblatedLatent
+
 EditKind = Literal["ablate", "clamp", "steer"]
 MOST_TOKENS = 1024
 """Of a prompt."""
@@ -66,6 +70,33 @@ class Prompted(NamedTuple):
     """KL of the edited from the clean next-token distribution (nat), float32 [S]."""
 
 
+class MeasuredEffects(NamedTuple):
+    """What ablated latents do to the latents of another SAE, or to the probabilities of words as the next one.
+
+    An effect is clean less ablated, summed over all rows, for each row on which the ablated latent is active: above 0
+    the latent excites what is watched. [P] each, the effects of one latent after those of another, of each those of
+    the largest size.
+    """
+
+    latents: list[AblatedLatent]
+    """The one with the most activation first."""
+    ablator: np.ndarray
+    """int64: the latent."""
+    reader: np.ndarray
+    """int64: the other SAE's latent, or the token."""
+    effect: np.ndarray
+    """float64."""
+    standard_error: np.ndarray
+    """float64, over the sequences in which the latent is active; NaN: it is in one only."""
+    log_probability: np.ndarray
+    """float64: the same of log-probabilities, of words; NaN of latents."""
+    n_rows: int
+    """In the sequences."""
+    n_sequences: int
+    n_dense: int
+    """Latents that were left out since they are active on too many rows."""
+
+
 class AskedModel(Protocol):
     """The model whose activations a run's store holds. It is loaded at the first question."""
 
@@ -82,4 +113,16 @@ class AskedModel(Protocol):
 
     def continuations(self, text: str, ways: Sequence[Sequence[Edit]], n_tokens: int) -> list[str]:
         """How the model goes on after a text, greedily, with each of several lists of edits. Raises: as `prompt`."""
+        ...
+
+    def effects(
+        self, ablator: CodedSAE, reader: CodedSAE | None, population: Population, *, n: int, latent: int | None = None
+    ) -> MeasuredEffects:
+        """Effects of latents, each set to 0 by itself on all rows of a population, measured on held-out sequences.
+
+        reader: whose latents are watched; None: the model's predictions.
+        n: latents that are ablated, those with the most activation first; latent: this one alone.
+        What is measured is kept beside the ablated SAE. Raises: ConfigError for an SAE of which no latent can be
+            ablated in a forward pass, or a reader that reads nothing behind it; StoreError, CheckpointError.
+        """
         ...

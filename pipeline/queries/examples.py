@@ -101,19 +101,23 @@ class _Draw(NamedTuple):
 
     def order(self, n: int, part: int = 0) -> Iterator[int]:
         """0..n-1 in a random order, drawn as they are asked for."""
-        key = self.key(part)
-        if n <= 2 * AT_ONCE:
-            yield from permutation(key, n).tolist()
-            return
-        # A whole permutation of ten million silent rows takes seconds, and a page wants ten of them.
-        drawn: dict[int, None] = {}
-        n_words = AT_ONCE
-        while n_words <= n:
-            before = len(drawn)
-            drawn |= dict.fromkeys((random_words(key, n_words) % np.uint64(n)).tolist())
-            yield from list(drawn)[before:]
-            n_words *= 2
-        yield from (place for place in permutation(key, n).tolist() if place not in drawn)
+        return random_order(self.key(part), n)
+
+
+def random_order(key: list[Json], n: int) -> Iterator[int]:
+    """0..n-1 in a random order named by `key`, drawn as they are asked for."""
+    if n <= 2 * AT_ONCE:
+        yield from permutation(key, n).tolist()
+        return
+    # A whole permutation of ten million silent rows takes seconds, and a page wants ten of them.
+    drawn: dict[int, None] = {}
+    n_words = AT_ONCE
+    while n_words <= n:
+        before = len(drawn)
+        drawn |= dict.fromkeys((random_words(key, n_words) % np.uint64(n)).tolist())
+        yield from list(drawn)[before:]
+        n_words *= 2
+    yield from (place for place in permutation(key, n).tolist() if place not in drawn)
 
 
 def _silent(
@@ -170,14 +174,14 @@ def distinct(text: Text, pairs: Iterable[tuple[int, float]], n: int, seen: set[b
     n_more = 2 * n + 8
     while len(found) < n and (some := list(islice(pairs, n_more))):
         n_more = min(2 * n_more, AT_ONCE)
-        for pair, context in zip(some, _contexts(text, np.array([row for row, _ in some])), strict=True):
+        for pair, context in zip(some, contexts(text, np.array([row for row, _ in some])), strict=True):
             if context not in seen and len(found) < n:
                 seen.add(context)
                 found.append(Example(*pair))
     return found
 
 
-def _contexts(text: Text, rows: np.ndarray) -> list[bytes]:
+def contexts(text: Text, rows: np.ndarray) -> list[bytes]:
     """What tells the contexts of rows apart: the tokens around each, -1 beyond its document."""
     around = rows[:, None] + np.arange(-CONTEXT_BEFORE, CONTEXT_AFTER + 1)
     inside = (around >= 0) & (around < text.n_rows)

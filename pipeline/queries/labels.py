@@ -5,7 +5,6 @@ trained, of all splits). The label is the baseline that every explanation in wor
 """
 
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,15 +13,12 @@ from strata_sae.pipeline.kernels.machine.compiled.labels import count_tokens, to
 from strata_sae.pipeline.queries.label_files import DEFINITION, LEAST_ROWS, N_NAMED, TokenCounts, write_arrays
 from strata_sae.pipeline.queries.label_files import Labels as Labels
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
+from strata_sae.pipeline.queries.posting_blocks import posting_blocks
 from strata_sae.pipeline.runs.evaluation_records import Measured
 from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.record_files import write_record
-from strata_sae.stores import CodesStore
 
 log = logging.getLogger(__name__)
-
-PAIRS_AT_ONCE = 2**22
-"""Rows of latents that are in memory together: 50 MB; more only where one latent fires on more."""
 
 
 def make_labels(sae: CodedSAE, text: Text) -> Labels:
@@ -33,7 +29,10 @@ def make_labels(sae: CodedSAE, text: Text) -> Labels:
     """
     tokens, half_N = text.tokens, halves(sae, text)
     totals_V = _totals(text, half_N)
-    parts = [token_sets(offset, rows, tokens.rank, half_N, totals_V, N_NAMED) for _, offset, rows in _blocks(sae.codes)]
+    parts = [
+        token_sets(offset, rows, tokens.rank, half_N, totals_V, N_NAMED)
+        for _, offset, rows, _ in posting_blocks(sae.codes)
+    ]
     active, f1, size, named, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     f1[(active < LEAST_ROWS).any(axis=1)] = np.nan
     return Labels(
@@ -50,12 +49,12 @@ def make_counts(sae: CodedSAE, text: Text) -> TokenCounts:
     rank, half_N, n_tokens = text.tokens.rank, halves(sae, text), len(text.tokens.ids)
     nothing = np.empty(0, np.uint32)
     pairs_V = np.zeros(n_tokens, np.int64)
-    for first, offset, rows in _blocks(sae.codes):
+    for first, offset, rows, _ in posting_blocks(sae.codes):
         count_tokens(offset, rows, rank, half_N, first, pairs_V, nothing, nothing)
     pair_offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs_V)])
     latent_Q, count_Q = (np.empty(int(pair_offset[-1]), np.uint32) for _ in range(2))
     at_V = pair_offset[:-1].copy()
-    for first, offset, rows in _blocks(sae.codes):
+    for first, offset, rows, _ in posting_blocks(sae.codes):
         count_tokens(offset, rows, rank, half_N, first, at_V, latent_Q, count_Q)
     active = np.bincount(latent_Q, count_Q, minlength=sae.d_sae).astype(np.int64)
     return TokenCounts(active, _totals(text, half_N).sum(axis=0), pair_offset, latent_Q, count_Q)
@@ -127,14 +126,3 @@ def _metrics(labels: Labels) -> dict[str, Measured]:
             definition=f"Latents that are active on fewer than {LEAST_ROWS} rows of one half of the documents.",
         ),
     }
-
-
-def _blocks(codes: CodesStore) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """All latents, some at a time: the first, where the rows of each begin, int64, and the rows, int64."""
-    ends_E, first = np.cumsum(codes.count_E), 0
-    while first < len(ends_E):
-        done = int(ends_E[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends_E, done + PAIRS_AT_ONCE, "right")))
-        offset, rows, _ = codes.postings(first, last)
-        yield first, offset, rows
-        first = last

@@ -12,6 +12,8 @@ LABELS = {
     "alive_latents": "alive",
     "density_median": "density",
     "token_f1": "token F1",
+    "detection_balanced_accuracy": "words, bal. acc.",
+    "detection_lift": "words, lift",
     "decoder_max_cosine_mean": "max cos, mean",
     "decoder_max_cosine_p95": "max cos, p95",
     "l1": "L1",

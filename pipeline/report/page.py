@@ -35,8 +35,11 @@ from strata_sae.pipeline.report.run_data import Run, Trained, read_run
 from strata_sae.pipeline.report.section_tables import shown_table, write_tables
 from strata_sae.pipeline.report.sections import Section
 from strata_sae.pipeline.report.sections_of_run import section_figures, sections_of
+from strata_sae.pipeline.report.telling import without_paths
 from strata_sae.pipeline.runs.evaluation_records import Histogram, way_of
 from strata_sae.pipeline.runs.folders import RunFolder
+from strata_sae.pipeline.runs.interpretation_records import InterpretationRecord
+from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.records import Record
 from strata_sae.stores.files.filesystem import write_bytes
@@ -168,13 +171,13 @@ def _of_sae(sae: Trained) -> Cells:
     metrics = _data(sae.metrics)
     if sae.metrics is not None:
         metrics["metrics"] = {name: measured.value for name, measured in sae.metrics.metrics.items()}
-        if (others := sae.metrics.all_but_special) is not None:
-            values: JsonObject = {name: measured.value for name, measured in others.metrics.items()}
-            metrics["all_but_special"] = others.model_dump(mode="json") | {"metrics": values}
+        if (special := sae.metrics.all_but_special) is not None:
+            values: JsonObject = {name: measured.value for name, measured in special.metrics.items()}
+            metrics["all_but_special"] = special.model_dump(mode="json") | {"metrics": values}
     examples = {key: value for key, value in _data(sae.examples).items() if key != "latents"}
-    labels = _data(sae.labels)
-    if sae.labels is not None:
-        labels["metrics"] = {name: measured.value for name, measured in sae.labels.metrics.items()}
+    # Explanations stand in the section about them, and in interpretations.csv.
+    words = sae.interpretation and without_paths(sae.interpretation.model_copy(update={"latents": []}))
+    others = sae.published
     curves = sae.curves[-1] if sae.curves else None
     cells = [
         *_cells("config", sae.config),
@@ -182,9 +185,18 @@ def _of_sae(sae: Trained) -> Cells:
         *_cells("metrics", metrics),
         *_cells("curves", curves),
         *_cells("examples", examples),
-        *_cells("token_labels", labels),
+        *_cells("token_labels", _with_values(sae.labels)),
+        *_cells("interpretation", _with_values(words)),
+        *_cells("published", others and others.model_copy(update={"explanations": []})),
     ]
     return [cell for cell in cells if not (sae.imported and cell[0].startswith(OF_TRAINING))]
+
+
+def _with_values(record: TokenLabelRecord | InterpretationRecord | None) -> JsonObject:
+    """A record in which each metric is its value; units and definitions stand elsewhere on the page."""
+    if record is None:
+        return {}
+    return _data(record) | {"metrics": {name: measured.value for name, measured in record.metrics.items()}}
 
 
 def _data(record: Record | None) -> JsonObject:

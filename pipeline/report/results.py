@@ -34,6 +34,8 @@ IN_TABLE = (
     "dead_latents",
     "density_median",
     "token_f1",
+    "detection_balanced_accuracy",
+    "detection_lift",
     "decoder_max_cosine_mean",
     "decoder_max_cosine_p95",
 )
@@ -167,8 +169,8 @@ def _other_row(sae: Trained, columns: list[Column], way: str) -> Row:
     """The same SAE by another way of inference; what follows from the weights alone stays as it is."""
     names = [other_form(column.name, way) for column in columns]
     names = [name if name in sae.measured else column.name for name, column in zip(names, columns, strict=True)]
-    # Token labels are of the codes, which are encoded by its own way.
-    of_codes = sae.labels.metrics if sae.labels else {}
+    # Token labels and explanations are of the codes, which are encoded by its own way.
+    of_codes = {name for record in (sae.labels, sae.interpretation) if record for name in record.metrics}
     values = [None if name in of_codes else sae.value(name) for name in names]
     return Row(other_form(sae.variant, way), sae.variant, f"by {way}", list(map(_cell, values, columns)))
 

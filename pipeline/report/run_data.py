@@ -22,12 +22,15 @@ from strata_sae.pipeline.runs.chain import (
     check_weights,
     read_config,
     read_examples,
+    read_interpretation,
+    read_published,
     read_token_labels,
     read_training,
 )
 from strata_sae.pipeline.runs.environment import Environment
 from strata_sae.pipeline.runs.evaluation_records import Metrics, StoreSummary
 from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
+from strata_sae.pipeline.runs.interpretation_records import InterpretationRecord, PublishedRecord
 from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.migration import JsonObject
 from strata_sae.pipeline.runs.record_files import Found, read_lines, read_record, read_whole_lines, read_yaml
@@ -192,7 +195,7 @@ class _Reading:
         training = self.record(folder.training, lambda: read_training(folder, config)) if config else None
         metrics = self._metrics(folder, config, training) if config and training else None
         examples = self.record(folder.examples, lambda: read_examples(folder, metrics)) if metrics else None
-        labels = self._labels(folder, config, training) if config and training else None
+        labels, words, published = self._of_codes(folder, config, training) if config and training else (None,) * 3
         return Trained(
             variant=folder.variant,
             site=folder.site,
@@ -206,13 +209,20 @@ class _Reading:
             ),
             folder=folder,
             labels=labels,
+            interpretation=words,
+            published=published,
         )
 
-    def _labels(self, folder: VariantFolder, config: SAERecord, training: Ending) -> TokenLabelRecord | None:
-        """Only `strata codes` writes them."""
-        if not folder.token_labels.exists():
-            return None
-        return self.record(folder.token_labels, lambda: read_token_labels(folder, config, training))
+    def _of_codes(
+        self, folder: VariantFolder, config: SAERecord, training: Ending
+    ) -> tuple[TokenLabelRecord | None, InterpretationRecord | None, PublishedRecord | None]:
+        """What `strata codes` and `strata interpret` write: it is not missed where it is not there."""
+        self.may_lack |= {folder.token_labels, folder.interpretation, folder.published}
+        return (
+            self.record(folder.token_labels, lambda: read_token_labels(folder, config, training)),
+            self.record(folder.interpretation, lambda: read_interpretation(folder, config, training)),
+            self.record(folder.published, lambda: read_published(folder, config, training)),
+        )
 
     def _metrics(self, folder: VariantFolder, config: SAERecord, training: Ending) -> Metrics | None:
         def read() -> Found[Metrics]:

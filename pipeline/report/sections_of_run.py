@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from strata_sae.pipeline.report.absorption_section import absorption_section
 from strata_sae.pipeline.report.comparisons_section import comparisons_section
+from strata_sae.pipeline.report.interpretation_section import interpretation_section
 from strata_sae.pipeline.report.matching_section import matching_section
 from strata_sae.pipeline.report.model_section import model_section
 from strata_sae.pipeline.report.populations_section import populations_section
@@ -25,6 +26,7 @@ SECTIONS: list[Callable[[Run], Section | None]] = [
     probing_section,
     absorption_section,
     truth_section,
+    interpretation_section,
     matching_section,
     redundancy_section,
     seed_001_section,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from strata_sae.pipeline.runs.evaluation_records import Examples, Measured, Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
+from strata_sae.pipeline.runs.interpretation_records import InterpretationRecord, PublishedRecord
 from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.records import CurveLine, Ending, ImportedPart, SAERecord
 
@@ -27,6 +28,10 @@ class Trained:
     """Where its files lie."""
     labels: TokenLabelRecord | None = None
     """How well tokens tell when its latents fire; None where no codes were made, which is not missed."""
+    interpretation: InterpretationRecord | None = None
+    """What language models say of its latents; None where nobody asked."""
+    published: PublishedRecord | None = None
+    """What others published of its latents."""
 
     @property
     def diverged(self) -> bool:
@@ -57,6 +62,7 @@ class Trained:
 
     @cached_property
     def measured(self) -> dict[str, Measured]:
-        """Every metric of the rows as trained on: of its scores, and of its token labels."""
-        scores, labels = (record.metrics if record else {} for record in (self.metrics, self.labels))
-        return scores | labels
+        """Every metric of the rows as trained on: of its scores, its token labels, and its explanations."""
+        records = (self.metrics, self.labels, self.interpretation)
+        scores, labels, words = (record.metrics if record else {} for record in records)
+        return scores | labels | words

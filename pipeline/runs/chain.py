@@ -2,10 +2,11 @@
 
 config.json <- training.json <- weights, curves; config.json, weights, store <- metrics.json -> features, examples,
 per_document.json. config.json, weights, store <- truth.json, absorption.json, token_labels.json -> labels,
-counts of tokens.
+counts of tokens. config.json, weights, store, codes <- interpretation.json. config.json, weights <- published.json.
 Every function raises CheckpointError on the first thing that does not match.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.runs.absorption_records import AbsorptionRecord
 from strata_sae.pipeline.runs.evaluation_records import Examples, Metrics
 from strata_sae.pipeline.runs.folders import VariantFolder
+from strata_sae.pipeline.runs.interpretation_records import InterpretationRecord, PublishedRecord
 from strata_sae.pipeline.runs.judging_records import ModelMetrics, PerDocument
 from strata_sae.pipeline.runs.label_records import TokenLabelRecord
 from strata_sae.pipeline.runs.match_records import MatchRecord
@@ -87,6 +89,25 @@ def check_token_counts(folder: VariantFolder, record: TokenLabelRecord) -> None:
     _check(folder.token_counts, record.sha256.counts, folder.token_labels, TokenLabelRecord.remedy)
 
 
+def read_interpretation(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[InterpretationRecord]:
+    """interpretation.json, if it is of this config and store, and of the weights that training left."""
+    found = read_record(folder.interpretation, InterpretationRecord)
+    _check_origin(folder.interpretation, found.record, config, training, InterpretationRecord.remedy)
+    latents = [latent.latent for latent in found.record.latents]
+    _check_latents(folder.interpretation, latents, config, InterpretationRecord.remedy)
+    return found
+
+
+def read_published(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[PublishedRecord]:
+    """published.json, if it is of this config, and of the weights that training left."""
+    found = read_record(folder.published, PublishedRecord)
+    remedy = PublishedRecord.remedy
+    _check_sae(folder.published, found.record, config, training, remedy)
+    latents = [one.latent for one in found.record.explanations]
+    _check_latents(folder.published, latents, config, remedy)
+    return found
+
+
 def read_truth(folder: VariantFolder, config: SAERecord, training: Ending) -> Found[TruthRecord]:
     """truth.json, if it is of this very SAE."""
     found = read_record(folder.truth, TruthRecord)
@@ -158,7 +179,7 @@ def read_model_metrics(folder: VariantFolder, config: SAERecord, training: Endin
 
 
 class _OfSAE(Protocol):
-    """A record that names what it was measured on."""
+    """A record that names the SAE that it is of."""
 
     @property
     def sae(self) -> str: ...
@@ -166,20 +187,36 @@ class _OfSAE(Protocol):
     @property
     def weights_sha256(self) -> str: ...
 
+
+class _Measured(_OfSAE, Protocol):
+    """A record that names also what it was measured on."""
+
     @property
     def store_id(self) -> str: ...
 
 
-def _check_origin(path: Path, measured: _OfSAE, config: SAERecord, training: Ending, remedy: str) -> None:
+def _check_origin(path: Path, measured: _Measured, config: SAERecord, training: Ending, remedy: str) -> None:
     """Compare what a record was measured on with the SAE beside it."""
-    compared = {
-        "sae": (measured.sae, config.fingerprint),
-        "weights_sha256": (measured.weights_sha256, training.sha256.weights),
-        "store_id": (measured.store_id, config.store_id),
-    }
-    for key, (found, expected) in compared.items():
-        if found != expected:
-            raise CheckpointError(f"{path}: {key}: is {found[:16]}, but this SAE's is {expected[:16]}; {remedy}")
+    _check_sae(path, measured, config, training, remedy)
+    _check_named(path, "store_id", measured.store_id, config.store_id, remedy)
+
+
+def _check_sae(path: Path, record: _OfSAE, config: SAERecord, training: Ending, remedy: str) -> None:
+    """Compare the SAE that a record names with the one beside it."""
+    _check_named(path, "sae", record.sae, config.fingerprint, remedy)
+    _check_named(path, "weights_sha256", record.weights_sha256, training.sha256.weights, remedy)
+
+
+def _check_named(path: Path, key: str, found: str, expected: str, remedy: str) -> None:
+    if found != expected:
+        raise CheckpointError(f"{path}: {key}: is {found[:16]}, but this SAE's is {expected[:16]}; {remedy}")
+
+
+def _check_latents(path: Path, latents: Sequence[int], config: SAERecord, remedy: str) -> None:
+    """Whether the latents that a record tells of are this SAE's."""
+    largest = max(latents, default=0)
+    if largest >= config.sae.d_sae:
+        raise CheckpointError(f"{path}: tells of latent {largest}, but this SAE has {config.sae.d_sae}; {remedy}")
 
 
 def _check(path: Path, expected: str, named_in: Path, remedy: str) -> None:

@@ -56,6 +56,11 @@ def codes_of(sae: str, what: str) -> str:
     return f"{sae}{_PART}codes-{what}"
 
 
+def interpretation_of(sae: str) -> str:
+    """The name of the claim of an SAE's interpretation."""
+    return f"{sae}{_PART}interpretation"
+
+
 def claim_in(run: RunFolder, name: str, *, engine_run: str = "", buried: Buried | None = None) -> Hold | None:
     """The claim of a name in a run; None where a living process holds it, or may.
 

@@ -133,12 +133,12 @@ _CHECKPOINTS = rf"checkpoints/([^/]+/)?([^/]+\.(json|safetensors)|{_LEFTOVER})?"
 _PULLED = r"run_manifest\.json|saelens/(cfg\.json|sae_weights\.safetensors)?|dictionary_learning/(ae\.pt|config\.json)?"
 """What comes with a run, or an SAE, that was pulled."""
 _CODES = rf"codes/((codes|MANIFEST)\.json|latents\.[^/]+|staging/(.+)?|segments/(.+)?|{_LEFTOVER})?"
-_SAE = rf"{_CODES}|{_fixed(VariantFolder)}|{_CHECKPOINTS}|{_LEFTOVER}|{_PULLED}"
+_SAE = rf"{_CODES}|{_fixed(VariantFolder)}|{_CHECKPOINTS}|ablations/(.+)?|{_LEFTOVER}|{_PULLED}"
 _VARIANT = rf"{_SAE}|{TRIALS}/([0-9]+/({_SAE})?)?"
 _RUN = (
     rf"{_fixed(RunFolder)}|{_LEFTOVER}|run_manifest\.json|loader/([^/]+\.jsonl)?|variants/"
     rf"|claims/([^/]+)?|documents/([^/]+\.safetensors|{_LEFTOVER})?"
-    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|(tracking|analysis)/(.+)?"
+    rf"|tables/([^/]+\.csv|{_LEFTOVER})?|answers/([^/]+\.jsonl|{_LEFTOVER})?|(tracking|analysis|hypotheses)/(.+)?"
     rf"|(variants/[^/]+@[^/]+|\.deleting-[^/]+)/({_VARIANT})?"
 )
 

@@ -133,6 +133,9 @@ class RunFolder:
     """<process>.jsonl: answers of language models, by the hash of what was asked; what was paid for."""
     analysis = FixedPath("analysis")
     """<question>/<SAE and options>.csv, .html: answers of `strata analyze`; may be deleted."""
+    hypotheses = FixedPath("hypotheses")
+    """<target>.csv, .html: which latents tell a target of the documents; may be deleted."""
+    """<SAE and options>.csv, .html: what tells a target of the documents, by `strata interpret --target`."""
     tracking = FixedPath("tracking")
     """<tracker>.json: what each tracker was sent. <tracker>/: what a tracker keeps on this disk."""
 

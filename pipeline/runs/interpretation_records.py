@@ -3,13 +3,28 @@
 published.json: explanations that somebody else published, as the user's files have them.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from strata_sae.pipeline.runs.evaluation_records import Measured
 from strata_sae.pipeline.runs.judging_records import Interval
 from strata_sae.pipeline.runs.records import Count, Group, Record
+
+Share = Annotated[float, Field(ge=0, le=1)]
+MOST_CHARACTERS = 2000
+"""Of an explanation."""
+Words = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+
+
+class OfKind(Group):
+    """The windows of one kind, and what was answered."""
+
+    n_windows: Count
+    n_named: Count
+    """Answered with yes: the words fit them."""
+    n_failed: Count
+    """Without a readable answer."""
 
 
 class Scored(Group):
@@ -21,35 +36,41 @@ class Scored(Group):
     false_negatives: Count
     n_failed: Count
     """Windows without a readable answer; counted in none of the four."""
-    balanced_accuracy: float | None
-    """(recall + true negatives / silent windows) / 2; null: no window of one kind was answered."""
+    kinds: dict[str, OfKind]
+    """How each kind of windows was answered: what the other numbers are made of."""
+    balanced_accuracy: Share | None
+    """(recall + true negatives / silent windows) / 2; null: no window of one truth was answered."""
     interval: Interval | None
-    """Of the balanced accuracy, 95 %."""
-    precision: float | None
-    """On these windows, half of which are active."""
-    recall: float | None
-    f1: float | None
-    population_precision: float | None
-    """Of all rows of the population that the words name, the share on which the latent fires, at its true density."""
+    """Of the balanced accuracy; windows of one document count as one."""
+    precision: Share | None
+    """On these windows, of which about half are active; null: none was named."""
+    recall: Share | None
+    f1: Share | None
+    population_precision: Share | None
+    """Of all windows of the population that the words name, the share in which the latent fires, at the share of such
+    windows in the population; null where it is not defined, or no part of this score."""
+    population_interval: Interval | None
+    """Of the population's precision."""
     correlation: float | None
-    """Pearson, of the latent's value and the answer; null where it is not defined, or not part of this score."""
-    auroc: float | None
-    """Where the server gave probabilities."""
-    token_label: float | None
-    """Balanced accuracy of the latent's token label on the same windows; null: it has none."""
+    """Pearson, of the window's largest value and the answer; null where it is not defined, or no part of this score."""
+    token_label: Share | None
+    """Balanced accuracy of the latent's token label on the answered windows but near misses; null: it has no label."""
+    lift: Annotated[float, Field(ge=-1, le=1)] | None
+    """Balanced accuracy on the same windows, minus `token_label`. Near misses are silent windows that hold a token of
+    the label: the label is wrong on each, so they would flatter every explanation."""
 
 
 class ExplainedLatent(Group):
     """A latent, in words."""
 
     latent: Count
-    explanation: str | None
+    explanation: Words | None
     failure: str | None
     """Why there is no explanation."""
     n_active_rows: Count
     scores: dict[str, Scored]
     """By `interpretation.scores`, but the rating."""
-    rating: int | None
+    rating: Annotated[int, Field(ge=1, le=5)] | None
     """Monosemanticity, 1 to 5 (FAST, section 5)."""
     rating_failure: str | None
 
@@ -82,7 +103,7 @@ class PublishedExplanation(Group):
     """An explanation as its file has it."""
 
     latent: Count
-    text: str
+    text: Words
     by: str
     """The model or method that made it, by the file; may be empty."""
 

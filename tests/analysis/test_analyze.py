@@ -33,6 +33,7 @@ GIVEN: dict[str, list[str]] = {
     "histograms": ["--rows", "all"],
     "labels": [],
     "search": ["--text", " w7"],
+    "pursuit": ["--n", "100"],
     "logits": ["--latent", "3"],
 }
 

@@ -36,6 +36,8 @@ OF_RUN = {
     "claims": (),  # tests/runs/, tests/trainer/: who works on the run now
     "judged": (),  # tests/test_judging.py
     "analysis": (),  # tests/analysis/; no stage reads it
+    "answers": (),  # tests/endpoint/: what was paid for, in lines that are checked one by one
+    "hypotheses": (),  # tests/interpretation/; no stage reads it
     "stability": (),  # as comparisons, and tests/evaluation/test_stability.py
 }
 """Property of RunFolder -> the commands that read that file. `train` compares the environment where it trains."""
@@ -55,6 +57,10 @@ OF_SAE = {
     "token_labels": (),  # tests/queries/test_labels_files.py, tests/report/test_token_f1.py
     "label_arrays": (),  # the same
     "token_counts": (),  # the same
+    "interpretation": ("report",),
+    "interpretations": (),  # a table for people, written anew with its record
+    "published": (),  # tests/queries/test_explanations.py, tests/report/test_interpretation_section.py
+    "ablations": (),  # tests/intervention/, tests/analysis/
     "match": (),  # tests/test_matching.py
     "model_metrics": (),  # tests/intervention/test_bad_input.py, tests/report/test_model_section.py
     "failures": (),  # tests/trainer/test_lots.py

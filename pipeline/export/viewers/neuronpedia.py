@@ -47,8 +47,8 @@ def write(subject: Subject, out: Path) -> None:
             features.write(_feature(subject, of, codes, others, cosines))
             for row in _activations(subject, of, codes):
                 activations.write(row)
-            if described := subject.label(codes.latent):
-                explanations.write(records.explanation(of, codes.latent, described, subject.label_score(codes.latent)))
+            for row in _explanations(subject, of, codes.latent):
+                explanations.write(row)
 
 
 def _feature(subject: Subject, of: Names, codes: LatentCodes, others: np.ndarray, cosines: np.ndarray) -> Row:
@@ -80,6 +80,14 @@ def _aligned(subject: Subject, latent: int) -> Row:
         "neuron_alignment_values": [rounded(value) for value in row_M[largest].tolist()],
         "neuron_alignment_l1": [rounded(value / whole) for value in row_M[largest].tolist()],
     }
+
+
+def _explanations(subject: Subject, of: Names, latent: int) -> list[Row]:
+    """What is known in words, and the tokens that tell best when the latent fires."""
+    rows = [records.explained(of, latent, place, one) for place, one in enumerate(subject.explanations.all_of(latent))]
+    if described := subject.label(latent):
+        rows.append(records.explanation(of, latent, described, subject.label_score(latent)))
+    return rows
 
 
 def _activations(subject: Subject, of: Names, codes: LatentCodes) -> list[dict[str, JsonValue]]:

@@ -11,9 +11,10 @@ from pydantic import JsonValue
 
 from strata_sae.pipeline.export.viewers.beside import Partners
 from strata_sae.pipeline.export.viewers.chosen import Shown
-from strata_sae.pipeline.export.viewers.spelling import rounded, slug
+from strata_sae.pipeline.export.viewers.spelling import rounded, slug, spelled
 from strata_sae.pipeline.export.viewers.subject import LatentCodes, Subject
 from strata_sae.pipeline.formats.foreign import layer_of
+from strata_sae.pipeline.queries.explanations import Explained
 
 Row = dict[str, JsonValue]
 CREATOR = "clkht01d40000jv08hvalcvly"
@@ -22,6 +23,8 @@ CREATED = "1970-01-01T00:00:00"
 """No moment: an export is the same bytes each time."""
 EXPLAINED_BY = "strata_token-set"
 """Name of our labels among Neuronpedia's types of explanations."""
+INTERPRETED, PUBLISHED = "strata_interpret", "strata_published"
+"""Of explanations that a language model made here, and of those that others published and the SAE's owner brought."""
 _KINDS = {"hook_resid_pre": "res-pre", "hook_resid_post": "res", "hook_mlp_out": "mlp", "hook_attn_out": "att"}
 """Last part of a site -> the word that Neuronpedia's names have for it."""
 
@@ -129,6 +132,15 @@ def explanation(of: Names, latent: int, description: str, notes: str) -> Row:
         "description": description, "authorId": CREATOR, "embedding": None, "triggeredById": None,
         "typeName": EXPLAINED_BY, "explanationModelName": None, "notes": notes, "createdAt": CREATED,
     }  # fmt: skip
+
+
+def explained(of: Names, latent: int, place: int, words: Explained) -> Row:
+    """A latent in words. place: of several explanations of it."""
+    return explanation(of, latent, spelled(words.text), words.score) | {
+        "id": _identity(of, latent, "words", place),
+        "typeName": PUBLISHED if words.is_published else INTERPRETED,
+        "explanationModelName": spelled(words.maker) or None,
+    }
 
 
 def _identity(of: Names, *parts: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.export.viewers.beside import nearest
+from strata_sae.pipeline.export.viewers.spelling import spelled
 from strata_sae.pipeline.export.viewers.subject import LatentCodes, Subject
 from strata_sae.pipeline.queries.layout import pca
 from strata_sae.stores.files.filesystem import naming
@@ -22,7 +23,7 @@ _PAIRS_A_GROUP = 2**20
 _ROWS_AT_ONCE = 2**18
 _NEAR = 15
 
-Columns = dict[str, np.ndarray | Sequence[str | None] | Sequence[dict[str, list[float]]]]
+Columns = dict[str, np.ndarray | Sequence[str | float | None] | Sequence[dict[str, list[float]]]]
 
 
 class _Moments:
@@ -52,11 +53,13 @@ def write(subject: Subject, out: Path) -> None:
     pairs = {"latent": pa.uint32(), "row": pa.int64(), "value": pa.float32()}
     _write(pa, out / "pairs.parquet", pairs, _pairs(moments.counting(subject.latents("parquet"))))
     number = {"latent": pa.uint32(), "label": pa.string()}
+    words = {"explanation": pa.string(), "explained_by": pa.string(), "rating": pa.int8()}
+    words |= dict.fromkeys(("balanced_accuracy", "lift"), pa.float32())
     near = pa.struct({"ids": pa.list_(pa.int64()), "distances": pa.list_(pa.float32())})
     single = dict.fromkeys(("f1", "f1_fit", "max"), pa.float32())
     double = dict.fromkeys(("density", "mean"), pa.float64())
     place = {"x": pa.float32(), "y": pa.float32(), "neighbors": near}
-    types = number | single | double | {"active_rows": pa.int64()} | place
+    types = number | single | double | {"active_rows": pa.int64()} | words | place
     _write(pa, out / "latents.parquet", types, [_latents(subject, moments)])
     rows = {"row": pa.int64(), "document": pa.int64(), "position": pa.int32(), "token_id": pa.int32()}
     rows |= {"token": pa.string(), "is_kept": pa.bool_()}
@@ -111,10 +114,23 @@ def _latents(subject: Subject, moments: _Moments) -> Columns:
         "density": moments.count / max(subject.n_kept, 1),
         "mean": moments.mean,
         "active_rows": moments.count,
+        **_words(subject),
         "x": xy_E[:, 0],
         "y": xy_E[:, 1],
         # Cosine distances, as a map of directions has them.
         "neighbors": [{"ids": ids.tolist(), "distances": (1 - cosines).tolist()} for ids, cosines in near],
+    }
+
+
+def _words(subject: Subject) -> Columns:
+    """What is known of each latent in words; null where nothing is."""
+    found = [subject.explanations.of(latent) for latent in range(subject.sae.d_sae)]
+    return {
+        "explanation": [one and spelled(one.text) for one in found],
+        "explained_by": [one and spelled(one.by) for one in found],
+        "balanced_accuracy": [one and one.balanced_accuracy for one in found],
+        "lift": [one and one.lift for one in found],
+        "rating": [one and one.rating for one in found],
     }
 
 

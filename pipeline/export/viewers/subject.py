@@ -13,6 +13,7 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.export.handing import TextSource, text_source
 from strata_sae.pipeline.export.viewers.spelling import rounded, spelled
 from strata_sae.pipeline.progress import Progress
+from strata_sae.pipeline.queries.explanations import Explanations, explanations_of
 from strata_sae.pipeline.queries.labels import Labels, kept_labels
 from strata_sae.pipeline.queries.logits import logit_effects, token_text
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
@@ -94,6 +95,11 @@ class Subject:
     def labels(self) -> Labels:
         """Token sets that predict firing."""
         return kept_labels(self.sae, self.text)
+
+    @cached_property
+    def explanations(self) -> Explanations:
+        """What is known in words. Raises: CheckpointError as `explanations_of`."""
+        return explanations_of(self.sae)
 
     def label(self, latent: int) -> str:
         """The tokens that predict a latent best, those it fires on most often first; empty: it has none."""

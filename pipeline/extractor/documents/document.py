@@ -1,5 +1,6 @@
 """One document, and how the row of a table or an object of a JSON file becomes one, or is refused."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -8,11 +9,16 @@ from typing import NamedTuple, TypeAlias
 
 from strata_sae.pipeline.config.corpus import HubDataset, JsonLines, Parquet
 from strata_sae.pipeline.errors import ConfigError, one_line
+from strata_sae.pipeline.reading.document_columns import Value
 
 Cell: TypeAlias = bool | int | float | str | bytes | date | Sequence["Cell"] | Mapping[str, "Cell"] | None
 """What a row holds in a column: JSON, or what tables know besides."""
 
 RowSource = JsonLines | Parquet | HubDataset
+LONGEST_KEPT = 1000
+"""Characters of a text that is kept beside a document."""
+LARGEST_KEPT = 2.0**53
+"""Size of a number that is kept: up to here, integers are exact as floating-point numbers."""
 
 
 class Place(NamedTuple):
@@ -55,6 +61,8 @@ class Document:
     """Of a chat of a source with `system_drop_probability`: whether it is stored without its system prompt."""
     origin: Path | str | None = None
     """The file, or the commit of a hub dataset, it came from, for provenance."""
+    kept: dict[str, Value] | None = None
+    """What its source's `columns` hold for it."""
 
 
 def shown(value: Cell) -> str:
@@ -88,16 +96,49 @@ def _document(row: Cell, source: RowSource, place: Place, origin: Path | str | N
     column = source.column
     if column not in row:
         raise BadRow(place, no_column(column, row))
-    value = row[column]
+    value, kept = row[column], kept_of(row, source.columns, place) if source.columns else None
     if source.chat:
         # A table gives every message the fields of all messages; a field that a message lacks is null.
         columnar = not isinstance(source, JsonLines)
         whole = {name: without_nulls(item) if columnar else item for name, item in row.items() if item is not None}
         messages = messages_of(whole.pop(column, None), column, place)
-        return Document(place, messages=messages, beside=whole, origin=origin)
+        return Document(place, messages=messages, beside=whole, origin=origin, kept=kept)
     if source.tokens:
-        return Document(place, token_ids=_token_ids(value, column, place), origin=origin)
-    return Document(place, text=_text(value, column, place), origin=origin)
+        return Document(place, token_ids=_token_ids(value, column, place), origin=origin, kept=kept)
+    return Document(place, text=_text(value, column, place), origin=origin, kept=kept)
+
+
+def kept_of(row: Mapping[str, Cell], columns: Sequence[str], place: Place) -> dict[str, Value]:
+    """What is kept of a row beside its document; a column that it lacks is null, as is a number that is NaN.
+
+    Raises: BadRow for what is no number, truth value or short text.
+    """
+    return {name: _kept(row.get(name), name, place) for name in columns}
+
+
+def _kept(value: Cell, name: str, place: Place) -> Value:
+    if isinstance(value, date):
+        value = value.isoformat()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, str):
+        half = half_of_a_pair(value)
+        if len(value) <= LONGEST_KEPT and half is None:
+            return value
+        why = f"half of a surrogate pair at character {half}" if half is not None else f"{len(value):,} characters"
+        raise BadRow(place, f"column {name!r}: {why}; what is kept has at most {LONGEST_KEPT:,}, all of them text")
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= LARGEST_KEPT):
+        return value
+    raise BadRow(place, f"column {name!r}: expected a number, a truth value or text to keep, got {shown(value)}")
+
+
+def check_columns(where: str, columns: Sequence[str], there: Sequence[str]) -> None:
+    """Raises: ConfigError naming the first of a table's `columns` that it does not have."""
+    for name in columns:
+        if name not in there:
+            raise ConfigError(
+                f"{where}: columns: no column {name!r}; it has {', '.join(map(repr, there))}: correct the name"
+            )
 
 
 def no_column(column: str, row: Mapping[str, Cell]) -> str:

@@ -13,7 +13,15 @@ from typing import Protocol
 from strata_sae.pipeline.config.corpus import HubDataset
 from strata_sae.pipeline.errors import ConfigError, one_line
 from strata_sae.pipeline.extractor.documents import finding
-from strata_sae.pipeline.extractor.documents.document import BadRow, Cell, Document, Place, from_row, no_column
+from strata_sae.pipeline.extractor.documents.document import (
+    BadRow,
+    Cell,
+    Document,
+    Place,
+    check_columns,
+    from_row,
+    no_column,
+)
 from strata_sae.pipeline.extractor.documents.files import file_record, foreign, head_of, needed, printable
 from strata_sae.pipeline.paths import as_path
 from strata_sae.stores.files.canonical import Json
@@ -67,6 +75,8 @@ def _rows(source: HubDataset, path: str, name: str) -> Iterator[Document | BadRo
         place = Place(f"{printable(source.path)}/{source.split}[{row_number}]", f"{name}/{source.split}", row_number)
         if source.column not in row:  # true of every row: all have the same columns
             raise ConfigError(f"{place.where}: {no_column(source.column, row)}")
+        if row_number == 0:
+            check_columns(place.where, source.columns, list(row))
         yield from_row(row, source, place, commit)
         row_number += 1
 
@@ -118,8 +128,9 @@ def _folder(source: HubDataset) -> Path:
 def _only(table: Table, source: HubDataset) -> Table:
     """The table without columns that are not read, so that no image beside the text is decoded."""
     features = getattr(table, "features", None)
-    only = features and source.column in features and not source.chat
-    return table.select_columns([source.column]) if only else table
+    wanted = list(dict.fromkeys([source.column, *source.columns]))
+    only = features and features.keys() >= set(wanted) and not source.chat
+    return table.select_columns(wanted) if only else table
 
 
 def _unreadable(where: str, source: HubDataset, error: Exception) -> ConfigError:

@@ -6,7 +6,15 @@ from typing import Protocol
 
 from strata_sae.pipeline.config.corpus import Parquet
 from strata_sae.pipeline.errors import ConfigError, one_line
-from strata_sae.pipeline.extractor.documents.document import BadRow, Cell, Document, Place, from_row, no_column
+from strata_sae.pipeline.extractor.documents.document import (
+    BadRow,
+    Cell,
+    Document,
+    Place,
+    check_columns,
+    from_row,
+    no_column,
+)
 from strata_sae.pipeline.extractor.documents.files import compression, foreign, head_of, needed, printable
 from strata_sae.pipeline.extractor.documents.finding import matching
 
@@ -26,8 +34,9 @@ def read(source: Parquet) -> Iterator[Document | BadRow]:
                 names = file.schema_arrow.names
                 if source.column not in names:
                     raise ConfigError(f"{where}: {no_column(source.column, dict.fromkeys(names))}")
+                check_columns(where, source.columns, names)
                 # A template may read the columns beside the messages.
-                columns = None if source.chat else [source.column]
+                columns = None if source.chat else list(dict.fromkeys([source.column, *source.columns]))
                 row_number = 0
                 for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                     for row in _rows(batch):

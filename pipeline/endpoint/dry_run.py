@@ -1,0 +1,67 @@
+"""What a command would ask, counted and not sent."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from strata_sae.pipeline.endpoint.answers import Answers
+from strata_sae.pipeline.endpoint.reading import estimated_tokens, spoken
+from strata_sae.pipeline.endpoint.request import Answered, Request, UnreadableError
+
+T = TypeVar("T")
+
+
+class Counted(NamedTuple):
+    """Requests of one purpose to one model."""
+
+    purpose: str
+    model: str
+    n_requests: int = 0
+    n_kept: int = 0
+    """Of these, answered from the disk."""
+    prompt_tokens: int = 0
+    """Of those that would be sent, estimated."""
+    answer_tokens: int = 0
+    """Of the same, at most."""
+
+
+class DryRun:
+    """Counts requests and answers them with what stands in for answers; implements `Asks`. Nothing leaves the process.
+
+    Requests that are made of an earlier answer are of another length than they would be: an explanation's stand-in is
+    not an explanation. Repairs and repetitions are not counted.
+    """
+
+    def __init__(self, answers: Answers | None = None) -> None:
+        """answers: those that are kept. They are taken for what they are, so that only what is missing counts."""
+        self._answers = answers
+        self._seen: set[str] = set()
+        self._counted: dict[tuple[str, str], Counted] = {}
+
+    @property
+    def counted(self) -> list[Counted]:
+        """So far, in the order in which it was asked first."""
+        return list(self._counted.values())
+
+    def ask(self, requests: Sequence[Request], parse: Callable[[str], T], stand_in: T) -> list[Answered[T]]:
+        """As `Asks.ask`."""
+        return [self._answer(request, parse, stand_in) for request in requests]
+
+    def _answer(self, request: Request, parse: Callable[[str], T], stand_in: T) -> Answered[T]:
+        key, place = request.key(), (request.purpose, request.model)
+        kept = None if self._answers is None else self._answers.get(key)
+        if key not in self._seen:
+            self._seen.add(key)
+            so_far = self._counted.get(place, Counted(*place))
+            is_sent = kept is None
+            self._counted[place] = so_far._replace(
+                n_requests=so_far.n_requests + 1,
+                n_kept=so_far.n_kept + (not is_sent),
+                prompt_tokens=so_far.prompt_tokens + estimated_tokens(request) * is_sent,
+                answer_tokens=so_far.answer_tokens + request.max_tokens * is_sent,
+            )
+        if kept is not None and kept.ending != "refused":
+            try:
+                return Answered(parse(spoken(kept.text)), None)
+            except UnreadableError:  # its repair is not looked for
+                pass
+        return Answered(stand_in, None)

@@ -1,0 +1,38 @@
+"""What an answer says beside what its model thought, and how it is asked for again where it cannot be read."""
+
+import re
+
+from strata_sae.pipeline.endpoint.request import Message, Request
+
+_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
+_MOST_QUOTED = 2000
+"""Characters of an unreadable answer that are sent back: it may be as long as its limit lets it be."""
+
+
+def spoken(text: str) -> str:
+    """The text without what stands in <think>...</think>, as reasoning models write it, and without blanks around it.
+
+    Thoughts that do not end reach to the end; of those that do not begin, the prompt held the beginning.
+    """
+    said = _THOUGHT.sub("", text)
+    if (last := re.search(r"(?is).*</think>", said)) is not None:
+        said = said[last.end() :]
+    return said.strip()
+
+
+def repair_of(request: Request, said: str, missing: str) -> Request:
+    """The request with the answer that could not be read, and what was missing in it."""
+    quoted = said[:_MOST_QUOTED] or "(nothing)"  # templates refuse a turn without text
+    again = f"That answer cannot be read: {missing}. Answer again, with nothing but what was asked for."
+    messages = (*request.messages, Message("assistant", quoted), Message("user", again))
+    return request._replace(messages=messages)
+
+
+def estimated_tokens(request: Request) -> int:
+    """Of a prompt, at four characters a token; servers count by the model's own tokens."""
+    n_characters = sum(len(message.content) for message in request.messages)
+    return -(-n_characters // CHARACTERS_A_TOKEN)
+
+
+CHARACTERS_A_TOKEN = 4
+"""English text in the vocabularies of today's models has 4 to 5; code and other languages have fewer."""

@@ -1,0 +1,52 @@
+"""A latent put into words: the request, and how its answer is read."""
+
+import re
+from collections.abc import Sequence
+
+from strata_sae.pipeline.endpoint.request import Answered, Asks, Request, UnreadableError
+from strata_sae.pipeline.interpretation.excerpts import Material
+from strata_sae.pipeline.interpretation.prompts import ANSWER_BEGINS, PROMPT, question
+
+MOST_CHARACTERS = 500
+"""Of an explanation; 20 words have about 120."""
+NO_WINDOWS = "windows"
+"""Why a latent has no explanation: nothing to explain it from."""
+STAND_IN = "forms of the verb to have before a participle, in sentences about what somebody has done"
+"""What a dry run takes for an explanation: one of usual length."""
+_LINE = re.compile(r"^[^\w\n]*explanation[^\w\n]*:[*_ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+
+
+def explain(asks: Asks, model: str, materials: Sequence[Material], seed: int) -> list[Answered[str]]:
+    """The explanations of latents, in their order, asked for together. Raises: EndpointError as `asks.ask`."""
+    requests = [explanation_request(model, material, seed) for material in materials]
+    wanted = [request for request in requests if request is not None]
+    answers = iter(asks.ask(wanted, read_explanation, STAND_IN) if wanted else [])
+    return [Answered[str](None, NO_WINDOWS) if request is None else next(answers) for request in requests]
+
+
+def explanation_request(model: str, material: Material, seed: int) -> Request | None:
+    """The request that asks what a latent is about; None: no window shows it."""
+    if not any(excerpt.is_active for excerpt in material.explain):
+        return None
+    return PROMPT.request(model, question(material), "explain", seed)
+
+
+def read_explanation(text: str) -> str:
+    """The words after EXPLANATION:, without marks of emphasis or quotes around them; what does not print is a blank.
+
+    Raises: UnreadableError if no line begins so, if several do and differ, or if the words are too many.
+    """
+    found = {_plain(words) for words in _LINE.findall(text)} - {""}
+    if not found:
+        raise UnreadableError(f"no line begins with {ANSWER_BEGINS} and goes on in words")
+    if len(found) > 1:
+        raise UnreadableError(f"{len(found)} lines begin with {ANSWER_BEGINS}; give one")
+    explanation = found.pop()
+    if len(explanation) > MOST_CHARACTERS:
+        raise UnreadableError(f"the explanation has more than {MOST_CHARACTERS} characters; use at most 20 words")
+    return explanation
+
+
+def _plain(words: str) -> str:
+    printed = "".join(letter if letter.isprintable() else " " for letter in words)
+    return " ".join(printed.split()).strip('*_"`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK} ')

@@ -1,0 +1,1 @@
+"""Hypotheses: which latents, and which concepts in words, tell a number that each document has."""

@@ -1,0 +1,145 @@
+"""Hypotheses of an SAE: latents chosen on one half of the documents, put into words, tested on the other half.
+
+As HypotheSAEs (2.0.1, quickstart.py: generate_hypotheses, evaluate_hypotheses), whose tests are as honest as the user's
+choice of other texts for them; here documents of even number choose and explain, those of odd number test.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from strata_sae.pipeline.config.interpretation import InterpretationSettings
+from strata_sae.pipeline.endpoint.dry_run import DryRun
+from strata_sae.pipeline.endpoint.request import Asks
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.interpretation.hypotheses.scoring import Score, Scores, correlation, score_concepts
+from strata_sae.pipeline.interpretation.hypotheses.selecting import SELECTIONS, Selection, select
+from strata_sae.pipeline.interpretation.hypotheses.targets import Target, target_of
+from strata_sae.pipeline.interpretation.hypotheses.wording import Words, annotated, drawn, explained, labels_of
+from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
+from strata_sae.pipeline.queries.pooled import POOLINGS, PooledCodes, Pooling
+
+LEAST_DOCUMENTS = 10
+"""With a target, in each half."""
+MOST_LATENTS = 1000
+Name = TypeVar("Name", bound=str)
+
+
+class Wanted(NamedTuple):
+    """What was asked for on the command line."""
+
+    target: str
+    targets: Path | None = None
+    select: str = "correlation"
+    pool: str = "mean"
+    n: int = 20
+    """Latents."""
+
+
+class Hypothesis(NamedTuple):
+    """A latent that was chosen, its words, and what they tell of the target on documents that did not choose it."""
+
+    latent: int
+    words: str | None
+    """None: no language model found any."""
+    failure: str | None
+    """Why."""
+    chosen: float
+    """Its score on the documents that chose it."""
+    correlation: float | None
+    """Pearson, of its pooled value and the target, on the documents that test."""
+    correlation_p: float | None
+    score: Score
+    n_failed: int
+    """Documents without a readable answer."""
+
+
+class Hypotheses(NamedTuple):
+    """All that was found of one SAE."""
+
+    target: Target
+    select: Selection
+    pool: Pooling
+    by: str
+    """Who found the words, and who looked for them in documents."""
+    n_choosing: int
+    """Documents (count) with a target, of even number."""
+    n_testing: int
+    """Documents (count) that test the words, of odd number."""
+    n_candidates: int
+    """Latents that were looked at (count)."""
+    scores: Scores
+    found: list[Hypothesis]
+
+
+def hypothesise(
+    run: CodedRun, sae: CodedSAE, wanted: Wanted, settings: InterpretationSettings, asks: Asks | None
+) -> str:
+    """Find, test and write the hypotheses of an SAE. Returns: what to print; of a dry run, which writes none, nothing.
+
+    asks: None: no language model is asked, and token labels name the latents.
+    Raises: ConfigError for a target or an option that cannot be; EndpointError as `asks.ask`.
+    """
+    from strata_sae.pipeline.interpretation.hypotheses.writing import write
+
+    found = tested(run, sae, wanted, settings, asks)
+    return "" if isinstance(asks, DryRun) else write(run, sae, found)
+
+
+def tested(
+    run: CodedRun, sae: CodedSAE, wanted: Wanted, settings: InterpretationSettings, asks: Asks | None
+) -> Hypotheses:
+    """The hypotheses, in the order in which they were chosen. Raises: as `hypothesise`."""
+    way, pool = _option("--select", wanted.select, SELECTIONS), _option("--pool", wanted.pool, POOLINGS)
+    if not 1 <= wanted.n <= MOST_LATENTS:
+        raise ConfigError(f"--n: {wanted.n} is not allowed; give a number from 1 to {MOST_LATENTS:,}")
+    target = target_of(run.text.store, wanted.target, wanted.targets)
+    pooled = PooledCodes(sae, run.text, pool)
+    target_D = target.of(pooled.documents)
+    choosing_D, testing_D = (np.isfinite(target_D) & (pooled.documents % 2 == half) for half in (0, 1))
+    _check_enough(target, target_D, choosing_D, testing_D)
+    chosen, candidates = select(pooled, np.where(choosing_D, target_D, np.nan), way, wanted.n, target.is_binary)
+    latents = [one.latent for one in chosen]
+    pooled_DL = pooled.of(latents)
+    testing = np.flatnonzero(testing_D)
+    correlations = [correlation(pooled_DL[testing, place], target_D[testing]) for place in range(len(latents))]
+    if asks is None:
+        words = [Words(text, None) for text in labels_of(run, sae, latents)]
+        # A latent is in most long documents somewhere: high is what is above the middle of those that chose it.
+        concepts_DL = (pooled_DL > np.median(pooled_DL[choosing_D], axis=0)).astype(np.float64)[testing]
+        by = "token labels; a document has a concept where the latent's pooled value is above the choosing ones' median"
+    else:
+        testing = drawn(testing, pooled.documents, settings.seed)
+        words = explained(run, sae, latents, settings, asks)
+        concepts_DL = annotated(run, pooled.documents[testing].tolist(), words, settings, asks)
+        by = f"{settings.explainer} explained, {settings.scorer} annotated"
+    scores = score_concepts(concepts_DL, target_D[testing], target.is_binary)
+    n_failed_L = np.isnan(concepts_DL).sum(axis=0).tolist()
+    parts = zip(chosen, words, correlations, scores.scores, n_failed_L, strict=True)
+    found = [Hypothesis(one.latent, *word, one.score, *r, score, n) for one, word, r, score, n in parts]
+    n_choosing = int(choosing_D.sum())
+    return Hypotheses(target, way, pool, by, n_choosing, len(testing), len(candidates.latent_C), scores, found)
+
+
+def _check_enough(target: Target, target_D: np.ndarray, choosing_D: np.ndarray, testing_D: np.ndarray) -> None:
+    for half_D, which, does in ((choosing_D, "even", "choose"), (testing_D, "odd", "test")):
+        n_known = int(half_D.sum())
+        if n_known < LEAST_DOCUMENTS:
+            raise ConfigError(
+                f"--target: {target.name!a} is known of {n_known:,} documents of {which} number, which {does} the "
+                f"latents; {LEAST_DOCUMENTS} are needed"
+            )
+        if np.ptp(target_D[half_D]) == 0:
+            raise ConfigError(
+                f"--target: {target.name!a} is the same of all {n_known:,} documents of {which} number, which {does} "
+                f"the latents"
+            )
+
+
+def _option(option: str, given: str, allowed: Sequence[Name]) -> Name:
+    for name in allowed:
+        if name == given:
+            return name
+    raise ConfigError(f"{option}: {given!a} is not known; allowed: {', '.join(allowed)}")

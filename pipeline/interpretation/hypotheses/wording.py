@@ -1,0 +1,74 @@
+"""Words for chosen latents, and which documents they fit: by a language model, or, without one, by token labels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from strata_sae.pipeline.config.interpretation import InterpretationSettings
+from strata_sae.pipeline.endpoint.request import Asks
+from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.interpretation.annotating import annotate_all
+from strata_sae.pipeline.interpretation.excerpts import Excerpts
+from strata_sae.pipeline.interpretation.explaining import explain
+from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
+from strata_sae.pipeline.queries.labels import tokens_of
+from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
+from strata_sae.pipeline.queries.windows import token_text
+from strata_sae.stores.files.canonical import canonical_json
+from strata_sae.stores.files.hashing import sha256
+
+MOST_ANNOTATED = 1000
+"""Documents that test the words (count); of more, these are drawn by the seed."""
+N_TOKENS = 5
+"""Of a label, its commonest ones, which name a latent where no language model does."""
+
+
+class Words(NamedTuple):
+    """What a latent is said to be about."""
+
+    text: str | None
+    failure: str | None
+    """Why there is no text."""
+
+
+def labels_of(run: CodedRun, sae: CodedSAE, latents: Sequence[int]) -> list[str]:
+    """The commonest tokens of each latent's label, without space around them: `the · a · an`; empty: it has none."""
+    named = [[token_text(run, token_id).strip() for token_id in tokens_of(sae, run.text, latent)] for latent in latents]
+    return [" · ".join(list(dict.fromkeys(text for text in texts if text))[:N_TOKENS]) for texts in named]
+
+
+def drawn(places: np.ndarray, documents: np.ndarray, seed: int) -> np.ndarray:
+    """MOST_ANNOTATED of these places, or all, in an order drawn by seed and document: it tells nothing of targets."""
+    keys = [sha256(canonical_json(["annotated documents", seed, number])) for number in documents[places].tolist()]
+    return places[np.argsort(np.array(keys), kind="stable")[:MOST_ANNOTATED]]
+
+
+def explained(
+    run: CodedRun, sae: CodedSAE, latents: Sequence[int], settings: InterpretationSettings, asks: Asks
+) -> list[Words]:
+    """What the explainer says of each latent, from windows of documents of even number. Raises: as `annotated`."""
+    if settings.explainer is None:
+        raise ConfigError("interpretation.explainer: is not set; name the model that says what latents are about")
+    excerpts = Excerpts(run, sae, settings.seed)
+    materials = [excerpts.of(latent) for latent in latents]
+    return [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+
+
+def annotated(
+    run: CodedRun, documents: Sequence[int], words: Sequence[Words], settings: InterpretationSettings, asks: Asks
+) -> np.ndarray:
+    """Whether each latent's words fit each document, by the scorer: float64 [D, L]; NaN: no answer, or no words.
+
+    Raises: ConfigError where no scorer is named; as `asks.ask`.
+    """
+    if settings.scorer is None:
+        raise ConfigError("interpretation.scorer: is not set; name the model that says which documents the words fit")
+    texts = texts_of(run.text, documents)
+    tasks = [(word.text, texts) for word in words if word.text is not None]
+    answers = iter(annotate_all(asks, settings.scorer, tasks, settings.seed))
+    concepts_DL = np.full((len(documents), len(words)), np.nan)
+    for column, word in enumerate(words):
+        if word.text is not None:
+            concepts_DL[:, column] = [np.nan if fits is None else float(fits) for fits in next(answers)]
+    return concepts_DL
