@@ -11,6 +11,8 @@ from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 
 MOST_CHIPS = 5
+LONGEST_WORDS = 200
+"""Characters of an explanation in a table, of which a line shows about 60 and its title all."""
 LONGEST_CHIP = 24
 """Characters of a token that a chip shows."""
 
@@ -53,8 +55,14 @@ def latent_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
     """The label of one latent, with what an explanation says of it; no chips where no tokens tell when it fires."""
     explained = explanations(sae).of(latent)
     return _token_label(run, sae, latent)._replace(
-        words="" if explained is None else explained.text, told="" if explained is None else how_good(explained)
+        words="" if explained is None else shortened(explained.text),
+        told="" if explained is None else how_good(explained),
     )
+
+
+def shortened(words: str) -> str:
+    """An explanation as tables show it; the page of its latent shows it whole."""
+    return words if len(words) <= LONGEST_WORDS else words[: LONGEST_WORDS - 1] + "…"
 
 
 def _token_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:

@@ -27,12 +27,5 @@ def holding(sae: CodedSAE, text: str) -> list[tuple[int, Explained]]:
 
 def how_good(explained: Explained) -> str:
     """Who wrote an explanation and how well it does, in words."""
-    parts = [f"by {explained.by}" if explained.by else "by somebody unnamed"]
-    if explained.balanced_accuracy is None:
-        parts.append("not scored here")
-    else:
-        lift = "" if explained.lift is None else f", {explained.lift:+.2f} over the token label"
-        parts.append(f"balanced accuracy {explained.balanced_accuracy:.2f} on other documents{lift}")
-    if explained.rating is not None:
-        parts.append(f"rated {explained.rating} of 5")
-    return "; ".join(parts)
+    rated = [] if explained.rating is None else [f"rated {explained.rating} of 5"]
+    return "; ".join([f"by {explained.by or 'nobody who is named'}", explained.score or "not scored here", *rated])
