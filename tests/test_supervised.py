@@ -200,6 +200,7 @@ OF_A_RUN = {
     "analyze": ["analyze", SAE, "pairs"],
     "interpret": ["interpret", "runs/run"],
     "explore": ["explore", "runs/run"],
+    "prompt": ["prompt", SAE, "a text"],
     "export": ["export", SAE, "--format", "delphi", "--out", "cached"],
 }
 
