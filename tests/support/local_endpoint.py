@@ -14,7 +14,6 @@ import json
 import re
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ class Local(ThreadingHTTPServer):
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         n_prompt, limit = prompt["input_ids"].shape[1], min(self.most_tokens, int(body["max_tokens"]))
-        began = time.monotonic()
         with self.lock, torch.inference_mode():
             tokens = prompt["input_ids"][0].tolist()
             n_same, cache = self._known(tokens)
@@ -64,7 +62,7 @@ class Local(ThreadingHTTPServer):
             self.n_requests += 1
         n_made = len(made)
         text = self.tokenizer.decode(made, skip_special_tokens=True)
-        took = f"{n_prompt} ({n_same} known) + {n_made} tokens, {time.monotonic() - began:.1f} s"
+        took = f"{n_prompt} ({n_same} known) + {n_made} tokens"
         print(f"{self.n_requests}: {took}: {text[:60]!r}", flush=True)
         finish = "length" if n_made == limit else "stop"
         return {
