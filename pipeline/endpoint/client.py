@@ -70,10 +70,11 @@ class Endpoint:
     def ask(self, requests: Sequence[Request], parse: Callable[[str], T], stand_in: T) -> list[Answered[T]]:
         """As `Asks.ask`. Raises: EndpointError; OSError if an answer cannot be written."""
         distinct = {request.key(): request for request in requests}
-        self._tell([request for key, request in distinct.items() if self._answers.get(key) is None])
+        missing = [request for key, request in distinct.items() if self._answers.get(key) is None]
+        self._tell(missing)
         first, others = self._first_of_each_model(distinct)
         answered: dict[str, Answered[T]] = {}
-        progress = Progress("asking", len(distinct), "request", shown=self._show_progress)
+        progress = Progress("asking", len(distinct), "request", shown=self._show_progress and bool(missing))
         with progress, self._sender.opened() as stop:
             # The first of each model alone: a wrong key, or a wrong name, then costs one request.
             for keys, n_threads in ((first, 1), (others, self._n_threads)):
