@@ -198,7 +198,9 @@ OF_A_RUN = {
     "codes": ["codes", "runs/run"],
     "codes of an SAE": ["codes", SAE],
     "analyze": ["analyze", SAE, "pairs"],
+    "interpret": ["interpret", "runs/run"],
     "explore": ["explore", "runs/run"],
+    "prompt": ["prompt", SAE, "a text"],
     "export": ["export", SAE, "--format", "delphi", "--out", "cached"],
 }
 

@@ -113,8 +113,9 @@ def was_asked(endpoint: "Endpoint") -> str:
     """What was sent and answered, in a line."""
     spent = endpoint.spent
     failed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(spent.failures.items()))
+    again = f"; {spent.n_unanswered:,} got no answer: the same command asks again" if spent.n_unanswered else ""
     return (
         f"requests: {spent.n_requests:,} sent ({spent.n_repeated:,} of them again, {spent.n_repairs:,} to repair an "
         f"answer), {spent.n_kept:,} answered from before; {spent.n_tokens:,} tokens; without a readable answer: "
-        f"{failed or 'none'}"
+        f"{failed or 'none'}{again}"
     )

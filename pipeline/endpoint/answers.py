@@ -3,7 +3,6 @@
 One file a process, so that none waits for another; what all of them hold together is read when the folder is opened.
 """
 
-import json
 import os
 import threading
 import uuid
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.stores.files.canonical import Json, canonical_json
+from strata_sae.stores.errors import StoreError
+from strata_sae.stores.files.canonical import Json, as_int, as_object, as_text, canonical_json, parse_json
 from strata_sae.stores.files.filesystem import make_folder, naming, sync
 from strata_sae.stores.files.hashing import sha256
 
@@ -107,7 +107,7 @@ def _lines_of(path: Path) -> dict[str, Kept]:
                 break
             try:
                 key, kept = _read(line)
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, StoreError):
                 raise _damaged(path, number) from None
             found.setdefault(key, kept)
     return found
@@ -120,9 +120,14 @@ def _damaged(path: Path, number: int) -> CheckpointError:
 
 
 def _read(line: bytes) -> tuple[str, Kept]:
-    """Raises: ValueError, KeyError or TypeError for a line that `_line_of` has not written."""
-    values = json.loads(line)
-    key, kept = values["key"], Kept(**{name: values[name] for name in Kept._fields})
+    """Raises: ValueError, KeyError or StoreError for a line that `_line_of` has not written."""
+    values = as_object(parse_json(line, "answers", MOST_LINE_BYTES))
+    key, text, ending = (as_text(values[name]) for name in ("key", "text", "ending"))
+    counts = [as_int(values[name]) for name in ("prompt_tokens", "answer_tokens", "ms")]
+    kept = Kept(text, _ENDINGS[ending], *counts)
     if line != _line_of(key, kept):
         raise ValueError("another line than its hash says")
     return key, kept
+
+
+_ENDINGS: dict[str, Ending] = {"whole": "whole", "cut": "cut", "refused": "refused"}

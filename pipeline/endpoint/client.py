@@ -29,8 +29,10 @@ class Spent(NamedTuple):
     """Answered from the disk."""
     n_tokens: int
     """Of prompts and answers, by the server's count."""
+    n_unanswered: int
+    """Requests that failed for a passing reason: the same command asks them again."""
     failures: dict[str, int]
-    """How many requests have no answer that could be read, by `Answered.failure`."""
+    """How many requests have no answer that could be read, by `Answered.failure`; those above are among them."""
 
 
 class Endpoint:
@@ -62,7 +64,8 @@ class Endpoint:
         """So far."""
         counts, sender = self._counts, self._sender
         n_requests, n_tokens = sender.budget.n_requests, sender.budget.n_tokens
-        return Spent(n_requests, sender.n_repeated, counts["repairs"], counts["kept"], n_tokens, dict(self._failures))
+        repairs, kept, unanswered = (counts[name] for name in ("repairs", "kept", "unanswered"))
+        return Spent(n_requests, sender.n_repeated, repairs, kept, n_tokens, unanswered, dict(self._failures))
 
     def ask(self, requests: Sequence[Request], parse: Callable[[str], T], stand_in: T) -> list[Answered[T]]:
         """As `Asks.ask`. Raises: EndpointError; OSError if an answer cannot be written."""
@@ -132,6 +135,9 @@ class Endpoint:
         sent = self._sender.send(request)
         if isinstance(sent, Kept):
             self._answers.keep(key, sent)
-            with self._lock:
+        with self._lock:
+            if isinstance(sent, Kept):
                 self._models_that_answered.add(request.model)
+            elif sent != "budget":
+                self._counts["unanswered"] += 1
         return sent

@@ -9,7 +9,7 @@ import pytest
 from strata_sae.pipeline.endpoint.answers import Answers, Kept
 from strata_sae.pipeline.errors import CheckpointError
 
-KEPT = Kept("[1, 0]\n\u2028 \ud800 <think>", "whole", 12, 5, 340)
+KEPT = Kept("[1, 0]\n\u2028 <think> " + chr(0xD800), "whole", 12, 5, 340)
 OTHER = Kept("", "refused", 0, 0, 1)
 
 

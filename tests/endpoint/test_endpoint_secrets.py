@@ -1,6 +1,7 @@
 """The key is in the header of a request and nowhere else; nobody is sent text unsaid."""
 
 import logging
+import sys
 import traceback
 from pathlib import Path
 
@@ -189,3 +190,11 @@ def test_repeated_failures_show_the_key_no_more_than_one(tmp_path: Path, key: st
         assert client.ask(requests(2)) == WANTED[:2]
     assert len(client.lines) == 2
     assert not any(key in line for line in client.lines)
+
+
+def test_without_httpx_one_line_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(
+        ConfigError, match=r"^interpretation\.base_url: needs httpx: pip install 'strata-sae\[interpret\]'$"
+    ):
+        Client("http://127.0.0.1:1", tmp_path).ask()
