@@ -49,7 +49,7 @@ def question(material: Material) -> str:
 
 def _strength(excerpt: Excerpt, largest: float) -> int:
     """Tenths of the latent's largest value, from 1 to 10."""
-    share = max(excerpt.values) / largest if largest > 0 else 0.0
+    share = max(map(abs, excerpt.values)) / largest if largest > 0 else 0.0
     return max(1, min(STRONGEST, -int(-share * STRONGEST // 1)))
 
 
