@@ -8,6 +8,7 @@ from strata_sae.pipeline.interpretation.scorers.asking import Prompt, marked, ma
 from strata_sae.pipeline.interpretation.scorers.fuzzing import strong_places
 
 ANSWER_BEGINS = "EXPLANATION:"
+EXAMPLE_ANSWER = "vehicles that carry passengers"
 STRONGEST = 10
 """How the latent's largest value is written: others are rounded up to tenths of it, as delphi has them."""
 TASK = (
@@ -28,7 +29,7 @@ _EXAMPLE = f"""{_RESPONDS}
 {_RESPONDS_NOT}
 "we had to carry the boxes up to the third floor"
 "bought two tickets and sat down by the window\""""
-PROMPT = Prompt(TASK, _EXAMPLE, f"{ANSWER_BEGINS} vehicles that carry passengers")
+PROMPT = Prompt(TASK, _EXAMPLE, f"{ANSWER_BEGINS} {EXAMPLE_ANSWER}")
 
 
 def question(material: Material) -> str:

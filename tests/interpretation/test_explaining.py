@@ -94,6 +94,7 @@ def test_answers_that_are_read(answer: str, explanation: str) -> None:
         ("My explanation is: cats", "no line begins with"),
         ('1: "EXPLANATION: cats"', "no line begins with"),  # a window, repeated
         ("EXPLANATION: cats\nEXPLANATION: dogs", "2 lines begin with"),
+        ("EXPLANATION: vehicles that carry passengers", "the answer to the example"),
         (f"EXPLANATION: {'x' * (MOST_CHARACTERS + 1)}", "more than 500 characters"),
     ],
 )
