@@ -21,8 +21,8 @@ TASK = (
     "always the same; do not speak of the marks or of the texts. Answer with one line that begins with "
     f"{ANSWER_BEGINS} and write nothing after it."
 )
-_RESPONDS, _RESPONDS_NOT = "It responds:", "It does not respond:"
-_EXAMPLE = f"""{_RESPONDS}
+_RESPONDS_NOT = "It does not respond:"
+_EXAMPLE = f"""It responds, between << and >>:
 10: "er an hour the<< train>> to Lyon was still standing in the station, and"
 9: " was late again. The<< tram>> leaves at six, so they"
 6: "took the last<< ferry>> to the island, and then a<< bus>>"
@@ -40,7 +40,7 @@ def question(material: Material) -> str:
     silent = [excerpt for excerpt in windows if excerpt.kind not in ACTIVE]
     return "\n".join(
         [
-            _RESPONDS,
+            f"It responds, between {' and '.join(marks)}:",
             *(f"{_strength(one, material.largest)}: {quoted(_marked(one, marks))}" for one in active),
             *([_RESPONDS_NOT] if silent else []),
             *(quoted(_marked(one, marks)) for one in silent),

@@ -35,7 +35,7 @@ WINDOWS = (
 
 def test_the_windows_as_they_are_shown() -> None:
     assert question(material(*WINDOWS)).splitlines() == [
-        "It responds:",
+        "It responds, between << and >>:",
         '10: "a river<< bank>> is"',  # 2 is less than 0.3 of the window's 10
         '5: "the<< bank of>> the"',  # tenths of the latent's largest, rounded up
         "It does not respond:",
