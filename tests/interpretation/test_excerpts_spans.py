@@ -41,6 +41,7 @@ def test_windows_and_what_reaches_them(lengths: list[int]) -> None:
     expected = windows(lengths)
     spans = Spans(text_of(lengths))
     rows = np.arange(sum(lengths))
+    assert spans.mean_stretch == len(rows) / len(lengths)
     starts, stops = spans.of(rows)
     assert [range(*edges) for edges in zip(starts.tolist(), stops.tolist(), strict=True)] == expected
     assert {stop - start for start, stop in zip(starts, stops, strict=True)} <= {min(WINDOW_TOKENS, n) for n in lengths}

@@ -267,6 +267,15 @@ class Seeing(DryRun):
         return super().ask(requests, parse, stand_in)
 
 
+def test_rows_in_any_order_are_said(
+    run: CodedRun, sae: CodedSAE, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for least, is_said in ((8.0, False), (1000.0, True)):
+        monkeypatch.setattr(interpreting, "SHORT_STRETCH", least)
+        interpret(run, [sae], settings(scores=[]), DryRun(), write=False)
+        assert ("hold little text" in caplog.text) == is_said
+
+
 def test_models_must_be_named(run: CodedRun, sae: CodedSAE) -> None:
     for missing in ("explainer", "scorer"):
         with pytest.raises(ConfigError, match=rf"interpretation\.{missing}: names no model"):
