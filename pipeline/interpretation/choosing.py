@@ -31,11 +31,3 @@ def chosen(sae: CodedSAE, n: int, seed: int) -> list[int]:
         raise ValueError(f"{sae.name}: its token labels come first")
     eligible = np.flatnonzero(np.isfinite(sae.labels.f1)).tolist()
     return sorted(eligible, key=lambda latent: sha256(canonical_json(["interpreted latent", seed, latent])))[:n]
-
-
-def token_label(sae: CodedSAE, latent: int) -> frozenset[int] | None:
-    """Ids of the tokens that its token label names; None: it has none."""
-    if sae.labels is None or not np.isfinite(sae.labels.f1[latent]):
-        return None
-    named = sae.labels.token_ids[latent]
-    return frozenset(named[named >= 0].tolist())

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from strata_sae.pipeline.config.interpretation import InterpretationSettings
 from strata_sae.pipeline.endpoint.request import Answered, Asks
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.interpretation.choosing import chosen, labelled, token_label
+from strata_sae.pipeline.interpretation.choosing import chosen, labelled
 from strata_sae.pipeline.interpretation.excerpts import Excerpts, Material
 from strata_sae.pipeline.interpretation.explaining import explain
+from strata_sae.pipeline.interpretation.label_sets import LabelSets
 from strata_sae.pipeline.interpretation.scorers import Item, LatentScores, score
 from strata_sae.pipeline.interpretation.totals import totals
 from strata_sae.pipeline.interpretation.writing import Interpreted, in_words, top_texts, write_interpretations
@@ -92,7 +93,7 @@ def _finished(
     run: CodedRun, sae: CodedSAE, latents: Sequence[int], settings: InterpretationSettings, asks: Asks
 ) -> list[Interpreted]:
     """The latents of which everything was asked, by number; blocks are made in the order in which they were drawn."""
-    excerpts = Excerpts(run, sae, settings.seed)
+    excerpts, label_sets = Excerpts(run, sae, settings.seed), LabelSets(run, sae)
     found: list[Interpreted] = []
     for first in range(0, len(latents), LATENTS_AT_ONCE):
         materials = [excerpts.of(latent) for latent in latents[first : first + LATENTS_AT_ONCE]]
@@ -103,7 +104,7 @@ def _finished(
             for material, answer in zip(materials, explained, strict=True)
             if answer.failure != _BUDGET
         ]
-        items = [Item(material, answer.value, token_label(sae, material.latent)) for material, answer in some]
+        items = [Item(material, answer.value, label_sets.of(material.latent)) for material, answer in some]
         scored = score(asks, settings.scorer or "", settings.scores, items, settings.seed)
         found += [
             Interpreted(_explained(material, answer, of), top_texts(material), material.density)

@@ -74,7 +74,8 @@ def test_a_row_stands_at_three_quarters_but_at_the_ends_of_its_document(
         for excerpt in material.active
         if 24 <= run.text.position[excerpt.row] < DOCUMENT_ROWS - 8
     )
-    assert set(places) == {ROW_AT} and places[ROW_AT] > 100
+    assert set(places) == {ROW_AT}
+    assert places[ROW_AT] > 100
 
 
 def test_kinds_are_what_they_say(
@@ -86,10 +87,12 @@ def test_kinds_are_what_they_say(
         partners = sae.codes.table["partners"][material.latent, :5].tolist()
         for excerpt in [*material.explain, *material.active]:
             if excerpt.kind not in SILENT:
-                assert fires[excerpt.row] and excerpt.is_active
+                assert fires[excerpt.row]
+                assert excerpt.is_active
         for excerpt in [*material.silent, *(one for one in material.explain if one.kind in SILENT)]:
             rows = window_of(run.text, excerpt.row)
-            assert not fires[rows.start : rows.stop].any() and not excerpt.is_active
+            assert not fires[rows.start : rows.stop].any()
+            assert not excerpt.is_active
             assert sae.kept()[excerpt.row]
         for excerpt in of_kind(material.silent, "near_miss"):
             assert run.text.token_id[excerpt.row] in own
@@ -124,11 +127,11 @@ def test_top_is_the_best_that_is_left(run: CodedRun, values_NE: np.ndarray, mate
         taken, seen = set[int](), {context(run.text, excerpt.row) for excerpt in material.explain}
         expected = []
         for row in sorted(rows.tolist(), key=lambda row: (-values_N[row], row)):
-            if len(expected) < N_TEST["top"] and context(run.text, row) not in seen:
-                if taken.isdisjoint(window := window_of(run.text, row)):
-                    expected.append(row)
-                    taken.update(window)
-                    seen.add(context(run.text, row))
+            window, around = window_of(run.text, row), context(run.text, row)
+            if len(expected) < N_TEST["top"] and around not in seen and taken.isdisjoint(window):
+                expected.append(row)
+                taken.update(window)
+                seen.add(around)
         assert [excerpt.row for excerpt in of_kind(material.active, "top")] == expected
 
 

@@ -45,7 +45,8 @@ def test_the_windows_as_they_are_shown() -> None:
 
 def test_all_is_one_message_and_equal_material_gives_equal_requests() -> None:
     first, second = (explanation_request("model", material(*WINDOWS), 5) for _ in range(2))
-    assert first is not None and first == second
+    assert first is not None
+    assert first == second
     assert [message.role for message in first.messages] == ["user"]
     assert (first.model, first.purpose, first.seed, first.temperature) == ("model", "explain", 5, 0.0)
     assert question(material(*WINDOWS)) in first.messages[0].content
@@ -62,7 +63,8 @@ def test_no_text_can_leave_its_line_or_forge_marks() -> None:
         begin = shown[len(f"It{text}") : -len(" x")].rstrip(" ")
         if "<<" in text or ">>" in text:
             assert "<<" not in begin
-        assert shown.startswith(f"It{text}") and not any(line.startswith("EXPLANATION") for line in lines)
+        assert shown.startswith(f"It{text}")
+        assert not any(line.startswith("EXPLANATION") for line in lines)
 
 
 @pytest.mark.parametrize(

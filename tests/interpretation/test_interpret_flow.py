@@ -1,4 +1,4 @@
-"""Latents explained and scored through a fake endpoint: right judges score 1, wrong ones 0, and nothing is paid twice."""
+"""Latents explained and scored through a fake endpoint: right judges score 1, wrong ones 0, nothing is paid twice."""
 
 import csv
 import io
@@ -19,8 +19,8 @@ from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.runs.interpretation_records import InterpretationRecord
 from strata_sae.pipeline.runs.record_files import read_record
 from support.coded_run import SITE
-from support.fake_endpoint import Chat, Fault, FakeEndpoint, Judge, Table, serving
-from support.interpreting import endpoint_of, make, settings, truth_about, words_of
+from support.fake_endpoint import Chat, FakeEndpoint, Fault, Judge, Table, serving
+from support.interpreting import N_LATENTS, endpoint_of, make, settings, truth_about, words_of
 
 T = TypeVar("T")
 SCORES = ("detection", "fuzzing", "fidelity")
@@ -78,7 +78,7 @@ def test_right_answers_score_one_and_wrong_ones_zero(
     assert read_record(sae.folder.interpretation, InterpretationRecord).record == record
     assert [one.explanation for one in record.latents] == [words_of(one.latent) for one in record.latents]
     latents = [one.latent for one in record.latents]
-    assert (len(latents), latents) == (6, sorted(latents))
+    assert (len(latents), latents) == (N_LATENTS, sorted(latents))
     for one in record.latents:
         assert (one.rating, one.failure, one.rating_failure) == (4, None, None)
         for score in SCORES:
@@ -96,8 +96,8 @@ def test_a_coin_is_at_chance(run: CodedRun, sae: CodedSAE, truth: Table, tmp_pat
     for score in SCORES:
         found = [one.scores[score] for one in record.latents]
         inside = [one.interval.low <= 0.5 <= one.interval.high for one in found if one.interval]
-        assert len(inside) == 6
-        assert sum(inside) >= 5
+        assert len(inside) == N_LATENTS
+        assert sum(inside) >= N_LATENTS - 1
         assert abs((record.metrics[f"{score}_balanced_accuracy"].value or 0) - 0.5) < 0.2
 
 
@@ -105,12 +105,12 @@ def test_nothing_depends_on_how_many_are_asked_at_once(
     run: CodedRun, sae: CodedSAE, truth: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for name, concurrency, at_once in (("one", 1, 64), ("eight", 8, 64), ("blocks", 8, 4)):
+    for name, concurrency, at_once in (("one", 1, 64), ("blocks", 8, 3)):
         monkeypatch.setattr(interpreting, "LATENTS_AT_ONCE", at_once)
         with serving(FakeEndpoint(truth)) as server:
             interpreted(run, sae, server, tmp_path / name, concurrency=concurrency)
         found.append((files_of(sae), {chat.key for chat in server.chats}))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 class Killed(Exception):
@@ -144,9 +144,8 @@ def test_a_run_that_was_killed_asks_for_nothing_twice(
     sae.folder.interpretations.unlink()
     monkeypatch.setattr(interpreting, "LATENTS_AT_ONCE", 2)
     with serving(FakeEndpoint(truth)) as server:
-        with endpoint_of(server, settings(), tmp_path / "killed") as endpoint:
-            with pytest.raises(Killed):
-                interpret(run, [sae], settings(), Stopping(endpoint, n_answered))
+        with endpoint_of(server, settings(), tmp_path / "killed") as endpoint, pytest.raises(Killed):
+            interpret(run, [sae], settings(), Stopping(endpoint, n_answered))
         assert not sae.folder.interpretation.exists()
         assert len(server.chats) == n_answered
         interpreted(run, sae, server, tmp_path / "killed")
@@ -168,9 +167,12 @@ def test_what_a_budget_leaves_unfinished_is_left_out_and_said(
     with serving(FakeEndpoint(truth)) as server:
         (part,) = interpreted(run, sae, server, tmp_path / "part", max_requests=n_requests // 2)
         assert len(server.chats) == n_requests // 2
-        assert 0 < len(part.latents) < 6
+        assert 0 < len(part.latents) < N_LATENTS
         assert all(one in whole.latents for one in part.latents)
-        assert f"{6 - len(part.latents)} of 6 latents are not finished, since the budget was spent" in caplog.text
+        assert (
+            f"{N_LATENTS - len(part.latents)} of {N_LATENTS} latents are not finished, since the budget was spent"
+            in caplog.text
+        )
         (again,) = interpreted(run, sae, server, tmp_path / "part")
         assert (server.repeated, again) == (0, whole)
         sae.folder.interpretation.unlink()
@@ -212,7 +214,7 @@ def test_a_dry_run_counts_and_writes_nothing(run: CodedRun, sae: CodedSAE, truth
     assert {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()} == before
     counted = {one.purpose: one.n_requests for one in dry_run.counted}
     assert sum(counted.values()) == n_requests
-    assert (counted["explain"], counted["monosemanticity"]) == (6, 6)
+    assert (counted["explain"], counted["monosemanticity"]) == (N_LATENTS, N_LATENTS)
 
 
 def test_the_table_has_the_columns_of_the_seed_and_ours(

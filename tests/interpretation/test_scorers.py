@@ -107,6 +107,25 @@ def test_the_token_label_is_judged_on_the_same_windows() -> None:
     assert fuzzing.population_precision is None
 
 
+def test_the_populations_precision_is_at_its_share_of_active_windows() -> None:
+    """Of a coin, by hand: recall of all active windows, false alarms of those drawn at random alone."""
+    (found,) = score(Answering(coin), "judge", ["detection"], items(1), 0)
+    detection = found.scores["detection"]
+    recall = detection.kinds["quantiles"].n_named / detection.kinds["quantiles"].n_windows
+    false_alarms = detection.kinds["zero"].n_named / detection.kinds["zero"].n_windows
+    named_active = material().window_density * recall
+    expected = named_active / (named_active + (1 - material().window_density) * false_alarms)
+    assert 0 < expected < 1
+    assert detection.population_precision == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("label", "says"), [((OWN,), True), ((OWN, 30), True), ((31,), False)])
+def test_a_token_label_takes_marks_for_right_that_are_half_its_own(label: tuple[int, ...], says: bool) -> None:
+    trial = SCORERS["fuzzing"].trials(material(), 0)[0]._replace(asked_ids=[OWN, OWN, 30, 31])
+    assert SCORERS["fuzzing"].label_says(trial, label) is says
+    assert not SCORERS["fuzzing"].label_says(trial._replace(asked_ids=[OWN, 1, 2]), (OWN,))
+
+
 def test_a_latent_without_a_label_has_no_lift() -> None:
     unlabelled = [item._replace(token_label=None) for item in items(1)]
     (found,) = score(Answering(Knowing()), "judge", ["detection"], unlabelled, 0)
@@ -155,6 +174,11 @@ def test_a_budget_that_ends_cuts_the_last_latents_alone() -> None:
     assert [one.is_cut for one in found] == [False, True, True]
     assert [one.rating for one in found] == [5, 5, 5]
     assert found[0].scores == scored(Knowing())[0].scores
+
+
+def test_a_rating_that_was_not_asked_for_cuts_its_latent() -> None:
+    found = score(Answering(Knowing(), budget=2), "judge", ["monosemanticity"], items(), 0)
+    assert [(one.rating, one.is_cut) for one in found] == [(5, False), (5, False), (None, True)]
 
 
 def test_all_windows_of_all_latents_are_asked_for_in_one_call() -> None:
@@ -216,6 +240,8 @@ def test_marks_of_wrong_windows_are_as_many_as_those_of_right_ones() -> None:
     assert {n for _, n in found} == {2}
     long = material(n=30)
     assert {n for truth, n in trials(long) if truth} == {1, 2}
+    found = trials(long)
+    assert sorted(n for truth, n in found if truth) == sorted(n for truth, n in found if not truth)
     blank = [one._replace(texts=[" "] * len(one.texts)) for one in material().silent]
     assert all(truth for truth, _ in trials(material()._replace(silent=blank)))
 

@@ -20,11 +20,12 @@ from support import coded_run
 from support.fake_endpoint import FakeEndpoint, Table
 
 N_DOCUMENTS, DOCUMENT_ROWS, SHORT_ROWS = 240, 96, 20
+N_LATENTS = 4
 EXPLAINER, SCORER = "explainer", "scorer"
 
 
 def token_map() -> dict[str, np.ndarray]:
-    """Documents of 96 rows, and of 20 every sixth, each of twelve words; 9 and 10 say the same. Each begins with BOS."""
+    """Documents of 96 rows, every sixth of 20, each of twelve words; 9 and 10 say the same. Each begins with BOS."""
     lengths = [SHORT_ROWS if number % 6 == 5 else DOCUMENT_ROWS for number in range(N_DOCUMENTS)]
     document_N = np.repeat(np.arange(N_DOCUMENTS), lengths)
     position_N = np.concatenate([np.arange(length) for length in lengths])
@@ -56,8 +57,10 @@ def make(folder: Path) -> CodedRun:
 
 
 def settings(**changes: object) -> InterpretationSettings:
-    """Of six latents and every score."""
-    return InterpretationSettings.model_validate({"explainer": EXPLAINER, "scorer": SCORER, "latents": 6} | changes)
+    """Of four latents and every score."""
+    return InterpretationSettings.model_validate(
+        {"explainer": EXPLAINER, "scorer": SCORER, "latents": N_LATENTS} | changes
+    )
 
 
 def words_of(latent: int) -> str:
@@ -73,7 +76,8 @@ def truth_about(run: CodedRun, sae: CodedSAE, asked: InterpretationSettings) -> 
         material = excerpts.of(latent)
         request = explanation_request(EXPLAINER, material, asked.seed)
         rating = rating_request(SCORER, material, asked.seed)
-        assert request is not None and rating is not None
+        assert request is not None
+        assert rating is not None
         table.know(request, f"EXPLANATION: {words_of(latent)}")
         table.know(rating, "[4]")
         for name in asked.scores:
