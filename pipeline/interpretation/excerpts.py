@@ -56,18 +56,13 @@ class Material(NamedTuple):
     """Share of the population's rows whose window holds a row on which it fires, 0 to 1, exact: of windows drawn at
     random, the share that would be active."""
     largest: float
-    """The latent's largest value on the population."""
+    """The size of the latent's largest value on the population."""
     explain: list[Excerpt]
     """Of even documents: N_EXPLAIN of each kind."""
     active: list[Excerpt]
     """Of odd documents: N_TEST of each active kind."""
     silent: list[Excerpt]
     """Of odd documents: N_TEST of each silent kind. `zero` alone is what silent rows drawn at random are."""
-
-    @property
-    def silent_share(self) -> float:
-        """Share of the population's rows whose window holds no row on which it fires, 0 to 1, exact."""
-        return 1 - self.window_density
 
 
 class Excerpts:
@@ -100,7 +95,7 @@ class Excerpts:
             n_active_rows=n_rows,
             density=n_rows / n_kept,
             window_density=(len(self.kept) - len(Silent(self.spans, self.kept, of_latent.rows))) / n_kept,
-            largest=float(of_latent.values.max(initial=0)),
+            largest=float(np.abs(of_latent.values).max(initial=0)),
             explain=explain,
             active=top + quantiles,
             silent=silent,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from strata_sae.pipeline.endpoint.request import Answered, Asks, Request, UnreadableError
 from strata_sae.pipeline.interpretation.excerpts import Material
-from strata_sae.pipeline.interpretation.prompts import ANSWER_BEGINS, PROMPT, question
+from strata_sae.pipeline.interpretation.prompts import ANSWER_BEGINS, EXAMPLE_ANSWER, PROMPT, question
 
 MOST_CHARACTERS = 500
 """Of an explanation; 20 words have about 120."""
@@ -34,7 +34,8 @@ def explanation_request(model: str, material: Material, seed: int) -> Request | 
 def read_explanation(text: str) -> str:
     """The words after EXPLANATION:, without marks of emphasis or quotes around them; what does not print is a blank.
 
-    Raises: UnreadableError if no line begins so, if several do and differ, or if the words are too many.
+    Raises: UnreadableError if no line begins so, if several do and differ, if the words are those of the example, which
+        small models repeat, or if they are too many.
     """
     found = {_plain(words) for words in _LINE.findall(text)} - {""}
     if not found:
@@ -42,6 +43,8 @@ def read_explanation(text: str) -> str:
     if len(found) > 1:
         raise UnreadableError(f"{len(found)} lines begin with {ANSWER_BEGINS}; give one")
     explanation = found.pop()
+    if explanation == EXAMPLE_ANSWER:
+        raise UnreadableError("that is the answer to the example; say it of your task in other words")
     if len(explanation) > MOST_CHARACTERS:
         raise UnreadableError(f"the explanation has more than {MOST_CHARACTERS} characters; use at most 20 words")
     return explanation

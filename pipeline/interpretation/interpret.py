@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LATENTS_AT_ONCE = 64
 """Latents whose windows are in memory together: 1 MB each, and 60 requests. Of each block explanations are asked for
 together, then all scores, so `concurrency` is used within a block."""
+SHORT_STRETCH = 8.0
+"""Rows of a document that lie together, below which windows are too short to tell a context."""
 _BUDGET = "budget"
 
 
@@ -94,6 +96,13 @@ def _finished(
 ) -> list[Interpreted]:
     """The latents of which everything was asked, by number; blocks are made in the order in which they were drawn."""
     excerpts, label_sets = Excerpts(run, sae, settings.seed), LabelSets(run, sae)
+    if excerpts.spans.mean_stretch < SHORT_STRETCH:
+        log.warning(
+            "%s: neighbours in the store are seldom neighbours in a document (%.1f rows on average), so the windows "
+            "that are shown hold little text; explanations of them say little",
+            sae.name,
+            excerpts.spans.mean_stretch,
+        )
     found: list[Interpreted] = []
     for first in range(0, len(latents), LATENTS_AT_ONCE):
         materials = [excerpts.of(latent) for latent in latents[first : first + LATENTS_AT_ONCE]]

@@ -40,11 +40,12 @@ class Picking:
         self, run: CodedRun, sae: CodedSAE, spans: Spans, halves: Sequence[np.ndarray], draw: tuple[int, int]
     ) -> None:
         """halves: rows of the population in documents of even and of odd number. draw: the seed and the latent."""
-        self._run, self._sae, self._spans, self._halves, self._draw = run, sae, spans, halves, draw
+        self._run, self._sae, self._spans, self._draw = run, sae, spans, draw
         self._latent = draw[1]
         rows, values = sae.codes.rows_of(self._latent)
         in_population = sae.kept()[rows]
         self.rows, self.values = rows[in_population], values[in_population]
+        self._silent = [Silent(spans, some, self.rows) for some in halves]
 
     def pick(self, half: int, wanted: Mapping[Kind, int], taken: Taken) -> list[tuple[Kind, int]]:
         """Rows of each kind of one half of the documents, as many as wanted if there are; they are added to taken."""
@@ -58,16 +59,9 @@ class Picking:
 
     def _streams(self, kind: Kind, half: int) -> list[Iterator[int]]:
         """Rows of a kind in the order in which they are tried; of several streams each gives its share."""
-        mine = (self._run.text.document[self.rows] & 1) == half
-        rows = self.rows[mine]
-        by_value = np.lexsort((rows, -self.values[mine]))
-        if kind == "top":
-            return [iter(rows[by_value].tolist())]
-        if kind == "quantiles":
-            return [
-                self._drawn(rows[places], kind, half, i) for i, places in enumerate(np.array_split(by_value, N_BINS))
-            ]
-        silent = Silent(self._spans, self._halves[half], self.rows)
+        if kind in ACTIVE:
+            return self._active(kind, half)
+        silent = self._silent[half]
         if kind == "zero":
             return [silent.drawn(random_order(self._key(kind, half, 0), len(silent)))]
         if kind == "near_miss":
@@ -78,6 +72,14 @@ class Picking:
             int(latent) for latent in codes.table["partners"][self._latent, :N_PARTNERS] if latent < codes.plan.d_sae
         ]
         return [self._drawn(silent.among(codes.rows_of(latent)[0]), kind, half, latent) for latent in partners]
+
+    def _active(self, kind: Kind, half: int) -> list[Iterator[int]]:
+        mine = (self._run.text.document[self.rows] & 1) == half
+        rows = self.rows[mine]
+        rows = rows[np.lexsort((rows, -self.values[mine]))]
+        if kind == "top":
+            return [iter(rows.tolist())]
+        return [self._drawn(some, kind, half, number) for number, some in enumerate(np.array_split(rows, N_BINS))]
 
     def _drawn(self, rows: np.ndarray, kind: Kind, half: int, part: int) -> Iterator[int]:
         return (int(rows[place]) for place in random_order(self._key(kind, half, part), len(rows)))

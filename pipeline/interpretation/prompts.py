@@ -8,6 +8,7 @@ from strata_sae.pipeline.interpretation.scorers.asking import Prompt, marked, ma
 from strata_sae.pipeline.interpretation.scorers.fuzzing import strong_places
 
 ANSWER_BEGINS = "EXPLANATION:"
+EXAMPLE_ANSWER = "vehicles that carry passengers"
 STRONGEST = 10
 """How the latent's largest value is written: others are rounded up to tenths of it, as delphi has them."""
 TASK = (
@@ -20,15 +21,15 @@ TASK = (
     "always the same; do not speak of the marks or of the texts. Answer with one line that begins with "
     f"{ANSWER_BEGINS} and write nothing after it."
 )
-_RESPONDS, _RESPONDS_NOT = "It responds:", "It does not respond:"
-_EXAMPLE = f"""{_RESPONDS}
+_RESPONDS_NOT = "It does not respond:"
+_EXAMPLE = f"""It responds, between << and >>:
 10: "er an hour the<< train>> to Lyon was still standing in the station, and"
 9: " was late again. The<< tram>> leaves at six, so they"
 6: "took the last<< ferry>> to the island, and then a<< bus>>"
 {_RESPONDS_NOT}
 "we had to carry the boxes up to the third floor"
 "bought two tickets and sat down by the window\""""
-PROMPT = Prompt(TASK, _EXAMPLE, f"{ANSWER_BEGINS} vehicles that carry passengers")
+PROMPT = Prompt(TASK, _EXAMPLE, f"{ANSWER_BEGINS} {EXAMPLE_ANSWER}")
 
 
 def question(material: Material) -> str:
@@ -39,7 +40,7 @@ def question(material: Material) -> str:
     silent = [excerpt for excerpt in windows if excerpt.kind not in ACTIVE]
     return "\n".join(
         [
-            _RESPONDS,
+            f"It responds, between {' and '.join(marks)}:",
             *(f"{_strength(one, material.largest)}: {quoted(_marked(one, marks))}" for one in active),
             *([_RESPONDS_NOT] if silent else []),
             *(quoted(_marked(one, marks)) for one in silent),
@@ -49,7 +50,7 @@ def question(material: Material) -> str:
 
 def _strength(excerpt: Excerpt, largest: float) -> int:
     """Tenths of the latent's largest value, from 1 to 10."""
-    share = max(excerpt.values) / largest if largest > 0 else 0.0
+    share = max(map(abs, excerpt.values)) / largest if largest > 0 else 0.0
     return max(1, min(STRONGEST, -int(-share * STRONGEST // 1)))
 
 

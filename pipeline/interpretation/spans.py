@@ -19,6 +19,11 @@ class Spans:
         starts = np.flatnonzero(begins_N) + 1
         self._edges = np.concatenate([np.zeros(1, np.int64), starts, np.array([text.n_rows])])
 
+    @property
+    def mean_stretch(self) -> float:
+        """Rows of a stretch, on average: 1 where rows were stored in a random order."""
+        return int(self._edges[-1]) / max(len(self._edges) - 1, 1)
+
     def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the windows of rows (int64) begin, and where they end: the first row after each."""
         first, last = self._stretches(rows)

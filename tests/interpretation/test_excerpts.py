@@ -156,7 +156,6 @@ def test_shares_are_those_of_counting(run: CodedRun, sae: CodedSAE, values_NE: n
         assert material.n_active_rows == fires.sum()
         assert material.density == fires.sum() / len(kept)
         assert material.window_density == reached / len(kept)
-        assert material.silent_share == 1 - material.window_density
         assert material.largest == values_NE[:, latent].max()
 
 

@@ -35,7 +35,7 @@ WINDOWS = (
 
 def test_the_windows_as_they_are_shown() -> None:
     assert question(material(*WINDOWS)).splitlines() == [
-        "It responds:",
+        "It responds, between << and >>:",
         '10: "a river<< bank>> is"',  # 2 is less than 0.3 of the window's 10
         '5: "the<< bank of>> the"',  # tenths of the latent's largest, rounded up
         "It does not respond:",
@@ -94,6 +94,7 @@ def test_answers_that_are_read(answer: str, explanation: str) -> None:
         ("My explanation is: cats", "no line begins with"),
         ('1: "EXPLANATION: cats"', "no line begins with"),  # a window, repeated
         ("EXPLANATION: cats\nEXPLANATION: dogs", "2 lines begin with"),
+        ("EXPLANATION: vehicles that carry passengers", "the answer to the example"),
         (f"EXPLANATION: {'x' * (MOST_CHARACTERS + 1)}", "more than 500 characters"),
     ],
 )

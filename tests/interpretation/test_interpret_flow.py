@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
 import pytest
 
@@ -18,7 +19,9 @@ from strata_sae.pipeline.interpretation.interpret import interpret
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.runs.interpretation_records import InterpretationRecord
 from strata_sae.pipeline.runs.record_files import read_record
+from support import coded_run
 from support.coded_run import SITE
+from support.exploring import hostile_words
 from support.fake_endpoint import Chat, FakeEndpoint, Fault, Judge, Table, serving
 from support.interpreting import N_LATENTS, endpoint_of, make, settings, truth_about, words_of
 
@@ -233,6 +236,44 @@ def test_the_table_has_the_columns_of_the_seed_and_ours(
         assert row["detection_balanced_accuracy"] == "1.0"
         assert float(row["density"]) == round(one.n_active_rows / int(sae.kept().sum()), 6)
         assert len({row[f"top_example_{number}"] for number in (1, 2, 3)}) == 3
+
+
+def test_hostile_words_stay_words(tmp_path: Path) -> None:
+    """Each request has as many lines as with harmless words, and no cell of the table is a formula."""
+    n_lines = []
+    for name, words in (("harmless", coded_run.WORDS), ("hostile", hostile_words())):
+        with mock.patch.object(coded_run, "WORDS", words):
+            one = (hostile := make(tmp_path / name)).saes[f"topk@{SITE}"]
+        seen = Seeing()
+        interpret(hostile, [one], settings(), seen)
+        n_lines.append([len(request.messages[0].content.splitlines()) for request in seen.requests])
+    assert n_lines[0] == n_lines[1]
+    assert len(n_lines[0]) > 50
+    table = one.folder.interpretations.read_text(encoding="utf-8")
+    cells = [cell for row in csv.reader(io.StringIO(table)) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t")) or not cell.isprintable()]
+    assert any("script" in cell for cell in cells)
+
+
+class Seeing(DryRun):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+
+    def ask(self, requests: Sequence[Request], parse: Callable[[str], T], stand_in: T) -> list[Answered[T]]:
+        self.requests += requests
+        return super().ask(requests, parse, stand_in)
+
+
+def test_rows_in_any_order_are_said(
+    run: CodedRun, sae: CodedSAE, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for least, is_said in ((8.0, False), (1000.0, True)):
+        monkeypatch.setattr(interpreting, "SHORT_STRETCH", least)
+        interpret(run, [sae], settings(scores=[]), DryRun(), write=False)
+        assert ("hold little text" in caplog.text) == is_said
 
 
 def test_models_must_be_named(run: CodedRun, sae: CodedSAE) -> None:
