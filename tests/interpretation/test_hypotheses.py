@@ -14,7 +14,7 @@ from strata_sae.pipeline.endpoint.client import Endpoint
 from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.hypotheses import flow, wording
-from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
+from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of, token_sums
 from strata_sae.pipeline.interpretation.hypotheses.flow import Wanted, hypotheses_of, hypothesise
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.pooled import PooledCodes
@@ -118,6 +118,23 @@ def test_texts_are_those_of_the_documents(run: CodedRun) -> None:
     for name in ("token_id", "document", "position"):
         shuffled.text.__dict__[name] = getattr(run.text, name)[order]
     assert texts_of(shuffled.text, [7, 0, 7]) == texts
+
+
+def test_a_copy_of_a_document_that_chose_does_not_test(run: CodedRun, sae: CodedSAE, tmp_path: Path) -> None:
+    """Documents 1 and 3 get the tokens of 0 and 2; 5 gets those of 7, which is no copy of one that chooses."""
+    wanted = Wanted("rating", planted(run, tmp_path), n=2)
+    assert hypotheses_of(run, sae, wanted, SETTINGS, None).n_copies == 0
+    of, document = run.text.token_id.copy(), run.text.document
+    for copy, original in ((1, 0), (3, 2), (5, 7)):
+        of[document == copy] = of[document == original]
+    run.text.__dict__["token_id"] = of
+    found = hypotheses_of(run, sae, wanted, SETTINGS, None)
+    assert (found.n_copies, found.n_testing, found.n_choosing) == (2, 18, 20)
+    sums_D = token_sums(run.text, np.arange(40)).tolist()
+    assert (len(set(sums_D)), sums_D[1], sums_D[5]) == (37, sums_D[0], sums_D[7])
+    # The same tokens in another order are another text.
+    of[document == 1] = np.concatenate([of[document == 0][:1], of[document == 0][:0:-1]])
+    assert hypotheses_of(run, sae, wanted, SETTINGS, None).n_copies == 1
 
 
 def test_documents_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:

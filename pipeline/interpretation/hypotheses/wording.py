@@ -34,7 +34,9 @@ class Words(NamedTuple):
 
 def labels_of(run: CodedRun, sae: CodedSAE, latents: Sequence[int]) -> list[str]:
     """The commonest tokens of each latent's label, without space around them: `the · a · an`; empty: it has none."""
-    named = [[token_text(run, token_id).strip() for token_id in tokens_of(sae, run.text, latent)] for latent in latents]
+    named = [
+        [token_text(run, token_id).strip(" ") for token_id in tokens_of(sae, run.text, latent)] for latent in latents
+    ]
     return [" · ".join(list(dict.fromkeys(text for text in texts if text))[:N_TOKENS]) for texts in named]
 
 
