@@ -206,7 +206,7 @@ def test_answers_that_fail_are_counted(run: CodedRun, sae: CodedSAE, tmp_path: P
 def test_a_dry_run_counts_and_writes_nothing(run: CodedRun, sae: CodedSAE, tmp_path: Path) -> None:
     dry = DryRun()
     assert hypothesise(run, sae, Wanted("rating", planted(run, tmp_path), n=2), SETTINGS, dry) == ""
-    assert {one.purpose: one.n_requests for one in dry.counted} == {"explain": 2, "annotate": 4}
+    assert {one.purpose: one.n_requests for one in dry.counted} == {"explain": 2, "annotate": 8}
     assert not run.folder.hypotheses.exists()
 
 

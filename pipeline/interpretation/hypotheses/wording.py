@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.config.interpretation import InterpretationSettings
+from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.endpoint.request import Asks
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.annotating import annotate_all
@@ -54,7 +55,11 @@ def explained(
         raise ConfigError("interpretation.explainer: is not set; name the model that says what latents are about")
     excerpts = Excerpts(run, sae, settings.seed)
     materials = [excerpts.of(latent) for latent in latents]
-    return [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    words = [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    if isinstance(asks, DryRun):
+        # What stands in is the same for all latents, and equal questions are counted once: words of each are different.
+        words = [word._replace(text=f"{word.text} {latent}") for word, latent in zip(words, latents, strict=True)]
+    return words
 
 
 def annotated(
