@@ -88,8 +88,8 @@ def says(found: Hypotheses) -> str:
         f"{n} of {found.n_candidates:,} latents were chosen by {found.select} of their {found.pool} over each document "
         f"with the target, on {found.n_choosing:,} documents of even number. Everything else was measured on "
         f"{found.n_testing:,} documents of odd number{copies}. {scores.n_significant} of {n} coefficients have a "
-        f"p-value below {LEVEL} / {n}. The regression ({scores.model}) on {scores.n_documents:,} documents: {told or 'none'}. "
-        "That a concept goes with the target does not say that it causes it."
+        f"p-value below {LEVEL} / {n}. The regression ({scores.model}) on {scores.n_documents:,} documents: "
+        f"{told or 'none'}. That a concept goes with the target does not say that it causes it."
     )
 
 
