@@ -177,11 +177,15 @@ def test_words_are_annotated_on_unseen_documents(
     has = {n: count > 0 for n, count in counts(run).items() if n % 2}
     values = {int(n): float(v) for n, v in (line.split(",") for line in path.read_text().splitlines()[1:])}
     apart = np.mean([values[n] for n in has if has[n]]) - np.mean([values[n] for n in has if not has[n]])
-    for one in found.found:
-        assert one.words == f"the word{WORDS[PLANTED]}"
-        assert one.score.separation.score == pytest.approx(apart)
-        assert (one.score.n_documents, one.n_failed) == (20, 0)
-        assert one.score.prevalence == pytest.approx(sum(has.values()) / 20)
+    one, same = found.found
+    assert one.words == same.words == f"the word{WORDS[PLANTED]}"
+    assert one.score.separation.score == pytest.approx(apart)
+    assert (one.score.n_documents, one.n_failed, one.failure) == (20, 0, None)
+    assert one.score.prevalence == pytest.approx(sum(has.values()) / 20)
+    # The same words are one hypothesis: one test, and one column of the regression.
+    assert (same.score.n_documents, same.n_failed, same.failure) == (0, 0, f"as {one.latent}")
+    assert (same.score.coefficient, same.score.separation.p) == (None, None)
+    assert found.scores.n_documents == 20
     odd = set(texts_of(run.text, range(1, 40, 2)))
     shown = [chat.messages[-1].content for chat in server.chats if chat.model == "other"]
     assert len(shown) == 4  # twenty texts, five in each; equal words are asked about once
@@ -196,7 +200,10 @@ def test_answers_that_fail_are_counted(run: CodedRun, sae: CodedSAE, tmp_path: P
     path = planted(run, tmp_path)
     with serving(FakeEndpoint(truth, fault=lambda chat: "garbage" if chat.model == "other" else None)) as fake:
         found = hypotheses_of(run, sae, Wanted("rating", path, n=2), *asked(fake, tmp_path))
-    assert [(one.n_failed, one.score.n_documents, one.score.prevalence) for one in found.found] == [(20, 0, None)] * 2
+    assert [(one.n_failed, one.score.n_documents, one.score.prevalence) for one in found.found] == [
+        (20, 0, None),
+        (0, 0, None),
+    ]
     assert found.scores.metrics == {}
     with serving(FakeEndpoint(truth, fault=always("garbage"))) as fake:
         found = hypotheses_of(run, sae, Wanted("rating", path, n=2), *asked(fake, tmp_path / "other"))

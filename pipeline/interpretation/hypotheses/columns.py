@@ -43,7 +43,7 @@ COLUMNS = (
     Column("feature_prevalence", "share of the documents that have the concept"),
     Column("documents", "documents with an answer"),
     Column("failed", "documents without a readable answer, counted nowhere else"),
-    Column("failure", "why there are no words"),
+    Column("failure", "why there are no words; as N: latent N has the same ones, and they are tested there alone"),
 )
 
 

@@ -19,7 +19,14 @@ from strata_sae.pipeline.interpretation.hypotheses.documents import token_sums
 from strata_sae.pipeline.interpretation.hypotheses.scoring import Score, Scores, correlation, score_concepts
 from strata_sae.pipeline.interpretation.hypotheses.selecting import SELECTIONS, Selection, select
 from strata_sae.pipeline.interpretation.hypotheses.targets import Target, target_of
-from strata_sae.pipeline.interpretation.hypotheses.wording import Words, annotated, drawn, explained, labels_of
+from strata_sae.pipeline.interpretation.hypotheses.wording import (
+    Words,
+    annotated,
+    drawn,
+    explained,
+    labels_of,
+    tested_once,
+)
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.pooled import POOLINGS, PooledCodes, Pooling
 
@@ -47,7 +54,7 @@ class Hypothesis(NamedTuple):
     words: str | None
     """None: no language model found any."""
     failure: str | None
-    """Why."""
+    """Why there are none; `as <latent>`: they are that latent's words, too, and are tested there."""
     chosen: float
     """Its score on the documents that chose it."""
     correlation: float | None
@@ -125,11 +132,11 @@ def hypotheses_of(
         by = "token labels; a document has a concept where the latent's pooled value is above the choosing ones' median"
     else:
         testing = drawn(testing, pooled.documents, settings.seed)
-        words = explained(run, sae, latents, settings, asks)
+        words = tested_once(latents, explained(run, sae, latents, settings, asks))
         concepts_DL = annotated(run, pooled.documents[testing].tolist(), words, settings, asks)
         by = f"{settings.explainer} explained, {settings.scorer} annotated"
     scores = score_concepts(concepts_DL, target_D[testing], target.is_binary)
-    n_failed_L = np.isnan(concepts_DL).sum(axis=0).tolist()
+    n_failed_L = np.where([word.is_tested for word in words], np.isnan(concepts_DL).sum(axis=0), 0).tolist()
     parts = zip(chosen, words, correlations, scores.scores, n_failed_L, strict=True)
     found = [Hypothesis(one.latent, *word, one.score, *r, score, n) for one, word, r, score, n in parts]
     n_documents = int(choosing_D.sum()), len(testing), int(is_copy_D.sum())
