@@ -107,7 +107,7 @@ def _measure(
     )
     title = f"{ablator.name}: ablating latents"
     n_pairs = rows.n_pairs([latent for part in parts for latent in part])
-    with Progress(title, n_pairs, "pass", shown=show_progress) as bar:
+    with Progress(title, n_pairs, "pair", shown=show_progress) as bar:
         for part in parts:
             found = ablation.of(part, bar)
             files.write(found, rows.n_rows, len(rows.spans), watched.n)
