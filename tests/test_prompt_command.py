@@ -202,6 +202,13 @@ def test_the_page_holds_the_text_and_the_values(model: RunModel, tmp_path: Path)
     assert "".join(prompted.texts[1:]) in "".join(elements.texts)
 
 
+def test_a_latent_that_the_edits_leave_alone_is_shown_once(tmp_path: Path) -> None:
+    said(f"runs/small/{ROUGH}", TEXT, "--clamp", f"{LATENT}=4.5", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<b>latent ") > 2
+    assert page.count("with edits</p>") == page.count("without edits</p>") == 1
+
+
 @pytest.mark.parametrize("hostile", [text for text in HOSTILE if text.isascii()][:12], ids=repr)
 def test_hostile_text_is_text(tmp_path: Path, hostile: str) -> None:
     given = f"the {hostile[:30]}".replace("\0", "")
