@@ -51,7 +51,7 @@ def explore(
         ),
     ] = None,
 ) -> None:
-    """Read the latents of runs in a browser: a local app, which loads the model for prompts alone; or pages as files."""
+    """Read the latents of runs in a browser: a local app, which loads the model for prompts only; or pages as files."""
     if export is None and latents is not None:
         raise ConfigError("--latents: says how many latents an export has; give --export DIR too")
     if export is not None and port is not None:

@@ -89,7 +89,9 @@ class Pages:
                 raise
             refused = told
         else:
-            return RedirectResponse(self.links.prompt(name, asked, at=form.at or None) or "", 303)
+            n_tokens = len(prompts.answered(name, asked)[1].prompted.token_ids)
+            at = form.at if form.at.isdecimal() and int(form.at) < n_tokens else None
+            return RedirectResponse(self.links.prompt(name, asked, at=at) or "", 303)
         with self.lock:
             context = form_context(run, prompts, values, form, refused)
             return self.response(rendered("prompt", self.world, self.links, values, context), 400)

@@ -50,7 +50,7 @@ async def body_of(stream: AsyncIterator[bytes]) -> bytes:
 
 
 def form_of(body: bytes) -> Form:
-    """The fields of a form (application/x-www-form-urlencoded). Raises: BadValueError for what no form of ours sends."""
+    """The fields of a form (application/x-www-form-urlencoded). Raises: BadValueError for what no form here sends."""
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="replace", max_num_fields=_MOST_FIELDS)
     except ValueError:  # not ASCII, or too many fields

@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from strata_sae.pipeline.explore.words import explanations, how_good
 from strata_sae.pipeline.pages.text import visible
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 
 MOST_CHIPS = 5
+LONGEST_WORDS = 200
+"""Characters of an explanation in a table, of which a line shows about 60 and its title all."""
 LONGEST_CHIP = 24
 """Characters of a token that a chip shows."""
 
@@ -39,13 +42,30 @@ class LatentLabel(NamedTuple):
     """Tokens of the set that are not shown."""
     f1: float | None
     """On documents that the label was not found on."""
+    words: str = ""
+    """What the latent means by an explanation; empty: there is none."""
+    told: str = ""
+    """Who wrote that, and how well it does."""
 
 
 NO_LABEL = LatentLabel((), 0, None)
 
 
 def latent_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
-    """The label of one latent; no chips where it has none."""
+    """The label of one latent, with what an explanation says of it; no chips where no tokens tell when it fires."""
+    explained = explanations(sae).of(latent)
+    return _token_label(run, sae, latent)._replace(
+        words="" if explained is None else shortened(explained.text),
+        told="" if explained is None else how_good(explained),
+    )
+
+
+def shortened(words: str) -> str:
+    """An explanation as tables show it; the page of its latent shows it whole."""
+    return words if len(words) <= LONGEST_WORDS else words[: LONGEST_WORDS - 1] + "…"
+
+
+def _token_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
     labels = sae.labels
     if labels is None:
         return NO_LABEL

@@ -9,6 +9,7 @@ import numpy as np
 from strata_sae.pipeline.explore.latent_label import LatentLabel, latent_label
 from strata_sae.pipeline.explore.measures import EXPLAINED_F1, explained, scores
 from strata_sae.pipeline.explore.screen import Context, Screen, World, chosen, whole_number
+from strata_sae.pipeline.explore.words import explanations, holding
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 
@@ -48,6 +49,8 @@ class Wanted(NamedTuple):
     """Part of the text of a token among those of the label."""
     least: int
     """Rows on which a latent fires."""
+    words: str = ""
+    """Part of its explanation."""
 
 
 DEFAULTS: dict[str, str | int] = {
@@ -56,6 +59,7 @@ DEFAULTS: dict[str, str | int] = {
     "label": "any",
     "token": "",
     "least": 0,
+    "words": "",
     "page": 1,
 }
 """What a query says that is not there."""
@@ -70,6 +74,7 @@ def latents(world: World, values: Mapping[str, str], only: np.ndarray | None = N
         chosen(values, "label", LABELS, "any"),
         values.get("token", ""),
         whole_number(values, "least", 0, 0, sae.codes.plan.n_rows),
+        values.get("words", ""),
     )
     found = sorted_latents(sae, wanted, matching(run, sae, wanted)) if only is None else only
     n_pages = max(1, -(-len(found) // ROWS_PER_PAGE)) if only is None else 1
@@ -92,6 +97,7 @@ def latents(world: World, values: Mapping[str, str], only: np.ndarray | None = N
         "labels": LABELS,
         "others": [name for name in run.saes if name != sae.name],
         "changed": partial(changed, wanted),
+        "n_explained": len(explanations(sae)),
     }
 
 
@@ -112,6 +118,10 @@ def matching(run: CodedRun, sae: CodedSAE, wanted: Wanted) -> np.ndarray:
         kept_E &= ~has_E
     if wanted.token:
         kept_E &= _with_token(run, sae, wanted.token)
+    if wanted.words:
+        has_words_E = np.zeros(sae.d_sae, bool)
+        has_words_E[[latent for latent, _ in holding(sae, wanted.words)]] = True
+        kept_E &= has_words_E
     return np.flatnonzero(kept_E)
 
 

@@ -26,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LONGEST_TARGET_BYTES = 4096
 """Of an address with its query. Names of runs and SAEs are at most 255 bytes each, thrice that when quoted."""
 LONGEST_BODY_BYTES = 262_144
-"""Of a form: each of the 16,384 characters of its text (`asking.LONGEST_TEXT`) takes at most 12, such as %F0%9F%98%80."""
+"""Of a form: each of the 16,384 characters of its text (`asking.LONGEST_TEXT`) takes at most 12: %F0%9F%98%80."""
 FORM = re.compile(rb"/[^/]+/[^/]+/prompt")
 """Paths that answer POST."""
 FORM_TYPE = b"application/x-www-form-urlencoded"

@@ -12,6 +12,7 @@ from strata_sae.stores.codes import stored_segment
 from strata_sae.stores.codes.finishing import Manifest, manifest_of_segments, read_listed, read_manifest
 from strata_sae.stores.codes.layout import RECORD, TABLE, metadata_files, parse_record, segment_path
 from strata_sae.stores.codes.plan import AGAIN, CodesPlan, check_same
+from strata_sae.stores.codes.row_values import row_values
 from strata_sae.stores.codes.segment import SegmentCodes
 from strata_sae.stores.codes.stored_segment import StoredSegment
 from strata_sae.stores.codes.table import parse_table
@@ -160,6 +161,19 @@ class CodesStore:
             counts.append(some[0])
             latents.append(some[1])
         return np.cumsum(np.concatenate(counts)), np.concatenate(latents)
+
+    def row_values(self, start: int, stop: int) -> np.ndarray:
+        """The values, float32, of the active latents of rows [start, stop), in the order of `latents_of`.
+
+        Raises: as that.
+        """
+        if not 0 <= start <= stop <= self.plan.n_rows:
+            raise StoreError(f"rows {start}..{stop} leave 0..{self.plan.n_rows}")
+        size, found = self.plan.rows_per_segment, [np.empty(0, np.float32)]
+        for i in range(start // size, -(-stop // size) if stop > start else start // size):
+            first, last = self.plan.segment_rows(i)
+            found.append(row_values(self.stored(i), max(start, first) - first, min(stop, last) - first))
+        return np.concatenate(found)
 
     def values(self, latent: int, rows: np.ndarray) -> np.ndarray:
         """A latent's values on rows (int64, any order), float32; 0 where it is silent.

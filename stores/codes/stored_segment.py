@@ -69,12 +69,13 @@ class StoredSegment:
             for path in spec.shard_paths():
                 records.add(record.files[path])
             self.arrays[name] = StoredArray(place, spec, records)
-        self._key = object()  # of this segment, as long as it is open
+        self.key = object()
+        """Of this segment in KEPT, as long as it is open."""
 
-    def entries(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Entries [start, stop) of an array, as they are stored."""
+    def entries(self, name: str, start: int, stop: int, *, keep: bool = True) -> np.ndarray:
+        """Entries [start, stop) of an array, as they are stored. keep: what is decoded, if there is room for it."""
         array = self.arrays[name]
-        pieces = [self._chunk(name, chunk)[some] for chunk, some in array.pieces(start, stop)]
+        pieces = [self.chunk(name, chunk, keep=keep)[some] for chunk, some in array.pieces(start, stop)]
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.empty(0, array.spec.dtype)
@@ -112,10 +113,10 @@ class StoredSegment:
         check_values(values, f"{self.where}/latent/value")
         return offsets - begin, rows.astype(np.uint32), values
 
-    def latents_of(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Counts, int64 [stop - start], and active latents, uint32, of rows [start, stop)."""
+    def latents_of(self, start: int, stop: int, *, keep: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Counts, int64 [stop - start], and active latents, uint32, of rows [start, stop). keep: as of `entries`."""
         offsets = self.offsets("row", start, stop)
-        latents = self.entries("row/latent", int(offsets[0]), int(offsets[-1])).astype(np.uint32)
+        latents = self.entries("row/latent", int(offsets[0]), int(offsets[-1]), keep=keep).astype(np.uint32)
         self._check_latents(latents)
         return np.diff(offsets), latents
 
@@ -156,8 +157,11 @@ class StoredSegment:
         if len(latents) and int(latents.max()) >= self.d_sae:
             raise StoreError(f"{self.where}/row/latent: {int(latents.max())} of {self.d_sae} latents; {AGAIN}")
 
-    def _chunk(self, name: str, chunk: int) -> np.ndarray:
-        return KEPT.get((self._key, name, chunk), lambda: (self._read(name, chunk),))[0]
+    def chunk(self, name: str, chunk: int, *, keep: bool = True) -> np.ndarray:
+        """One chunk of an array. keep: as of `entries`."""
+        if not keep:
+            return self._read(name, chunk)
+        return KEPT.get((self.key, name, chunk), lambda: (self._read(name, chunk),))[0]
 
     def _read(self, name: str, chunk: int) -> np.ndarray:
         try:

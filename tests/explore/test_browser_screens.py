@@ -6,11 +6,11 @@ import pytest
 from playwright.sync_api import Error, expect
 
 from strata_sae.pipeline.explore.screens import document
-from support.browsing import LONGEST_MS, browser
+from support.browsing import Opened, browser, opened
 from support.exploring import HOSTILE_WORDS, served
 from support.tree_run import CHILDREN, LONELY, NARROW, OTHERS, PARENT, WIDE, make_tree
 
-__all__ = ["browser"]
+__all__ = ["browser", "opened"]
 pytestmark = pytest.mark.browser
 PAGES = {
     "latent": f"/tree/{quote(NARROW)}/{PARENT}",
@@ -32,46 +32,6 @@ def hostile_root(tmp_path_factory):
     words = [f"{HOSTILE_WORDS[n % len(HOSTILE_WORDS)]}{n}" for n in range(n_words)]
     with served(make_tree(tmp_path_factory.mktemp("hostile"), words)) as address:
         yield address
-
-
-class Opened:
-    """A tab that reaches nothing but one address, and what went wrong in it."""
-
-    def __init__(self, browser, root, **options):
-        self.root, self.errors, self.elsewhere = root, [], []
-        self.tab = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
-        self.tab.set_default_timeout(LONGEST_MS)
-        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.tab.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.tab.on("dialog", lambda dialog: self.errors.append(dialog.message))
-        self.tab.route("**/*", self._reach)
-
-    def _reach(self, route):
-        if route.request.url.startswith(self.root):
-            route.continue_()
-        else:
-            self.elsewhere.append(route.request.url)
-            route.abort()
-
-    def at(self, path):
-        answer = self.tab.goto(self.root + path)
-        assert answer.status == 200
-        assert len(answer.body()) <= 200_000
-        return self.tab
-
-
-@pytest.fixture
-def opened(browser, request):
-    tabs = []
-
-    def open_tab(root, **options):
-        tabs.append(Opened(browser, root, **options))
-        return tabs[-1]
-
-    yield open_tab
-    for one in tabs:
-        assert (one.errors, one.elsewhere) == ([], [])
-        one.tab.context.close()
 
 
 @pytest.mark.parametrize("screen", PAGES)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
-from strata_sae.pipeline.explore.security import LONGEST_TARGET_BYTES, allowed_hosts
+from strata_sae.pipeline.explore.screen import World
+from strata_sae.pipeline.explore.security import LONGEST_BODY_BYTES, LONGEST_TARGET_BYTES, allowed_hosts
+from support.asked_models import FakeModel
 from support.exploring import PORT, ROOT, TOKEN, client_of
 
 OPEN = f"/{TOKEN}/"
@@ -91,6 +93,78 @@ def test_only_reading_is_allowed(client, method):
     assert answer.headers["allow"] == "GET, HEAD"
 
 
+FORM = {"text": "alpha"}
+OWN = {"origin": f"http://127.0.0.1:{PORT}", "sec-fetch-site": "same-origin"}
+LONG = {"content-length": str(LONGEST_BODY_BYTES + 1)}
+
+
+@pytest.fixture
+def asked(small_world):
+    """A client of an app whose model is a stand-in, and that model."""
+    run = next(iter(small_world.runs.values()))
+    model = FakeModel({name: sae.d_sae for name, sae in run.saes.items()})
+    return client_of(World.of([run], [model])), model
+
+
+@pytest.mark.parametrize("headers", [OWN, {"origin": OWN["origin"]}], ids=["with Sec-Fetch-Site", "without"])
+def test_a_form_of_this_app_is_taken(asked, headers):
+    """Control of the refusals below."""
+    client, model = asked
+    answer = client.post(f"{OPEN}run/prompt", data=FORM, headers=headers)
+    assert answer.status_code == 200
+    assert model.asked == [("alpha", ())]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (403, {}),
+        (403, {"origin": "null"}),
+        (403, {"origin": "http://evil.example"}),
+        (403, {"origin": f"http://localhost:{PORT}"}),
+        (403, {"origin": f"https://127.0.0.1:{PORT}"}),
+        (403, {"origin": f"http://127.0.0.1:{PORT + 1}"}),
+        (403, {"origin": f"http://127.0.0.1:{PORT}/"}),
+        (403, OWN | {"sec-fetch-site": "cross-site"}),
+        (403, OWN | {"sec-fetch-site": "same-site"}),
+        (403, OWN | {"sec-fetch-site": "none"}),
+        (403, OWN | {"host": "evil.example"}),
+        (415, OWN | {"content-type": "text/plain"}),
+        (415, OWN | {"content-type": "multipart/form-data; boundary=x"}),
+        (413, OWN | LONG),
+        (413, OWN | {"content-length": "9" * 40}),
+        (411, OWN | {"content-length": "-1"}),
+    ],
+    ids=str,
+)
+def test_a_form_of_others_asks_nothing(asked, status, headers):
+    client, model = asked
+    answer = client.post(f"{OPEN}run/prompt", data=FORM, headers=headers)
+    assert answer.status_code == status
+    assert TOKEN not in answer.text
+    assert (model.asked, model.loads) == ([], 0)
+
+
+def test_a_form_without_length_or_token_asks_nothing(asked):
+    client, model = asked
+    typed = {"content-type": "application/x-www-form-urlencoded"}
+    pieces = client.post(f"{OPEN}run/prompt", content=iter([b"text=", b"alpha"]), headers=OWN | typed)
+    assert pieces.status_code == 411
+    assert client.post("/wrong/run/prompt", data=FORM, headers=OWN).status_code == 403
+    assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    "path", ["", "run/prompt/", "run/prompt/abc", "prompt", "search", "run/x/prompt", "run//prompt"]
+)
+def test_no_other_address_takes_a_form(asked, path):
+    client, model = asked
+    answer = client.post(OPEN + path, data=FORM, headers=OWN)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert model.asked == []
+
+
 def test_a_websocket_is_closed(client):
     with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(OPEN):
         pass
@@ -107,7 +181,7 @@ def test_an_endless_address_is_refused(client):
 def test_every_answer_forbids_what_it_does_not_need(client, path):
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert headers["cache-control"] == "no-store"
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")

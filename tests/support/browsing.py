@@ -67,3 +67,46 @@ def watch(browser: Any) -> Iterator[Any]:
     yield open_page
     for watched in opened:
         watched.page.close()
+
+
+class Opened:
+    """A tab that reaches nothing but one address, and what went wrong in it."""
+
+    def __init__(self, browser: Any, root: str, **options: Any) -> None:
+        self.root = root
+        self.errors: list[str] = []
+        self.elsewhere: list[str] = []
+        self.tab = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
+        self.tab.set_default_timeout(LONGEST_MS)
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.tab.on("dialog", lambda dialog: self.errors.append(dialog.message))
+        self.tab.route("**/*", self._reach)
+
+    def _reach(self, route: Any) -> None:
+        if route.request.url.startswith(self.root):
+            route.continue_()
+        else:
+            self.elsewhere.append(route.request.url)
+            route.abort()
+
+    def at(self, path: str) -> Any:
+        answer = self.tab.goto(self.root + path)
+        assert answer.status == 200
+        assert len(answer.body()) <= 200_000
+        return self.tab
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Any]:
+    """Opens tabs, in which nothing may go wrong."""
+    tabs: list[Opened] = []
+
+    def open_tab(root: str, **options: Any) -> Opened:
+        tabs.append(Opened(browser, root, **options))
+        return tabs[-1]
+
+    yield open_tab
+    for one in tabs:
+        assert (one.errors, one.elsewhere) == ([], [])
+        one.tab.context.close()

@@ -15,8 +15,6 @@ PAGE_TOKENS = 400
 """Tokens of a page: each is a link of about 150 bytes."""
 N_LATENTS = 6
 """Latents of an SAE that are shown at a token."""
-MOST_ACTIVE = 256
-"""Latents at a token whose values are read (count): the first by number, where an SAE has thousands there."""
 
 
 class Piece(NamedTuple):
@@ -103,15 +101,12 @@ def _texts(text: Text, rows: np.ndarray) -> list[str]:
 
 def _sayings(run: CodedRun, sae: CodedSAE, row: int) -> Sayings:
     """The active latents of an SAE at a row, by value falling; ties by latent."""
-    active = sae.codes.latents_of(row, row + 1)[1]
-    at = np.array([row])
-    found = [(float(sae.codes.values(int(latent), at)[0]), int(latent)) for latent in active[:MOST_ACTIVE]]
-    found.sort(key=lambda pair: (-pair[0], pair[1]))
+    active, values = sae.codes.latents_of(row, row + 1)[1], sae.codes.row_values(row, row + 1)
     top = sae.codes.table["max"]
-    shown = [
-        Saying(named(run, sae, latent), value, min(1.0, value / max(float(top[latent]), 1e-30)))
-        for value, latent in found[:N_LATENTS]
-    ]
+    shown = []
+    for i in np.lexsort((active, -values))[:N_LATENTS]:
+        latent, value = int(active[i]), float(values[i])
+        shown.append(Saying(named(run, sae, latent), value, min(1.0, value / max(float(top[latent]), 1e-30))))
     return Sayings(sae.name, shown, len(active), not bool(sae.kept()[row]))
 
 

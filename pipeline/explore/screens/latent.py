@@ -8,6 +8,7 @@ import numpy as np
 from strata_sae.pipeline.explore.screen import Context, World, chosen
 from strata_sae.pipeline.explore.screens.firing import Firing, best_in, firing, together
 from strata_sae.pipeline.explore.screens.shown import Line, Named, heights, latent_in, lines, named, short
+from strata_sae.pipeline.explore.words import explanations, how_good
 from strata_sae.pipeline.queries.cofiring import partners_of
 from strata_sae.pipeline.queries.examples import Kind, examples
 from strata_sae.pipeline.queries.layout import nearest
@@ -29,7 +30,7 @@ NAMES: dict[Population, str] = {
     "all_but_special": "all but special tokens",
     "all": "all rows",
 }
-N_PARTNERS, N_NEAREST, N_TOKENS, N_BINS = 8, 6, 10, 40
+N_PARTNERS, N_NEAREST, N_TOKENS, N_BINS, N_EXPLANATIONS = 8, 6, 10, 40, 5
 _NO_PARTNER = 2**32 - 1
 
 
@@ -55,6 +56,7 @@ def fill(world: World, values: Mapping[str, str]) -> Context:
         "run": run_name(world, run),
         "me": named(run, sae, latent),
         "d_sae": sae.d_sae,
+        "explanations": [(one.text, how_good(one)) for one in explanations(sae).all_of(latent)[:N_EXPLANATIONS]],
         "populations": [(name, NAMES[name]) for name in POPULATIONS],
         "population": population,
         "count": len(fires.rows),

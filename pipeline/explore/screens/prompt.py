@@ -11,10 +11,11 @@ from strata_sae.pipeline.explore.prompts import Answer, Prompts, Question
 from strata_sae.pipeline.explore.screen import BadValueError, Context, World, chosen, whole_number
 from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings, strongest
 from strata_sae.pipeline.explore.screens.shown import Named, named
+from strata_sae.pipeline.pages.text import UNKNOWN
 from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, MOST_TOKENS, Edit
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 
-KINDS = {"": "–", "ablate": "ablate", "clamp": "clamp to", "steer": "steer by"}
+KINDS = {"": UNKNOWN, "ablate": "ablate", "clamp": "clamp to", "steer": "steer by"}
 """Kind of a change -> what the form calls it."""
 LEAST_LINES, MOST_LINES, LINE_CHARACTERS = 3, 14, 110
 """Of the box of the text."""
@@ -29,7 +30,7 @@ class Change(NamedTuple):
 
 
 def fill(world: World, values: Mapping[str, str]) -> Context:
-    """What the page shows before a text is typed, and after. Raises: KeyError if there is no such one; BadValueError."""
+    """What the page shows before a text is typed, and after. Raises: KeyError, BadValueError."""
     run, prompts = world.run(values), prompts_of(world, values)
     name = values.get("asked")
     if name is None:
@@ -99,12 +100,11 @@ def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[s
     n_tokens = len(prompted.token_ids)
     at = whole_number(values, "at", n_tokens - 1, 0, n_tokens - 1)
     latent = _latent(run, values)
-    colours = [
-        name
-        for name in COLOURS
-        if (prompted.edited if name == "kl" else latent and (name == "before" or prompted.edited))
-    ]
+    is_changed = prompted.edited is not None
+    has_colour = {"kl": is_changed, "before": latent is not None, "after": is_changed and latent is not None}
+    colours = [name for name in COLOURS if has_colour[name]]
     colour = chosen(values, "colour", colours, ("before" if latent else colours[0])) if colours else None
+    said = sayings(run, prompted, at)
     shown = pieces(prompted, Coloured(colour, latent))
     return {
         "asked": values["asked"],
@@ -118,8 +118,9 @@ def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[s
         "following": following(prompted, at),
         "kl": kl_at(prompted, at),
         "mean_kl": None if prompted.kl_S is None else float(np.mean(prompted.kl_S)),
-        "sayings": sayings(run, prompted, at),
+        "sayings": said,
         "strongest": strongest(run, prompted),
+        "before_change": [] if prompted.edited is None else [one.sae for one in said if one.n_after is None],
         "silent": [name for name in run.saes if name not in prompted.clean.active],
         "continuations": [text.split("\n") for text in answer.continuations],
         "seconds": answer.seconds,

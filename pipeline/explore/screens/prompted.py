@@ -1,4 +1,4 @@
-"""What the screen of a prompt shows of an answer: tokens with values, next tokens, latents before and after a change."""
+"""What the screen of a prompt shows of an answer: tokens, what comes next, latents before a change and with it."""
 
 from typing import NamedTuple
 
@@ -45,8 +45,11 @@ class Sayings(NamedTuple):
     sae: str
     has_pages: bool
     latents: list[Saying]
+    n_more: int
+    """Latents that are active, or that moved, and are not shown."""
     n_active: int
     n_after: int | None
+    """With the change; None: nothing was changed before this SAE."""
 
 
 class Next(NamedTuple):
@@ -114,18 +117,11 @@ def kl_at(prompted: Prompted, at: int) -> float | None:
 def following(prompted: Prompted, at: int) -> list[tuple[str, list[Next]]]:
     """Next tokens after a token, without the change and with it."""
     both = [("next", prompted.clean), *([("with the change", prompted.edited)] if prompted.edited else [])]
-    return [
-        (
-            name,
-            [
-                Next(chip(text, 0), float(probability))
-                for text, probability in zip(
-                    seen.following.texts[at], seen.following.probabilities[at].tolist(), strict=True
-                )
-            ][:N_FOLLOWING],
-        )
-        for name, seen in both
-    ]
+    found = []
+    for name, seen in both:
+        pairs = zip(seen.following.texts[at], seen.following.probabilities[at].tolist(), strict=True)
+        found.append((name, [Next(chip(text, 0), probability) for text, probability in pairs][:N_FOLLOWING]))
+    return found
 
 
 def sayings(run: CodedRun, prompted: Prompted, at: int) -> list[Sayings]:
@@ -139,26 +135,22 @@ def _in_order(run: CodedRun, prompted: Prompted) -> list[str]:
 
 
 def _sayings(run: CodedRun, prompted: Prompted, name: str, at: int) -> Sayings:
-    before = _at(prompted.clean.active[name], at)
+    was = _at(prompted.clean.active[name], at)
     changed = None if prompted.edited is None else prompted.edited.active.get(name)
-    after = None if changed is None else _at(changed, at)
-    top = _tops(run, prompted, name)
-    moved = {latent: before.get(latent, 0.0) for latent in (before if after is None else before | after)}
-    if after is None:
-        order, n = sorted(moved, key=lambda latent: (-moved[latent], latent)), N_LATENTS
+    now = None if changed is None else _at(changed, at)
+    if now is None:
+        order, most = sorted(was, key=lambda latent: (-was[latent], latent)), N_LATENTS
     else:
-        order, n = sorted(moved, key=lambda one: (-abs(after.get(one, 0.0) - moved[one]), -moved[one], one)), N_CHANGED
-    shown = [
-        Saying(
-            _named(run, name, latent),
-            moved[latent],
-            None if after is None else after.get(latent, 0.0),
-            _share(moved[latent], top[latent]),
-            _share(0.0 if after is None else after.get(latent, 0.0), top[latent]),
-        )
-        for latent in order[:n]
-    ]
-    return Sayings(name, name in run.saes, shown, len(before), None if after is None else len(after))
+        moved = {latent: abs(now.get(latent, 0.0) - was.get(latent, 0.0)) for latent in was | now}
+        order = sorted((one for one in moved if moved[one]), key=lambda one: (-moved[one], one))
+        most = N_CHANGED
+    top = _tops(run, prompted, name)
+    shown = []
+    for latent in order[:most]:
+        value, after = was.get(latent, 0.0), None if now is None else now.get(latent, 0.0)
+        shares = _share(value, top[latent]), _share(after or 0.0, top[latent])
+        shown.append(Saying(_named(run, name, latent), value, after, *shares))
+    return Sayings(name, name in run.saes, shown, len(order) - len(shown), len(was), None if now is None else len(now))
 
 
 def _at(active: Active, at: int) -> dict[int, float]:
@@ -171,12 +163,8 @@ def _tops(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
     """The largest value of each latent: in the store; where there are no codes, in this text."""
     if name in run.saes:
         return run.saes[name].codes.table["max"]
-    both = [prompted.clean.active[name]]
-    if prompted.edited is not None and name in prompted.edited.active:
-        both.append(prompted.edited.active[name])
-    latents, values = (
-        np.concatenate(parts) for parts in zip(*((one.latents, one.values) for one in both), strict=True)
-    )
+    both = [seen.active[name] for seen in (prompted.clean, prompted.edited) if seen is not None and name in seen.active]
+    latents, values = np.concatenate([one.latents for one in both]), np.concatenate([one.values for one in both])
     top = np.zeros(int(latents.max(initial=0)) + 1, np.float32)
     np.maximum.at(top, latents, values)
     return top
