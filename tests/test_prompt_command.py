@@ -136,6 +136,21 @@ def test_labels_stand_beside_latents_that_have_them(model: RunModel) -> None:
     assert not [line for line in lines[: lines.index(ROUGH)] if re.match(r"  \d+: \S", line)]
 
 
+def test_numbers_are_shown_without_words_that_are_damaged(run: RunFolder) -> None:
+    labels = run.variant(ROUGH).label_arrays
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[:-1])
+    try:
+        result = strata("runs/small", TEXT)
+    finally:
+        labels.write_bytes(whole)
+    assert result.exit_code == 0
+    assert "latents are shown without words: " in result.stderr
+    lines = result.stdout.splitlines()
+    assert ROUGH in lines
+    assert not [line for line in lines if re.match(r"  \d+: \S", line)]
+
+
 def test_a_site_may_be_left_out_where_there_is_one_only(run: RunFolder) -> None:
     assert OTHER in said("runs/small/other", TEXT)
     assert f"name one: {ROUGH}, " in refused("runs/small/rough", TEXT).replace(f"{CROSSCODER}, ", "")
