@@ -183,7 +183,7 @@ def test_a_data_root_that_is_a_file_is_refused_and_an_empty_one_is_none(monkeypa
 
 NO_PATHS = {
     "overrides", "only", "log_level", "site", "rows", "encoding", "compressor", "expect", "variant", "model", "format",
-    "what", "text",
+    "what", "text", "clamp", "steer",
 }  # fmt: skip
 """Text that names no file, and `init --model`, which is a path or a hub id, as `model.path`."""
 

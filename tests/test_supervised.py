@@ -199,6 +199,7 @@ OF_A_RUN = {
     "codes of an SAE": ["codes", SAE],
     "analyze": ["analyze", SAE, "pairs"],
     "explore": ["explore", "runs/run"],
+    "prompt": ["prompt", SAE, "a text"],
     "export": ["export", SAE, "--format", "delphi", "--out", "cached"],
 }
 

@@ -1,25 +1,22 @@
 """`strata interpret`: latents put into words by a language model behind an endpoint, and the words scored."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, config_of, guard
+from strata_sae.pipeline.commands.asking import ask
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.config.interpretation import InterpretationSettings
-    from strata_sae.pipeline.endpoint.client import Endpoint
-    from strata_sae.pipeline.endpoint.dry_run import DryRun
-    from strata_sae.pipeline.queries.opened import CodedSAE
+    from strata_sae.pipeline.endpoint.request import Asks
+    from strata_sae.pipeline.interpretation.hypotheses.flow import Wanted
+    from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
     from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
-
-log = logging.getLogger(__name__)
 
 Interpreted = Annotated[
     Path,
@@ -43,33 +40,80 @@ Published = Annotated[
 ]
 
 
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME[=VALUE]",
+        help="Test hypotheses about a column that the store keeps for each document, or about one value of it, instead "
+        "of explaining latents alone.",
+    ),
+]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        "--targets",
+        metavar="FILE",
+        parser=reader_of("--targets"),
+        help="Take the column from a CSV with the columns document and NAME; with --target.",
+    ),
+]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WAY",
+        show_default="correlation",
+        help="correlation, lasso or separation: how --target selects latents.",
+    ),
+]
+Pool = Annotated[
+    str | None, typer.Option(metavar="WAY", show_default="mean", help="mean or max, of a document; with --target.")
+]
+N = Annotated[
+    int | None,
+    typer.Option("--n", min=1, max=1000, metavar="N", show_default="20", help="Latents that --target selects."),
+]
+
+
 def interpret(
     context: typer.Context,
     run: Interpreted,
     overrides: Overrides,
     dry_run: DryRunAsked = False,
     published: Published = None,
+    target: Target = None,
+    targets: Targets = None,
+    select: Select = None,
+    pool: Pool = None,
+    n: N = None,
 ) -> None:
     """Explain latents by a language model behind an endpoint, and score the words on documents it has not seen."""
-    if published is not None and dry_run:
-        raise ConfigError("--dry-run: --published sends nothing; leave one of the two out")
+    hypotheses = {"--targets": targets, "--select": select, "--pool": pool, "--n": n}
+    if given := [option for option, value in hypotheses.items() if value is not None and target is None]:
+        raise ConfigError(f"{given[0]}: says how hypotheses about a column are tested; give --target NAME too")
+    if published is not None and (dry_run or target is not None):
+        raise ConfigError("--published: takes files and asks nothing; leave --dry-run and --target out")
     guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.commands.push import folder_at
     from strata_sae.pipeline.outside import outside_stores
-    from strata_sae.pipeline.runs.addresses import run_of
-    from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 
     folder = folder_at(outside_stores(run, "RUN"))
     if published is not None:
         _publish(folder, published)
         return
     settings = config_of(config_file_of(run), overrides).interpretation
-    if settings.base_url is None and not dry_run:
+    if settings.base_url is None and not dry_run and target is None:
         typer.echo(NO_ENDPOINT)
         return
-    only = folder.name if isinstance(folder, VariantFolder) else None
-    whole = folder if isinstance(folder, RunFolder) else run_of(folder)
-    _interpret(whole, only, overrides, _named(settings, dry_run), dry_run)
+    if settings.base_url is not None or dry_run:
+        settings = _named(settings, dry_run)
+    if target is None:
+        ask(folder, overrides, settings, dry_run, _explained)
+    else:
+        from strata_sae.pipeline.interpretation.hypotheses.flow import Wanted
+
+        wanted = Wanted(target, targets, select or "correlation", pool or "mean", n or 20)
+        ask(folder, overrides, settings, dry_run, partial(_tested, wanted))
 
 
 NO_ENDPOINT = (
@@ -100,86 +144,21 @@ def _publish(folder: "RunFolder | VariantFolder", source: Path) -> None:
         typer.echo(line)
 
 
-def _interpret(
-    run: "RunFolder", only: str | None, overrides: list[str], settings: "InterpretationSettings", dry_run: bool
+def _explained(
+    run: "CodedRun", saes: "list[CodedSAE]", settings: "InterpretationSettings", asks: "Asks | None"
 ) -> None:
-    from strata_sae.pipeline.commands.stages import shows_progress
-    from strata_sae.pipeline.endpoint.answers import Answers
-    from strata_sae.pipeline.endpoint.client import Endpoint
     from strata_sae.pipeline.endpoint.dry_run import DryRun
     from strata_sae.pipeline.interpretation.interpret import interpret
-    from strata_sae.pipeline.queries.opened import open_coded
 
-    coded = open_coded(run.path, overrides)
-    if only is not None and only not in coded.saes:
-        raise ConfigError(f"{run.path}: {only} has no codes yet; make them with: strata codes {run.path}/{only}")
-    saes = [sae for name, sae in coded.saes.items() if only in (None, name)]
-    answers = Answers(run.answers)
-    if dry_run:
-        counting = DryRun(answers)
-        interpret(coded, saes, settings, counting, write=False)
-        typer.echo(would_ask(counting))
-        return
-    if settings.scorer == settings.explainer:
-        log.warning(
-            "interpretation.scorer: is the explainer itself, so the scores say how well %s agrees with itself",
-            settings.scorer,
-        )
-    endpoint = Endpoint(settings, answers, _say, show_progress=shows_progress())
-    try:
-        with _alone(run, saes):
-            interpret(coded, saes, settings, endpoint, write=True)
-    finally:
-        answers.close()
-        log.info("%s", was_asked(endpoint))
+    assert asks is not None  # without an endpoint nothing is explained
+    interpret(run, saes, settings, asks, write=not isinstance(asks, DryRun))
 
 
-def _say(line: str) -> None:
-    """Also with --quiet: that text leaves the machine is never left unsaid."""
-    typer.echo(line, err=True)
+def _tested(
+    wanted: "Wanted", run: "CodedRun", saes: "list[CodedSAE]", settings: "InterpretationSettings", asks: "Asks | None"
+) -> None:
+    from strata_sae.pipeline.interpretation.hypotheses.flow import hypothesise
 
-
-@contextmanager
-def _alone(run: "RunFolder", saes: "Sequence[CodedSAE]") -> Iterator[None]:
-    """Nobody else interprets these SAEs meanwhile, which would be paid for twice, or deletes them.
-
-    Raises: CheckpointError where another process does.
-    """
-    from strata_sae.pipeline.runs.claims import busy, claim_in, interpretation_of
-
-    with ExitStack() as stack:
-        for sae in saes:
-            name = interpretation_of(sae.name)
-            hold = claim_in(run, name)
-            if hold is None:
-                raise busy(run, [name])
-            stack.enter_context(hold)
-        yield
-
-
-def would_ask(dry_run: "DryRun") -> str:
-    """What a dry run counted, a line for each purpose and model."""
-    rows = dry_run.counted
-    head = ("purpose", "model", "requests", "kept already", "prompt tokens, about", "answer tokens, at most")
-    total = [sum(counts) for counts in zip(*(row[2:] for row in rows), strict=True)] or [0] * 4
-    cells = [head, *((row.purpose, row.model, *map("{:,}".format, row[2:])) for row in rows)]
-    cells.append(("all", "", *map("{:,}".format, total)))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
-    return "\n".join([*lines, DRY_RUN_NOTE])
-
-
-DRY_RUN_NOTE = (
-    "A token is counted as four characters. Kept answers cost nothing. Requests that follow an explanation are counted "
-    "with one of usual length in its place, and repetitions are not counted."
-)
-
-
-def was_asked(endpoint: "Endpoint") -> str:
-    """What was sent and answered, in a line."""
-    spent = endpoint.spent
-    failed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(spent.failures.items()))
-    return (
-        f"requests: {spent.n_requests:,} sent ({spent.n_repeated:,} of them again, {spent.n_repairs:,} to repair an answer), "
-        f"{spent.n_kept:,} answered from before; {spent.n_tokens:,} tokens; without a readable answer: {failed or 'none'}"
-    )
+    for sae in saes:
+        if text := hypothesise(run, sae, wanted, settings, asks):
+            typer.echo(text)

@@ -107,10 +107,10 @@ def prompt(
     from strata_sae.pipeline.runs.addresses import run_of
     from strata_sae.pipeline.runs.folders import RunFolder
 
+    page_at = None if out is None else outside_stores(out, "--out")
     folder = folder_at(run)
     whole = folder if isinstance(folder, RunFolder) else run_of(folder)
     named = [] if isinstance(folder, RunFolder) else [folder.name]
-    page_at = None if out is None else outside_stores(out, "--out")
     edits = _edits(whole, named, ablate, clamp, steer)
     if latent and not named:
         raise ConfigError(_which(whole, "--latent"))

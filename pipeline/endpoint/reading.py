@@ -5,6 +5,7 @@ import re
 from strata_sae.pipeline.endpoint.request import Message, Request
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
+_END = re.compile("</think>", re.IGNORECASE)
 _MOST_QUOTED = 2000
 """Characters of an unreadable answer that are sent back: it may be as long as its limit lets it be."""
 
@@ -15,9 +16,8 @@ def spoken(text: str) -> str:
     Thoughts that do not end reach to the end; of those that do not begin, the prompt held the beginning.
     """
     said = _THOUGHT.sub("", text)
-    if (last := re.search(r"(?is).*</think>", said)) is not None:
-        said = said[last.end() :]
-    return said.strip()
+    ends = [found.end() for found in _END.finditer(said)]
+    return said[max(ends, default=0) :].strip()
 
 
 def repair_of(request: Request, said: str, missing: str) -> Request:

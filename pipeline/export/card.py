@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from strata_sae.pipeline.export.card_scores import losses_table, overview_table, points_of, scores_of, scores_table
 from strata_sae.pipeline.export.card_usage import HUB, are_imported, limits, usage
+from strata_sae.pipeline.export.card_words import words_of
 from strata_sae.pipeline.export.markdown import escaped
 from strata_sae.pipeline.export.picture import density_picture, frontier_picture
 from strata_sae.pipeline.export.shared import FORMS, SharedRun, SharedSAE
@@ -37,6 +38,7 @@ def pages_of(shared: SharedRun | SharedSAE, bundle: Bundle, url: str) -> dict[st
         _settings(shared),
         "## Scores",
         *_scores(shared),
+        *(words_of(shared) if isinstance(shared, SharedSAE) else []),
         usage(shared, bundle, url),
         limits(shared),
     ]

@@ -22,8 +22,9 @@ from strata_sae.stores.files.hashing import file_sha256
 VERSION = 1
 """Of the manifest."""
 NOT_SENT = (
-    "checkpoints, trials of a search for an L0, codes, loader/ and documents/ are not sent: they are made anew "
-    "(codes by strata codes RUN, where the store is)"
+    "checkpoints, trials of a search for an L0, codes, ablations, analyses, hypotheses, loader/ and documents/ are not "
+    "sent: they are made anew (codes by strata codes RUN, where the store is). Answers of language models (answers/) "
+    "stay here: they quote the text"
 )
 
 

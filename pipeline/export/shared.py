@@ -20,10 +20,12 @@ from strata_sae.pipeline.runs.chain import (
     check_metrics,
     read_absorption,
     read_examples,
+    read_interpretation,
     read_match,
     read_model_metrics,
     read_per_document,
     read_probing,
+    read_published,
     read_truth,
 )
 from strata_sae.pipeline.runs.compared import read_comparisons, read_stability
@@ -43,7 +45,7 @@ FORMS = ("saelens", "dictionary_learning")
 _MUST = ("config.json", "training.json", "weights.safetensors", "curves.jsonl")
 _MAY = (
     "metrics.json", "features.safetensors", "examples.json", "per_document.json", "model_metrics.json", "probing.json",
-    "absorption.json", "truth.json", "match.json",
+    "absorption.json", "truth.json", "match.json", "interpretation.json", "interpretations.csv", "published.json",
 )  # fmt: skip
 OF_FORMS = (
     "saelens/cfg.json", "saelens/sae_weights.safetensors", "dictionary_learning/ae.pt",
@@ -125,6 +127,8 @@ def shared_sae(folder: VariantFolder) -> SharedSAE:
     for path, read in _measured(folder, sae, metrics):
         if path.is_file() and _kept(read, left_out) is not None:
             names.append(path.name)
+    if folder.interpretation.name in names and folder.interpretations.is_file():  # a table of what the record says
+        names.append(folder.interpretations.name)
     return SharedSAE(sae, metrics, names, left_out)
 
 
@@ -165,6 +169,8 @@ def _measured(
         (folder.absorption, lambda: read_absorption(folder, config, training)),
         (folder.truth, lambda: read_truth(folder, config, training)),
         (folder.match, match),
+        (folder.interpretation, lambda: read_interpretation(folder, config, training)),
+        (folder.published, lambda: read_published(folder, config, training)),
     ]
     if metrics is not None:
         readers.append((folder.per_document, lambda: read_per_document(folder, metrics)))

@@ -2,43 +2,42 @@
 
 from collections.abc import Sequence
 
-from strata_sae.pipeline.endpoint.request import Asks
+from strata_sae.pipeline.endpoint.request import Asks, Request
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, filled
 from strata_sae.pipeline.interpretation.scorers.detection import PROMPT
 from strata_sae.pipeline.interpretation.scorers.trials import question_of, read_answer
+from strata_sae.stores import permutation
 
 MOST_WORDS, MOST_CHARACTERS = 256, 4096
 """Of a text that is shown; HypotheSAEs has 256 words."""
 
 
-def annotate(asks: Asks, model: str, concept: str, texts: Sequence[str], seed: int) -> list[bool | None]:
-    """Whether a concept fits each text; None: no answer that can be read. Raises: EndpointError as `asks.ask`."""
-    return annotate_all(asks, model, [(concept, texts)], seed)[0]
-
-
 def annotate_all(
     asks: Asks, model: str, tasks: Sequence[tuple[str, Sequence[str]]], seed: int
 ) -> list[list[bool | None]]:
-    """Whether each concept fits each of its own texts, in one call of `asks.ask`. None and raises as `annotate`.
+    """Whether each concept fits each of its own texts, in one call of `asks.ask`; None: no answer that can be read.
 
-    HypotheSAEs asks about one text in a request; here there are N_SHOWN in each, in the order that is given: whoever
-    sorted them by what is tested shows it to the model.
+    HypotheSAEs asks about one text in a request; here there are N_SHOWN in each, in an order that is drawn, so that
+    texts which the caller sorted by what is tested are not shown sorted. Raises: EndpointError as `asks.ask`.
     """
+    orders = [permutation(["annotating", seed, concept], len(texts)).tolist() for concept, texts in tasks]
     groups = [
-        (place, concept, texts[at : at + N_SHOWN])
-        for place, (concept, texts) in enumerate(tasks)
-        for at in range(0, len(texts), N_SHOWN)
+        (place, order[at : at + N_SHOWN]) for place, order in enumerate(orders) for at in range(0, len(order), N_SHOWN)
     ]
-    requests = [
-        PROMPT.request(model, question_of(concept, filled([shortened(text) for text in some])), "annotate", seed)
-        for _, concept, some in groups
-    ]
+    requests = [_request(model, tasks[place], numbers, seed) for place, numbers in groups]
     answers = asks.ask(requests, read_answer, [0] * N_SHOWN) if requests else []
-    found: list[list[bool | None]] = [[] for _ in tasks]
-    for (place, _, some), answer in zip(groups, answers, strict=True):
-        value = answer.value
-        found[place] += [None if value is None else bool(value[number]) for number in range(len(some))]
+    found: list[list[bool | None]] = [[None] * len(texts) for _, texts in tasks]
+    for (place, numbers), answer in zip(groups, answers, strict=True):
+        if answer.value is not None:
+            for number, named in zip(numbers, answer.value, strict=False):  # texts shown again have no further answer
+                found[place][number] = bool(named)
     return found
+
+
+def _request(model: str, task: tuple[str, Sequence[str]], numbers: Sequence[int], seed: int) -> Request:
+    concept, texts = task
+    question = question_of(concept, filled([shortened(texts[number]) for number in numbers]))
+    return PROMPT.request(model, question, "annotate", seed)
 
 
 def shortened(text: str) -> str:

@@ -1,6 +1,5 @@
 """Forward passes in which latents of several SAEs are edited, each sequence of the batch in its own way."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,6 +15,9 @@ from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.language_model.splice import Splice
 from strata_sae.pipeline.queries.asked_model import Edit
 from strata_sae.pipeline.runs.trained import TrainedSAE
+
+LARGEST_AMOUNT = 1e9
+"""Rows so long still have a length in float32, whose numbers end at 3e38."""
 
 
 class _Planned(NamedTuple):
@@ -43,8 +45,10 @@ def check_edits(opened: OpenedModel, edits: Sequence[Edit]) -> None:
                 f"{where}: writes {len(route.writes)} sites at once, and a forward pass goes on from one; its codes "
                 "can only be read"
             )
-        if not math.isfinite(edit.amount):
-            raise ConfigError(f"{where}: latent {edit.latent}: {edit.amount} is no finite number")
+        if not abs(edit.amount) <= LARGEST_AMOUNT:
+            raise ConfigError(
+                f"{where}: latent {edit.latent}: {edit.amount} is no amount; the largest is {LARGEST_AMOUNT:g}"
+            )
         if (edit.sae, edit.latent) in seen:
             raise ConfigError(f"{where}: latent {edit.latent} is edited twice; name it once")
         seen.add((edit.sae, edit.latent))

@@ -17,6 +17,7 @@ from strata_sae.pipeline.language_model.loading import load_tokenizer
 from strata_sae.pipeline.language_model.splice import WholeModel
 from strata_sae.pipeline.reading.routes import route_in
 from strata_sae.pipeline.reading.which_store import open_store
+from strata_sae.pipeline.runs.chain import read_config, read_training
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.pipeline.runs.trained import TrainedSAE
 from strata_sae.pipeline.runs.trained import load as load_sae
@@ -66,11 +67,9 @@ def open_model(config: TrainConfig, run: RunFolder, only: Collection[str] = ()) 
     plan = stores.stores[0].plan
     _check_is_of_a_model(plan)
     language_model = model_settings(config, plan, settings)
-    saes, left_out = _saes(run, {store.id for store in stores.stores}, only)
-    routes = {name: route_in(sae.record) for name, sae in saes.items()}
+    routes, left_out = _routes(run, {store.id for store in stores.stores}, only)
     whole = load_model(language_model, plan, list(dict.fromkeys(at for one in routes.values() for at in one.sites)))
-    for name in saes:
-        saes[name] = load_sae(run.variant(name), whole.device)
+    saes = {name: load_sae(run.variant(name), whole.device) for name in routes}
     recorded = plan.config.get("corpus")
     with_bos = isinstance(recorded, dict) and recorded.get("prepend_bos") is True
     longest = getattr(whole.model.config.get_text_config(), "max_position_embeddings", None)
@@ -88,37 +87,38 @@ def _check_is_of_a_model(plan: Plan) -> None:
         ) from None
 
 
-def _saes(
+def _routes(
     run: RunFolder, store_ids: Collection[str], only: Collection[str]
-) -> tuple[dict[str, TrainedSAE], dict[str, str]]:
-    """The SAEs that a text can be shown to, and why not the others.
+) -> tuple[dict[str, Route], dict[str, str]]:
+    """What the SAEs read and write that a text can be shown to, and why not the others; by their records alone.
 
-    Raises: ConfigError if none is left, or one that is asked for by its name is not.
+    Raises: ConfigError if none is left, or one that is asked for by its name is not; CheckpointError.
     """
-    saes, left_out = {}, {}
+    routes, left_out = {}, {}
     for folder in run.trained():
         if only and folder.name not in only:
             continue
-        trained = load_sae(folder)
-        if trained.training.status != "finished":
-            left_out[folder.name] = f"its training has {trained.training.status}, so this is no trained SAE"
-        elif not {trained.record.store_id, *trained.record.store_ids.values()} & {*store_ids}:
+        record = read_config(folder).record
+        training = read_training(folder, record).record
+        if training.status != "finished":
+            left_out[folder.name] = f"its training has {training.status}, so this is no trained SAE"
+        elif not {record.store_id, *record.store_ids.values()} & {*store_ids}:
             raise CheckpointError(
-                f"{folder.config}: trained on store {trained.record.store_id[:16]}, which the config does not name; "
-                "set store.path to the store it was trained on"
+                f"{folder.config}: trained on store {record.store_id[:16]}, which the config does not name; set "
+                "store.path to the store it was trained on"
             )
-        elif trained.is_per_document:
+        elif record.training.input_scale == "per_document":
             left_out[folder.name] = (
                 "was trained on rows standardised by document, whose mean and deviation are known only once a document "
                 "has ended, so no text that goes on can be shown to it"
             )
         else:
-            saes[folder.name] = trained
+            routes[folder.name] = route_in(record)
     for name in only:
-        if name not in saes:
+        if name not in routes:
             raise ConfigError(f"{name}: {left_out.get(name, f'no trained SAE of {run.path}')}")
     for name, why in left_out.items():
         log.warning("%s: left out: %s", name, why)
-    if not saes:
+    if not routes:
         raise ConfigError(f"{run.path}: has no SAE that a text can be shown to; train one with: strata train")
-    return saes, left_out
+    return routes, left_out

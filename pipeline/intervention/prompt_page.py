@@ -18,9 +18,5 @@ def page(view: View, run: str, text: str) -> str:
     """The page as one string. The same numbers give the same bytes."""
     style = file_text("style.css") + file_text("prompt.css")
     return template("prompt.html.jinja", PAGES).render(
-        frame=_Frame(policy([], style).replace("script-src ;", "script-src 'none';"), Markup(style)),
-        view=view,
-        run=run,
-        text=text,
-        n_tokens=len(view.texts),
+        frame=_Frame(policy([], style), Markup(style)), view=view, run=run, text=text, n_tokens=len(view.texts)
     )

@@ -59,15 +59,15 @@ def _marked(view: View, sae: OfSAE) -> Iterator[str]:
         yield f"  latent {one.latent}" + (f": {visible(one.words)}" if one.words else "")
         heads = ["place", "token", "value", *(["edited"] if one.edited is not None else []), ""]
         yield from _columns(
-            heads, [_of_token(one, place, text) for place, text in enumerate(view.texts)], {1, len(heads) - 1}
+            heads, [_of_token(one, view, place) for place in range(len(view.texts))], {1, len(heads) - 1}
         )
 
 
-def _of_token(one: Marked, place: int, text: str) -> list[str]:
-    value, top = one.values[place], one.largest
+def _of_token(one: Marked, view: View, place: int) -> list[str]:
+    value = one.values[place]
     edited = [] if one.edited is None else [f"{one.edited[place]:.3g}"]
-    bar = "#" * round(BAR * value / top) if value > 0 else ""
-    return [str(place), _token(text), f"{value:.3g}", *edited, bar]
+    bar = "#" * round(BAR * value / one.largest) if value > 0 and not view.is_special[place] else ""
+    return [str(place), _token(view.texts[place]), f"{value:.3g}", *edited, bar]
 
 
 def _token(text: str) -> str:

@@ -24,11 +24,8 @@ class Marked(NamedTuple):
     values: list[float]
     edited: list[float] | None
     """With the edits; None: they do not reach its SAE, or there are none."""
-
-    @property
-    def largest(self) -> float:
-        """Of all values, with edits or without."""
-        return max([*self.values, *(self.edited or [])])
+    largest: float
+    """With edits or without, on tokens that are no special ones: their rows are often a hundred times as long."""
 
 
 class OfSAE(NamedTuple):
@@ -98,16 +95,16 @@ def _of_sae(name: str, prompted: Prompted, latents: Sequence[int], only: bool, w
         name,
         np.diff(active.offset).tolist(),
         [_strongest(active, place) for place in range(n_tokens)],
-        [
-            Marked(
-                latent,
-                words_of(name, latent),
-                values_of(active, latent),
-                None if changed is None else values_of(changed, latent),
-            )
-            for latent in marked
-        ],
+        [_marked(latent, words_of(name, latent), active, changed, prompted.is_special) for latent in marked],
     )
+
+
+def _marked(latent: int, words: str, active: Active, changed: Active | None, is_special: Sequence[bool]) -> Marked:
+    values, edited = values_of(active, latent), None if changed is None else values_of(changed, latent)
+    of_ordinary = [
+        value for of in (values, edited or []) for value, special in zip(of, is_special, strict=False) if not special
+    ]
+    return Marked(latent, words, values, edited, max(of_ordinary, default=0.0))
 
 
 def values_of(active: Active, latent: int) -> list[float]:

@@ -54,7 +54,8 @@ class Scored(Group):
     correlation: float | None
     """Pearson, of the window's largest value and the answer; null where it is not defined, or no part of this score."""
     token_label: Share | None
-    """Balanced accuracy of the latent's token label on the answered windows but near misses; null: it has no label."""
+    """Balanced accuracy of the latent's token label, its whole set of tokens, on the answered windows but near misses;
+    null: it has no label, or windows of one truth alone were answered."""
     lift: Annotated[float, Field(ge=-1, le=1)] | None
     """Balanced accuracy on the same windows, minus `token_label`. Near misses are silent windows that hold a token of
     the label: the label is wrong on each, so they would flatter every explanation."""

@@ -40,6 +40,13 @@ def refused(*arguments: str | Path) -> str:
         (["topkk", "pairs"], "RUN/VARIANT: 'topkk' is no SAE of"),
         (["", "search"], "--text: search needs one"),
         (["", "search", "--text", ""], "--text: is empty"),
+        (
+            ["topk", "ablate", "--text", "x"],
+            "--text: ablate takes none; it takes --other, --latent, --rows, --least, --n",
+        ),
+        (["topk", "ablate_tuples"], "--other: ablate_tuples needs one"),
+        (["topk", "ablate", "--latent", "48"], "latent 48: topk@blocks.1.hook_resid_post has latents 0 to 47"),
+        (["topk", "ablate", "--other", "wide"], "the store's plan names no language model and no corpus"),
     ],
 )
 def test_one_line(asked_run: Path, arguments: list[str], said: str) -> None:

@@ -3,7 +3,7 @@
 import json
 
 from strata_sae.pipeline.endpoint.request import Request
-from strata_sae.pipeline.interpretation.annotating import MOST_CHARACTERS, MOST_WORDS, annotate, annotate_all, shortened
+from strata_sae.pipeline.interpretation.annotating import MOST_CHARACTERS, MOST_WORDS, annotate_all, shortened
 from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
 from support.made_up_windows import Answering
 
@@ -15,6 +15,11 @@ def shown(request: Request) -> list[str]:
     return [json.loads(line.partition(": ")[2]) for line in lines]
 
 
+def annotate(asks: Answering, concept: str, texts: list[str]) -> list[bool | None]:
+    (found,) = annotate_all(asks, "judge", [(concept, texts)], 0)
+    return found
+
+
 def by_word(request: Request) -> str:
     """Yes to whatever holds the concept's word."""
     word = request.messages[0].content.partition("Your task.")[2].split('"')[1]
@@ -23,10 +28,10 @@ def by_word(request: Request) -> str:
 
 def test_each_text_has_its_own_answer() -> None:
     asks = Answering(by_word)
-    assert annotate(asks, "judge", "trains", TEXTS, 0) == [number % 3 == 0 for number in range(13)]
+    assert annotate(asks, "trains", TEXTS) == [number % 3 == 0 for number in range(13)]
     assert [len(call) for call in asks.calls] == [3]
-    assert annotate(asks, "judge", "planes", TEXTS, 0) == [False] * 13
-    assert annotate(asks, "judge", "trains", [], 0) == []
+    assert annotate(asks, "planes", TEXTS) == [False] * 13
+    assert annotate(asks, "trains", []) == []
 
 
 def test_many_concepts_are_asked_in_one_call() -> None:
@@ -38,10 +43,21 @@ def test_many_concepts_are_asked_in_one_call() -> None:
 
 
 def test_what_cannot_be_read_is_none_for_its_texts_alone() -> None:
-    asks = Answering(lambda request: "?" if "text 6" in shown(request)[1] else by_word(request))
-    expected: list[bool | None] = [number % 3 == 0 for number in range(13)]
-    expected[5:10] = [None] * 5
-    assert annotate(asks, "judge", "trains", TEXTS, 0) == expected
+    lost = TEXTS[6].split(" about")[0]
+    asks = Answering(lambda request: "?" if lost in str(shown(request)) else by_word(request))
+    found = annotate(asks, "trains", TEXTS)
+    (of_lost,) = [shown(request) for request in asks.calls[0] if lost in str(shown(request))]
+    assert found == [None if text in of_lost else "trains" in text for text in TEXTS]
+    assert found.count(None) == len(set(of_lost)) in (3, 5)
+
+
+def test_texts_are_not_shown_in_the_order_in_which_they_come() -> None:
+    asks = Answering(by_word)
+    annotate(asks, "trains", TEXTS)
+    order = [text for request in asks.calls[0] for text in shown(request)][: len(TEXTS)]
+    assert sorted(order) == sorted(TEXTS) != order
+    annotate_all(asks, "judge", [("trains", TEXTS)], 1)
+    assert asks.calls[0] != asks.calls[1]
 
 
 def test_long_texts_are_cut_at_words() -> None:

@@ -220,6 +220,22 @@ def test_marks_of_wrong_windows_are_as_many_as_those_of_right_ones() -> None:
     assert all(truth for truth, _ in trials(material()._replace(silent=blank)))
 
 
+def test_negative_values_count_by_their_size() -> None:
+    """Of a latent that may be negative: the same marks, and the opposite correlation."""
+    some = material()
+    turned = some._replace(active=[one._replace(values=[-value for value in one.values]) for one in some.active])
+    marks = [[one.marked for one in SCORERS["fuzzing"].trials(of, 0)] for of in (some, turned)]
+    assert marks[0] == marks[1]
+    item = items(1)[0]
+    plain, opposite = (
+        score(Answering(Knowing()), "judge", ["fidelity"], [item._replace(material=of)], 0)[0].scores["fidelity"]
+        for of in (some._replace(latent=0), turned._replace(latent=0))
+    )
+    assert plain.correlation is not None
+    assert opposite.correlation == pytest.approx(-plain.correlation)
+    assert opposite.recall == plain.recall == 1
+
+
 def test_windows_of_one_document_widen_the_interval() -> None:
     def width(found: Scored) -> float:
         assert found.interval is not None

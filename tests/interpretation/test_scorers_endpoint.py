@@ -83,7 +83,8 @@ def test_the_inverted_oracle_gets_0(answers: Answers) -> None:
 def test_a_coin_has_chance_in_its_interval(answers: Answers) -> None:
     with serving(FakeEndpoint(truth(), "coin")) as fake:
         found = each(scored(fake, answers))
-    assert all(one.interval is not None and one.interval.low <= 0.5 <= one.interval.high for one in found)
+    within = [one.interval is not None and one.interval.low <= 0.5 <= one.interval.high for one in found]
+    assert sum(within) >= 5  # of 6 with a chance of at least 0.95 each
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ OF_SAE = {
     "token_labels": (),  # tests/queries/test_labels_files.py, tests/report/test_token_f1.py
     "label_arrays": (),  # the same
     "token_counts": (),  # the same
-    "interpretation": ("report",),
+    "interpretation": (),  # tests/queries/test_explanations.py, tests/report/test_interpretation_section.py
     "interpretations": (),  # a table for people, written anew with its record
-    "published": (),  # tests/queries/test_explanations.py, tests/report/test_interpretation_section.py
+    "published": (),  # the same
     "ablations": (),  # tests/intervention/, tests/analysis/
     "match": (),  # tests/test_matching.py
     "model_metrics": (),  # tests/intervention/test_bad_input.py, tests/report/test_model_section.py

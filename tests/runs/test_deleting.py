@@ -91,6 +91,15 @@ def test_a_run_is_deleted_whole_and_its_neighbours_stay(run: Path) -> None:
         write_bytes(kept / file, b"x")
     for file in (f"{SITE}.safetensors", f".staged-{SITE}.safetensors-0123"):
         write_bytes(run / "documents" / file, b"x")
+    for file in (
+        "answers/1234.jsonl",
+        "answers/.staged-1234.jsonl-0123",
+        "hypotheses/rating.csv",
+        "hypotheses/a/b.html",
+    ):
+        write_bytes(run / file, b"x")
+    for file in ("interpretation.json", "interpretations.csv", "published.json", "ablations/a/part-0.safetensors"):
+        write_bytes(run / "variants" / f"topk@{SITE}" / file, b"x")
     done = strata("runs", "delete", str(run), "--yes")
     assert done.exit_code == 0, done.stderr
     assert re.search(r"runs/demo: [\d,]+ files, [\d,]+ bytes\n", done.stdout)
@@ -147,7 +156,12 @@ def add_link(run: Path) -> str:
     return r"loader \(a link\)"
 
 
-@pytest.mark.parametrize("add", [add_file, add_folder, add_link])
+def add_to_answers(run: Path) -> str:
+    write_bytes(run / "answers" / "notes.txt", b"mine")
+    return r"answers/notes.txt"
+
+
+@pytest.mark.parametrize("add", [add_file, add_folder, add_link, add_to_answers])
 def test_what_no_stage_writes_is_named_and_nothing_is_deleted(run: Path, add: Callable[[Path], str]) -> None:
     said = add(run)
     before = names(Path())

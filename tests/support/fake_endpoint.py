@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from strata_sae.pipeline.endpoint.request import Message, Request
 
@@ -147,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         with self.server.lock:
             attempt = 1 + sum(chat.key == key for chat in self.server.chats)
-            chat = Chat(key, attempt, body["model"], messages, body, headers, self.path)
+            chat = Chat(key, attempt, body["model"], messages, body, headers, urlsplit(self.path).path)
             self.server.chats.append(chat)
             self.server.under_way += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.under_way)

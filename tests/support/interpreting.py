@@ -1,5 +1,7 @@
 """A run of longer documents, and the truth about whatever `strata interpret` asks about its latents."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -17,16 +19,18 @@ from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from support import coded_run
 from support.fake_endpoint import FakeEndpoint, Table
 
-N_DOCUMENTS, DOCUMENT_ROWS, SHORT_ROWS = 48, 96, 20
+N_DOCUMENTS, DOCUMENT_ROWS, SHORT_ROWS = 240, 96, 20
 EXPLAINER, SCORER = "explainer", "scorer"
 
 
 def token_map() -> dict[str, np.ndarray]:
-    """Documents of 96 rows, and of 20 every sixth; document 9 and 10 say the same. Each begins with BOS."""
+    """Documents of 96 rows, and of 20 every sixth, each of twelve words; 9 and 10 say the same. Each begins with BOS."""
     lengths = [SHORT_ROWS if number % 6 == 5 else DOCUMENT_ROWS for number in range(N_DOCUMENTS)]
     document_N = np.repeat(np.arange(N_DOCUMENTS), lengths)
     position_N = np.concatenate([np.arange(length) for length in lengths])
-    token_N = np.random.default_rng(7).integers(1, len(coded_run.WORDS), len(document_N))
+    rng = np.random.default_rng(7)
+    words_DV = np.stack([rng.permutation(len(coded_run.WORDS) - 1)[:12] + 1 for _ in lengths])
+    token_N = words_DV[document_N, rng.integers(0, 12, len(document_N))]
     token_N[document_N == 10] = token_N[document_N == 9]
     return {
         "token_id": np.where(position_N == 0, 0, token_N).astype(np.int32),
@@ -36,9 +40,17 @@ def token_map() -> dict[str, np.ndarray]:
     }
 
 
+def rows() -> np.ndarray:
+    """Each token has a direction, and noise of that length hides it now and then: latents miss some of their tokens."""
+    rng, token_N = np.random.default_rng(3), token_map()["token_id"]
+    direction_VM = rng.standard_normal((len(coded_run.WORDS), coded_run.D_MODEL))
+    return (direction_VM[token_N] + 0.5 * rng.standard_normal((len(token_N), coded_run.D_MODEL))).astype(np.float32)
+
+
 def make(folder: Path) -> CodedRun:
-    """As `coded_run.make` makes one, of these documents."""
-    with mock.patch.multiple(coded_run, token_map=token_map, N_ROWS=len(token_map()["token_id"])):
+    """As `coded_run.make` makes one, of these documents, with two active latents a row."""
+    saes = {name: settings | {"k": 2} for name, settings in coded_run.SAES.items()}
+    with mock.patch.multiple(coded_run, token_map=token_map, rows=rows, SAES=saes):
         coded_run.make(folder)
     return coded_run.opened(folder)
 
@@ -72,7 +84,11 @@ def truth_about(run: CodedRun, sae: CodedSAE, asked: InterpretationSettings) -> 
     return table
 
 
-def endpoint_of(server: FakeEndpoint, asked: InterpretationSettings, folder: Path) -> Endpoint:
+@contextmanager
+def endpoint_of(server: FakeEndpoint, asked: InterpretationSettings, folder: Path) -> Iterator[Endpoint]:
     """A client of a fake server that never waits. folder: of the kept answers."""
-    at = asked.model_copy(update={"base_url": server.url})
-    return Endpoint(at, Answers(folder), lambda line: None, pause=lambda stop, seconds: None)
+    at, answers = asked.model_copy(update={"base_url": server.url}), Answers(folder)
+    try:
+        yield Endpoint(at, answers, lambda line: None, pause=lambda stop, seconds: None)
+    finally:
+        answers.close()

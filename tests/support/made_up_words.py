@@ -72,6 +72,8 @@ def metrics(explained: list[ExplainedLatent]) -> dict[str, Measured]:
     found = {}
     for name in SCORES:
         of_score = [latent.scores[name] for latent in explained if name in latent.scores]
+        if not of_score:
+            continue
         values = {
             f"{name}_balanced_accuracy": median(one.balanced_accuracy or 0 for one in of_score),
             f"{name}_lift": median(one.lift or 0 for one in of_score),

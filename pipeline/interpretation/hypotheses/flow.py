@@ -5,6 +5,7 @@ choice of other texts for them; here documents of even number choose and explain
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -84,14 +85,16 @@ def hypothesise(
     """
     from strata_sae.pipeline.interpretation.hypotheses.writing import write
 
-    found = tested(run, sae, wanted, settings, asks)
+    found = hypotheses_of(run, sae, wanted, settings, asks)
     return "" if isinstance(asks, DryRun) else write(run, sae, found)
 
 
-def tested(
+def hypotheses_of(
     run: CodedRun, sae: CodedSAE, wanted: Wanted, settings: InterpretationSettings, asks: Asks | None
 ) -> Hypotheses:
     """The hypotheses, in the order in which they were chosen. Raises: as `hypothesise`."""
+    if find_spec("sklearn") is None:
+        raise ConfigError("--target: needs scikit-learn: pip install 'strata-sae[interpret]'")
     way, pool = _option("--select", wanted.select, SELECTIONS), _option("--pool", wanted.pool, POOLINGS)
     if not 1 <= wanted.n <= MOST_LATENTS:
         raise ConfigError(f"--n: {wanted.n} is not allowed; give a number from 1 to {MOST_LATENTS:,}")

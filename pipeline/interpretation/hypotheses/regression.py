@@ -6,7 +6,6 @@ Concepts enter as they are, 0 or 1, not standardised, beside a constant: as Hypo
 from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy.stats
 
 Model = Literal["OLS", "logit"]
 _MOST_STEPS = 50
@@ -40,9 +39,7 @@ def regression(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: bool) -
     concepts_DL: 0 or 1, float64, of one document or more; a column of NaN takes no part.
     target_D: 0 or 1 where is_binary.
     """
-    varies_L = (
-        (concepts_DL != concepts_DL[:1]).any(axis=0) if len(concepts_DL) else np.zeros(concepts_DL.shape[1], bool)
-    )
+    varies_L = np.isfinite(concepts_DL).all(axis=0) & (concepts_DL != concepts_DL[:1]).any(axis=0)
     x_DC = np.column_stack([np.ones(len(target_D)), concepts_DL[:, varies_L]])
     found = _logit(x_DC, target_D) if is_binary else None
     model: Model = "logit" if found is not None else "OLS"
@@ -57,6 +54,8 @@ _Found = tuple[np.ndarray, np.ndarray, np.ndarray, float | None]
 
 def _least_squares(x_DC: np.ndarray, y_D: np.ndarray) -> _Found:
     """By the pseudoinverse, as statsmodels: of concepts that cannot be told apart, each gets a share."""
+    import scipy.stats
+
     inverse_CD = np.linalg.pinv(x_DC, rcond=1e-15)
     coefficient_C = inverse_CD @ y_D
     predicted_D = x_DC @ coefficient_C
@@ -78,6 +77,8 @@ def _squared_correlation(y_D: np.ndarray, predicted_D: np.ndarray) -> float | No
 
 def _logit(x_DC: np.ndarray, y_D: np.ndarray) -> _Found | None:
     """Maximum likelihood by Newton's steps; None where it has no finite maximum, or concepts cannot be told apart."""
+    import scipy.stats
+
     coefficient_C, likelihood = np.zeros(x_DC.shape[1]), -np.inf
     for _ in range(_MOST_STEPS):
         logit_D = x_DC @ coefficient_C

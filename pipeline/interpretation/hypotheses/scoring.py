@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from strata_sae.pipeline.interpretation.hypotheses.regression import Fitted, regression
 
@@ -23,6 +22,8 @@ class Separation(NamedTuple):
     """Welch's t test: the two groups may have different variances. None: fewer than two documents in one of them."""
     p_student: float | None
     """Student's t test, of one variance for both groups: what HypotheSAEs reports."""
+    p_exact: float | None
+    """Of a yes or no: Fisher's exact test, which also tells groups apart in which every document has one answer."""
 
 
 class Score(NamedTuple):
@@ -69,19 +70,23 @@ def score_concepts(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: boo
             (None, None) if fitted is None else (_number(fitted.coefficient_L[place]), _number(fitted.p_L[place]))
         )
         prevalence = float(has_D.mean()) if len(has_D) else None
-        scores.append(Score(len(has_D), prevalence, separation(y_D[has_D], y_D[~has_D]), coefficient, p))
+        scores.append(Score(len(has_D), prevalence, separation(y_D[has_D], y_D[~has_D], is_binary), coefficient, p))
     n_significant = sum(s.coefficient_p is not None and s.coefficient_p < LEVEL / len(scores) for s in scores)
     metrics = {} if fitted is None else _metrics(fitted, target_D[whole_D], is_binary)
     return Scores(scores, "OLS" if fitted is None else fitted.model, int(whole_D.sum()), metrics, n_significant)
 
 
-def separation(with_n: np.ndarray, without_n: np.ndarray) -> Separation:
-    """Of the targets of two groups of documents, float64 each."""
+def separation(with_n: np.ndarray, without_n: np.ndarray, is_binary: bool) -> Separation:
+    """Of the targets of two groups of documents, float64 each; 0 or 1 where is_binary."""
+    import scipy.stats
+
     if not len(with_n) or not len(without_n):
-        return Separation(None, None, None, None, None)
+        return Separation(None, None, None, None, None, None)
     score = float(with_n.mean() - without_n.mean())
+    cells = [[int(group.sum()), int(len(group) - group.sum())] for group in (with_n, without_n)]
+    p_exact = float(scipy.stats.fisher_exact(cells).pvalue) if is_binary else None
     if min(len(with_n), len(without_n)) < 2 or max(np.ptp(with_n), np.ptp(without_n)) == 0:
-        return Separation(score, None, None, None, None)
+        return Separation(score, None, None, None, None, p_exact)
     # Written out: scipy warns where one of the groups is constant, as those of a yes or no often are.
     sizes, squares = (np.array([of(group) for group in (with_n, without_n)], np.float64) for of in (len, _squares))
     freedom, parts = float(sizes.sum() - 2), squares / (sizes - 1) / sizes
@@ -90,7 +95,7 @@ def separation(with_n: np.ndarray, without_n: np.ndarray) -> Separation:
     error, welch_freedom = float(np.sqrt(parts.sum())), float(parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum())
     half = float(scipy.stats.t.ppf(0.975, welch_freedom)) * error
     p = float(2 * scipy.stats.t.sf(abs(score) / error, welch_freedom))
-    return Separation(score, score - half, score + half, p, p_student)
+    return Separation(score, score - half, score + half, p, p_student, p_exact)
 
 
 def _squares(values: np.ndarray) -> float:
@@ -99,6 +104,8 @@ def _squares(values: np.ndarray) -> float:
 
 def correlation(value_D: np.ndarray, target_D: np.ndarray) -> tuple[float | None, float | None]:
     """Pearson's correlation and its two-sided p-value; None where one of the two is constant."""
+    import scipy.stats
+
     if len(value_D) < 3 or np.ptp(value_D) == 0 or np.ptp(target_D) == 0:
         return None, None
     found = scipy.stats.pearsonr(value_D, target_D)
@@ -113,6 +120,8 @@ def bonferroni(p_values: list[float | None]) -> list[float | None]:
 
 def benjamini_hochberg(p_values: list[float | None]) -> list[float | None]:
     """The smallest share of false discoveries at which each test is a discovery (Benjamini, Hochberg 1995)."""
+    import scipy.stats
+
     known = [p for p in p_values if p is not None]
     corrected = iter(scipy.stats.false_discovery_control(known, method="bh").tolist() if known else [])
     return [None if p is None else float(next(corrected)) for p in p_values]

@@ -14,7 +14,7 @@ from strata_sae.pipeline.endpoint.request import Message, Request, UnreadableErr
 
 N_SHOWN = 5
 """Texts of a request, as delphi has them: more of them cost fewer tokens, and are answered less well."""
-ANSWER_TOKENS = 2048
+ANSWER_TOKENS = 1024
 """At most, of an answer. An array takes fewer than 20; models that think first need the rest."""
 MARKS = (("<<", ">>"), ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}"), ("[[[", "]]]"))
 """Around marked tokens: the first pair that no text of a request holds."""
@@ -91,11 +91,11 @@ def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:
 
 
 def _arrays(text: str, allowed: Collection[int]) -> Iterator[list[int]]:
-    """The arrays of allowed whole numbers that stand in a text."""
+    """The arrays of allowed whole numbers that stand in a text; where 0 and 1 are allowed, false and true are they."""
+    values = {str(value): value for value in allowed}
+    if {0, 1} <= set(allowed):
+        values |= {"false": 0, "true": 1}
     for array in _ARRAY.findall(text):
-        try:
-            values = json.loads(array)
-        except ValueError:
-            continue
-        if all(isinstance(value, int) and int(value) in allowed for value in values):
-            yield [int(value) for value in values]
+        words = [word.strip() for word in array[1:-1].split(",")]
+        if all(word in values for word in words):
+            yield [values[word] for word in words]

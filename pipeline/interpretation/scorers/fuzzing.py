@@ -33,9 +33,12 @@ PROMPT = Prompt(TASK, question_of("vehicles that carry passengers", _EXAMPLE), "
 
 
 def strong_places(excerpt: Excerpt) -> frozenset[int]:
-    """Places of the tokens with at least STRONG times the window's largest value; none of a silent window."""
-    least = STRONG * max(excerpt.values, default=0.0)
-    return frozenset(place for place, value in enumerate(excerpt.values) if value > 0 and value >= least)
+    """Places of the tokens with at least STRONG times the window's largest value; none of a silent window.
+
+    Values count by their size: a latent that may be negative is active there, too.
+    """
+    least = STRONG * max(map(abs, excerpt.values), default=0.0)
+    return frozenset(place for place, value in enumerate(excerpt.values) if value != 0 and abs(value) >= least)
 
 
 def _trials(material: Material, seed: int) -> list[Trial]:

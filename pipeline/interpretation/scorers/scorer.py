@@ -121,5 +121,5 @@ def _by_kind(judged: Sequence[tuple[Trial, bool | None]]) -> dict[str, OfKind]:
 
 
 def _correlation(answered: Sequence[tuple[Trial, bool]]) -> float | None:
-    values = [max(trial.excerpt.values, default=0.0) for trial, _ in answered]
+    values = [max(trial.excerpt.values, key=abs, default=0.0) for trial, _ in answered]
     return pearson(values, [named for _, named in answered])
