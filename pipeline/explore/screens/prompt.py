@@ -9,7 +9,8 @@ from markupsafe import Markup, escape
 from strata_sae.pipeline.explore.asking import LONGEST_TEXT, MOST_EDITS, Form, Typed
 from strata_sae.pipeline.explore.prompts import Answer, Prompts, Question
 from strata_sae.pipeline.explore.screen import BadValueError, Context, World, chosen, whole_number
-from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings, strongest
+from strata_sae.pipeline.explore.screens.over_text import strongest
+from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings
 from strata_sae.pipeline.explore.screens.shown import Named, named
 from strata_sae.pipeline.pages.text import UNKNOWN
 from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, MOST_TOKENS, Edit
