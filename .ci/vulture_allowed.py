@@ -76,3 +76,5 @@ _.colours  # analysis.js reads it
 _.log_x  # analysis.js reads it
 _.left_title  # analysis.js reads it
 _.right_title  # analysis.js reads it
+_.share_after  # a template reads it
+_.has_pages  # a template reads it

@@ -136,6 +136,21 @@ def test_labels_stand_beside_latents_that_have_them(model: RunModel) -> None:
     assert not [line for line in lines[: lines.index(ROUGH)] if re.match(r"  \d+: \S", line)]
 
 
+def test_numbers_are_shown_without_words_that_are_damaged(run: RunFolder) -> None:
+    labels = run.variant(ROUGH).label_arrays
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[:-1])
+    try:
+        result = strata("runs/small", TEXT)
+    finally:
+        labels.write_bytes(whole)
+    assert result.exit_code == 0
+    assert "latents are shown without words: " in result.stderr
+    lines = result.stdout.splitlines()
+    assert ROUGH in lines
+    assert not [line for line in lines if re.match(r"  \d+: \S", line)]
+
+
 def test_a_site_may_be_left_out_where_there_is_one_only(run: RunFolder) -> None:
     assert OTHER in said("runs/small/other", TEXT)
     assert f"name one: {ROUGH}, " in refused("runs/small/rough", TEXT).replace(f"{CROSSCODER}, ", "")
@@ -200,6 +215,13 @@ def test_the_page_holds_the_text_and_the_values(model: RunModel, tmp_path: Path)
     assert 'class="h0 special" title="0:' in page
     assert "h10" in page.partition("<body>")[2]
     assert "".join(prompted.texts[1:]) in "".join(elements.texts)
+
+
+def test_a_latent_that_the_edits_leave_alone_is_shown_once(tmp_path: Path) -> None:
+    said(f"runs/small/{ROUGH}", TEXT, "--clamp", f"{LATENT}=4.5", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<b>latent ") > 2
+    assert page.count("with edits</p>") == page.count("without edits</p>") == 1
 
 
 @pytest.mark.parametrize("hostile", [text for text in HOSTILE if text.isascii()][:12], ids=repr)

@@ -12,6 +12,9 @@ from strata_sae.pipeline.queries.opened import CodedSAE
 ALPHAS = (0.0, 15.0, 25.0, 50.0, 100.0, 150.0, 200.0)
 """FAST, section 6: z' = z + alpha d at every token, d the latent's decoder row."""
 
+LONGEST_TEXT = 400
+"""Characters of the prompt that the page shows."""
+
 
 def answer_steer(asked: Asked) -> Answer:
     """The text that follows at each alpha, side by side, and how far the predictions on the text itself move.
@@ -32,6 +35,7 @@ def answer_steer(asked: Asked) -> Answer:
     ]
     return Answer(
         f"Latent {names_of(run, sae)(latent)}: the text that follows as it is turned up",
+        f"The text is {_quoted(text)}. "
         "To the row of every token, special ones left out, alpha times the latent's decoder row is added, in the text "
         "and in what follows; the alphas are those of FAST, section 6. Each token is the likeliest one. In the store "
         f"the latent's largest value is {largest:.4g}: an alpha far above it makes rows that the model never sees, and "
@@ -54,6 +58,12 @@ def answer_steer(asked: Asked) -> Answer:
             [f"alpha {alpha:g}" for alpha in ALPHAS],
         ),
     )
+
+
+def _quoted(text: str) -> str:
+    """The text in quotes, its end cut."""
+    cut = text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{cut}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
 def _mean_kl(asked: Asked, way: list[Edit]) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
@@ -164,13 +164,17 @@ def _words(run: Path, overrides: list[str]) -> "Callable[[str, int], str]":
     from strata_sae.pipeline.analysis.names import words_of
     from strata_sae.pipeline.queries.explanations import explanations_of
     from strata_sae.pipeline.queries.opened import open_coded
+    from strata_sae.stores import StoreError
 
     try:
         coded = open_coded(run, overrides)
+        explained = {name: explanations_of(sae) for name, sae in coded.saes.items()}
+        labels = {name: words_of(coded, sae) for name, sae in coded.saes.items()}
     except ConfigError:  # no SAE has codes
         return lambda name, latent: ""
-    explained = {name: explanations_of(sae) for name, sae in coded.saes.items()}
-    labels = {name: words_of(coded, sae) for name, sae in coded.saes.items()}
+    except (CheckpointError, StoreError) as error:  # numbers need no words
+        log.warning("latents are shown without words: %s", error)
+        return lambda name, latent: ""
 
     def words(name: str, latent: int) -> str:
         if name not in coded.saes:

@@ -71,9 +71,10 @@ def measured_effects(
     files = EffectFiles(ablator.folder, of)
     missing = [part for part in wanted if not files.has(part)]
     if missing:
-        done = f" ({len(latents) - sum(map(len, missing))} are measured already)" if missing != wanted else ""
+        new = [latent for part in missing for latent in part]
+        done = f" ({len(latents) - len(new)} others are measured already)" if missing != wanted else ""
         on = f"{rows.n_rows:,} rows in {len(rows.spans)} sequences"
-        log.info("ablating %d latents of %s%s on %s", sum(map(len, missing)), ablator.name, done, on)
+        log.info("ablating %d latents of %s%s on %s", len(new), ablator.name, done, on)
         _measure(config, settings, ablator, reader, rows, files, missing, show_progress)
     return _together([files.read(part, rows.n_rows) for part in wanted], rows, n_dense)
 
@@ -105,7 +106,8 @@ def _measure(
         whole.model.dtype,
     )
     title = f"{ablator.name}: ablating latents"
-    with Progress(title, len(rows.spans) * len(parts), "sequence", shown=show_progress) as bar:
+    n_pairs = rows.n_pairs([latent for part in parts for latent in part])
+    with Progress(title, n_pairs, "pair", shown=show_progress) as bar:
         for part in parts:
             found = ablation.of(part, bar)
             files.write(found, rows.n_rows, len(rows.spans), watched.n)

@@ -41,7 +41,7 @@ class AblationRows:
         self, ablator: CodedSAE, reader: CodedSAE | None, population: Population, max_rows: int | None
     ) -> None:
         """Raises: ConfigError where the store holds no held-out rows, or no finite ones."""
-        self.route = route_in(ablator.record)
+        self.route, self._codes = route_in(ablator.record), ablator.codes
         self._reads = () if reader is None else route_in(reader.record).reads
         self._store_of = {site: ablator.stores.at(site) for site in self.route.sites}
         if reader is not None:
@@ -66,6 +66,15 @@ class AblationRows:
         for span in self.spans:
             chosen_N[span.start : span.stop] = self._is_ablated_N[span.start : span.stop]
         return chosen_N
+
+    def n_pairs(self, latents: list[int]) -> int:
+        """Pairs of a latent and a sequence in which it is active where it is ablated, by the stored codes (count)."""
+        sequence_N = np.full(len(self._is_ablated_N), -1)
+        for number, span in enumerate(self.spans):
+            is_ablated_S = self._is_ablated_N[span.start : span.stop]
+            sequence_N[span.start : span.stop] = np.where(is_ablated_S, number, -1)
+        found = (np.unique(sequence_N[self._codes.rows_of(latent)[0]]) for latent in latents)
+        return sum(int((numbers >= 0).sum()) for numbers in found)
 
     def groups(self, max_tokens: int, device: torch.device) -> Iterator[Group]:
         """All sequences, in groups of at most so many tokens with their padding, one sequence at least."""

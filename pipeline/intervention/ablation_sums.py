@@ -91,22 +91,21 @@ class Ablation:
         self._batch_tokens, self._dtype = batch_tokens, dtype
 
     def of(self, latents: list[int], bar: Progress) -> PartEffects:
-        """The effects of some latents, each named once; the bar counts sequences."""
+        """The effects of some latents, each named once; the bar counts pairs of a latent and a sequence."""
         device, n_block = self._ablated.sae.W_dec.device, latents_of_a_block(self._reader.n)
-        blocks = [latents[start : start + n_block] for start in range(0, len(latents), n_block)]
         found: list[PartEffects] = []
-        for block in blocks:
+        for start in range(0, len(latents), n_block):
+            block = latents[start : start + n_block]
             latents_L = torch.tensor(block, device=device)
             sums = Sums(len(block), self._reader.n, device, is_of_words=self._reader.is_of_words)
             with torch.inference_mode():
                 for group in self._rows.groups(self._batch_tokens, device):
-                    self._add(sums, group, latents_L)
-                    bar.advance(len(group.token_ids_GS) if block is blocks[-1] else 0)
+                    self._add(sums, group, latents_L, bar)
             found.append(kept_effects(block, sums))
         arrays = (np.concatenate(part) for part in list(zip(*found, strict=True))[1:])
         return PartEffects([one for part in found for one in part.latents], *arrays)
 
-    def _add(self, sums: Sums, group: Group, latents_L: Tensor) -> None:
+    def _add(self, sums: Sums, group: Group, latents_L: Tensor, bar: Progress) -> None:
         """Take in one group of sequences."""
         codes = self._ablated.encode(group.x_GSM.flatten(0, 1))
         z_GSL = latent_values(codes, latents_L).unflatten(0, group.is_ablated_GS.shape)
@@ -131,6 +130,7 @@ class Ablation:
             is_counted_BS = group.is_counted_GS[sequence_B] & begun_BS
             seen = self._reader.seen(self._passes, sequence_B, rows_BSM.to(self._dtype), is_counted_BS)
             sums.add(latent_B, seen, rows_GL[sequence_B, latent_B].double())
+            bar.advance(len(latent_B))
 
 
 def kept_effects(latents: list[int], sums: Sums) -> PartEffects:

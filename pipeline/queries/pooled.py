@@ -12,6 +12,8 @@ from strata_sae.pipeline.queries.posting_blocks import PostingBlock, posting_blo
 Pooling = Literal["max", "mean"]
 """Over the rows of the population that a document has; rows on which the latent is silent count as 0."""
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+READ_ALL_SHARE = 0.1
+"""Of the latents; for more of them all codes are read once, which is faster than each latent alone."""
 
 
 class PooledBlock(NamedTuple):
@@ -54,8 +56,15 @@ class PooledCodes:
             yield self._pooled(block)
 
     def of(self, latents: Sequence[int]) -> np.ndarray:
-        """Some latents on all documents, float64 [D, latents]. Raises: StoreError if there is no such latent."""
+        """Some latents, none twice, on all documents, float64 [D, latents]. Raises: StoreError if one is none."""
         pooled_DL = np.zeros((len(self.documents), len(latents)))
+        if len(latents) > self.sae.d_sae * READ_ALL_SHARE:
+            column_of = {latent: column for column, latent in enumerate(latents)}
+            for block in self.blocks():
+                for latent in column_of.keys() & range(block.first, block.first + len(block.offset) - 1):
+                    here = slice(*block.offset[latent - block.first : latent - block.first + 2])
+                    pooled_DL[block.place[here], column_of[latent]] = block.value[here]
+            return pooled_DL
         for column, latent in enumerate(latents):
             found = self._pooled(PostingBlock(latent, *self.sae.codes.postings(latent, latent + 1)))
             pooled_DL[found.place, column] = found.value

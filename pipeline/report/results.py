@@ -39,13 +39,12 @@ IN_TABLE = (
     "decoder_max_cosine_mean",
     "decoder_max_cosine_p95",
 )
-"""Metrics that have a column on the page; results.csv has all."""
-# As many as fit the width of a screen.
+"""Metrics that have a column on the page, as many as fit the width of a screen; results.csv has all."""
 COUNTED = ("waits", "n_bytes", "steps")
 ADDED_UP = tuple(name for name in LoaderLine.model_fields if name.endswith("seconds") or name in COUNTED)
 """Keys of the loader's log whose lines are summed; the others are alike in all lines of one batch size and seed."""
 MIXING_HEADS = ("batches of", "documents in one", "positions in one", "variance ratio", "read", "decoding", "waiting")
-SHOWN = "mixing/documents_ratio"
+SHOWN, OTHERS = "mixing/documents_ratio", "all_but_special/"
 
 
 class Column(NamedTuple):
@@ -207,9 +206,6 @@ def results_csv(run: Run) -> str:
             ]
         )
     return text.getvalue()
-
-
-OTHERS = "all_but_special/"
 
 
 def _of_others(run: Run) -> dict[str, Measured]:

@@ -103,6 +103,12 @@ def test_a_latent_colours_the_text_and_is_offered_for_a_change(client, small_wor
     largest = float(small_world.runs["run"].saes[SAE].codes.table["max"][5])
     assert f'name="amount" form="ask" value="{largest:.3g}"' in page
     assert '<option value="" selected>' in page
+    assert at(client, asked, at=1, of=0, latent=5).text.partition("<main>")[2] == page.partition("<main>")[2]
+
+
+def test_a_thousand_tokens_are_a_page_of_usual_size(client):
+    asked = ask(client, "w " * 1000, edits=[("clamp", SAE, "7", "9")])
+    assert len(at(client, asked, of=1, latent=95, colour="after").content) <= 200_000
 
 
 def test_an_answer_is_kept_and_made_again_when_it_was_forgotten(client, model, monkeypatch):
@@ -189,7 +195,10 @@ def test_a_run_that_is_not_open_has_none(client):
     assert client.post(f"/{TOKEN}/other/prompt", data={"text": "x"}, headers=ORIGIN).status_code == 404
 
 
-@pytest.mark.parametrize("query", [{"at": 4}, {"at": "x"}, {"sae": "nothing", "latent": 1}, {"sae": SAE, "latent": 48}])
+@pytest.mark.parametrize(
+    "query",
+    [{"at": 4}, {"at": "x"}, {"sae": "nothing", "latent": 1}, {"sae": SAE, "latent": 48}, {"of": 2, "latent": 1}],
+)
 def test_a_token_or_latent_that_is_not_there_is_said(client, query):
     assert at(client, ask(client), **query).status_code == 400
 

@@ -14,7 +14,7 @@ from strata_sae.pipeline.extractor.extract import extract
 from strata_sae.pipeline.extractor.plan import described
 from strata_sae.pipeline.extractor.spool import spool_documents
 from strata_sae.pipeline.reading.document_columns import DOCUMENT_COLUMNS, columns_of_bytes, kept_columns
-from strata_sae.stores import ActivationStore, StoreError
+from strata_sae.stores import ActivationStore, StoreError, shuffle_store, slice_store
 from support.corpora import ROW_KINDS, lines, write_rows
 from support.extraction import extraction_config
 
@@ -48,6 +48,8 @@ def test_the_values_are_those_of_the_document(tmp_path: Path) -> None:
             checked.add(number)
     assert len(checked) == len(ROWS) == columns.n_documents
     assert len(starts) > len(ROWS)
+    shuffled = shuffle_store(store, tmp_path / "shuffled", seed=0)
+    assert kept_columns(shuffled) == kept_columns(slice_store(store, tmp_path / "slice", rows=(0, 300))) == columns
 
 
 @pytest.mark.parametrize("kind", ROW_KINDS)

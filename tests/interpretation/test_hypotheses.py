@@ -14,7 +14,7 @@ from strata_sae.pipeline.endpoint.client import Endpoint
 from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.hypotheses import flow, wording
-from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
+from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of, token_sums
 from strata_sae.pipeline.interpretation.hypotheses.flow import Wanted, hypotheses_of, hypothesise
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.pooled import PooledCodes
@@ -120,6 +120,23 @@ def test_texts_are_those_of_the_documents(run: CodedRun) -> None:
     assert texts_of(shuffled.text, [7, 0, 7]) == texts
 
 
+def test_a_copy_of_a_document_that_chose_does_not_test(run: CodedRun, sae: CodedSAE, tmp_path: Path) -> None:
+    """Documents 1 and 3 get the tokens of 0 and 2; 5 gets those of 7, which is no copy of one that chooses."""
+    wanted = Wanted("rating", planted(run, tmp_path), n=2)
+    assert hypotheses_of(run, sae, wanted, SETTINGS, None).n_copies == 0
+    of, document = run.text.token_id.copy(), run.text.document
+    for copy, original in ((1, 0), (3, 2), (5, 7)):
+        of[document == copy] = of[document == original]
+    run.text.__dict__["token_id"] = of
+    found = hypotheses_of(run, sae, wanted, SETTINGS, None)
+    assert (found.n_copies, found.n_testing, found.n_choosing) == (2, 18, 20)
+    sums_D = token_sums(run.text, np.arange(40)).tolist()
+    assert (len(set(sums_D)), sums_D[1], sums_D[5]) == (37, sums_D[0], sums_D[7])
+    # The same tokens in another order are another text.
+    of[document == 1] = np.concatenate([of[document == 0][:1], of[document == 0][:0:-1]])
+    assert hypotheses_of(run, sae, wanted, SETTINGS, None).n_copies == 1
+
+
 def test_documents_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     places, documents = np.arange(0, 60, 2), np.arange(60) + 100
     whole = wording.drawn(places, documents, 0)
@@ -160,11 +177,15 @@ def test_words_are_annotated_on_unseen_documents(
     has = {n: count > 0 for n, count in counts(run).items() if n % 2}
     values = {int(n): float(v) for n, v in (line.split(",") for line in path.read_text().splitlines()[1:])}
     apart = np.mean([values[n] for n in has if has[n]]) - np.mean([values[n] for n in has if not has[n]])
-    for one in found.found:
-        assert one.words == f"the word{WORDS[PLANTED]}"
-        assert one.score.separation.score == pytest.approx(apart)
-        assert (one.score.n_documents, one.n_failed) == (20, 0)
-        assert one.score.prevalence == pytest.approx(sum(has.values()) / 20)
+    one, same = found.found
+    assert one.words == same.words == f"the word{WORDS[PLANTED]}"
+    assert one.score.separation.score == pytest.approx(apart)
+    assert (one.score.n_documents, one.n_failed, one.failure) == (20, 0, None)
+    assert one.score.prevalence == pytest.approx(sum(has.values()) / 20)
+    # The same words are one hypothesis: one test, and one column of the regression.
+    assert (same.score.n_documents, same.n_failed, same.failure) == (0, 0, f"as {one.latent}")
+    assert (same.score.coefficient, same.score.separation.p) == (None, None)
+    assert found.scores.n_documents == 20
     odd = set(texts_of(run.text, range(1, 40, 2)))
     shown = [chat.messages[-1].content for chat in server.chats if chat.model == "other"]
     assert len(shown) == 4  # twenty texts, five in each; equal words are asked about once
@@ -179,7 +200,10 @@ def test_answers_that_fail_are_counted(run: CodedRun, sae: CodedSAE, tmp_path: P
     path = planted(run, tmp_path)
     with serving(FakeEndpoint(truth, fault=lambda chat: "garbage" if chat.model == "other" else None)) as fake:
         found = hypotheses_of(run, sae, Wanted("rating", path, n=2), *asked(fake, tmp_path))
-    assert [(one.n_failed, one.score.n_documents, one.score.prevalence) for one in found.found] == [(20, 0, None)] * 2
+    assert [(one.n_failed, one.score.n_documents, one.score.prevalence) for one in found.found] == [
+        (20, 0, None),
+        (0, 0, None),
+    ]
     assert found.scores.metrics == {}
     with serving(FakeEndpoint(truth, fault=always("garbage"))) as fake:
         found = hypotheses_of(run, sae, Wanted("rating", path, n=2), *asked(fake, tmp_path / "other"))
@@ -189,7 +213,7 @@ def test_answers_that_fail_are_counted(run: CodedRun, sae: CodedSAE, tmp_path: P
 def test_a_dry_run_counts_and_writes_nothing(run: CodedRun, sae: CodedSAE, tmp_path: Path) -> None:
     dry = DryRun()
     assert hypothesise(run, sae, Wanted("rating", planted(run, tmp_path), n=2), SETTINGS, dry) == ""
-    assert {one.purpose: one.n_requests for one in dry.counted} == {"explain": 2, "annotate": 4}
+    assert {one.purpose: one.n_requests for one in dry.counted} == {"explain": 2, "annotate": 8}
     assert not run.folder.hypotheses.exists()
 
 

@@ -16,6 +16,7 @@ from support import ablated_run
 from support.ablated_run import EARLY, LATE, one_latent_a_pass
 from support.judged_run import MLP_OUT, STREAM
 
+CROSS = f"cross@{EARLY}+{LATE}"
 BRIDGE = "bridge@blocks.1.hook_resid_pre-to-blocks.1.hook_mlp_out"
 PAIRS = {
     "from stored rows": (f"rough@{STREAM}", f"rough@{LATE}"),
@@ -24,6 +25,7 @@ PAIRS = {
     "at the same site": (f"rough@{STREAM}", f"rough@{STREAM}"),
     "of a transcoder": (BRIDGE, f"rough@{STREAM}"),
     "on a transcoder": (f"rough@{EARLY}", BRIDGE),
+    "on a crosscoder, of whose sites one lies before": (f"rough@{STREAM}", CROSS),
     "on words": (f"rough@{STREAM}", None),
     "on words, from inside a block": (f"rough@{MLP_OUT}", None),
 }
@@ -186,8 +188,5 @@ def test_what_cannot_be_ablated_is_refused(made: TrainConfig, run: CodedRun) -> 
         measured_effects(made, early, late, "as_trained", n=4)
     with pytest.raises(ConfigError, match="standardised by document"):
         measured_effects(made, late, None, "as_trained", n=4)
-    two = run.saes[f"rough@{STREAM}"]
-    parts = [part.model_copy() for part in run.saes[BRIDGE].record.writes]
-    two.record = two.record.model_copy(update={"reads": run.saes[BRIDGE].record.reads, "writes": parts * 2})
     with pytest.raises(ConfigError, match="writes 2 sites at once"):
-        measured_effects(made, two, None, "as_trained", n=4)
+        measured_effects(made, run.saes[CROSS], None, "as_trained", n=4)

@@ -1,5 +1,6 @@
 """How a model goes on after a text, with edits and without: against whole passes, one token after another."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +112,15 @@ def test_a_text_ends_with_the_end_token(model: RunModel, monkeypatch: pytest.Mon
 def test_what_is_too_long_or_too_much_is_refused(model: RunModel, n: int, ways: Any, said: str) -> None:
     with pytest.raises(strata.ConfigError, match=said):
         model.continuations(TEXT, ways, n)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma2"])
+def test_other_families_too(tmp_path: Path, model_type: str) -> None:
+    """Learned positions; windows of attention, whose cache forgets: their 4 tokens are fewer than the text has."""
+    model = asked(make(tmp_path, model_type=model_type))
+    ways = [WAYS[0], WAYS[1], WAYS[3]]
+    assert model.continuations(TEXT, ways, N) == [by_whole_passes(model, way) for way in ways]
+    prompted = model.prompt(TEXT, WAYS[1])
+    assert prompted.kl_S is not None
+    assert not prompted.kl_S.any()
+    assert model.prompt(TEXT, WAYS[3]).kl_S[1:].min() > 0

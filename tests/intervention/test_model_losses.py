@@ -207,4 +207,10 @@ def test_passes_of_every_family_begin_at_the_site(model_type: str, tmp_path: Pat
         passes.begin(ids_BS, None)
         assert torch.equal(passes.logits(plain.captured[site]), plain.logits_BSV), site
         assert not torch.equal(passes.logits(plain.captured[site].flip(-1)), plain.logits_BSV), site
+        if site != sites[-1]:
+            turned_B = torch.tensor([1, 0, 1])
+            passes.take(turned_B)
+            found_BSM = passes.captured(plain.captured[site][turned_B])[sites[-1]]
+            torch.testing.assert_close(found_BSM, plain.captured[sites[-1]][turned_B], rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(found_BSM, plain.captured[sites[-1]][turned_B.flip(0) - 1], atol=1e-2), "control"
     assert torch.equal(whole.run(ids_BS).logits_BSV, plain.logits_BSV), "the blocks are back"

@@ -62,6 +62,16 @@ def test_saes_of_standardised_rows_are_left_out_by_name(run: RunFolder, caplog: 
         asked(run, (OTHER,)).load()
 
 
+def test_a_training_that_diverged_is_left_out(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run.variant(SAME)
+    ending = read_record(folder.training, Ending).record
+    write_record(folder.training, ending.model_copy(update={"status": "diverged"}))
+    assert SAME not in asked(run, ()).prompt(TEXT).clean.active
+    assert f"{SAME}: left out: its training has diverged" in caplog.text
+    with pytest.raises(strata.ConfigError, match=f"{SAME}: its training has diverged"):
+        asked(run, (SAME,)).load()
+
+
 def test_only_what_is_asked_for_is_read(run: RunFolder) -> None:
     run.variant(OTHER).weights.write_bytes(b"damaged")
     model = asked(run, (ROUGH,))

@@ -88,6 +88,7 @@ def test_the_command_writes_a_table_and_a_page(
     assert [float(row["alpha"]) for row in rows] == list(ALPHAS)
     page = table.with_suffix(".html").read_text()
     assert "as it is turned up" in page
+    assert f"The text is \N{LEFT DOUBLE QUOTATION MARK}{TEXT}\N{RIGHT DOUBLE QUOTATION MARK}." in page
 
 
 def test_more_tokens_than_a_continuation_has_are_refused(coded: CodedRun, model: RunModel) -> None:

@@ -62,9 +62,9 @@ def test_they_are_those_of_a_dense_array(
     assert all(np.allclose(found[document], expected[document], rtol=1e-12, atol=0) for document in expected)
     other = by_hand(run, sae, "mean" if pooling == "max" else "max", population)
     assert not any(np.allclose(found[document], other[document]) for document in expected)
-    latents = [5, 0, 11]
-    some_DL = pooled.of(latents)
-    assert np.array_equal(some_DL, np.stack([found[document][latents] for document in pooled.documents.tolist()]))
+    for latents in ([5, 0, 11], [*range(40, 0, -1)]):
+        some_DL = pooled.of(latents)
+        assert np.array_equal(some_DL, np.stack([found[document][latents] for document in pooled.documents.tolist()]))
 
 
 def test_blocks_and_the_order_of_rows_change_nothing(

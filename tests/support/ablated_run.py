@@ -18,6 +18,7 @@ from strata_sae.pipeline.intervention.sequences import chosen_sequences
 from strata_sae.pipeline.language_model.inputs import Inputs
 from strata_sae.pipeline.language_model.transformers_library import quiet
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE, open_coded
+from strata_sae.pipeline.reading.routes import route_in
 from strata_sae.pipeline.runs.folders import RunFolder
 from strata_sae.stores import ActivationStore
 from support.judged_run import MLP_IN, MLP_OUT, STREAM, judged_config, put, rough
@@ -28,22 +29,24 @@ SITES = [EARLY, MLP_IN, MLP_OUT, STREAM, LATE]
 
 
 def make(folder: Path, sites: Sequence[str] = SITES, **changes: Any) -> TrainConfig:
-    """A run in the working folder: a ReLU SAE of 64 latents at each site, with codes, and a transcoder over an MLP."""
+    """A run in the working folder: a ReLU SAE of 64 latents at each site, a transcoder and a crosscoder, and codes."""
     config = judged_config(folder, store={"sites": [*sites], "path": str(folder / "store")}, **changes)
     for seed, site in enumerate(sites):
-        put(config, "rough", _few(config, rough(D_MODEL, seed=seed), site), [site])
+        put(config, "rough", _few(config, rough(D_MODEL, seed=seed), [site]), [site])
     if {MLP_IN, MLP_OUT} <= {*sites}:
-        put(config, "bridge", _few(config, rough(D_MODEL, seed=9), MLP_IN), [MLP_IN], [MLP_OUT])
+        put(config, "bridge", _few(config, rough(D_MODEL, seed=9), [MLP_IN]), [MLP_IN], [MLP_OUT])
+        put(config, "cross", _few(config, rough(2 * D_MODEL, seed=8), [EARLY, LATE]), [EARLY, LATE])
     run = RunFolder(config.run_path())
     run.config.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     build_codes(run.path)
     return config
 
 
-def _few(config: TrainConfig, weights: dict[str, Tensor], site: str) -> dict[str, Tensor]:
+def _few(config: TrainConfig, weights: dict[str, Tensor], sites: list[str]) -> dict[str, Tensor]:
     """The same with a bias that leaves about one latent in fourteen active in a row."""
     store = ActivationStore.open(config.store_path())
-    pre_NE = torch.from_numpy(store.float_rows(site, 0, store.plan.n_rows)) @ weights["W_enc"].T
+    rows = [torch.from_numpy(store.float_rows(site, 0, store.plan.n_rows)) for site in sites]
+    pre_NE = torch.cat(rows, dim=1) @ weights["W_enc"].T
     return {**weights, "b_enc": torch.full_like(weights["b_enc"], -float(pre_NE.quantile(0.93)))}
 
 
@@ -85,7 +88,10 @@ def one_latent_a_pass(config: TrainConfig, ablator: CodedSAE, reader: CodedSAE |
                 changed = stack.enter_context(
                     attach(model, ablator.trained, ablate=latents, error=True, where=ablated_S[None])
                 )
-                watched = None if reader is None else stack.enter_context(attach(model, reader.trained, read_only=True))
+                watched = None
+                if reader is not None:
+                    writes = route_in(reader.record).writes[-1]  # of a crosscoder attach wants one named
+                    watched = stack.enter_context(attach(model, reader.trained, writes=writes, read_only=True))
                 logits_SV = model(input_ids=ids_BS).logits[0]
                 codes_SE = changed.codes.to_dense()[0] * ablated_S[:, None]
                 read_SR = torch.zeros(0) if watched is None else watched.codes.to_dense()[0]

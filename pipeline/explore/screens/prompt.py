@@ -9,7 +9,8 @@ from markupsafe import Markup, escape
 from strata_sae.pipeline.explore.asking import LONGEST_TEXT, MOST_EDITS, Form, Typed
 from strata_sae.pipeline.explore.prompts import Answer, Prompts, Question
 from strata_sae.pipeline.explore.screen import BadValueError, Context, World, chosen, whole_number
-from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings, strongest
+from strata_sae.pipeline.explore.screens.over_text import strongest
+from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings
 from strata_sae.pipeline.explore.screens.shown import Named, named
 from strata_sae.pipeline.pages.text import UNKNOWN
 from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, MOST_TOKENS, Edit
@@ -64,6 +65,7 @@ def form_context(
         "longest_text": LONGEST_TEXT,
         "missing": prompts.missing,
         "saes": list(run.saes),
+        "places": {name: place for place, name in enumerate(run.saes)},
         "kinds": KINDS,
         "latent": None if latent is None else named(run, *latent),
         "most_tokens": MOST_TOKENS,
@@ -74,11 +76,14 @@ def form_context(
 
 
 def _latent(run: CodedRun, values: Mapping[str, str]) -> tuple[CodedSAE, int] | None:
-    """The latent that the query names."""
-    if not values.get("sae") or not values.get("latent"):
+    """The latent that the query names, of an SAE by its name or, shorter, by its place among those of the run."""
+    if not values.get("latent") or not (values.get("sae") or values.get("of")):
         return None
-    sae = run.saes.get(values["sae"])
-    if sae is None:
+    if values.get("of"):
+        sae = list(run.saes.values())[whole_number(values, "of", 0, 0, len(run.saes) - 1)]
+    elif values["sae"] in run.saes:
+        sae = run.saes[values["sae"]]
+    else:
         raise BadValueError(f"sae: {values['sae'][:80]} is none of this run's")
     return sae, whole_number(values, "latent", 0, 0, sae.d_sae - 1)
 
@@ -103,7 +108,8 @@ def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[s
     is_changed = prompted.edited is not None
     has_colour = {"kl": is_changed, "before": latent is not None, "after": is_changed and latent is not None}
     colours = [name for name in COLOURS if has_colour[name]]
-    colour = chosen(values, "colour", colours, ("before" if latent else colours[0])) if colours else None
+    usual = ("before" if latent else colours[0]) if colours else None
+    colour = chosen(values, "colour", colours, usual) if usual else None
     said = sayings(run, prompted, at)
     shown = pieces(prompted, Coloured(colour, latent))
     return {
@@ -113,6 +119,7 @@ def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[s
         "pieces": shown,
         "top": max((piece.value or 0.0 for piece in shown), default=0.0),
         "colour": colour,
+        "usual_colour": usual,
         "colours": [(name, COLOURS[name]) for name in colours],
         "changes": [Change(edit, named(run, run.saes[edit.sae], edit.latent)) for edit in question.edits],
         "following": following(prompted, at),

@@ -13,8 +13,6 @@ N_LATENTS = 6
 """Latents of an SAE that are shown at a token."""
 N_CHANGED = 8
 """As many where a change was made: what fell is shown beside what rose."""
-N_STRONGEST = 12
-"""Latents of all SAEs that are shown of the whole text."""
 N_FOLLOWING = 10
 
 
@@ -57,19 +55,6 @@ class Next(NamedTuple):
 
     chip: Chip
     probability: float
-
-
-class Strong(NamedTuple):
-    """A latent in the whole text."""
-
-    named: Named
-    has_pages: bool
-    n_tokens: int
-    """On which it is active, without the change."""
-    largest: float
-    share: float
-    change: float | None
-    """Sum over the tokens of how much its value changed; None: nothing was changed."""
 
 
 class Coloured(NamedTuple):
@@ -126,10 +111,11 @@ def following(prompted: Prompted, at: int) -> list[tuple[str, list[Next]]]:
 
 def sayings(run: CodedRun, prompted: Prompted, at: int) -> list[Sayings]:
     """What every SAE says at a token: the most active latents, or those that a change moved most. Ties by latent."""
-    return [_sayings(run, prompted, name, at) for name in _in_order(run, prompted)]
+    return [_sayings(run, prompted, name, at) for name in in_order(run, prompted)]
 
 
-def _in_order(run: CodedRun, prompted: Prompted) -> list[str]:
+def in_order(run: CodedRun, prompted: Prompted) -> list[str]:
+    """The SAEs that were asked: those with codes in the order of the run, then the others."""
     there = prompted.clean.active
     return [*(name for name in run.saes if name in there), *(name for name in there if name not in run.saes)]
 
@@ -144,12 +130,12 @@ def _sayings(run: CodedRun, prompted: Prompted, name: str, at: int) -> Sayings:
         moved = {latent: abs(now.get(latent, 0.0) - was.get(latent, 0.0)) for latent in was | now}
         order = sorted((one for one in moved if moved[one]), key=lambda one: (-moved[one], one))
         most = N_CHANGED
-    top = _tops(run, prompted, name)
+    top = largest_values(run, prompted, name)
     shown = []
     for latent in order[:most]:
         value, after = was.get(latent, 0.0), None if now is None else now.get(latent, 0.0)
-        shares = _share(value, top[latent]), _share(after or 0.0, top[latent])
-        shown.append(Saying(_named(run, name, latent), value, after, *shares))
+        shares = share_of(value, top[latent]), share_of(after or 0.0, top[latent])
+        shown.append(Saying(named_of(run, name, latent), value, after, *shares))
     return Sayings(name, name in run.saes, shown, len(order) - len(shown), len(was), None if now is None else len(now))
 
 
@@ -159,7 +145,7 @@ def _at(active: Active, at: int) -> dict[int, float]:
     return dict(zip(active.latents[pairs].tolist(), active.values[pairs].tolist(), strict=True))
 
 
-def _tops(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
+def largest_values(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
     """The largest value of each latent: in the store; where there are no codes, in this text."""
     if name in run.saes:
         return run.saes[name].codes.table["max"]
@@ -170,48 +156,11 @@ def _tops(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
     return top
 
 
-def _share(value: float, top: float) -> float:
+def share_of(value: float, top: float) -> float:
+    """A value out of the largest, 0 to 1."""
     return min(1.0, max(0.0, value) / max(float(top), 1e-30))
 
 
-def _named(run: CodedRun, name: str, latent: int) -> Named:
+def named_of(run: CodedRun, name: str, latent: int) -> Named:
+    """A latent with its label, where its SAE has codes."""
     return named(run, run.saes[name], latent) if name in run.saes else Named(name, latent, NO_LABEL)
-
-
-def strongest(run: CodedRun, prompted: Prompted) -> list[Strong]:
-    """Latents of all SAEs in the whole text but its special tokens: those that come nearest to their largest value, of
-    equals the larger first; where a change was made, those it moved most, in shares of their largest value.
-    """
-    counted_S = ~np.asarray(prompted.is_special, bool)
-    found: list[tuple[tuple[float, float], Strong]] = []
-    for name in _in_order(run, prompted):
-        top_E = np.maximum(_tops(run, prompted, name), 1e-30)
-        n_E, sum_E, largest_E = _totals(prompted.clean.active[name], counted_S, len(top_E))
-        share_E, change_E = np.minimum(largest_E / top_E, 1.0), None
-        if prompted.edited is not None:
-            if name not in prompted.edited.active:
-                continue
-            change_E = _totals(prompted.edited.active[name], counted_S, len(top_E))[1] - sum_E
-        score_E = share_E if change_E is None else np.abs(change_E) / top_E
-        order = np.lexsort((-largest_E, -score_E))[:N_STRONGEST]
-        for latent in order[score_E[order] > 0].tolist():
-            strong = Strong(
-                _named(run, name, latent),
-                name in run.saes,
-                int(n_E[latent]),
-                float(largest_E[latent]),
-                float(share_E[latent]),
-                None if change_E is None else float(change_E[latent]),
-            )
-            found.append(((-float(score_E[latent]), -strong.largest), strong))
-    found.sort(key=lambda pair: pair[0])
-    return [strong for _, strong in found[:N_STRONGEST]]
-
-
-def _totals(active: Active, counted_S: np.ndarray, n_latents: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each latent over the tokens that count: on how many it is active, int64, its sum and its largest, float64."""
-    is_counted = np.repeat(counted_S, np.diff(active.offset))
-    latents, values = active.latents[is_counted], active.values[is_counted].astype(np.float64)
-    largest_E = np.zeros(n_latents)
-    np.maximum.at(largest_E, latents, values)
-    return np.bincount(latents, minlength=n_latents), np.bincount(latents, values, n_latents), largest_E

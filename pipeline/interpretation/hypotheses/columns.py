@@ -43,7 +43,7 @@ COLUMNS = (
     Column("feature_prevalence", "share of the documents that have the concept"),
     Column("documents", "documents with an answer"),
     Column("failed", "documents without a readable answer, counted nowhere else"),
-    Column("failure", "why there are no words"),
+    Column("failure", "why there are no words; as N: latent N has the same ones, and they are tested there alone"),
 )
 
 
@@ -82,12 +82,18 @@ def tested_by(found: Hypotheses) -> str:
 def says(found: Hypotheses) -> str:
     """What was done and found, in a few sentences."""
     n, scores = len(found.found), found.scores
-    told = ", ".join(f"{name} {value:.3f}" for name, value in scores.metrics.items() if value is not None)
-    return (
+    copies = f" ({found.n_copies:,} copies of the former left out)" if found.n_copies else ""
+    chosen = (
         f"{n} of {found.n_candidates:,} latents were chosen by {found.select} of their {found.pool} over each document "
         f"with the target, on {found.n_choosing:,} documents of even number. Everything else was measured on "
-        f"{found.n_testing:,} documents of odd number. {scores.n_significant} of {n} coefficients have a p-value below "
-        f"{LEVEL} / {n}. The regression ({scores.model}) on {scores.n_documents:,} documents: {told or 'none'}. "
+        f"{found.n_testing:,} documents of odd number{copies}."
+    )
+    if not scores.n_tested:
+        return f"{chosen} No concept could be tested."
+    told = ", ".join(f"{name} {value:.3f}" for name, value in scores.metrics.items() if value is not None)
+    return (
+        f"{chosen} {scores.n_significant} of {scores.n_tested} coefficients have a p-value below {LEVEL} / "
+        f"{scores.n_tested}. The regression ({scores.model}) on {scores.n_documents:,} documents: {told or 'none'}. "
         "That a concept goes with the target does not say that it causes it."
     )
 

@@ -15,10 +15,18 @@ from strata_sae.pipeline.config.interpretation import InterpretationSettings
 from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.endpoint.request import Asks
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.interpretation.hypotheses.documents import token_sums
 from strata_sae.pipeline.interpretation.hypotheses.scoring import Score, Scores, correlation, score_concepts
 from strata_sae.pipeline.interpretation.hypotheses.selecting import SELECTIONS, Selection, select
 from strata_sae.pipeline.interpretation.hypotheses.targets import Target, target_of
-from strata_sae.pipeline.interpretation.hypotheses.wording import Words, annotated, drawn, explained, labels_of
+from strata_sae.pipeline.interpretation.hypotheses.wording import (
+    Words,
+    annotated,
+    drawn,
+    explained,
+    labels_of,
+    tested_once,
+)
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.pooled import POOLINGS, PooledCodes, Pooling
 
@@ -46,7 +54,7 @@ class Hypothesis(NamedTuple):
     words: str | None
     """None: no language model found any."""
     failure: str | None
-    """Why."""
+    """Why there are none; `as <latent>`: they are that latent's words, too, and are tested there."""
     chosen: float
     """Its score on the documents that chose it."""
     correlation: float | None
@@ -63,12 +71,18 @@ class Hypotheses(NamedTuple):
     target: Target
     select: Selection
     pool: Pooling
+    n_asked: int
+    """Latents (count) that were asked for."""
+    is_by_model: bool
+    """Whether a language model found the words; otherwise they are token labels."""
     by: str
     """Who found the words, and who looked for them in documents."""
     n_choosing: int
     """Documents (count) with a target, of even number."""
     n_testing: int
     """Documents (count) that test the words, of odd number."""
+    n_copies: int
+    """Documents (count) that would have tested, and have the tokens of one that chose."""
     n_candidates: int
     """Latents that were looked at (count)."""
     scores: Scores
@@ -102,6 +116,9 @@ def hypotheses_of(
     pooled = PooledCodes(sae, run.text, pool)
     target_D = target.of(pooled.documents)
     choosing_D, testing_D = (np.isfinite(target_D) & (pooled.documents % 2 == half) for half in (0, 1))
+    tokens_D = token_sums(run.text, pooled.documents)
+    is_copy_D = testing_D & np.isin(tokens_D, tokens_D[choosing_D])
+    testing_D &= ~is_copy_D
     _check_enough(target, target_D, choosing_D, testing_D)
     chosen, candidates = select(pooled, np.where(choosing_D, target_D, np.nan), way, wanted.n, target.is_binary)
     latents = [one.latent for one in chosen]
@@ -115,15 +132,16 @@ def hypotheses_of(
         by = "token labels; a document has a concept where the latent's pooled value is above the choosing ones' median"
     else:
         testing = drawn(testing, pooled.documents, settings.seed)
-        words = explained(run, sae, latents, settings, asks)
+        words = tested_once(latents, explained(run, sae, latents, settings, asks))
         concepts_DL = annotated(run, pooled.documents[testing].tolist(), words, settings, asks)
         by = f"{settings.explainer} explained, {settings.scorer} annotated"
     scores = score_concepts(concepts_DL, target_D[testing], target.is_binary)
-    n_failed_L = np.isnan(concepts_DL).sum(axis=0).tolist()
+    n_failed_L = np.where([word.is_tested for word in words], np.isnan(concepts_DL).sum(axis=0), 0).tolist()
     parts = zip(chosen, words, correlations, scores.scores, n_failed_L, strict=True)
     found = [Hypothesis(one.latent, *word, one.score, *r, score, n) for one, word, r, score, n in parts]
-    n_choosing = int(choosing_D.sum())
-    return Hypotheses(target, way, pool, by, n_choosing, len(testing), len(candidates.latent_C), scores, found)
+    n_documents = int(choosing_D.sum()), len(testing), int(is_copy_D.sum())
+    sizes = *n_documents, len(candidates.latent_C)
+    return Hypotheses(target, way, pool, wanted.n, asks is not None, by, *sizes, scores, found)
 
 
 def _check_enough(target: Target, target_D: np.ndarray, choosing_D: np.ndarray, testing_D: np.ndarray) -> None:

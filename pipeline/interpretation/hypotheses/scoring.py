@@ -49,8 +49,10 @@ class Scores(NamedTuple):
     """Of the regression: those with an answer for every concept."""
     metrics: dict[str, float | None]
     """r2; of a yes or no also auroc and auprc, of the regression's own documents."""
+    n_tested: int
+    """Concepts with an answer (count)."""
     n_significant: int
-    """Coefficients whose p-value is below LEVEL / L."""
+    """Coefficients whose p-value is below LEVEL / n_tested."""
 
 
 def score_concepts(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: bool) -> Scores:
@@ -71,9 +73,12 @@ def score_concepts(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: boo
         )
         prevalence = float(has_D.mean()) if len(has_D) else None
         scores.append(Score(len(has_D), prevalence, separation(y_D[has_D], y_D[~has_D], is_binary), coefficient, p))
-    n_significant = sum(s.coefficient_p is not None and s.coefficient_p < LEVEL / len(scores) for s in scores)
+    n_tested = int(asked_L.sum())
+    n_significant = sum(s.coefficient_p is not None and s.coefficient_p < LEVEL / n_tested for s in scores)
     metrics = {} if fitted is None else _metrics(fitted, target_D[whole_D], is_binary)
-    return Scores(scores, "OLS" if fitted is None else fitted.model, int(whole_D.sum()), metrics, n_significant)
+    return Scores(
+        scores, "OLS" if fitted is None else fitted.model, int(whole_D.sum()), metrics, n_tested, n_significant
+    )
 
 
 def separation(with_n: np.ndarray, without_n: np.ndarray, is_binary: bool) -> Separation:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.config.interpretation import InterpretationSettings
+from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.endpoint.request import Asks
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.annotating import annotate_all
@@ -29,12 +30,19 @@ class Words(NamedTuple):
 
     text: str | None
     failure: str | None
-    """Why there is no text."""
+    """Why there is no text, or why it is not tested."""
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether documents are asked about these words."""
+        return self.text is not None and self.failure is None
 
 
 def labels_of(run: CodedRun, sae: CodedSAE, latents: Sequence[int]) -> list[str]:
     """The commonest tokens of each latent's label, without space around them: `the · a · an`; empty: it has none."""
-    named = [[token_text(run, token_id).strip() for token_id in tokens_of(sae, run.text, latent)] for latent in latents]
+    named = [
+        [token_text(run, token_id).strip(" ") for token_id in tokens_of(sae, run.text, latent)] for latent in latents
+    ]
     return [" · ".join(list(dict.fromkeys(text for text in texts if text))[:N_TOKENS]) for texts in named]
 
 
@@ -52,23 +60,39 @@ def explained(
         raise ConfigError("interpretation.explainer: is not set; name the model that says what latents are about")
     excerpts = Excerpts(run, sae, settings.seed)
     materials = [excerpts.of(latent) for latent in latents]
-    return [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    words = [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    if isinstance(asks, DryRun):
+        # What stands in is the same for all latents, and equal questions are counted once: words of each are different.
+        words = [word._replace(text=f"{word.text} {latent}") for word, latent in zip(words, latents, strict=True)]
+    return words
+
+
+def tested_once(latents: Sequence[int], words: Sequence[Words]) -> list[Words]:
+    """Words that an earlier latent has, too, are one hypothesis and are tested for that latent alone."""
+    first: dict[str, int] = {}
+    for latent, word in zip(latents, words, strict=True):
+        if word.text is not None:
+            first.setdefault(word.text, latent)
+    return [
+        word if word.text is None or first[word.text] == latent else word._replace(failure=f"as {first[word.text]}")
+        for latent, word in zip(latents, words, strict=True)
+    ]
 
 
 def annotated(
     run: CodedRun, documents: Sequence[int], words: Sequence[Words], settings: InterpretationSettings, asks: Asks
 ) -> np.ndarray:
-    """Whether each latent's words fit each document, by the scorer: float64 [D, L]; NaN: no answer, or no words.
+    """Whether each latent's words fit each document, by the scorer: float64 [D, L]; NaN: no answer, or not asked.
 
     Raises: ConfigError where no scorer is named; as `asks.ask`.
     """
     if settings.scorer is None:
         raise ConfigError("interpretation.scorer: is not set; name the model that says which documents the words fit")
     texts = texts_of(run.text, documents)
-    tasks = [(word.text, texts) for word in words if word.text is not None]
+    tasks = [(word.text, texts) for word in words if word.text is not None and word.is_tested]
     answers = iter(annotate_all(asks, settings.scorer, tasks, settings.seed))
     concepts_DL = np.full((len(documents), len(words)), np.nan)
     for column, word in enumerate(words):
-        if word.text is not None:
+        if word.is_tested:
             concepts_DL[:, column] = [np.nan if fits is None else float(fits) for fits in next(answers)]
     return concepts_DL

@@ -26,7 +26,9 @@ def write(run: CodedRun, sae: CodedSAE, found: Hypotheses) -> str:
     Raises: ConfigError if they would lie in a store.
     """
     folder = outside_stores(run.folder.hypotheses, "RUN")
-    name = f"{sae.name},target={found.target.name},select={found.select},pool={found.pool}"
+    options = {"target": found.target.name, "select": found.select, "pool": found.pool, "n": found.n_asked}
+    words = "words=model" if found.is_by_model else "words=labels"
+    name = ",".join([sae.name, *(f"{option}={value}" for option, value in options.items()), words])
     safe = _UNSAFE.sub("_", name)
     if safe != name or len(safe) > LONGEST_NAME:  # two names never become one
         safe = f"{safe[:LONGEST_NAME]}-{sha256(name.encode())[:8]}"
