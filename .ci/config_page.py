@@ -114,6 +114,7 @@ def parts(schema: Node) -> Iterator[tuple[str, str, Nodes]]:
     yield "### A schedule", groups["Schedule"].description, groups["Schedule"].properties
     yield section("evaluation", top, groups)
     yield from below("evaluation", "EvaluationSettings", groups)
+    yield section("interpretation", top, groups)
     yield section("report", top, groups)
     yield section("tracking", top, groups)
     for engine in (kind for member in top["engine"].any_of for kind in tagged(member, groups)):

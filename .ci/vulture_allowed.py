@@ -63,8 +63,6 @@ _.by_position  # a field of a record; on the page, and read by its name
 _.edited_codes  # for users: what `strata.attach` gives
 _.sequence_P  # for users: a field of the codes that `strata.attach` gives
 _.position_P  # for users: a field of the codes that `strata.attach` gives
-_.latent_P  # for users: a field of the codes that `strata.attach` gives
-_.value_P  # for users: a field of the codes that `strata.attach` gives
 _.fitted_on  # a key of token_labels.json, for people
 _.least_rows  # the same; compared by `label_record` with all others
 _.of_dense  # for users: effects that are a matrix, such as those of an ablation
@@ -72,7 +70,6 @@ _.ablators  # for users: the nodes of one side of a graph of effects
 _.n_partners  # for users: what a histogram of numbers of partners counts
 _.is_left_out  # a template reads it
 _.focus  # a template reads it
-_.colours  # analysis.js reads it
 _.log_x  # analysis.js reads it
 _.left_title  # analysis.js reads it
 _.right_title  # analysis.js reads it

@@ -29,6 +29,7 @@ STATE = {
     "pipeline/explore/pages.py: @cache style_text": "files of the package",
     "pipeline/explore/pages.py: @cache script_text": "the same",
     "pipeline/explore/pages.py: @cache page_policy": "hashes of the two",
+    "pipeline/explore/words.py: @cache explanations": "of an SAE that is open: the app shows what was there then",
     "pipeline/explore/measures.py: @cache scores": "of a folder that is open: the app shows what was there then",
     "pipeline/explore/screens/comparing.py: @cache compared": "a pure function of two SAEs that are open",
     "pipeline/explore/screens/map.py: @cache placed": "a pure function of an SAE that is open",
