@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import load
 from support.extraction import write_corpus
+from support.page_names import is_key
 from support.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,13 @@ def test_every_command_and_option_of_its_blocks_exists() -> None:
         assert result.exit_code == 0, line
         for option in (word for word in words if word.startswith("--")):
             assert option in result.stdout, line
+
+
+def test_every_key_that_a_command_sets_exists() -> None:
+    keys = [key for block in blocks("") for key in re.findall(r"--set ([\w.]+)=", block)]
+    assert {"interpretation.base_url", "store.path"} <= set(keys)
+    assert [key for key in keys if not is_key(key)] == []
+    assert not is_key("interpretation.base_ulr")
 
 
 def test_control_a_command_that_is_none_is_seen() -> None:

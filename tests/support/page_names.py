@@ -10,7 +10,7 @@ from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config.schema import Place, whole_config
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = ("model", "corpus", "store", "training", "evaluation", "report", "toy")
+SECTIONS = ("model", "corpus", "store", "training", "evaluation", "interpretation", "report", "toy", "tracking")
 OF_A_VARIANT = ("sae", "objective", "resampling", "reads", "writes")
 ALONE = ("name", "seed", "sweep")
 
