@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config import load
 from support.extraction import write_corpus
-from support.page_names import is_key
+from support.page_names import is_key, unknown
 from support.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +73,16 @@ def test_every_key_that_a_command_sets_exists() -> None:
     assert {"interpretation.base_url", "store.path"} <= set(keys)
     assert [key for key in keys if not is_key(key)] == []
     assert not is_key("interpretation.base_ulr")
+
+
+@pytest.mark.parametrize("page", ["analyzing", "exploring", "interpreting", "prompting"])
+def test_every_command_option_and_key_of_a_page_about_latents_exists(page: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ )?(strata [^#\n]*)", text, flags=re.MULTILINE)
+    assert len(lines) >= 3
+    assert unknown(" ".join(f"`{line.strip()}`" for line in lines)) == []
+    assert [key for key in re.findall(r"--set ([\w.]+)=", text) if not is_key(key)] == []
+    assert unknown("`strata interpret runs/demo --dry-runs`") != [], "control"
 
 
 def test_control_a_command_that_is_none_is_seen() -> None:
