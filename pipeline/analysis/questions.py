@@ -199,11 +199,11 @@ def _spelled(question: Question) -> list[str]:
 
 def described() -> str:
     """Every question with a line, and the options that it takes."""
-    lines = []
+    lines, width = [], max(map(len, ANALYSES))
     for name, question in ANALYSES.items():
         least = f"; --least: {question.least.means} ({question.least.default:g})" if question.least else ""
         where = "RUN/VARIANT" if "sae" in question.needs else "RUN"
         where += ", with the model" if question.needs_model else ""
         told = f"--n: {question.n_is} ({question.n}){least}"
-        lines += [f"{name:<12} {question.asks}", f"{'':<12} {where}, {', '.join(_spelled(question))}; {told}"]
+        lines += [f"{name:<{width}} {question.asks}", f"{'':<{width}} {where}, {', '.join(_spelled(question))}; {told}"]
     return "\n".join(lines)
