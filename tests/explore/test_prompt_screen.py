@@ -1,6 +1,7 @@
 """The prompt screen, over a model that answers from the words alone: what it shows is what the model said."""
 
 import re
+import types
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.explore import prompts
 from strata_sae.pipeline.explore.prompts import Prompts, Question
 from strata_sae.pipeline.explore.screen import World
-from strata_sae.pipeline.explore.screens.prompted import values_S
-from strata_sae.pipeline.queries.asked_model import Active, Edit
+from strata_sae.pipeline.explore.screens import over_text
+from strata_sae.pipeline.explore.screens.prompted import largest_values, values_S
+from strata_sae.pipeline.queries.asked_model import Active, Edit, Prompted, Seen
 from support.asked_models import FakeModel
 from support.exploring import PORT, TOKEN, client_of, hostile_words, text_of
 
@@ -220,6 +222,26 @@ def test_what_is_typed_goes_back_unchanged(client):
     area = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", page, re.DOTALL)[1]
     assert area == text.replace("<", "&lt;").replace(">", "&gt;")
     assert "\u202e" not in page.replace(area, "")
+
+
+def test_a_latent_that_is_silent_in_the_store_is_not_moved_without_bounds(monkeypatch):
+    """Its largest value there is 0: in shares of that it would come before every other one, however little it moves."""
+    one = types.SimpleNamespace(codes=types.SimpleNamespace(table={"max": np.array([4.0, 0.0, 2.0], np.float32)}))
+    run = types.SimpleNamespace(saes={SAE: one})
+    monkeypatch.setattr(over_text, "named_of", lambda run, name, latent: latent)
+    offset, following = np.array([0, 1, 3]), None
+
+    def seen(*values):
+        return Seen({SAE: Active(offset, np.array([0, 0, 1]), np.array(values, np.float32))}, following)
+
+    before, after = seen(90.0, 1.0, 0.5), seen(90.0, 3.5, 0.51)
+    prompted = Prompted([0, 1], ["<bos>", "a"], [True, False], before, after, np.zeros(2))
+    found = over_text.strongest(run, prompted)
+    assert [(strong.named, round(strong.change, 4)) for strong in found] == [(0, 2.5), (1, 0.01)]
+    assert [strong.share for strong in found] == pytest.approx([0.25, 0.5 / 0.51])
+    assert largest_values(run, prompted, SAE) == pytest.approx([4.0, 0.51, 2.0])
+    without_codes = largest_values(types.SimpleNamespace(saes={}), prompted, SAE)
+    assert without_codes == pytest.approx([3.5, 0.51]), "special tokens do not count"
 
 
 def test_values_on_all_tokens():
