@@ -45,7 +45,8 @@ def answer_steer(asked: Asked) -> Answer:
             Column("of_largest", "alpha / the latent's largest value on rows as trained"),
             Column("length", "Euclidean length of what is added to a row, in the units of the store"),
             Column(
-                "kl_nat", "KL of the edited from the clean next-token prediction, mean over tokens that are edited (nat)"
+                "kl_nat",
+                "KL of the edited from the clean next-token prediction, mean over tokens that are edited (nat)",
             ),
             Column("following", "the text that follows"),
         ),

@@ -224,6 +224,15 @@ def test_what_is_typed_goes_back_unchanged(client):
     assert "\u202e" not in page.replace(area, "")
 
 
+@pytest.mark.parametrize("amount", ["12.3456789", "-0.1", "9", "1e-07", "654321.25"])
+def test_an_amount_goes_back_with_all_its_digits(client, model, amount):
+    """Sent again, the form asks the same question."""
+    page = ask(client, edits=[("clamp", SAE, "7", amount)])
+    assert f'name="amount" form="ask" value="{amount}"' in page.text
+    again = ask(client, edits=[("clamp", SAE, "7", amount)])
+    assert (again.url, len(model.asked)) == (page.url, 1)
+
+
 def test_a_latent_that_is_silent_in_the_store_is_not_moved_without_bounds(monkeypatch):
     """Its largest value there is 0: in shares of that it would come before every other one, however little it moves."""
     one = types.SimpleNamespace(codes=types.SimpleNamespace(table={"max": np.array([4.0, 0.0, 2.0], np.float32)}))

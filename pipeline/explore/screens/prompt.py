@@ -97,7 +97,8 @@ def _new(latent: tuple[CodedSAE, int] | None, edits: list[Typed]) -> Typed:
 
 
 def _typed(edit: Edit) -> Typed:
-    return Typed(edit.kind, edit.sae, str(edit.latent), "" if edit.kind == "ablate" else f"{edit.amount:g}")
+    amount = "" if edit.kind == "ablate" else repr(edit.amount).removesuffix(".0")  # all digits: it is sent again
+    return Typed(edit.kind, edit.sae, str(edit.latent), amount)
 
 
 def _mean_kl(prompted: Prompted) -> float | None:
