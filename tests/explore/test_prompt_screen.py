@@ -5,9 +5,11 @@ import types
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.explore import prompts
+from strata_sae.pipeline.explore.app import Pages, make_app
 from strata_sae.pipeline.explore.prompts import Prompts, Question
 from strata_sae.pipeline.explore.screen import World
 from strata_sae.pipeline.explore.screens import over_text
@@ -121,6 +123,18 @@ def test_an_answer_is_kept_and_made_again_when_it_was_forgotten(client, model, m
     ask(client, "another text")
     assert at(client, first).status_code == 200
     assert [text for text, _ in model.asked] == [TEXT, "another text", TEXT]
+
+
+def test_other_pages_are_shown_while_an_answer_is_made_again(small_world, model, monkeypatch):
+    pages = Pages(World.of(list(small_world.runs.values()), [model]), TOKEN)
+    client = TestClient(make_app(pages, TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
+    first = ask(client)
+    monkeypatch.setattr(prompts, "MOST_ANSWER_BYTES", 1)
+    ask(client, "another text")
+    is_locked, plain = [], model.prompt
+    monkeypatch.setattr(model, "prompt", lambda *given: is_locked.append(pages.lock.locked()) or plain(*given))
+    assert at(client, first).status_code == 200
+    assert is_locked == [False]
 
 
 def test_a_forgotten_question_is_not_there(client, monkeypatch):
