@@ -10,6 +10,8 @@ from strata_sae.pipeline.analysis.of_two import network
 from strata_sae.pipeline.queries.asked_model import MeasuredEffects
 from strata_sae.pipeline.queries.cliques import Effects
 from strata_sae.pipeline.queries.clusters import effect_graph
+from strata_sae.pipeline.queries.logits import kept_head
+from strata_sae.pipeline.queries.tokens import cut
 from strata_sae.pipeline.queries.windows import token_text
 from strata_sae.pipeline.runs.effect_records import AblatedLatent
 
@@ -64,7 +66,7 @@ def _on_words(asked: Asked, found: MeasuredEffects) -> Answer:
     rows: list[tuple[Cell, ...]] = []
     for place in _shown(asked, found):
         latent, token, effect, error = _at(found, place)
-        one, text = by_latent[latent], token_text(asked.run, token)
+        one, text = by_latent[latent], _text_of(asked, token)
         kl = None if one.kl is None or not one.active_rows else one.kl / one.active_rows
         logit = float(found.log_probability[place])
         rows.append((latent, words(latent), token, text, effect, error, one.active_rows, one.n_sequences, logit, kl))
@@ -76,7 +78,7 @@ def _on_words(asked: Asked, found: MeasuredEffects) -> Answer:
         (
             *ABLATED,
             Column("token_id", "number of the token"),
-            Column("token", "its text"),
+            Column("token", "its text; [number]: not in the store, which has its text with store.unembedding only"),
             Column("effect", "change of its probability, summed over rows, per active row"),
             *MEASURED,
             Column("log_probability", "the same of its log-probability (nat)"),
@@ -85,6 +87,13 @@ def _on_words(asked: Asked, found: MeasuredEffects) -> Answer:
         rows,
         _words_figure(asked, found, rows),
     )
+
+
+def _text_of(asked: Asked, token: int) -> str:
+    """The text of a token: of one that occurs in the store, or of any where the store keeps the unembedding."""
+    head = kept_head(asked.sae)
+    found = None if head is None else head.tokens.get(token)
+    return token_text(asked.run, token) if found is None else cut(found.text)
 
 
 def _words_figure(asked: Asked, found: MeasuredEffects, rows: list[tuple[Cell, ...]]) -> Bars | Points | None:

@@ -25,8 +25,8 @@ def answer_steer(asked: Asked) -> Answer:
     if asked.n > MOST_NEW_TOKENS:
         raise ConfigError(f"--n: {asked.n}; a continuation has at most {MOST_NEW_TOKENS} tokens")
     ways = [[Edit(sae.name, latent, "steer", alpha)] for alpha in ALPHAS]
-    texts = asked.model.continuations(text, ways, asked.n)
     divergences = [_mean_kl(asked, way) for way in ways]
+    texts = asked.model.continuations(text, ways, asked.n)
     largest = largest_value(sae, latent)
     norm = float(sae.decoder_norm_E[latent])
     rows: list[tuple[Cell, ...]] = [
@@ -45,7 +45,8 @@ def answer_steer(asked: Asked) -> Answer:
             Column("of_largest", "alpha / the latent's largest value on rows as trained"),
             Column("length", "Euclidean length of what is added to a row, in the units of the store"),
             Column(
-                "kl_nat", "KL of the edited from the clean next-token prediction, mean over the text's tokens (nat)"
+                "kl_nat",
+                "KL of the edited from the clean next-token prediction, mean over tokens that are edited (nat)",
             ),
             Column("following", "the text that follows"),
         ),
@@ -68,6 +69,8 @@ def _quoted(text: str) -> str:
 
 def _mean_kl(asked: Asked, way: list[Edit]) -> float:
     prompted = asked.model.prompt(asked.text, way, 1)
+    if all(prompted.is_special):
+        raise ConfigError("--text: every token of it is a special one (unknown, BOS), and these are not edited")
     assert prompted.kl_S is not None
     return float(prompted.kl_S[~np.asarray(prompted.is_special)].mean())
 

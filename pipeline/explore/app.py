@@ -52,7 +52,10 @@ class Pages:
 
         def answer(request: Request) -> HTMLResponse:
             try:
-                return self.response(self.text(screen, bounded(request.path_params, request.query_params)))
+                values = bounded(request.path_params, request.query_params)
+                if screen.name == "prompt" and "asked" in values:  # an answer that is made again, without the lock
+                    prompts_of(self.world, values).answered(values["run"], values["asked"])
+                return self.response(self.text(screen, values))
             except KeyError:
                 return self.failed(404, "Not there", NOT_THERE)
             except BadValueError as error:

@@ -139,13 +139,32 @@ def _following(opened: OpenedModel, logits_SV: Tensor, n: int) -> NextTokens:
     """The likeliest next tokens; of equally likely ones the one of the smaller id."""
     ids, probabilities = [], []
     for part_RV in logits_SV.split(ROWS_AT_ONCE):
-        p_RV = part_RV.float().softmax(dim=-1)
-        found = p_RV.topk(min(n, p_RV.shape[1]), dim=-1)
-        ids.append(found.indices.cpu().numpy())
-        probabilities.append(found.values.cpu().numpy())
+        ids_RN, p_RN = _largest(part_RV.float().softmax(dim=-1), n)
+        ids.append(ids_RN)
+        probabilities.append(p_RN)
     ids_SN = np.concatenate(ids)
     texts = [[opened.words.alone(token_id) for token_id in row] for row in ids_SN.tolist()]
     return NextTokens(ids_SN, texts, np.concatenate(probabilities))
+
+
+def _largest(p_RV: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and values of the n largest of each row, falling; of equals the smaller place.
+
+    `topk` orders equals as it likes. In bfloat16 the likeliest tokens often are: a logit of 20 is rounded to 1/8.
+    """
+    n = min(n, p_RV.shape[1])
+    found = p_RV.topk(min(n + 1, p_RV.shape[1]), dim=-1)
+    ids_RN = found.indices[:, :n].clone()
+    # The last one that is taken equals the first one that is not; never so where all are taken.
+    cut_R = (found.values[:, n - 1] == found.values[:, n:].sum(dim=-1)) & (found.values.shape[1] > n)
+    if bool(cut_R.any()):
+        some_RV, least_R1 = p_RV[cut_R], found.values[cut_R, n - 1 : n]
+        equal_RV, larger_RV = some_RV == least_R1, some_RV > least_R1
+        taken_RV = larger_RV | (equal_RV & (equal_RV.cumsum(dim=-1) <= n - larger_RV.sum(dim=-1, keepdim=True)))
+        ids_RN[cut_R] = taken_RV.nonzero()[:, 1].reshape(-1, n)
+    places_RN, values_RN = ids_RN.cpu().numpy(), p_RV.gather(1, ids_RN).cpu().numpy()
+    order_RN = np.lexsort((places_RN, -values_RN))
+    return np.take_along_axis(places_RN, order_RN, 1), np.take_along_axis(values_RN, order_RN, 1)
 
 
 def _kl(clean_SV: Tensor, edited_SV: Tensor) -> np.ndarray:

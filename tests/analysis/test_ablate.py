@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from strata_sae.pipeline.analysis import of_ablations
+from strata_sae.pipeline.analysis.asked import Asked
+from strata_sae.pipeline.analysis.of_ablations import _text_of
 from strata_sae.pipeline.commands.app import app
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.intervention import ablation
 from strata_sae.pipeline.intervention.ablation import measured_effects
 from strata_sae.pipeline.queries.asked_model import MeasuredEffects
+from strata_sae.pipeline.queries.opened import open_coded
 from support import ablated_run
 from support.ablated_run import EARLY, LATE
 from support.page_parser import Page
@@ -92,6 +96,19 @@ def test_effects_on_words(found: MeasuredEffects) -> None:
     assert [float(mine[row["token_id"]]) for row in same] == pytest.approx(
         [float(row["effect"]) for row in same], rel=1e-3, abs=1e-7
     )
+
+
+def test_words_that_do_not_occur_in_the_store_have_their_text_where_it_keeps_the_vocabulary(asked_run: Path) -> None:
+    coded = open_coded(asked_run)
+    absent, known = 59, int(coded.text.tokens.ids[-1])
+    assert absent > known, "the control: the store holds no such row"
+    sae = next(iter(coded.saes.values()))
+    asked_of = Asked(coded, sae, None, 0, 1, 0.0, None, "as_trained", "")
+    assert _text_of(asked_of, absent) == " v59"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_ablations, "kept_head", lambda sae: None)
+        assert _text_of(asked_of, absent) == "[59]"
+        assert _text_of(asked_of, known) != f"[{known}]"
 
 
 def test_a_latent_that_is_silent_there_changes_nothing(made: TrainConfig, found: MeasuredEffects) -> None:

@@ -1,16 +1,20 @@
 """The prompt screen, over a model that answers from the words alone: what it shows is what the model said."""
 
 import re
+import types
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.explore import prompts
+from strata_sae.pipeline.explore.app import Pages, make_app
 from strata_sae.pipeline.explore.prompts import Prompts, Question
 from strata_sae.pipeline.explore.screen import World
-from strata_sae.pipeline.explore.screens.prompted import values_S
-from strata_sae.pipeline.queries.asked_model import Active, Edit
+from strata_sae.pipeline.explore.screens import over_text
+from strata_sae.pipeline.explore.screens.prompted import largest_values, values_S
+from strata_sae.pipeline.queries.asked_model import Active, Edit, Prompted, Seen
 from support.asked_models import FakeModel
 from support.exploring import PORT, TOKEN, client_of, hostile_words, text_of
 
@@ -86,7 +90,7 @@ def test_a_change_shows_what_was_and_what_is(client, model):
     assert found[WIDE] == [(2, 4.0, 2.0), (5, 3.0, 1.5), (8, 2.0, 1.0), (11, 1.0, 0.5)]
     words = text_of(page)
     assert "KL 0.2 nat" in words
-    assert "0.15 nat on average" in words
+    assert "0.2 nat on average" in words, "without the special token, at which nothing is changed"
     assert "plain line on on on" in words
     assert "changed line on on on" in words
 
@@ -119,6 +123,18 @@ def test_an_answer_is_kept_and_made_again_when_it_was_forgotten(client, model, m
     ask(client, "another text")
     assert at(client, first).status_code == 200
     assert [text for text, _ in model.asked] == [TEXT, "another text", TEXT]
+
+
+def test_other_pages_are_shown_while_an_answer_is_made_again(small_world, model, monkeypatch):
+    pages = Pages(World.of(list(small_world.runs.values()), [model]), TOKEN)
+    client = TestClient(make_app(pages, TOKEN, PORT), base_url=f"http://127.0.0.1:{PORT}")
+    first = ask(client)
+    monkeypatch.setattr(prompts, "MOST_ANSWER_BYTES", 1)
+    ask(client, "another text")
+    is_locked, plain = [], model.prompt
+    monkeypatch.setattr(model, "prompt", lambda *given: is_locked.append(pages.lock.locked()) or plain(*given))
+    assert at(client, first).status_code == 200
+    assert is_locked == [False]
 
 
 def test_a_forgotten_question_is_not_there(client, monkeypatch):
@@ -220,6 +236,35 @@ def test_what_is_typed_goes_back_unchanged(client):
     area = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", page, re.DOTALL)[1]
     assert area == text.replace("<", "&lt;").replace(">", "&gt;")
     assert "\u202e" not in page.replace(area, "")
+
+
+@pytest.mark.parametrize("amount", ["12.3456789", "-0.1", "9", "1e-07", "654321.25"])
+def test_an_amount_goes_back_with_all_its_digits(client, model, amount):
+    """Sent again, the form asks the same question."""
+    page = ask(client, edits=[("clamp", SAE, "7", amount)])
+    assert f'name="amount" form="ask" value="{amount}"' in page.text
+    again = ask(client, edits=[("clamp", SAE, "7", amount)])
+    assert (again.url, len(model.asked)) == (page.url, 1)
+
+
+def test_a_latent_that_is_silent_in_the_store_is_not_moved_without_bounds(monkeypatch):
+    """Its largest value there is 0: in shares of that it would come before every other one, however little it moves."""
+    one = types.SimpleNamespace(codes=types.SimpleNamespace(table={"max": np.array([4.0, 0.0, 2.0], np.float32)}))
+    run = types.SimpleNamespace(saes={SAE: one})
+    monkeypatch.setattr(over_text, "named_of", lambda run, name, latent: latent)
+    offset, following = np.array([0, 1, 3]), None
+
+    def seen(*values):
+        return Seen({SAE: Active(offset, np.array([0, 0, 1]), np.array(values, np.float32))}, following)
+
+    before, after = seen(90.0, 1.0, 0.5), seen(90.0, 3.5, 0.51)
+    prompted = Prompted([0, 1], ["<bos>", "a"], [True, False], before, after, np.zeros(2))
+    found = over_text.strongest(run, prompted)
+    assert [(strong.named, round(strong.change, 4)) for strong in found] == [(0, 2.5), (1, 0.01)]
+    assert [strong.share for strong in found] == pytest.approx([0.25, 0.5 / 0.51])
+    assert largest_values(run, prompted, SAE) == pytest.approx([4.0, 0.51, 2.0])
+    without_codes = largest_values(types.SimpleNamespace(saes={}), prompted, SAE)
+    assert without_codes == pytest.approx([3.5, 0.51]), "special tokens do not count"
 
 
 def test_values_on_all_tokens():

@@ -10,6 +10,7 @@ from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.intervention import ablation, ablation_readers, ablation_sums
 from strata_sae.pipeline.intervention.ablation import measured_effects
+from strata_sae.pipeline.intervention.ablation_rows import AblationRows
 from strata_sae.pipeline.queries.asked_model import MeasuredEffects
 from strata_sae.pipeline.queries.opened import CodedRun
 from support import ablated_run
@@ -190,3 +191,16 @@ def test_what_cannot_be_ablated_is_refused(made: TrainConfig, run: CodedRun) -> 
         measured_effects(made, late, None, "as_trained", n=4)
     with pytest.raises(ConfigError, match="writes 2 sites at once"):
         measured_effects(made, run.saes[CROSS], None, "as_trained", n=4)
+
+
+def test_sequences_that_are_left_out_are_told(
+    run: CodedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what is kept too, since fewer rows are behind its numbers."""
+    ablator, is_finite = run.saes[f"rough@{STREAM}"], AblationRows._is_finite
+    whole = AblationRows(ablator, None, "as_trained", None)
+    assert not caplog.records, "the control"
+    bad = whole.spans[1]
+    monkeypatch.setattr(AblationRows, "_is_finite", lambda self, span: span != bad and is_finite(self, span))
+    assert AblationRows(ablator, None, "as_trained", None).n_rows == whole.n_rows - bad.length
+    assert f"1 of {len(whole.spans)} sequences hold a row with a NaN or an infinity" in caplog.text

@@ -12,7 +12,7 @@ from torch import Tensor
 import strata_sae as strata
 from strata_sae.pipeline.intervention.edited_pass import EditedPass
 from strata_sae.pipeline.intervention.prompt_passes import PromptPasses
-from strata_sae.pipeline.intervention.run_model import RunModel
+from strata_sae.pipeline.intervention.run_model import RunModel, _following
 from strata_sae.pipeline.queries.asked_model import Active, Edit, Prompted
 from support.asked_run import (
     CROSSCODER,
@@ -137,6 +137,23 @@ def test_next_tokens_are_the_likeliest(model: RunModel, plain: Any) -> None:
     assert np.array_equal(prompted.clean.following.token_ids, expected.indices.numpy())
     assert np.allclose(prompted.clean.following.probabilities, expected.values.numpy(), rtol=1e-5)
     assert [len(texts) for texts in prompted.clean.following.texts] == [7] * len(prompted.token_ids)
+
+
+def test_of_equally_likely_tokens_the_smaller_ids_come_first(model: RunModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of few values, as bfloat16 makes them: `topk` alone takes any of the equals, in any order."""
+    logits_SV = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)).round()
+    logits_SV[0] = 0.0
+    monkeypatch.setattr(model.opened().words, "alone", str)
+    for n in (1, 10, 40):
+        found = _following(model.opened(), logits_SV, n)
+        p_SV = logits_SV.softmax(-1)
+        expected = p_SV.sort(dim=-1, descending=True, stable=True)
+        assert np.array_equal(found.token_ids, expected.indices[:, :n].numpy())
+        assert np.array_equal(found.probabilities, expected.values[:, :n].numpy())
+        assert np.array_equal(found.token_ids[:, 0], logits_SV.argmax(-1).numpy()), "as continuations take it"
+    assert not np.array_equal(p_SV.topk(10).indices.numpy(), expected.indices[:, :10].numpy()), "the control"
+    whole = _following(model.opened(), logits_SV[:, :7], 100)
+    assert np.array_equal(whole.token_ids[0], np.arange(7)), "no more than there are"
 
 
 # ---- edits

@@ -91,6 +91,18 @@ def test_the_command_writes_a_table_and_a_page(
     assert f"The text is \N{LEFT DOUBLE QUOTATION MARK}{TEXT}\N{RIGHT DOUBLE QUOTATION MARK}." in page
 
 
+def test_a_text_of_special_tokens_alone_is_refused(coded: CodedRun, model: RunModel) -> None:
+    """As a tokenizer without bytes makes of characters that it does not know: no row of it is edited."""
+
+    class Unknown:
+        def prompt(self, *given: Any) -> Any:
+            found = model.prompt(*given)
+            return found._replace(is_special=[True] * len(found.token_ids))
+
+    with pytest.raises(strata.ConfigError, match="--text: every token of it is a special one"):
+        answer_steer(question(coded, Unknown()))
+
+
 def test_more_tokens_than_a_continuation_has_are_refused(coded: CodedRun, model: RunModel) -> None:
     with pytest.raises(strata.ConfigError, match="--n: 513; a continuation has at most 512 tokens"):
         answer_steer(question(coded, model, n=513))

@@ -13,7 +13,7 @@ from strata_sae.pipeline.explore.screens.over_text import strongest
 from strata_sae.pipeline.explore.screens.prompted import Coloured, following, kl_at, pieces, sayings
 from strata_sae.pipeline.explore.screens.shown import Named, named
 from strata_sae.pipeline.pages.text import UNKNOWN
-from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, MOST_TOKENS, Edit
+from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, MOST_TOKENS, Edit, Prompted
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 
 KINDS = {"": UNKNOWN, "ablate": "ablate", "clamp": "clamp to", "steer": "steer by"}
@@ -97,7 +97,14 @@ def _new(latent: tuple[CodedSAE, int] | None, edits: list[Typed]) -> Typed:
 
 
 def _typed(edit: Edit) -> Typed:
-    return Typed(edit.kind, edit.sae, str(edit.latent), "" if edit.kind == "ablate" else f"{edit.amount:g}")
+    amount = "" if edit.kind == "ablate" else repr(edit.amount).removesuffix(".0")  # all digits: it is sent again
+    return Typed(edit.kind, edit.sae, str(edit.latent), amount)
+
+
+def _mean_kl(prompted: Prompted) -> float | None:
+    """KL (nat), over the tokens at which a change is made, as `strata analyze ... steer` tells it; None: no such."""
+    ordinary_S = ~np.asarray(prompted.is_special)
+    return None if prompted.kl_S is None or not ordinary_S.any() else float(prompted.kl_S[ordinary_S].mean())
 
 
 def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[str, str]) -> Context:
@@ -124,7 +131,7 @@ def _answer(run: CodedRun, question: Question, answer: Answer, values: Mapping[s
         "changes": [Change(edit, named(run, run.saes[edit.sae], edit.latent)) for edit in question.edits],
         "following": following(prompted, at),
         "kl": kl_at(prompted, at),
-        "mean_kl": None if prompted.kl_S is None else float(np.mean(prompted.kl_S)),
+        "mean_kl": _mean_kl(prompted),
         "sayings": said,
         "strongest": strongest(run, prompted),
         "before_change": [] if prompted.edited is None else [one.sae for one in said if one.n_after is None],

@@ -34,7 +34,7 @@ class Saying(NamedTuple):
     """With the change; None: nothing was changed before this SAE."""
     share: float
     share_after: float
-    """Of its largest value on rows of training, at most 1; of an SAE without codes, of the largest in this text."""
+    """Of its largest value on rows of training, at most 1; of a latent without one, of the largest in this text."""
 
 
 class Sayings(NamedTuple):
@@ -146,14 +146,18 @@ def _at(active: Active, at: int) -> dict[int, float]:
 
 
 def largest_values(run: CodedRun, prompted: Prompted, name: str) -> np.ndarray:
-    """The largest value of each latent: in the store; where there are no codes, in this text."""
-    if name in run.saes:
-        return run.saes[name].codes.table["max"]
+    """The largest value of each latent: on rows of training; of one that is silent there, or of an SAE without codes,
+    in this text. Special tokens do not count: their rows are often a hundred times as long as others.
+    """
+    ordinary_S = ~np.asarray(prompted.is_special, bool)
     both = [seen.active[name] for seen in (prompted.clean, prompted.edited) if seen is not None and name in seen.active]
-    latents, values = np.concatenate([one.latents for one in both]), np.concatenate([one.values for one in both])
-    top = np.zeros(int(latents.max(initial=0)) + 1, np.float32)
-    np.maximum.at(top, latents, values)
-    return top
+    stored_E = run.saes[name].codes.table["max"] if name in run.saes else np.zeros(0, np.float32)
+    n_latents = max(len(stored_E), 1 + max(int(one.latents.max(initial=0)) for one in both))
+    here_E = np.zeros(n_latents, np.float32)
+    for one in both:
+        is_counted = np.repeat(ordinary_S, np.diff(one.offset))
+        np.maximum.at(here_E, one.latents[is_counted], one.values[is_counted])
+    return np.where(stored_E > 0, stored_E, here_E) if len(stored_E) else here_E
 
 
 def share_of(value: float, top: float) -> float:
