@@ -132,6 +132,31 @@ def test_after_an_error_nothing_is_begun_and_what_is_under_way_ends() -> None:
     assert len(ended) < 50
 
 
+def test_the_error_that_ends_everything_is_raised_and_not_one_that_it_causes() -> None:
+    """The other thread has given up, as a sender does in a pause, before the first one's `stop.set()` returns."""
+    waiting, others = threading.Event(), list[threading.Thread]()
+
+    class Stop(threading.Event):
+        def set(self) -> None:
+            super().set()
+            for other in others:
+                if other is not threading.current_thread():
+                    other.join()
+
+    def work(n: int) -> None:
+        if n == 0:
+            waiting.wait()
+            raise ValueError("the cause")
+        others.append(threading.current_thread())
+        waiting.set()
+        stop.wait()
+        raise RuntimeError("given up")
+
+    stop = Stop()
+    with pytest.raises(ValueError, match="the cause"):
+        together(work, range(2), 2, stop, lambda: None)
+
+
 # ---- A dry run
 
 
