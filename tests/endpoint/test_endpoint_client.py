@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from strata_sae.pipeline.endpoint.answers import Answers
+from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.endpoint.errors import EndpointError
 from strata_sae.pipeline.endpoint.request import Answered
 from strata_sae.pipeline.endpoint.sending import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
+from strata_sae.pipeline.interpretation.explaining import read_explanation
 from support.asking import WANTED, Client, N, requests, truth
 from support.fake_endpoint import FakeEndpoint, Fault, always, first, serving, unless_repaired
 
@@ -110,6 +113,31 @@ def test_an_answer_that_stays_unreadable_counts_as_failed_and_is_not_paid_for_ag
             assert client.endpoint.spent.failures == {failure: N}
             assert len(fake.chats) == n_sent * N
     assert fake.repeated == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("EXPLANATION: the end of a", Answered(None, "cut")),
+        ("EXPLANATION: the end of a line\nand then", Answered("the end of a line", None)),
+    ],
+)
+def test_a_line_that_the_limit_of_tokens_ended_is_no_answer(
+    tmp_path: Path, words: str, wanted: Answered[str]
+) -> None:
+    asked = requests(1)
+    with serving(FakeEndpoint(lambda chat: words + "." * len(words), fault=always("too long"))) as fake:
+        client = Client(fake, tmp_path)
+        assert client.endpoint.ask(asked, read_explanation, "") == [wanted]
+    client.answers.close()
+    assert DryRun(Answers(tmp_path)).ask(asked, read_explanation, "?") == [wanted]
+
+
+def test_a_repair_that_no_budget_lets_through_is_not_counted_as_sent(tmp_path: Path) -> None:
+    with serving(FakeEndpoint(truth, fault=always("garbage"))) as fake:
+        client = Client(fake, tmp_path, max_requests=1)
+        assert client.ask(requests(1)) == [Answered(None, "budget")]
+    assert client.endpoint.spent[:3] == (1, 0, 0)
 
 
 def test_thoughts_are_no_part_of_an_answer(tmp_path: Path) -> None:

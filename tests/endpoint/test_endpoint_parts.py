@@ -9,7 +9,7 @@ from strata_sae.pipeline.endpoint.answers import Answers, Kept
 from strata_sae.pipeline.endpoint.dialects import Dialects
 from strata_sae.pipeline.endpoint.dry_run import Counted, DryRun
 from strata_sae.pipeline.endpoint.errors import RefusedError
-from strata_sae.pipeline.endpoint.reading import spoken
+from strata_sae.pipeline.endpoint.reading import repair_of, spoken
 from strata_sae.pipeline.endpoint.request import Answered, Request
 from strata_sae.pipeline.endpoint.together import together
 from strata_sae.pipeline.endpoint.wire import seconds_of
@@ -187,13 +187,20 @@ def test_a_dry_run_takes_kept_answers_and_sends_and_writes_nothing(tmp_path: Pat
     assert sorted(tmp_path.iterdir()) == files
 
 
-@pytest.mark.parametrize("kept", [Kept("rubbish", "whole", 0, 0, 0), Kept("", "refused", 0, 0, 0)])
-def test_a_kept_answer_that_cannot_be_read_gives_the_stand_in(tmp_path: Path, kept: Kept) -> None:
+def test_a_dry_run_finds_what_failed_for_good(tmp_path: Path) -> None:
+    """Refused, and unreadable with its repair: nothing is asked, so nothing may be made of a stand-in."""
+    unreadable, refused, half = requests(3)
     answers = Answers(tmp_path)
-    (request,) = requests(1)
-    answers.keep(request.key(), kept)
+    for request, text, ending in ((unreadable, "rubbish", "whole"), (refused, "", "refused"), (half, "rubbish", "whole")):
+        answers.keep(request.key(), Kept(text, ending, 0, 0, 0))
+    repair = repair_of(unreadable, "rubbish", "it is no JSON array")
+    answers.keep(repair.key(), Kept("rubbish again", "whole", 0, 0, 0))
     answers.close()
-    assert DryRun(Answers(tmp_path)).ask([request], verdicts, [True]) == [Answered([True], None)]
+    assert DryRun(Answers(tmp_path)).ask([unreadable, refused, half], verdicts, [True]) == [
+        Answered(None, "unreadable"),
+        Answered(None, "refused"),
+        Answered([True], None),  # its repair is still to be asked
+    ]
 
 
 def test_the_purpose_is_no_part_of_what_is_asked() -> None:
