@@ -122,9 +122,7 @@ def test_an_answer_that_stays_unreadable_counts_as_failed_and_is_not_paid_for_ag
         ("EXPLANATION: the end of a line\nand then", Answered("the end of a line", None)),
     ],
 )
-def test_a_line_that_the_limit_of_tokens_ended_is_no_answer(
-    tmp_path: Path, words: str, wanted: Answered[str]
-) -> None:
+def test_a_line_that_the_limit_of_tokens_ended_is_no_answer(tmp_path: Path, words: str, wanted: Answered[str]) -> None:
     asked = requests(1)
     with serving(FakeEndpoint(lambda chat: words + "." * len(words), fault=always("too long"))) as fake:
         client = Client(fake, tmp_path)

@@ -191,8 +191,9 @@ def test_a_dry_run_finds_what_failed_for_good(tmp_path: Path) -> None:
     """Refused, and unreadable with its repair: nothing is asked, so nothing may be made of a stand-in."""
     unreadable, refused, half = requests(3)
     answers = Answers(tmp_path)
-    for request, text, ending in ((unreadable, "rubbish", "whole"), (refused, "", "refused"), (half, "rubbish", "whole")):
-        answers.keep(request.key(), Kept(text, ending, 0, 0, 0))
+    for request in (unreadable, half):
+        answers.keep(request.key(), Kept("rubbish", "whole", 0, 0, 0))
+    answers.keep(refused.key(), Kept("", "refused", 0, 0, 0))
     repair = repair_of(unreadable, "rubbish", "it is no JSON array")
     answers.keep(repair.key(), Kept("rubbish again", "whole", 0, 0, 0))
     answers.close()

@@ -27,6 +27,7 @@ from strata_sae.pipeline.interpretation.hypotheses.wording import (
     labels_of,
     tested_once,
 )
+from strata_sae.pipeline.pages.text import masked
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.pooled import POOLINGS, PooledCodes, Pooling
 
@@ -80,7 +81,10 @@ class Hypotheses(NamedTuple):
     n_choosing: int
     """Documents (count) with a target, of even number."""
     n_testing: int
-    """Documents (count) that test the words, of odd number."""
+    """Documents (count) that test, of odd number."""
+    n_annotated: int
+    """Of these (count), those on which the words are tested: where a language model reads them, no more than it is
+    shown."""
     n_copies: int
     """Documents (count) that would have tested, and have the tokens of one that chose."""
     n_candidates: int
@@ -134,12 +138,13 @@ def hypotheses_of(
         testing = drawn(testing, pooled.documents, settings.seed)
         words = tested_once(latents, explained(run, sae, latents, settings, asks))
         concepts_DL = annotated(run, pooled.documents[testing].tolist(), words, settings, asks)
-        by = f"{settings.explainer} explained, {settings.scorer} annotated"
+        # A local server may know a model by its path, and the page is shown.
+        by = f"{masked(settings.explainer)} explained, {masked(settings.scorer)} annotated"
     scores = score_concepts(concepts_DL, target_D[testing], target.is_binary)
     n_failed_L = np.where([word.is_tested for word in words], np.isnan(concepts_DL).sum(axis=0), 0).tolist()
     parts = zip(chosen, words, correlations, scores.scores, n_failed_L, strict=True)
     found = [Hypothesis(one.latent, *word, one.score, *r, score, n) for one, word, r, score, n in parts]
-    n_documents = int(choosing_D.sum()), len(testing), int(is_copy_D.sum())
+    n_documents = int(choosing_D.sum()), int(testing_D.sum()), len(testing), int(is_copy_D.sum())
     sizes = *n_documents, len(candidates.latent_C)
     return Hypotheses(target, way, pool, wanted.n, asks is not None, by, *sizes, scores, found)
 

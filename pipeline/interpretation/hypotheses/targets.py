@@ -99,9 +99,10 @@ def _target(name: str, known: Mapping[int, Value]) -> Target:
 
 
 def _spelled(value: Value) -> str:
+    """A value as it is asked for: different values never have one spelling, and 3.0 of a CSV is 3."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else str(value)
 
 
 def _of_store(store: ActivationStore) -> dict[str, dict[int, Value]]:

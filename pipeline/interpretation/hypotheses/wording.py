@@ -1,5 +1,6 @@
 """Words for chosen latents, and which documents they fit: by a language model, or, without one, by token labels."""
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,13 +12,15 @@ from strata_sae.pipeline.endpoint.request import Asks
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.annotating import annotate_all
 from strata_sae.pipeline.interpretation.excerpts import Excerpts
-from strata_sae.pipeline.interpretation.explaining import explain
+from strata_sae.pipeline.interpretation.explaining import STAND_IN, explain
 from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
 from strata_sae.pipeline.queries.labels import tokens_of
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 from strata_sae.stores.files.canonical import canonical_json
 from strata_sae.stores.files.hashing import sha256
+
+log = logging.getLogger(__name__)
 
 MOST_ANNOTATED = 1000
 """Documents that test the words (count); of more, these are drawn by the seed."""
@@ -61,9 +64,21 @@ def explained(
     excerpts = Excerpts(run, sae, settings.seed)
     materials = [excerpts.of(latent) for latent in latents]
     words = [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    if n_left := sum(word.failure == "budget" for word in words):
+        log.warning(
+            "%s: %d of %d latents have no words, since the budget was spent; answers that came are kept: run the same "
+            "again",
+            sae.name,
+            n_left,
+            len(words),
+        )
     if isinstance(asks, DryRun):
         # What stands in is the same for all latents, and equal questions are counted once: words of each are different.
-        words = [word._replace(text=f"{word.text} {latent}") for word, latent in zip(words, latents, strict=True)]
+        # Kept ones are what they are, and so are the requests that follow from them.
+        words = [
+            word._replace(text=f"{word.text} {latent}") if word.text == STAND_IN else word
+            for word, latent in zip(words, latents, strict=True)
+        ]
     return words
 
 
