@@ -97,3 +97,18 @@ def test_the_page_names_its_weights_and_no_folder(run: CodedRun, sae: CodedSAE, 
     assert "/home/ann" not in html
     assert sae.training.sha256.weights[:16] in html
     assert sae.codes.id[:16] in html
+
+
+def test_requests_of_many_latents_are_in_memory_some_at_a_time(
+    run: CodedRun, sae: CodedSAE, wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand latents and documents would be 200,000 requests of 20 kB together."""
+    sizes: list[int] = []
+    with serving(FakeEndpoint(truth)) as fake:
+        whole = hypotheses_of(run, sae, wanted, SETTINGS, endpoint(fake, tmp_path))
+        monkeypatch.setattr(wording, "LATENTS_AT_ONCE", 2)
+        asks = endpoint(fake, tmp_path)
+        ask = asks.ask
+        monkeypatch.setattr(asks, "ask", lambda some, *args: (sizes.append(len(some)), ask(some, *args))[1])
+        assert hypotheses_of(run, sae, wanted, SETTINGS, asks) == whole
+    assert sizes == [2, 1, 8, 4]
