@@ -112,3 +112,19 @@ def test_requests_of_many_latents_are_in_memory_some_at_a_time(
         monkeypatch.setattr(asks, "ask", lambda some, *args: (sizes.append(len(some)), ask(some, *args))[1])
         assert hypotheses_of(run, sae, wanted, SETTINGS, asks) == whole
     assert sizes == [2, 1, 8, 4]
+
+
+def test_a_copy_of_what_only_the_explanation_has_seen_does_not_test_it(
+    tmp_path_factory: pytest.TempPathFactory, wanted: Wanted
+) -> None:
+    """Document 0 has no target, so it chooses nothing; words are of all documents of even number."""
+    make(folder := tmp_path_factory.mktemp("copies"))
+    run, path = opened(folder), wanted.targets
+    assert path is not None
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("0,")))
+    token_N, document_N = run.text.token_id.copy(), run.text.document
+    token_N[document_N == 1] = token_N[document_N == 0]
+    run.text.__dict__["token_id"] = token_N
+    found = hypotheses_of(run, run.saes[f"wide@{SITE}"], wanted, SETTINGS, None)
+    assert (found.n_choosing, found.n_copies, found.n_testing) == (19, 1, 19)

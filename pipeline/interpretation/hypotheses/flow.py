@@ -86,7 +86,7 @@ class Hypotheses(NamedTuple):
     """Of these (count), those on which the words are tested: where a language model reads them, no more than it is
     shown."""
     n_copies: int
-    """Documents (count) that would have tested, and have the tokens of one that chose."""
+    """Documents (count) that would have tested, and have the tokens of one of even number."""
     n_candidates: int
     """Latents that were looked at (count)."""
     scores: Scores
@@ -121,7 +121,8 @@ def hypotheses_of(
     target_D = target.of(pooled.documents)
     choosing_D, testing_D = (np.isfinite(target_D) & (pooled.documents % 2 == half) for half in (0, 1))
     tokens_D = token_sums(run.text, pooled.documents)
-    is_copy_D = testing_D & np.isin(tokens_D, tokens_D[choosing_D])
+    # Words, and token labels, are of all documents of even number, with a target or not.
+    is_copy_D = testing_D & np.isin(tokens_D, tokens_D[pooled.documents % 2 == 0])
     testing_D &= ~is_copy_D
     _check_enough(target, target_D, choosing_D, testing_D)
     chosen, candidates = select(pooled, np.where(choosing_D, target_D, np.nan), way, wanted.n, target.is_binary)
