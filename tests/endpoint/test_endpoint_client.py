@@ -200,6 +200,13 @@ def test_nobody_at_the_address_is_told_at_once(tmp_path: Path) -> None:
     assert client.pauses == []
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "xn--a"])
+def test_a_host_that_can_have_no_address_is_told_in_a_line(tmp_path: Path, host: str) -> None:
+    with pytest.raises(EndpointError, match=r"interpretation\.base_url: .* is the name of no host") as raised:
+        Client(f"http://{host}/v1", tmp_path).ask()
+    assert "\n" not in str(raised.value)
+
+
 def test_a_pause_is_random_up_to_a_bound_that_doubles_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     with serving(FakeEndpoint(truth, fault=first(9, "500"))) as fake:

@@ -95,8 +95,8 @@ def says(found: Hypotheses) -> str:
     told = ", ".join(f"{name} {value:.3f}" for name, value in scores.metrics.items() if value is not None)
     return (
         f"{chosen} {scores.n_significant} of {scores.n_tested} coefficients have a p-value below {LEVEL} / "
-        f"{scores.n_tested}. The regression ({scores.model}), fitted to {scores.n_documents:,} documents and measured on the "
-        f"same: {told or 'none'}. "
+        f"{scores.n_tested}. The regression ({scores.model}), fitted to {scores.n_documents:,} documents and measured "
+        f"on the same: {told or 'none'}. "
         "That a concept goes with the target does not say that it causes it."
     )
 
