@@ -259,6 +259,22 @@ def test_a_budget_of_tokens_counts_what_the_server_counted(tmp_path: Path) -> No
         assert [answered.failure for answered in silent.ask()] == [None] * 2 + ["budget"] * (N - 2)
 
 
+def test_a_budget_of_tokens_is_spent_whole_whatever_is_under_way(tmp_path: Path) -> None:
+    """What requests under way may still take is waited for: it is nearly all of what they reserve, and comes back."""
+    size, reserved = len(requests()[0].messages[0].content) // 4 + 1 + len("[0, 0, 0]") // 4, 107
+    with serving(FakeEndpoint(truth)) as fake:
+        client = Client(fake, tmp_path / "a", max_tokens=(N - 1) * size + reserved, concurrency=8)
+        assert client.ask() == WANTED
+        short = Client(fake, tmp_path / "b", max_tokens=5 * size + reserved, concurrency=8)
+        answers = short.ask()
+        # Threads come to the budget in the order of their requests, but for a moment between the two.
+        assert [answer.failure for answer in answers].count(None) == 6
+        assert all(answer in (wanted, Answered(None, "budget")) for answer, wanted in zip(answers, WANTED, strict=True))
+        # A smaller request would still fit; latents are to be finished one after another.
+        small = [request._replace(max_tokens=1) for request in requests(1)]
+        assert short.ask(small) == [Answered(None, "budget")]
+
+
 def test_a_full_disk_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(FakeEndpoint(truth)) as fake:
         client = Client(fake, tmp_path)
