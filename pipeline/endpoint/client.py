@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from strata_sae.pipeline.endpoint.answers import Answers, Kept
-from strata_sae.pipeline.endpoint.reading import estimated_tokens, repair_of, spoken
+from strata_sae.pipeline.endpoint.reading import answer_in, estimated_tokens, repair_of, spoken
 from strata_sae.pipeline.endpoint.request import Answered, Request, UnreadableError
 from strata_sae.pipeline.endpoint.sending import Pause, Sender
 from strata_sae.pipeline.endpoint.settings import EndpointSettings
@@ -116,12 +116,11 @@ class Endpoint:
                 return Answered(None, kept)
             if kept.ending == "refused":
                 return Answered(None, "refused")
-            said = spoken(kept.text)
             try:
-                return Answered(parse(said), None)
+                return Answered(parse(answer_in(kept)), None)
             except UnreadableError as error:
                 failure = "cut" if kept.ending == "cut" else "unreadable"
-                request = repair_of(request, said, str(error))
+                request = repair_of(request, spoken(kept.text), str(error))
         return Answered(None, failure)
 
     def _kept_or_sent(self, request: Request, is_repair: bool) -> Kept | str:
@@ -130,13 +129,13 @@ class Endpoint:
         kept = self._answers.get(key)
         with self._lock:
             self._counts["kept"] += kept is not None
-            self._counts["repairs"] += kept is None and is_repair
         if kept is not None:
             return kept
         sent = self._sender.send(request)
         if isinstance(sent, Kept):
             self._answers.keep(key, sent)
         with self._lock:
+            self._counts["repairs"] += is_repair and sent != "budget"
             if isinstance(sent, Kept):
                 self._models_that_answered.add(request.model)
             elif sent != "budget":

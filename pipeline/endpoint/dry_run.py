@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from strata_sae.pipeline.endpoint.answers import Answers
-from strata_sae.pipeline.endpoint.reading import estimated_tokens, spoken
+from strata_sae.pipeline.endpoint.answers import Answers, Kept
+from strata_sae.pipeline.endpoint.reading import answer_in, estimated_tokens, repair_of, spoken
 from strata_sae.pipeline.endpoint.request import Answered, Request, UnreadableError
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class DryRun:
 
     def _answer(self, request: Request, parse: Callable[[str], T], stand_in: T) -> Answered[T]:
         key, place = request.key(), (request.purpose, request.model)
-        kept = None if self._answers is None else self._answers.get(key)
+        kept, failure = self._kept(key), ""
         if key not in self._seen:
             self._seen.add(key)
             so_far = self._counted.get(place, Counted(*place))
@@ -59,9 +59,18 @@ class DryRun:
                 prompt_tokens=so_far.prompt_tokens + estimated_tokens(request) * is_sent,
                 answer_tokens=so_far.answer_tokens + request.max_tokens * is_sent,
             )
-        if kept is not None and kept.ending != "refused":
+        for _ in range(2):  # the second time its repair, which is not counted
+            if kept is None:
+                return Answered(stand_in, None)
+            if kept.ending == "refused":
+                return Answered(None, "refused")
             try:
-                return Answered(parse(spoken(kept.text)), None)
-            except UnreadableError:  # its repair is not looked for
-                pass
-        return Answered(stand_in, None)
+                return Answered(parse(answer_in(kept)), None)
+            except UnreadableError as error:
+                request = repair_of(request, spoken(kept.text), str(error))
+                failure = "cut" if kept.ending == "cut" else "unreadable"
+                kept = self._kept(request.key())
+        return Answered(None, failure)
+
+    def _kept(self, key: str) -> Kept | None:
+        return None if self._answers is None else self._answers.get(key)

@@ -2,6 +2,7 @@
 
 import re
 
+from strata_sae.pipeline.endpoint.answers import Kept
 from strata_sae.pipeline.endpoint.request import Message, Request
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -18,6 +19,15 @@ def spoken(text: str) -> str:
     said = _THOUGHT.sub("", text)
     ends = [found.end() for found in _END.finditer(said)]
     return said[max(ends, default=0) :].strip()
+
+
+def answer_in(kept: Kept) -> str:
+    """What an answer says that can be read: of one that its limit of tokens ended, the last line is half, and is none.
+
+    Half an explanation would be taken for one, and an array that the model weighed before it answered, for its answer.
+    """
+    is_whole = kept.ending != "cut"
+    return spoken(kept.text if is_whole else kept.text[: kept.text.rfind("\n") + 1])
 
 
 def repair_of(request: Request, said: str, missing: str) -> Request:

@@ -78,6 +78,8 @@ class Sender:
                 return "budget"
             used = 0
             try:
+                if self._stop.is_set():  # meanwhile: the budget waits for requests that are under way
+                    raise StoppedAskingError
                 kept = self._post(request)
                 if kept is not None:
                     used = kept.prompt_tokens + kept.answer_tokens or estimate

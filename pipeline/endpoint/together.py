@@ -37,8 +37,8 @@ def together(
                 results[number] = work(items[number])
                 finished.put(None)
             except Exception as error:
+                finished.put(error)  # before what it makes other threads raise
                 stop.set()
-                finished.put(error)
                 return
 
     threads = [threading.Thread(target=run, daemon=True) for _ in range(min(n_threads, len(items)))]

@@ -65,6 +65,10 @@ class Wire:
             raise PassingError("unreachable", one_line(error) or "no connection in time") from None
         except httpx.TimeoutException:
             raise PassingError("timeout", f"no answer within {self._timeout_seconds:g} s") from None
+        except (httpx.InvalidURL, UnicodeError) as error:  # found out when the name is looked up
+            raise EndpointError(
+                f"interpretation.base_url: {self._address.host} is the name of no host ({one_line(error)})"
+            ) from None
         except httpx.TransportError as error:  # hung up in the middle of it
             raise PassingError("cut", one_line(error)) from None
         if status != 200:

@@ -1,5 +1,6 @@
 """Which texts a concept fits, by a language model (HypotheSAEs 2.0.1, annotate.py)."""
 
+import logging
 from collections.abc import Sequence
 
 from strata_sae.pipeline.endpoint.request import Asks, Request
@@ -7,6 +8,8 @@ from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, filled
 from strata_sae.pipeline.interpretation.scorers.detection import PROMPT
 from strata_sae.pipeline.interpretation.scorers.trials import question_of, read_answer
 from strata_sae.stores import permutation
+
+log = logging.getLogger(__name__)
 
 MOST_WORDS, MOST_CHARACTERS = 256, 4096
 """Of a text that is shown; HypotheSAEs has 256 words."""
@@ -26,6 +29,13 @@ def annotate_all(
     ]
     requests = [_request(model, tasks[place], numbers, seed) for place, numbers in groups]
     answers = asks.ask(requests, read_answer, [0] * N_SHOWN) if requests else []
+    if n_left := sum(answer.failure == "budget" for answer in answers):
+        log.warning(
+            "%d of %d requests about documents were not sent, since the budget was spent: their documents count as "
+            "failed, and the numbers are of the others; answers that came are kept: run the same again",
+            n_left,
+            len(requests),
+        )
     found: list[list[bool | None]] = [[None] * len(texts) for _, texts in tasks]
     for (place, numbers), answer in zip(groups, answers, strict=True):
         if answer.value is not None:

@@ -123,12 +123,15 @@ def pearson(values: Sequence[float], answers: Sequence[bool]) -> float | None:
 def over_latents(values: Sequence[float | None], seed: int, name: str) -> Estimate:
     """The median over the latents where it is defined, with its percentile bootstrap over latents.
 
+    None where fewer than half of them have a value: what is defined only where something was named, as a precision is,
+    would be the median of the latents that the answers picked out.
+
     name: of what is measured: with the seed it names the resamples.
     Returns: no value of none; no interval of fewer than LEAST_LATENTS.
     """
     defined = np.array([value for value in values if value is not None], np.float64)
     n = len(defined)
-    if not n:
+    if not n or 2 * n < len(values):
         return Estimate(value=None, interval=None)
     if n < LEAST_LATENTS:
         return Estimate(value=float(np.median(defined)), interval=None)

@@ -76,7 +76,8 @@ def _of_score(
         estimate = over_latents(values, seed, f"{name} {key}")
         n = sum(value is not None for value in values)
         definition = (
-            f"Median over {n} latents, {name} on documents that the explainer has not seen: {median.what}. {by}"
+            f"Median over {n} of {len(values)} latents (null below half of them), {name} on documents that the "
+            f"explainer has not seen: {median.what}. {by}"
         )
         yield f"{name}_{key}", Measured(value=estimate.value, unit=median.unit, definition=definition)
         if median.has_interval:

@@ -55,20 +55,33 @@ class PooledCodes:
         for block in posting_blocks(self.sae.codes):
             yield self._pooled(block)
 
-    def of(self, latents: Sequence[int]) -> np.ndarray:
-        """Some latents, none twice, on all documents, float64 [D, latents]. Raises: StoreError if one is none."""
-        pooled_DL = np.zeros((len(self.documents), len(latents)))
-        if len(latents) > self.sae.d_sae * READ_ALL_SHARE:
-            column_of = {latent: column for column, latent in enumerate(latents)}
-            for block in self.blocks():
-                for latent in column_of.keys() & range(block.first, block.first + len(block.offset) - 1):
-                    here = slice(*block.offset[latent - block.first : latent - block.first + 2])
-                    pooled_DL[block.place[here], column_of[latent]] = block.value[here]
-            return pooled_DL
-        for column, latent in enumerate(latents):
-            found = self._pooled(PostingBlock(latent, *self.sae.codes.postings(latent, latent + 1)))
-            pooled_DL[found.place, column] = found.value
+    def of(self, latents: Sequence[int], places: np.ndarray | None = None) -> np.ndarray:
+        """Some latents, none twice, on documents, float64 [documents, latents].
+
+        places: among `documents`, rising; None: all.
+        Raises: StoreError if a latent is none.
+        """
+        places = np.arange(len(self.documents)) if places is None else places
+        row_D = np.full(len(self.documents), -1, np.int64)
+        row_D[places] = np.arange(len(places))
+        pooled_DL = np.zeros((len(places), len(latents)))
+        for column, found in self._of_each(latents):
+            row = row_D[found.place]
+            pooled_DL[row[row >= 0], column] = found.value[row >= 0]
         return pooled_DL
+
+    def _of_each(self, latents: Sequence[int]) -> Iterator[tuple[int, PooledBlock]]:
+        """Each of some latents: its place among them, and a block of it alone."""
+        if len(latents) <= self.sae.d_sae * READ_ALL_SHARE:
+            for column, latent in enumerate(latents):
+                yield column, self._pooled(PostingBlock(latent, *self.sae.codes.postings(latent, latent + 1)))
+            return
+        column_of = {latent: column for column, latent in enumerate(latents)}
+        for block in self.blocks():
+            for latent in column_of.keys() & range(block.first, block.first + len(block.offset) - 1):
+                here = slice(*block.offset[latent - block.first : latent - block.first + 2])
+                offset = np.array([0, here.stop - here.start])
+                yield column_of[latent], PooledBlock(latent, offset, block.place[here], block.value[here])
 
     def _pooled(self, block: PostingBlock) -> PooledBlock:
         n_latents, n_documents = len(block.offset) - 1, len(self.documents)

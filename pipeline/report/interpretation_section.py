@@ -107,8 +107,10 @@ def _windows(scored: Scored) -> int:
 
 
 def _median(values: Iterable[float | None]) -> float | None:
+    """As the record's metrics have it: none where fewer than half have a value (`over_latents`)."""
+    values = list(values)
     known = [value for value in values if value is not None]
-    return median(known) if known else None
+    return median(known) if known and 2 * len(known) >= len(values) else None
 
 
 def _interval(record: InterpretationRecord, metric: str) -> tuple[float | None, float | None]:

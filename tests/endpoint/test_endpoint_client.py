@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from strata_sae.pipeline.endpoint.answers import Answers
+from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.endpoint.errors import EndpointError
 from strata_sae.pipeline.endpoint.request import Answered
 from strata_sae.pipeline.endpoint.sending import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
+from strata_sae.pipeline.interpretation.explaining import read_explanation
 from support.asking import WANTED, Client, N, requests, truth
 from support.fake_endpoint import FakeEndpoint, Fault, always, first, serving, unless_repaired
 
@@ -112,6 +115,29 @@ def test_an_answer_that_stays_unreadable_counts_as_failed_and_is_not_paid_for_ag
     assert fake.repeated == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("EXPLANATION: the end of a", Answered(None, "cut")),
+        ("EXPLANATION: the end of a line\nand then", Answered("the end of a line", None)),
+    ],
+)
+def test_a_line_that_the_limit_of_tokens_ended_is_no_answer(tmp_path: Path, words: str, wanted: Answered[str]) -> None:
+    asked = requests(1)
+    with serving(FakeEndpoint(lambda chat: words + "." * len(words), fault=always("too long"))) as fake:
+        client = Client(fake, tmp_path)
+        assert client.endpoint.ask(asked, read_explanation, "") == [wanted]
+    client.answers.close()
+    assert DryRun(Answers(tmp_path)).ask(asked, read_explanation, "?") == [wanted]
+
+
+def test_a_repair_that_no_budget_lets_through_is_not_counted_as_sent(tmp_path: Path) -> None:
+    with serving(FakeEndpoint(truth, fault=always("garbage"))) as fake:
+        client = Client(fake, tmp_path, max_requests=1)
+        assert client.ask(requests(1)) == [Answered(None, "budget")]
+    assert client.endpoint.spent[:3] == (1, 0, 0)
+
+
 def test_thoughts_are_no_part_of_an_answer(tmp_path: Path) -> None:
     with serving(FakeEndpoint(truth, fault=always("think"))) as fake:
         client = Client(fake, tmp_path)
@@ -174,6 +200,13 @@ def test_nobody_at_the_address_is_told_at_once(tmp_path: Path) -> None:
     assert client.pauses == []
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "xn--a"])
+def test_a_host_that_can_have_no_address_is_told_in_a_line(tmp_path: Path, host: str) -> None:
+    with pytest.raises(EndpointError, match=r"interpretation\.base_url: .* is the name of no host") as raised:
+        Client(f"http://{host}/v1", tmp_path).ask()
+    assert "\n" not in str(raised.value)
+
+
 def test_a_pause_is_random_up_to_a_bound_that_doubles_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     with serving(FakeEndpoint(truth, fault=first(9, "500"))) as fake:
@@ -224,6 +257,22 @@ def test_a_budget_of_tokens_counts_what_the_server_counted(tmp_path: Path) -> No
         fake.usage = False  # then estimates count
         silent = Client(fake, tmp_path / "b", max_tokens=2 * reserved, concurrency=1)
         assert [answered.failure for answered in silent.ask()] == [None] * 2 + ["budget"] * (N - 2)
+
+
+def test_a_budget_of_tokens_is_spent_whole_whatever_is_under_way(tmp_path: Path) -> None:
+    """What requests under way may still take is waited for: it is nearly all of what they reserve, and comes back."""
+    size, reserved = len(requests()[0].messages[0].content) // 4 + 1 + len("[0, 0, 0]") // 4, 107
+    with serving(FakeEndpoint(truth)) as fake:
+        client = Client(fake, tmp_path / "a", max_tokens=(N - 1) * size + reserved, concurrency=8)
+        assert client.ask() == WANTED
+        short = Client(fake, tmp_path / "b", max_tokens=5 * size + reserved, concurrency=8)
+        answers = short.ask()
+        # Threads come to the budget in the order of their requests, but for a moment between the two.
+        assert [answer.failure for answer in answers].count(None) == 6
+        assert all(answer in (wanted, Answered(None, "budget")) for answer, wanted in zip(answers, WANTED, strict=True))
+        # A smaller request would still fit; latents are to be finished one after another.
+        small = [request._replace(max_tokens=1) for request in requests(1)]
+        assert short.ask(small) == [Answered(None, "budget")]
 
 
 def test_a_full_disk_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from strata_sae.pipeline.endpoint.answers import Answers, Kept
 from strata_sae.pipeline.endpoint.dialects import Dialects
 from strata_sae.pipeline.endpoint.dry_run import Counted, DryRun
 from strata_sae.pipeline.endpoint.errors import RefusedError
-from strata_sae.pipeline.endpoint.reading import spoken
+from strata_sae.pipeline.endpoint.reading import repair_of, spoken
 from strata_sae.pipeline.endpoint.request import Answered, Request
 from strata_sae.pipeline.endpoint.together import together
 from strata_sae.pipeline.endpoint.wire import seconds_of
@@ -132,6 +132,31 @@ def test_after_an_error_nothing_is_begun_and_what_is_under_way_ends() -> None:
     assert len(ended) < 50
 
 
+def test_the_error_that_ends_everything_is_raised_and_not_one_that_it_causes() -> None:
+    """The other thread has given up, as a sender does in a pause, before the first one's `stop.set()` returns."""
+    waiting, others = threading.Event(), list[threading.Thread]()
+
+    class Stop(threading.Event):
+        def set(self) -> None:
+            super().set()
+            for other in others:
+                if other is not threading.current_thread():
+                    other.join()
+
+    def work(n: int) -> None:
+        if n == 0:
+            waiting.wait()
+            raise ValueError("the cause")
+        others.append(threading.current_thread())
+        waiting.set()
+        stop.wait()
+        raise RuntimeError("given up")
+
+    stop = Stop()
+    with pytest.raises(ValueError, match="the cause"):
+        together(work, range(2), 2, stop, lambda: None)
+
+
 # ---- A dry run
 
 
@@ -162,13 +187,21 @@ def test_a_dry_run_takes_kept_answers_and_sends_and_writes_nothing(tmp_path: Pat
     assert sorted(tmp_path.iterdir()) == files
 
 
-@pytest.mark.parametrize("kept", [Kept("rubbish", "whole", 0, 0, 0), Kept("", "refused", 0, 0, 0)])
-def test_a_kept_answer_that_cannot_be_read_gives_the_stand_in(tmp_path: Path, kept: Kept) -> None:
+def test_a_dry_run_finds_what_failed_for_good(tmp_path: Path) -> None:
+    """Refused, and unreadable with its repair: nothing is asked, so nothing may be made of a stand-in."""
+    unreadable, refused, half = requests(3)
     answers = Answers(tmp_path)
-    (request,) = requests(1)
-    answers.keep(request.key(), kept)
+    for request in (unreadable, half):
+        answers.keep(request.key(), Kept("rubbish", "whole", 0, 0, 0))
+    answers.keep(refused.key(), Kept("", "refused", 0, 0, 0))
+    repair = repair_of(unreadable, "rubbish", "it is no JSON array")
+    answers.keep(repair.key(), Kept("rubbish again", "whole", 0, 0, 0))
     answers.close()
-    assert DryRun(Answers(tmp_path)).ask([request], verdicts, [True]) == [Answered([True], None)]
+    assert DryRun(Answers(tmp_path)).ask([unreadable, refused, half], verdicts, [True]) == [
+        Answered(None, "unreadable"),
+        Answered(None, "refused"),
+        Answered([True], None),  # its repair is still to be asked
+    ]
 
 
 def test_the_purpose_is_no_part_of_what_is_asked() -> None:

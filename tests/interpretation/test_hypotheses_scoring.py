@@ -183,3 +183,12 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
     by_hand = sum((one > other) + 0.5 * (one == other) for one, other in pairs) / len(pairs)
     assert found.metrics["auroc"] == pytest.approx(by_hand, rel=1e-12)
     assert found.n_significant == sum((one.coefficient_p or 1) < 0.1 / 3 for one in found.scores) == 2
+
+
+def test_the_unit_of_a_target_changes_no_r2() -> None:
+    rng = np.random.default_rng(2)
+    concepts_DL = rng.integers(0, 2, (200, 3)).astype(np.float64)
+    target_D = concepts_DL @ [1.0, -2.0, 0.5] + rng.standard_normal(200)
+    plain, small, large = (score_concepts(concepts_DL, scale * target_D, False).metrics for scale in (1, 1e-9, 1e9))
+    assert plain["r2"] == pytest.approx(small["r2"]) == pytest.approx(large["r2"])
+    assert score_concepts(np.ones((200, 1)), 1e9 * target_D, False).metrics == {"r2": None}

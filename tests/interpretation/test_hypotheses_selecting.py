@@ -104,3 +104,22 @@ def test_lasso_is_fitted_on_pooled_codes(pooled: PooledCodes, monkeypatch: pytes
     found = candidates(pooled, target_D)
     best = set(found.latent_C[np.argsort(-np.abs(found.correlation_C))[:5]].tolist())
     assert {one.latent for one in select(pooled, target_D, "lasso", 3, is_binary=False)[0]} <= best
+
+
+def test_lasso_makes_an_array_of_the_documents_that_select_alone(
+    pooled: PooledCodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of a million documents, of which a hundred have a target, would take terabytes otherwise."""
+    target_D = target_of(pooled)
+    target_D[::2] = np.nan
+    sizes: list[int] = []
+    whole = PooledCodes.of
+
+    def of(self: PooledCodes, *args: np.ndarray) -> np.ndarray:
+        found = whole(self, *args)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(PooledCodes, "of", of)
+    select(pooled, target_D, "lasso", 3, False)
+    assert sizes == [int(np.isfinite(target_D).sum())]

@@ -130,3 +130,19 @@ def test_a_csv_that_is_not_there_or_too_large(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(targets, "MOST_BYTES", 20)
     with pytest.raises(ConfigError, match="is larger than 20 bytes"):
         of_csv(tmp_path, "document,rating\n" + "1,2\n" * 9)
+
+
+def test_numbers_of_more_than_six_digits_are_told_apart(tmp_path: Path) -> None:
+    days = "document,day\n0,20230115\n1,20230116\n2,20230115\n"
+    assert of_csv(tmp_path, days, "day").values == {0: 20230115.0, 1: 20230116.0, 2: 20230115.0}
+    one = of_csv(tmp_path, days, "day=20230115")
+    assert one.values == {0: 1.0, 1: 0.0, 2: 1.0}
+    finer = of_csv(tmp_path, "document,x\n0,0.12345678\n1,0.12345679\n2,1e300\n", "x=0.12345678")
+    assert finer.values == {0: 1.0, 1: 0.0, 2: 0.0}
+
+
+@pytest.mark.parametrize("cells", ["1e300,2e300,3", "1e-200,2e-200,3e-200"])
+def test_numbers_whose_squares_are_none_are_refused(tmp_path: Path, cells: str) -> None:
+    text = "document,rating\n" + "".join(f"{n},{cell}\n" for n, cell in enumerate(cells.split(",")))
+    with pytest.raises(ConfigError, match=r"--target: 'rating' holds numbers .* to .*: give it in another unit"):
+        of_csv(tmp_path, text)

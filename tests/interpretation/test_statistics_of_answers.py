@@ -21,6 +21,7 @@ from strata_sae.pipeline.interpretation.statistics import (
     rate_of,
     wilson,
 )
+from strata_sae.pipeline.runs.judging_records import Estimate
 from strata_sae.stores import random_words
 
 N = 25
@@ -182,3 +183,9 @@ def test_the_noise_of_a_median_is_that_of_a_loop_over_resamples() -> None:
     assert few.value is not None
     assert few.interval is None
     assert over_latents([None], 5, "detection").value is None
+
+
+def test_a_median_over_the_few_latents_that_an_answer_picked_out_is_none() -> None:
+    """A judge that names one window of two latents in a hundred, rightly: the precision of the others is undefined."""
+    assert over_latents([1.0, 1.0, *[None] * 98], 0, "precision") == Estimate(value=None, interval=None)
+    assert over_latents([1.0] * 50 + [None] * 50, 0, "precision").value == 1.0

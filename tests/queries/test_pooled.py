@@ -81,3 +81,12 @@ def test_blocks_and_the_order_of_rows_change_nothing(
     found, expected = whole(PooledCodes(sae, shuffled.text)), by_hand(shuffled, sae, "mean", "as_trained")
     assert found.keys() == expected.keys() == set(range(0, 21, 3))
     assert all(np.allclose(found[key], expected[key], rtol=1e-12, atol=0) for key in expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_some_documents_alone(run: CodedRun, sae: CodedSAE, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    monkeypatch.setattr("strata_sae.pipeline.queries.pooled.READ_ALL_SHARE", share)
+    pooled, latents = PooledCodes(sae, run.text), [3, 0, 7]
+    places = np.arange(1, len(pooled.documents), 3)
+    assert np.array_equal(pooled.of(latents, places), pooled.of(latents)[places])
+    assert pooled.of(latents, places).any()

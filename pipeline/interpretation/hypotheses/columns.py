@@ -83,17 +83,20 @@ def says(found: Hypotheses) -> str:
     """What was done and found, in a few sentences."""
     n, scores = len(found.found), found.scores
     copies = f" ({found.n_copies:,} copies of the former left out)" if found.n_copies else ""
+    n_read = found.n_annotated
+    drawn = f", the words on {n_read:,} of them, drawn by the seed" if n_read < found.n_testing else ""
     chosen = (
         f"{n} of {found.n_candidates:,} latents were chosen by {found.select} of their {found.pool} over each document "
         f"with the target, on {found.n_choosing:,} documents of even number. Everything else was measured on "
-        f"{found.n_testing:,} documents of odd number{copies}."
+        f"{found.n_testing:,} documents of odd number{drawn}{copies}."
     )
     if not scores.n_tested:
         return f"{chosen} No concept could be tested."
     told = ", ".join(f"{name} {value:.3f}" for name, value in scores.metrics.items() if value is not None)
     return (
         f"{chosen} {scores.n_significant} of {scores.n_tested} coefficients have a p-value below {LEVEL} / "
-        f"{scores.n_tested}. The regression ({scores.model}) on {scores.n_documents:,} documents: {told or 'none'}. "
+        f"{scores.n_tested}. The regression ({scores.model}), fitted to {scores.n_documents:,} documents and measured "
+        f"on the same: {told or 'none'}. "
         "That a concept goes with the target does not say that it causes it."
     )
 

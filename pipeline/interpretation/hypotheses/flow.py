@@ -27,6 +27,7 @@ from strata_sae.pipeline.interpretation.hypotheses.wording import (
     labels_of,
     tested_once,
 )
+from strata_sae.pipeline.pages.text import masked
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.pooled import POOLINGS, PooledCodes, Pooling
 
@@ -80,9 +81,12 @@ class Hypotheses(NamedTuple):
     n_choosing: int
     """Documents (count) with a target, of even number."""
     n_testing: int
-    """Documents (count) that test the words, of odd number."""
+    """Documents (count) that test, of odd number."""
+    n_annotated: int
+    """Of these (count), those on which the words are tested: where a language model reads them, no more than it is
+    shown."""
     n_copies: int
-    """Documents (count) that would have tested, and have the tokens of one that chose."""
+    """Documents (count) that would have tested, and have the tokens of one of even number."""
     n_candidates: int
     """Latents that were looked at (count)."""
     scores: Scores
@@ -117,7 +121,8 @@ def hypotheses_of(
     target_D = target.of(pooled.documents)
     choosing_D, testing_D = (np.isfinite(target_D) & (pooled.documents % 2 == half) for half in (0, 1))
     tokens_D = token_sums(run.text, pooled.documents)
-    is_copy_D = testing_D & np.isin(tokens_D, tokens_D[choosing_D])
+    # Words, and token labels, are of all documents of even number, with a target or not.
+    is_copy_D = testing_D & np.isin(tokens_D, tokens_D[pooled.documents % 2 == 0])
     testing_D &= ~is_copy_D
     _check_enough(target, target_D, choosing_D, testing_D)
     chosen, candidates = select(pooled, np.where(choosing_D, target_D, np.nan), way, wanted.n, target.is_binary)
@@ -134,12 +139,13 @@ def hypotheses_of(
         testing = drawn(testing, pooled.documents, settings.seed)
         words = tested_once(latents, explained(run, sae, latents, settings, asks))
         concepts_DL = annotated(run, pooled.documents[testing].tolist(), words, settings, asks)
-        by = f"{settings.explainer} explained, {settings.scorer} annotated"
+        # A local server may know a model by its path, and the page is shown.
+        by = f"{masked(settings.explainer)} explained, {masked(settings.scorer)} annotated"
     scores = score_concepts(concepts_DL, target_D[testing], target.is_binary)
     n_failed_L = np.where([word.is_tested for word in words], np.isnan(concepts_DL).sum(axis=0), 0).tolist()
     parts = zip(chosen, words, correlations, scores.scores, n_failed_L, strict=True)
     found = [Hypothesis(one.latent, *word, one.score, *r, score, n) for one, word, r, score, n in parts]
-    n_documents = int(choosing_D.sum()), len(testing), int(is_copy_D.sum())
+    n_documents = int(choosing_D.sum()), int(testing_D.sum()), len(testing), int(is_copy_D.sum())
     sizes = *n_documents, len(candidates.latent_C)
     return Hypotheses(target, way, pool, wanted.n, asks is not None, by, *sizes, scores, found)
 

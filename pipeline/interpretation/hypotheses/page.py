@@ -31,6 +31,8 @@ def page(run: CodedRun, sae: CodedSAE, found: Hypotheses, rows: list[Row], csv_n
             ("target", found.target.means),
             ("words", found.by),
             ("store id", run.text.store.id[:16]),
+            ("codes id", sae.codes.id[:16]),
+            ("SHA-256 of the weights", sae.training.sha256.weights[:16]),
         ],
         columns=COLUMNS,
         words=names.index("interpretation"),

@@ -71,8 +71,10 @@ def _least_squares(x_DC: np.ndarray, y_D: np.ndarray) -> _Found:
 
 def _squared_correlation(y_D: np.ndarray, predicted_D: np.ndarray) -> float | None:
     y, predicted = y_D - y_D.mean(), predicted_D - predicted_D.mean()
-    size = float((y @ y) * (predicted @ predicted))
-    return None if size <= 1e-24 * len(y_D) ** 2 else float((y @ predicted) ** 2 / size)
+    of_y, of_predicted = float(y @ y), float(predicted @ predicted)
+    # A constant prediction varies by its rounding alone, which is as large as the target is.
+    is_constant = of_predicted <= 1e-24 * max(of_y, float(y_D @ y_D))
+    return None if is_constant else float((y @ predicted) ** 2 / (of_y * of_predicted))
 
 
 def _logit(x_DC: np.ndarray, y_D: np.ndarray) -> _Found | None:

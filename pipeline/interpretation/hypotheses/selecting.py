@@ -99,7 +99,7 @@ def _lasso(
     latent_C = np.sort(found.latent_C[order[:most]])
     if len(latent_C) < len(found.latent_C):
         log.info("lasso: of %s latents the %s of the largest correlation", f"{len(order):,}", f"{most:,}")
-    x_nC = pooled.of(latent_C.tolist())[known]
+    x_nC = pooled.of(latent_C.tolist(), known)
     return latent_C, lasso_coefficients(x_nC, target_D[known], n, is_binary)
 
 

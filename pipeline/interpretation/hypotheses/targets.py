@@ -16,6 +16,8 @@ from strata_sae.stores import ActivationStore
 
 MOST_BYTES = 2**28
 """Of a CSV of targets."""
+LARGEST = 1e70
+"""Size of a number, and of one divided by a difference: fourth powers and their sums are numbers of float64."""
 DOCUMENT = "document"
 _TRUTHS = {"true": 1.0, "false": 0.0}
 _LISTED = 8
@@ -85,6 +87,12 @@ def _target(name: str, known: Mapping[int, Value]) -> Target:
         raise ConfigError(f"--target: {name!a} is the same of all {len(known):,} documents that have it")
     if all(isinstance(value, bool | int | float) for value in known.values()):
         values = {document: float(value) for document, value in known.items() if not isinstance(value, str | None)}
+        low, high = min(values.values()), max(values.values())
+        if max(abs(low), abs(high)) > LARGEST or high - low < 1 / LARGEST:
+            raise ConfigError(
+                f"--target: {name!a} holds numbers of {low:g} to {high:g}, whose powers are none: give it in another "
+                "unit"
+            )
         is_binary = set(values.values()) == {0.0, 1.0}
         return Target(name, values, is_binary, "0 or 1" if is_binary else "a quantity")
     if len(spelled) > 2:
@@ -93,15 +101,16 @@ def _target(name: str, known: Mapping[int, Value]) -> Target:
             f"--target: {name!a} holds text of {len(spelled):,} kinds ({often}); ask for one of them against the rest: "
             f"--target {name}=<kind>"
         )
-    low, high = sorted(spelled)
-    values = {document: float(_spelled(value) == high) for document, value in known.items()}
-    return Target(name, values, True, f"1 where it is {high!a}, 0 where it is {low!a}")
+    zero, one = sorted(spelled)
+    values = {document: float(_spelled(value) == one) for document, value in known.items()}
+    return Target(name, values, True, f"1 where it is {one!a}, 0 where it is {zero!a}")
 
 
 def _spelled(value: Value) -> str:
+    """A value as it is asked for: different values never have one spelling, and 3.0 of a CSV is 3."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else str(value)
 
 
 def _of_store(store: ActivationStore) -> dict[str, dict[int, Value]]:

@@ -1,7 +1,8 @@
 """Words for chosen latents, and which documents they fit: by a language model, or, without one, by token labels."""
 
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from strata_sae.pipeline.endpoint.request import Asks
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.annotating import annotate_all
 from strata_sae.pipeline.interpretation.excerpts import Excerpts
-from strata_sae.pipeline.interpretation.explaining import explain
+from strata_sae.pipeline.interpretation.explaining import STAND_IN, explain
 from strata_sae.pipeline.interpretation.hypotheses.documents import texts_of
 from strata_sae.pipeline.queries.labels import tokens_of
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
@@ -19,8 +20,13 @@ from strata_sae.pipeline.queries.windows import token_text
 from strata_sae.stores.files.canonical import canonical_json
 from strata_sae.stores.files.hashing import sha256
 
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
 MOST_ANNOTATED = 1000
 """Documents that test the words (count); of more, these are drawn by the seed."""
+LATENTS_AT_ONCE = 64
+"""Latents whose windows, or whose requests about documents, are in memory together: the latter take 4 MB each."""
 N_TOKENS = 5
 """Of a label, its commonest ones, which name a latent where no language model does."""
 
@@ -59,12 +65,30 @@ def explained(
     if settings.explainer is None:
         raise ConfigError("interpretation.explainer: is not set; name the model that says what latents are about")
     excerpts = Excerpts(run, sae, settings.seed)
-    materials = [excerpts.of(latent) for latent in latents]
-    words = [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    words: list[Words] = []
+    for some in _blocks(latents):
+        materials = [excerpts.of(latent) for latent in some]
+        words += [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+    if n_left := sum(word.failure == "budget" for word in words):
+        log.warning(
+            "%s: %d of %d latents have no words, since the budget was spent; answers that came are kept: run the same "
+            "again",
+            sae.name,
+            n_left,
+            len(words),
+        )
     if isinstance(asks, DryRun):
         # What stands in is the same for all latents, and equal questions are counted once: words of each are different.
-        words = [word._replace(text=f"{word.text} {latent}") for word, latent in zip(words, latents, strict=True)]
+        # Kept ones are what they are, and so are the requests that follow from them.
+        words = [
+            word._replace(text=f"{word.text} {latent}") if word.text == STAND_IN else word
+            for word, latent in zip(words, latents, strict=True)
+        ]
     return words
+
+
+def _blocks(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[first : first + LATENTS_AT_ONCE] for first in range(0, len(items), LATENTS_AT_ONCE)]
 
 
 def tested_once(latents: Sequence[int], words: Sequence[Words]) -> list[Words]:
@@ -90,7 +114,9 @@ def annotated(
         raise ConfigError("interpretation.scorer: is not set; name the model that says which documents the words fit")
     texts = texts_of(run.text, documents)
     tasks = [(word.text, texts) for word in words if word.text is not None and word.is_tested]
-    answers = iter(annotate_all(asks, settings.scorer, tasks, settings.seed))
+    answers = iter(
+        answer for some in _blocks(tasks) for answer in annotate_all(asks, settings.scorer or "", some, settings.seed)
+    )
     concepts_DL = np.full((len(documents), len(words)), np.nan)
     for column, word in enumerate(words):
         if word.is_tested:
