@@ -93,14 +93,14 @@ def _alone(run: "RunFolder", saes: "Sequence[CodedSAE]") -> Iterator[None]:
 
 def would_ask(dry_run: "DryRun") -> str:
     """What a dry run counted, a line for each purpose and model."""
+    from strata_sae.pipeline.pages.tables import aligned
+
     rows = dry_run.counted
     head = ("purpose", "model", "requests", "kept already", "prompt tokens, about", "answer tokens, at most")
     total = [sum(counts) for counts in zip(*(row[2:] for row in rows), strict=True)] or [0] * 4
     cells = [head, *((row.purpose, row.model, *map("{:,}".format, row[2:])) for row in rows)]
     cells.append(("all", "", *map("{:,}".format, total)))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
-    return "\n".join([*lines, DRY_RUN_NOTE])
+    return "\n".join([*aligned(cells), DRY_RUN_NOTE])
 
 
 DRY_RUN_NOTE = (

@@ -1,14 +1,12 @@
 """The files of an SAE's interpretations: the record, and the same as a table."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.picking import ACTIVE
 from strata_sae.pipeline.interpretation.prompts import texts_of
-from strata_sae.pipeline.pages.text import csv_cell
+from strata_sae.pipeline.pages.tables import csv_text
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationRecord, Scored
 from strata_sae.pipeline.runs.record_files import write_record
@@ -46,11 +44,7 @@ def table(record: InterpretationRecord, finished: Sequence[Interpreted]) -> str:
     """A row for each latent: the columns of HypotheSAEs' tables of interpretations under their names, then ours."""
     names = sorted({name for one in record.latents for name in one.scores})
     rows = [_row(one, names) for one in finished]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(list(rows[0]) if rows else [])
-    writer.writerows([[csv_cell(_rounded(cell)) for cell in row.values()] for row in rows])
-    return stream.getvalue()
+    return csv_text([list(rows[0]) if rows else [], *(map(_rounded, row.values()) for row in rows)])
 
 
 def _row(one: Interpreted, names: Sequence[str]) -> dict[str, _Cell]:
