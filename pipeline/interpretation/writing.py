@@ -89,16 +89,12 @@ def in_words(record: InterpretationRecord) -> str:
     """What came of the interpretations of an SAE, in a line."""
     parts = [f"{sum(one.explanation is not None for one in record.latents)} of {len(record.latents)} latents explained"]
     for name in sorted({name for one in record.latents for name in one.scores}):
-        value, low, high = (_value(record, f"{name}_balanced_accuracy{end}") for end in ("", "_low", "_high"))
+        value, (low, high) = (of(f"{name}_balanced_accuracy") for of in (record.value, record.interval))
         if value is not None:
             noise = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
-            lift = _value(record, f"{name}_lift")
+            lift = record.value(f"{name}_lift")
             beside = f", {lift:+.2f} over token labels" if lift is not None else ""
             parts.append(f"{name}: balanced accuracy {value:.2f}{noise}{beside}")
-        if failed := _value(record, f"{name}_failed"):
+        if failed := record.value(f"{name}_failed"):
             parts.append(f"{name}: {failed:.1%} of windows without a readable answer")
     return "; ".join(parts)
-
-
-def _value(record: InterpretationRecord, name: str) -> float | None:
-    return record.metrics[name].value if name in record.metrics else None
