@@ -9,7 +9,6 @@ from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.explore import prompts
 from strata_sae.pipeline.explore.prompts import Prompts, Question
 from strata_sae.pipeline.explore.screen import World
-from strata_sae.pipeline.explore.screens.prompted import values_S
 from strata_sae.pipeline.queries.asked_model import Active, Edit
 from support.asked_models import FakeModel
 from support.exploring import PORT, TOKEN, client_of, hostile_words, text_of
@@ -224,8 +223,8 @@ def test_what_is_typed_goes_back_unchanged(client):
 
 def test_values_on_all_tokens():
     active = Active(np.array([0, 2, 2, 3]), np.array([5, 1, 5]), np.array([1.0, 2.0, 3.0], np.float32))
-    assert values_S(active, 5).tolist() == [1.0, 0.0, 3.0]
-    assert values_S(active, 9).tolist() == [0.0, 0.0, 0.0]
+    assert active.values_S(5).tolist() == [1.0, 0.0, 3.0]
+    assert active.values_S(9).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_model_of_another_run_is_not_asked():
