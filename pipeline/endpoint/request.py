@@ -56,6 +56,11 @@ class Answered(NamedTuple, Generic[T]):
     failure: str | None
     """Why, in a word for counts: `unreadable`, `refused`, `timeout`, `server`, `cut`, `budget`; None: answered."""
 
+    @property
+    def is_unasked(self) -> bool:
+        """Whether it was not asked, because the budget was spent."""
+        return self.failure == "budget"
+
 
 class Asks(Protocol):
     """Something that gets requests answered: an endpoint, or a dry run that counts them."""

@@ -28,7 +28,6 @@ LATENTS_AT_ONCE = 64
 together, then all scores, so `concurrency` is used within a block."""
 SHORT_STRETCH = 8.0
 """Rows of a document that lie together, below which windows are too short to tell a context."""
-_BUDGET = "budget"
 
 
 def interpret(
@@ -108,11 +107,7 @@ def _finished(
         materials = [excerpts.of(latent) for latent in latents[first : first + LATENTS_AT_ONCE]]
         explained = explain(asks, settings.explainer or "", materials, settings.seed)
         # What has no explanation for want of budget is asked for again later: its scores would be of nothing.
-        some = [
-            (material, answer)
-            for material, answer in zip(materials, explained, strict=True)
-            if answer.failure != _BUDGET
-        ]
+        some = [pair for pair in zip(materials, explained, strict=True) if not pair[1].is_unasked]
         items = [Item(material, answer.value, label_sets.of(material.latent)) for material, answer in some]
         scored = score(asks, settings.scorer or "", settings.scores, items, settings.seed)
         found += [

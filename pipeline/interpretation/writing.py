@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.picking import ACTIVE
-from strata_sae.pipeline.interpretation.prompts import texts_of
 from strata_sae.pipeline.pages.tables import csv_text
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationRecord, Scored
@@ -31,7 +30,7 @@ def top_texts(material: Material) -> list[str]:
     """The texts of the windows with the largest values, of all documents, the largest first."""
     top = [excerpt for excerpt in [*material.explain, *material.active] if excerpt.kind == ACTIVE[0]]
     top.sort(key=lambda excerpt: (-max(excerpt.values), excerpt.row))
-    return texts_of(top[:N_TOP_EXAMPLES])
+    return [excerpt.text for excerpt in top[:N_TOP_EXAMPLES]]
 
 
 def write_interpretations(folder: VariantFolder, record: InterpretationRecord, finished: Sequence[Interpreted]) -> None:

@@ -8,13 +8,13 @@ from strata_sae.pipeline.endpoint.request import Answered, UnreadableError
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
 from strata_sae.pipeline.interpretation.explaining import (
     MOST_CHARACTERS,
-    NO_WINDOWS,
     explain,
     explanation_request,
     read_explanation,
 )
 from strata_sae.pipeline.interpretation.picking import Kind
 from strata_sae.pipeline.interpretation.prompts import question
+from strata_sae.pipeline.interpretation.scorers.asking import NO_WINDOWS
 from support.made_up_run import HOSTILE
 
 

@@ -7,10 +7,12 @@ that a text held and the model repeated, makes the answer unreadable.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
-from strata_sae.pipeline.endpoint.request import Message, Request, UnreadableError
+from strata_sae.pipeline.endpoint.request import Answered, Asks, Message, Request, UnreadableError
+
+T = TypeVar("T")
 
 N_SHOWN = 5
 """Texts of a request, as delphi has them: more of them cost fewer tokens, and are answered less well."""
@@ -18,6 +20,8 @@ ANSWER_TOKENS = 1024
 """At most, of an answer. An array takes fewer than 20; models that think first need the rest."""
 MARKS = (("<<", ">>"), ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}"), ("[[[", "]]]"))
 """Around marked tokens: the first pair that no text of a request holds."""
+NO_WINDOWS = "windows"
+"""Why there is no explanation or rating: too few windows to ask about."""
 _ARRAY = re.compile(r"\[[^\[\]]{0,400}\]")
 
 
@@ -71,6 +75,15 @@ class Prompt(NamedTuple):
         """A question, all in one message: templates of some models refuse those of a system."""
         said = f"{self.task}\n\nAn example.\n{self.example}\nAnswer: {self.answer}\n\nYour task.\n{question}\nAnswer:"
         return Request(model, (Message("user", said),), ANSWER_TOKENS, purpose, seed=seed)
+
+
+def answers_to(
+    asks: Asks, requests: Sequence[Request | None], parse: Callable[[str], T], stand_in: T
+) -> list[Answered[T]]:
+    """As `Asks.ask`; None, for which there are too few windows, fails with NO_WINDOWS."""
+    wanted = [request for request in requests if request is not None]
+    answers = iter(asks.ask(wanted, parse, stand_in) if wanted else [])
+    return [Answered[T](None, NO_WINDOWS) if request is None else next(answers) for request in requests]
 
 
 def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:
