@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
+from strata_sae.pipeline.commands.arguments import MOST_LATENTS, Overrides, RunOrVariant, config_file_of, guard
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.paths import reader_of
 
@@ -18,16 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_LATENTS, MOST_NEW_TOKENS = 2**32 - 2, 512
-"""A latent's number has 32 bits."""
-Address = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN[/VARIANT]",
-        parser=reader_of("RUN"),
-        help="Folder of a run, or one of its SAEs, for example runs/demo/topk@blocks.8.hook_resid_post.",
-    ),
-]
+MOST_NEW_TOKENS = 512
+"""As in `queries.asked_model`, which takes long to import."""
 Text = Annotated[str, typer.Argument(metavar="TEXT", help="The text; the model's own tokenizer cuts it into tokens.")]
 Marked = Annotated[
     list[int],
@@ -85,7 +77,7 @@ Out = Annotated[
 
 def prompt(
     context: typer.Context,
-    run: Address,
+    run: RunOrVariant,
     text: Text,
     overrides: Overrides,
     latent: Marked,
@@ -98,8 +90,6 @@ def prompt(
     """A text in the language model: every token's latents, and what changes when latents are edited."""
     guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.commands.push import folder_at
-    from strata_sae.pipeline.config import load
-    from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.intervention.prompt_table import lines
     from strata_sae.pipeline.intervention.prompt_view import view
     from strata_sae.pipeline.intervention.run_model import RunModel
@@ -114,8 +104,7 @@ def prompt(
     edits = _edits(whole, named, ablate, clamp, steer)
     if latent and not named:
         raise ConfigError(_which(whole, "--latent"))
-    config = TrainConfig.of(load(whole.config, list(overrides)), whole.config)
-    model = RunModel(config, whole, named)
+    model = RunModel(whole, overrides, named)
     prompted = model.prompt(text, edits, n_following=1)
     for number in latent:
         model.opened().check_latent(named[0], number, "--latent")

@@ -88,7 +88,8 @@ def in_words(record: InterpretationRecord) -> str:
     """What came of the interpretations of an SAE, in a line."""
     parts = [f"{sum(one.explanation is not None for one in record.latents)} of {len(record.latents)} latents explained"]
     for name in sorted({name for one in record.latents for name in one.scores}):
-        value, (low, high) = (of(f"{name}_balanced_accuracy") for of in (record.value, record.interval))
+        metric = f"{name}_balanced_accuracy"
+        value, (low, high) = record.value(metric), record.interval(metric)
         if value is not None:
             noise = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
             lift = record.value(f"{name}_lift")
