@@ -69,15 +69,15 @@ def ask(
 
 
 def _say(line: str) -> None:
-    """Also with --quiet: that text leaves the machine is never left unsaid."""
+    """Print a line to stderr, with --quiet too: it may say that text leaves the machine."""
     typer.echo(line, err=True)
 
 
 @contextmanager
 def _alone(run: "RunFolder", saes: "Sequence[CodedSAE]") -> Iterator[None]:
-    """Nobody else interprets these SAEs meanwhile, which would be paid for twice, or deletes them.
+    """The block in which no other process interprets these SAEs, which would be paid for twice, or deletes them.
 
-    Raises: CheckpointError where another process does.
+    Raises: CheckpointError where another process does so now.
     """
     from strata_sae.pipeline.runs.claims import busy, claim_in, interpretation_of
 

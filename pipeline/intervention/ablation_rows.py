@@ -1,5 +1,6 @@
 """Held-out sequences whose latents are ablated: tokens, rows, and which rows are ablated and counted."""
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from strata_sae.pipeline.queries.opened import CodedSAE
 from strata_sae.pipeline.queries.populations import Population
 from strata_sae.pipeline.reading.feed import to_tensor
 from strata_sae.pipeline.reading.routes import route_in
+
+log = logging.getLogger(__name__)
 
 
 class Group(NamedTuple):
@@ -54,7 +57,9 @@ class AblationRows:
         self._is_counted_N = (reader or ablator).kept(population)
         chosen = chosen_sequences(self.store, max_rows).spans
         self.spans = [span for span in chosen if self._is_finite(span)]
-        self.n_left_out = len(chosen) - len(self.spans)
+        if n_left_out := len(chosen) - len(self.spans):
+            says = "ablate: %d of %d sequences hold a row with a NaN or an infinity and are left out"
+            log.warning(says, n_left_out, len(chosen))
         if not self.spans:
             raise ConfigError(f"ablate: every chosen sequence holds a row at {self.route.name} that is not finite")
         self.n_rows = sum(span.length for span in self.spans)

@@ -106,8 +106,6 @@ class RunModel:
             raise ConfigError(f"{len(ways)} continuations at once; 1 to {MOST_WAYS} can be made together")
         with self._lock, torch.inference_mode():
             opened = self.opened()
-            for way in ways:
-                check_edits(opened, way)
             return continuations(opened, opened.words.words(text, n_tokens), ways, n_tokens)
 
 

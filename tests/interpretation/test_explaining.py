@@ -48,7 +48,7 @@ def test_all_is_one_message_and_equal_material_gives_equal_requests() -> None:
     assert first is not None
     assert first == second
     assert [message.role for message in first.messages] == ["user"]
-    assert (first.model, first.purpose, first.seed, first.temperature) == ("model", "explain", 5, 0.0)
+    assert (first.model, first.purpose, first.seed) == ("model", "explain", 5)
     assert question(material(*WINDOWS)) in first.messages[0].content
 
 

@@ -15,9 +15,9 @@ from strata_sae.pipeline.endpoint.request import Answered, Asks, Message, Reques
 T = TypeVar("T")
 
 N_SHOWN = 5
-"""Texts of a request, as delphi has them: more of them cost fewer tokens, and are answered less well."""
+"""Texts of a request (count), as in delphi. With more of them a text costs fewer tokens, and answers are worse."""
 ANSWER_TOKENS = 1024
-"""At most, of an answer. An array takes fewer than 20; models that think first need the rest."""
+"""Of an answer (count), at most. An array takes fewer than 20; reasoning models need the rest."""
 MARKS = (("<<", ">>"), ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}"), ("[[[", "]]]"))
 """Around marked tokens: the first pair that no text of a request holds."""
 NO_WINDOWS = "windows"
