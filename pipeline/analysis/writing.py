@@ -8,7 +8,7 @@ from strata_sae.pipeline.analysis.asked import Asked, Options
 from strata_sae.pipeline.analysis.page import page
 from strata_sae.pipeline.outside import outside_stores
 from strata_sae.pipeline.pages.tables import aligned, csv_text, six_digits
-from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.pages.text import cut, visible
 from strata_sae.pipeline.paths import safe_name
 from strata_sae.stores.files.filesystem import write_bytes
 
@@ -61,5 +61,4 @@ def printed(answer: Answer) -> str:
 def _short(cell: Cell) -> str:
     if cell is None:
         return ""
-    text = f"{cell:.4g}" if isinstance(cell, float) else visible(str(cell))
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
+    return cut(f"{cell:.4g}" if isinstance(cell, float) else visible(str(cell)), LONGEST_CELL)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from strata_sae.pipeline.intervention.prompt_view import Marked, OfSAE, View
 from strata_sae.pipeline.pages.tables import aligned
-from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.pages.text import cut, visible
 
 LONGEST_TEXT = 18
 """Characters of a token in a column."""
@@ -73,8 +73,7 @@ def _of_token(one: Marked, view: View, place: int) -> list[str]:
 
 def _token(text: str) -> str:
     """A token's text in quotes, so that the space before it is seen."""
-    shown = visible(text)
-    return f"'{shown if len(shown) <= LONGEST_TEXT else shown[: LONGEST_TEXT - 1] + '…'}'"
+    return f"'{cut(visible(text), LONGEST_TEXT)}'"
 
 
 def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
