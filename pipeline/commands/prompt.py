@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from strata_sae.pipeline.commands.arguments import MOST_LATENTS, Overrides, RunOrVariant, config_file_of, guard
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
@@ -21,50 +22,26 @@ log = logging.getLogger(__name__)
 MOST_NEW_TOKENS = 512
 """As in `queries.asked_model`, which takes long to import."""
 Text = Annotated[str, typer.Argument(metavar="TEXT", help="The text; the model's own tokenizer cuts it into tokens.")]
-Marked = Annotated[
-    list[int],
-    typer.Option(
-        "--latent",
-        min=0,
-        max=MOST_LATENTS,
-        metavar="N",
+
+
+def _repeated(option: str, metavar: str, says: str, most: int | None = None) -> OptionInfo:
+    """An option that may be given several times. most: the largest number that it takes; None: it takes text."""
+    made: OptionInfo = typer.Option(
+        option,
+        min=None if most is None else 0,
+        max=most,
+        metavar=metavar,
         default_factory=list,
         show_default=False,
-        help="Show this latent on every token; may be repeated.",
-    ),
-]
-Ablated = Annotated[
-    list[int],
-    typer.Option(
-        "--ablate",
-        min=0,
-        max=MOST_LATENTS,
-        metavar="N",
-        default_factory=list,
-        show_default=False,
-        help="Set this latent to 0; may be repeated.",
-    ),
-]
-Clamped = Annotated[
-    list[str],
-    typer.Option(
-        "--clamp",
-        metavar="N=V",
-        default_factory=list,
-        show_default=False,
-        help="Set latent N to V, in units of its values; may be repeated.",
-    ),
-]
-Steered = Annotated[
-    list[str],
-    typer.Option(
-        "--steer",
-        metavar="N=A",
-        default_factory=list,
-        show_default=False,
-        help="Add A times the direction of latent N; may be repeated.",
-    ),
-]
+        help=f"{says}; may be repeated.",
+    )
+    return made
+
+
+Marked = Annotated[list[int], _repeated("--latent", "N", "Show this latent on every token", MOST_LATENTS)]
+Ablated = Annotated[list[int], _repeated("--ablate", "N", "Set this latent to 0", MOST_LATENTS)]
+Clamped = Annotated[list[str], _repeated("--clamp", "N=V", "Set latent N to V, in units of its values")]
+Steered = Annotated[list[str], _repeated("--steer", "N=A", "Add A times the direction of latent N")]
 NTokens = Annotated[
     int | None,
     typer.Option("--tokens", min=1, max=MOST_NEW_TOKENS, metavar="N", help="Tokens that the model goes on with."),
