@@ -1,4 +1,4 @@
-"""Work on the SAEs of a run that needs answers of a language model: opened, alone, counted."""
+"""What commands that need answers of a language model share: SAEs opened and claimed, requests made and counted."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ def ask(
     dry_run: bool,
     work: "Work",
 ) -> None:
-    """Do what needs answers: with the endpoint, with one that only counts, or with none where none is named."""
+    """Run `work` on the SAEs: with the endpoint, with a dry run that counts, or with None where no server is named."""
     from strata_sae.pipeline.commands.stages import shows_progress
     from strata_sae.pipeline.endpoint.answers import Answers
     from strata_sae.pipeline.endpoint.client import Endpoint

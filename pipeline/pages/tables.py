@@ -18,7 +18,7 @@ def csv_text(rows: Iterable[Iterable[str | float | None]]) -> str:
 
 
 def six_digits(cell: T) -> T | float:
-    """The nearest number of six significant digits, which does not depend on how a sum was rounded; others as is."""
+    """The nearest number of six significant digits, which does not depend on how a sum was rounded; text as it is."""
     return float(f"{cell:.6g}") if isinstance(cell, float) else cell
 
 

@@ -61,7 +61,7 @@ class Explanations:
         return len(self._found)
 
     def of(self, latent: int) -> Explained | None:
-        """None: nothing is known of it."""
+        """The explanation of a latent, the first where there are several; None: there is none."""
         found = self._found.get(latent)
         return found[0] if found else None
 

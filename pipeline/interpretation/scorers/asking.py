@@ -72,7 +72,7 @@ class Prompt(NamedTuple):
     """To the example."""
 
     def request(self, model: str, question: str, purpose: str, seed: int) -> Request:
-        """A question, all in one message: templates of some models refuse those of a system."""
+        """A question, all in one message: chat templates of some models refuse a system's."""
         said = f"{self.task}\n\nAn example.\n{self.example}\nAnswer: {self.answer}\n\nYour task.\n{question}\nAnswer:"
         return Request(model, (Message("user", said),), ANSWER_TOKENS, purpose, seed=seed)
 
@@ -80,7 +80,7 @@ class Prompt(NamedTuple):
 def answers_to(
     asks: Asks, requests: Sequence[Request | None], parse: Callable[[str], T], stand_in: T
 ) -> list[Answered[T]]:
-    """As `Asks.ask`; None, for which there are too few windows, fails with NO_WINDOWS."""
+    """The answers in the order of the requests, as `Asks.ask`; None, of too few windows, fails with NO_WINDOWS."""
     wanted = [request for request in requests if request is not None]
     answers = iter(asks.ask(wanted, parse, stand_in) if wanted else [])
     return [Answered[T](None, NO_WINDOWS) if request is None else next(answers) for request in requests]
@@ -104,7 +104,7 @@ def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:
 
 
 def _arrays(text: str, allowed: Collection[int]) -> Iterator[list[int]]:
-    """The arrays of allowed whole numbers that stand in a text; where 0 and 1 are allowed, false and true are they."""
+    """The arrays of allowed whole numbers that stand in a text; where 0 and 1 are allowed, false and true stand for them."""
     values = {str(value): value for value in allowed}
     if {0, 1} <= set(allowed):
         values |= {"false": 0, "true": 1}
