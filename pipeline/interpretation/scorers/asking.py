@@ -104,7 +104,7 @@ def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:
 
 
 def _arrays(text: str, allowed: Collection[int]) -> Iterator[list[int]]:
-    """The arrays of allowed whole numbers that stand in a text; where 0 and 1 are allowed, false and true stand for them."""
+    """Arrays of allowed whole numbers in a text; where 0 and 1 are allowed, false and true stand for them."""
     values = {str(value): value for value in allowed}
     if {0, 1} <= set(allowed):
         values |= {"false": 0, "true": 1}
