@@ -28,7 +28,6 @@ _.is_number  # a template reads it
 _.redirect_slashes  # a switch of starlette
 _.median_f1  # a template reads it
 _.null_seed  # a field of a record; checked and read by its name
-_.n_windows  # a field of a record; checked and read by its name
 _.population_interval  # a field of a record; checked and read by its name
 _.dead_latents  # a field of a record; checked and read by its name
 _.epoch_rows  # a field of a record; checked and read by its name

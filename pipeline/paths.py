@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
@@ -9,6 +10,9 @@ from strata_sae.pipeline.errors import ConfigError
 
 DATA_ROOT = "STRATA_DATA"
 """The environment variable that names the folder in which stores lie by their runs' names."""
+LONGEST_NAME = 180
+"""Characters of a file's name, which may have 255 bytes, and gets an ending and a staged name."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9@._+,=-]+")
 
 
 def as_path(text: str | Path, where: str) -> Path:
@@ -33,6 +37,14 @@ def impersonal(path: str) -> str:
     if not PurePath(path).is_absolute() and not (path.startswith("~") and not path.startswith("~/")):
         return path
     return f"{PurePath(path).name}#{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+
+
+def safe_name(name: str) -> str:
+    """A file's name, without its ending, of any text; two texts never get one name."""
+    safe = _UNSAFE.sub("_", name)
+    if safe != name or len(safe) > LONGEST_NAME:
+        safe = f"{safe[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe
 
 
 def reader_of(where: str) -> Callable[[str | Path], Path]:

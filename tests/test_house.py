@@ -31,8 +31,8 @@ attaching, the hub, trackers), and 40,500 before work went past one machine (eng
 of variants, one SAE over several processes, planning once, loading of what runs), and 43,800 before latents were
 explored (codes of all latents on all rows, queries, labels, questions with figures, the app, viewers' formats, the
 head), and 51,900 before latents were put into words and changed (an endpoint and kept answers, explanations and their
-scores, hypotheses, published words, ablation, prompts and steering, gradient pursuit). Whoever
-adds features raises it by what they take, and says here what they are."""
+scores, hypotheses, published words, ablation, prompts and steering, gradient pursuit). Whoever adds features
+raises it by what they take, and says here what they are."""
 WITHOUT_CIRCLES = ["stores", "pipeline/kernels", "pipeline/language_model"]
 
 

@@ -5,15 +5,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from strata_sae.pipeline.codes.build import build_codes
 from strata_sae.pipeline.commands.app import app
-from strata_sae.pipeline.intervention.prompt_view import values_of, view
+from strata_sae.pipeline.intervention.prompt_view import view
 from strata_sae.pipeline.intervention.run_model import RunModel
-from strata_sae.pipeline.queries.asked_model import Active, Edit
+from strata_sae.pipeline.queries.asked_model import Edit
 from strata_sae.pipeline.runs.folders import RunFolder
 from support.asked_run import CROSSCODER, OTHER, ROUGH, TEXT, asked, make
 from support.made_up_run import HOSTILE
@@ -94,7 +93,7 @@ def test_of_a_named_latent_every_value_is_shown(model: RunModel) -> None:
     lines = said(f"runs/small/{ROUGH}", TEXT, "--latent", str(LATENT), "--latent", "5")
     prompted = model.prompt(TEXT)
     for latent in (LATENT, 5):
-        values = values_of(prompted.clean.active[ROUGH], latent)
+        values = prompted.clean.active[ROUGH].values_S(latent)
         (at,) = (number for number, line in enumerate(lines) if line.startswith(f"  latent {latent}"))
         assert [line.split("'")[2].split()[0] for line in lines[at + 2 : at + 2 + len(values)]] == [
             f"{value:.3g}" for value in values
@@ -159,18 +158,11 @@ def test_a_site_may_be_left_out_where_there_is_one_only(run: RunFolder) -> None:
 # ---- numbers
 
 
-def test_values_of_a_latent_are_read_from_the_entries() -> None:
-    active = Active(np.array([0, 2, 2, 3]), np.array([4, 1, 4]), np.array([2.5, 1.0, 0.5], np.float32))
-    assert values_of(active, 4) == [2.5, 0.0, 0.5]
-    assert values_of(active, 1) == [1.0, 0.0, 0.0]
-    assert values_of(active, 0) == [0.0, 0.0, 0.0]
-
-
 def test_latents_are_chosen_by_ordinary_tokens(model: RunModel) -> None:
     prompted = model.prompt(TEXT)
     told = view(prompted, [], [], [], lambda name, latent: "")
     (of_rough,) = (sae for sae in told.saes if sae.name == ROUGH)
-    values = {latent: max(values_of(prompted.clean.active[ROUGH], latent)[1:]) for latent in range(64)}
+    values = {latent: max(prompted.clean.active[ROUGH].values_S(latent)[1:]) for latent in range(64)}
     assert [one.latent for one in of_rough.marked] == sorted(values, key=lambda latent: -values[latent])[:10]
 
 
@@ -210,7 +202,7 @@ def test_the_page_holds_the_text_and_the_values(model: RunModel, tmp_path: Path)
     prompted = model.prompt(TEXT, [Edit(ROUGH, LATENT, "clamp", 4.5)])
     assert prompted.edited is not None
     for active in (prompted.clean.active[ROUGH], prompted.edited.active[ROUGH]):
-        for place, value in enumerate(values_of(active, LATENT)):
+        for place, value in enumerate(active.values_S(LATENT)):
             assert f'title="{place}: {value:.4g}"' in page
     assert 'class="h0 special" title="0:' in page
     assert "h10" in page.partition("<body>")[2]

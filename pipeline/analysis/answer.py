@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeAlias
 
 from pydantic import JsonValue
 
+from strata_sae.pipeline.pages.tables import six_digits
+
 Cell: TypeAlias = str | int | float | None
 
 
@@ -138,9 +140,4 @@ def _plain(value: _Drawn) -> JsonValue:
     """Numbers with six digits, so that a figure's bytes do not depend on how a sum was rounded."""
     if isinstance(value, str | int):
         return value
-    return rounded(value) if isinstance(value, float) else [_plain(item) for item in value]
-
-
-def rounded(value: float) -> float:
-    """The nearest number of six significant digits."""
-    return float(f"{value:.6g}")
+    return six_digits(value) if isinstance(value, float) else [_plain(item) for item in value]

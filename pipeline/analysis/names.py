@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from strata_sae.pipeline.pages.text import cut
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 
@@ -34,5 +35,4 @@ def names_of(run: CodedRun, sae: CodedSAE) -> Callable[[int], str]:
 
 def shortened(text: str) -> str:
     """A token's text without the space around it, cut to what fits beside a bar; `␣` where it is nothing but space."""
-    stripped = text.strip(" ") or "␣"
-    return stripped if len(stripped) <= LONGEST_TOKEN else f"{stripped[: LONGEST_TOKEN - 1]}…"
+    return cut(text.strip(" ") or "␣", LONGEST_TOKEN)

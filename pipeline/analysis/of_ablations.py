@@ -26,7 +26,7 @@ MEASURED = (
 
 
 def measured_of(asked: Asked) -> MeasuredEffects:
-    """What is measured for a question, now or before."""
+    """The effects that a question is about; those that are not kept yet are measured."""
     return asked.model.effects(asked.sae, asked.given_other, asked.population, n=asked.n, latent=asked.given_latent)
 
 

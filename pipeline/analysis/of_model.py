@@ -6,6 +6,7 @@ from strata_sae.pipeline.analysis.answer import Answer, Cell, Column, Points
 from strata_sae.pipeline.analysis.asked import Asked
 from strata_sae.pipeline.analysis.names import names_of
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.pages.text import cut
 from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, Edit
 from strata_sae.pipeline.queries.opened import CodedSAE
 
@@ -35,7 +36,7 @@ def answer_steer(asked: Asked) -> Answer:
     ]
     return Answer(
         f"Latent {names_of(run, sae)(latent)}: the text that follows as it is turned up",
-        f"The text is {_quoted(text)}. "
+        f"The text is \N{LEFT DOUBLE QUOTATION MARK}{cut(text, LONGEST_TEXT)}\N{RIGHT DOUBLE QUOTATION MARK}. "
         "To the row of every token, special ones left out, alpha times the latent's decoder row is added, in the text "
         "and in what follows; the alphas are those of FAST, section 6. Each token is the likeliest one. In the store "
         f"the latent's largest value is {largest:.4g}: an alpha far above it makes rows that the model never sees, and "
@@ -59,12 +60,6 @@ def answer_steer(asked: Asked) -> Answer:
             [f"alpha {alpha:g}" for alpha in ALPHAS],
         ),
     )
-
-
-def _quoted(text: str) -> str:
-    """The text in quotes, its end cut."""
-    cut = text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return f"\N{LEFT DOUBLE QUOTATION MARK}{cut}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
 def _mean_kl(asked: Asked, way: list[Edit]) -> float:

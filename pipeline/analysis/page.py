@@ -1,9 +1,10 @@
 """An answer as one self-contained page: a sentence, the figure, rows in their text, the first rows of the table."""
 
-from strata_sae.pipeline.analysis.answer import Answer, Cell, caption, figure_data, rounded
+from strata_sae.pipeline.analysis.answer import Answer, Cell, caption, figure_data
 from strata_sae.pipeline.analysis.asked import Asked
 from strata_sae.pipeline.pages import template
 from strata_sae.pipeline.pages.frame import Frame
+from strata_sae.pipeline.pages.tables import six_digits
 from strata_sae.pipeline.pages.text import UNKNOWN, count
 
 PACKAGE = "strata_sae.pipeline.analysis"
@@ -49,5 +50,5 @@ def _shown(cell: Cell) -> str:
     if cell is None:
         return UNKNOWN
     if isinstance(cell, float):
-        return f"{rounded(cell):.4g}"
+        return f"{six_digits(cell):.4g}"
     return count(cell) if isinstance(cell, int) and abs(cell) >= 10_000 else str(cell)

@@ -2,29 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, config_of, guard
+from strata_sae.pipeline.commands.arguments import MOST_LATENTS, Overrides, RunOrVariant, config_file_of, guard
 from strata_sae.pipeline.paths import reader_of
-
-if TYPE_CHECKING:
-    from strata_sae.pipeline.analysis.asked import Asked
-    from strata_sae.pipeline.queries.asked_model import AskedModel
 
 log = logging.getLogger(__name__)
 
-MOST_LATENTS, MOST_ROWS, LARGEST = 2**32 - 2, 10**6, 2**53
-"""A latent's number has 32 bits; a table is in memory at once, and in one CSV; JSON's numbers are exact up to 2^53."""
-Address = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN[/VARIANT]",
-        parser=reader_of("RUN"),
-        help="Folder of a run, or one of its SAEs, for example runs/demo/topk@blocks.8.hook_resid_post.",
-    ),
-]
+MOST_ROWS, LARGEST = 10**6, 2**53
+"""A table is in memory at once, and in one CSV; JSON's numbers are exact up to 2^53."""
 What = Annotated[
     str | None, typer.Argument(metavar="[WHAT]", help="The question. Without it: what can be asked, and with what.")
 ]
@@ -59,7 +47,7 @@ Out = Annotated[
 
 def analyze(
     context: typer.Context,
-    run: Address,
+    run: RunOrVariant,
     overrides: Overrides,
     what: What = None,
     other: Other = None,
@@ -89,21 +77,14 @@ def analyze(
     options = Options(None if other is None else str(other), latent, n, least, most, rows, text)
     asked = asked_of(run, what, options, overrides)
     if question_of(what).needs_model:
-        asked = asked._replace(given_model=_model(asked, overrides))
+        from strata_sae.pipeline.commands.stages import shows_progress
+        from strata_sae.pipeline.intervention.run_model import RunModel
+
+        model = RunModel(asked.run.folder, overrides, [asked.sae.name], show_progress=shows_progress())
+        asked = asked._replace(given_model=model)
     at = places(asked, what, options, out)
     answer = question_of(what).answer(asked)
     write(asked, what, answer, at)
     typer.echo(printed(answer))
     log.info("table: %s", at.table)
     log.info("page:  %s", at.page)
-
-
-def _model(asked: "Asked", overrides: list[str]) -> "AskedModel":
-    """The language model of a run, with the SAE that the question is of; it is loaded when it is asked something."""
-    from strata_sae.pipeline.commands.stages import shows_progress
-    from strata_sae.pipeline.config.run import TrainConfig
-    from strata_sae.pipeline.intervention.run_model import RunModel
-
-    run = asked.run.folder
-    config = TrainConfig.of(config_of(run.config, overrides), run.config)
-    return RunModel(config, run, only=[asked.sae.name], show_progress=shows_progress())

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FIRST_CONFIG = "strata.yaml"
 """The file that `init` writes, and that a command reads where none is named."""
+MOST_LATENTS = 2**32 - 2
+"""A latent's number has 32 bits."""
 ConfigFile = Annotated[
     Path,
     typer.Argument(
@@ -24,6 +26,14 @@ ConfigFile = Annotated[
         default_factory=lambda: Path(FIRST_CONFIG),
         show_default=FIRST_CONFIG,
         help="YAML file, for example configs/demo.yaml.",
+    ),
+]
+RunOrVariant = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN[/VARIANT]",
+        parser=reader_of("RUN"),
+        help="Folder of a run, or one of its SAEs, for example runs/demo/topk@blocks.8.hook_resid_post.",
     ),
 ]
 Overrides = Annotated[

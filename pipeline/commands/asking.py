@@ -1,4 +1,4 @@
-"""Work on the SAEs of a run that needs answers of a language model: opened, alone, counted."""
+"""What commands that need answers of a language model share: SAEs opened and claimed, requests made and counted."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ def ask(
     dry_run: bool,
     work: "Work",
 ) -> None:
-    """Do what needs answers: with the endpoint, with one that only counts, or with none where none is named."""
+    """Run `work` on the SAEs: with the endpoint, with a dry run that counts, or with None where no server is named."""
     from strata_sae.pipeline.commands.stages import shows_progress
     from strata_sae.pipeline.endpoint.answers import Answers
     from strata_sae.pipeline.endpoint.client import Endpoint
@@ -69,15 +69,15 @@ def ask(
 
 
 def _say(line: str) -> None:
-    """Also with --quiet: that text leaves the machine is never left unsaid."""
+    """Print a line to stderr, with --quiet too: it may say that text leaves the machine."""
     typer.echo(line, err=True)
 
 
 @contextmanager
 def _alone(run: "RunFolder", saes: "Sequence[CodedSAE]") -> Iterator[None]:
-    """Nobody else interprets these SAEs meanwhile, which would be paid for twice, or deletes them.
+    """The block in which no other process interprets these SAEs, which would be paid for twice, or deletes them.
 
-    Raises: CheckpointError where another process does.
+    Raises: CheckpointError where another process does so now.
     """
     from strata_sae.pipeline.runs.claims import busy, claim_in, interpretation_of
 
@@ -93,14 +93,14 @@ def _alone(run: "RunFolder", saes: "Sequence[CodedSAE]") -> Iterator[None]:
 
 def would_ask(dry_run: "DryRun") -> str:
     """What a dry run counted, a line for each purpose and model."""
+    from strata_sae.pipeline.pages.tables import aligned
+
     rows = dry_run.counted
     head = ("purpose", "model", "requests", "kept already", "prompt tokens, about", "answer tokens, at most")
     total = [sum(counts) for counts in zip(*(row[2:] for row in rows), strict=True)] or [0] * 4
     cells = [head, *((row.purpose, row.model, *map("{:,}".format, row[2:])) for row in rows)]
     cells.append(("all", "", *map("{:,}".format, total)))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
-    return "\n".join([*lines, DRY_RUN_NOTE])
+    return "\n".join([*aligned(cells), DRY_RUN_NOTE])
 
 
 DRY_RUN_NOTE = (

@@ -77,10 +77,7 @@ def explore(
 
 def models_of(runs: Sequence[Path], overrides: Sequence[str]) -> "list[AskedModel]":
     """The model of each run, to be loaded at its first prompt. Raises: ConfigError."""
-    from strata_sae.pipeline.config import load
-    from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.intervention.run_model import RunModel
     from strata_sae.pipeline.runs.folders import RunFolder
 
-    folders = [RunFolder(run) for run in runs]
-    return [RunModel(TrainConfig.of(load(one.config, list(overrides)), one.config), one) for one in folders]
+    return [RunModel(RunFolder(run), overrides) for run in runs]

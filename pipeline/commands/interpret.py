@@ -38,8 +38,6 @@ Published = Annotated[
         help="Take explanations from Neuronpedia's files instead, a file or a folder of them; nothing is sent.",
     ),
 ]
-
-
 Target = Annotated[
     str | None,
     typer.Option(

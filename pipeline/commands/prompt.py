@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.models import OptionInfo
 
-from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
+from strata_sae.pipeline.commands.arguments import MOST_LATENTS, Overrides, RunOrVariant, config_file_of, guard
 from strata_sae.pipeline.errors import CheckpointError, ConfigError
 from strata_sae.pipeline.paths import reader_of
 
@@ -18,61 +19,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_LATENTS, MOST_NEW_TOKENS = 2**32 - 2, 512
-"""A latent's number has 32 bits."""
-Address = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN[/VARIANT]",
-        parser=reader_of("RUN"),
-        help="Folder of a run, or one of its SAEs, for example runs/demo/topk@blocks.8.hook_resid_post.",
-    ),
-]
+MOST_NEW_TOKENS = 512
+"""As in `queries.asked_model`, which takes long to import."""
 Text = Annotated[str, typer.Argument(metavar="TEXT", help="The text; the model's own tokenizer cuts it into tokens.")]
-Marked = Annotated[
-    list[int],
-    typer.Option(
-        "--latent",
-        min=0,
-        max=MOST_LATENTS,
-        metavar="N",
+
+
+def _repeated(option: str, metavar: str, says: str, most: int | None = None) -> OptionInfo:
+    """An option that may be given several times. most: the largest number that it takes; None: it takes text."""
+    made: OptionInfo = typer.Option(
+        option,
+        min=None if most is None else 0,
+        max=most,
+        metavar=metavar,
         default_factory=list,
         show_default=False,
-        help="Show this latent on every token; may be repeated.",
-    ),
-]
-Ablated = Annotated[
-    list[int],
-    typer.Option(
-        "--ablate",
-        min=0,
-        max=MOST_LATENTS,
-        metavar="N",
-        default_factory=list,
-        show_default=False,
-        help="Set this latent to 0; may be repeated.",
-    ),
-]
-Clamped = Annotated[
-    list[str],
-    typer.Option(
-        "--clamp",
-        metavar="N=V",
-        default_factory=list,
-        show_default=False,
-        help="Set latent N to V, in units of its values; may be repeated.",
-    ),
-]
-Steered = Annotated[
-    list[str],
-    typer.Option(
-        "--steer",
-        metavar="N=A",
-        default_factory=list,
-        show_default=False,
-        help="Add A times the direction of latent N; may be repeated.",
-    ),
-]
+        help=f"{says}; may be repeated.",
+    )
+    return made
+
+
+Marked = Annotated[list[int], _repeated("--latent", "N", "Show this latent on every token", MOST_LATENTS)]
+Ablated = Annotated[list[int], _repeated("--ablate", "N", "Set this latent to 0", MOST_LATENTS)]
+Clamped = Annotated[list[str], _repeated("--clamp", "N=V", "Set latent N to V, in units of its values")]
+Steered = Annotated[list[str], _repeated("--steer", "N=A", "Add A times the direction of latent N")]
 NTokens = Annotated[
     int | None,
     typer.Option("--tokens", min=1, max=MOST_NEW_TOKENS, metavar="N", help="Tokens that the model goes on with."),
@@ -85,7 +54,7 @@ Out = Annotated[
 
 def prompt(
     context: typer.Context,
-    run: Address,
+    run: RunOrVariant,
     text: Text,
     overrides: Overrides,
     latent: Marked,
@@ -98,8 +67,6 @@ def prompt(
     """A text in the language model: every token's latents, and what changes when latents are edited."""
     guard(context, config_file_of(run), overrides)
     from strata_sae.pipeline.commands.push import folder_at
-    from strata_sae.pipeline.config import load
-    from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.intervention.prompt_table import lines
     from strata_sae.pipeline.intervention.prompt_view import view
     from strata_sae.pipeline.intervention.run_model import RunModel
@@ -114,8 +81,7 @@ def prompt(
     edits = _edits(whole, named, ablate, clamp, steer)
     if latent and not named:
         raise ConfigError(_which(whole, "--latent"))
-    config = TrainConfig.of(load(whole.config, list(overrides)), whole.config)
-    model = RunModel(config, whole, named)
+    model = RunModel(whole, overrides, named)
     prompted = model.prompt(text, edits, n_following=1)
     for number in latent:
         model.opened().check_latent(named[0], number, "--latent")

@@ -58,9 +58,9 @@ def delete(
 
 def runs_table(rows: "list[RunRow]") -> str:
     """The runs as text, a line each; a problem is a line of its own below its run."""
-    cells = [TITLES, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(TITLES))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    from strata_sae.pipeline.pages.tables import aligned
+
+    lines = aligned([TITLES, *map(_cells, rows)])
     problems = ["", *(f"\n  {row.problem}" if row.problem else "" for row in rows)]
     return "\n".join(line + problem for line, problem in zip(lines, problems, strict=True))
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from strata_sae.pipeline.endpoint.settings import EndpointSettings, ModelName
+from strata_sae.pipeline.errors import ConfigError
 
 ScoreName = Literal["detection", "fuzzing", "fidelity", "monosemanticity"]
 
@@ -22,3 +23,10 @@ class InterpretationSettings(EndpointSettings):
     """What is measured of each explanation."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Of whatever is drawn: latents, examples, their order."""
+
+    def model_of(self, role: Literal["explainer", "scorer"]) -> str:
+        """The model that explains, or that scores. Raises: ConfigError where none is named."""
+        model = self.explainer if role == "explainer" else self.scorer
+        if model is None:
+            raise ConfigError(f"interpretation.{role}: names no model; name one as the server calls it")
+        return model

@@ -1,6 +1,6 @@
 """Answers of language models on the disk: appended as they come, found again by the hash of what was asked.
 
-One file a process, so that none waits for another; what all of them hold together is read when the folder is opened.
+Each process writes a file of its own, so no lock is needed; all files are read when the folder is opened.
 """
 
 import os
@@ -17,7 +17,7 @@ from strata_sae.stores.files.filesystem import make_folder, naming, sync
 from strata_sae.stores.files.hashing import sha256
 
 Ending = Literal["whole", "cut", "refused"]
-"""Of an answer: its end; the limit of tokens; a model or a filter that would not."""
+"""How an answer ended: by itself; at the limit of tokens; refused, by the model or a filter."""
 MOST_LINE_BYTES = 32 * 2**20
 """JSON takes up to six bytes for one of an answer, which has 4 MiB at most."""
 

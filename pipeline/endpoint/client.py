@@ -61,7 +61,7 @@ class Endpoint:
 
     @property
     def spent(self) -> Spent:
-        """So far."""
+        """What was asked for so far."""
         counts, sender = self._counts, self._sender
         n_requests, n_tokens = sender.budget.n_requests, sender.budget.n_tokens
         repairs, kept, unanswered = (counts[name] for name in ("repairs", "kept", "unanswered"))

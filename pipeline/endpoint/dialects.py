@@ -23,7 +23,7 @@ class Dialects:
         self._lock = threading.Lock()
 
     def body(self, request: Request) -> dict[str, Json]:
-        """What is sent; what its answer is kept under does not change with it."""
+        """What is sent. The key of the answer stays that of `Request.body`."""
         body = request.body()
         for name in self._refused.get(request.model, ()):
             value, instead = body.pop(name), _INSTEAD[name]
@@ -32,7 +32,7 @@ class Dialects:
         return body
 
     def learn(self, model: str, sent: dict[str, Json], error: RefusedError) -> bool:
-        """Whether a request should be sent again, since what was refused is a parameter that can do without.
+        """Whether to send a request again, since the parameter that was refused can be renamed or left out.
 
         sent: the body that was refused. A parameter that is no part of it is not given up twice.
         """

@@ -32,7 +32,7 @@ class DryRun:
     """
 
     def __init__(self, answers: Answers | None = None) -> None:
-        """answers: those that are kept. They are taken for what they are, so that only what is missing counts."""
+        """answers: those that are kept; a request that one of them answers counts as kept, not as sent."""
         self._answers = answers
         self._seen: set[str] = set()
         self._counted: dict[tuple[str, str], Counted] = {}

@@ -1,4 +1,4 @@
-"""What goes wrong with a server of a language model: for good, or for now."""
+"""Errors of requests to a server of a language model: those that no repetition mends, and those that may pass."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ Passing = Literal["timeout", "server", "cut", "unreachable"]
 
 
 class EndpointError(ConfigError):
-    """A server refuses what no repetition mends, or is not there; exit code 2. One line, without the key."""
+    """A request that no repetition mends, or no server at the address; exit code 2. One line, without the key."""
 
 
 class PassingError(Exception):

@@ -1,4 +1,4 @@
-"""What an answer says beside what its model thought, and how it is asked for again where it cannot be read."""
+"""An answer without the reasoning in it, and the second request after an answer that cannot be read."""
 
 import re
 
@@ -14,7 +14,7 @@ _MOST_QUOTED = 2000
 def spoken(text: str) -> str:
     """The text without what stands in <think>...</think>, as reasoning models write it, and without blanks around it.
 
-    Thoughts that do not end reach to the end; of those that do not begin, the prompt held the beginning.
+    A block without </think> reaches to the end. A </think> alone ends what the prompt began: all before it is left out.
     """
     said = _THOUGHT.sub("", text)
     ends = [found.end() for found in _END.finditer(said)]

@@ -7,7 +7,7 @@ from strata_sae.stores.files.canonical import Json, canonical_json
 from strata_sae.stores.files.hashing import sha256
 
 T = TypeVar("T")
-Role = Literal["system", "user", "assistant"]
+Role = Literal["user", "assistant"]
 
 
 class Message(NamedTuple):
@@ -26,7 +26,6 @@ class Request(NamedTuple):
     """Of the answer."""
     purpose: str
     """For counts and bars: explain, detection, ...; no part of the identity."""
-    temperature: float = 0.0
     seed: int = 0
 
     def body(self) -> dict[str, Json]:
@@ -35,7 +34,7 @@ class Request(NamedTuple):
             "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
+            "temperature": 0.0,
             "seed": self.seed,
         }
 
@@ -55,6 +54,11 @@ class Answered(NamedTuple, Generic[T]):
     """As the parser read it; None: failed."""
     failure: str | None
     """Why, in a word for counts: `unreadable`, `refused`, `timeout`, `server`, `cut`, `budget`; None: answered."""
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether it was not asked, because the budget was spent."""
+        return self.failure == "budget"
 
 
 class Asks(Protocol):

@@ -21,7 +21,8 @@ Pause = Callable[[threading.Event, float], None]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 """Before the n-th repetition, from 0: a random part of first x 2^n, or of longest where that is less. Random over the
-whole of it ("full jitter"; M. Brooker, Exponential backoff and jitter, 2015): what failed together comes apart."""
+whole of it ("full jitter"; M. Brooker, Exponential backoff and jitter, 2015), so that requests which failed together
+are not repeated together."""
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 """A server that asks for more is asked again after this."""
 TOLD_SECONDS = 10.0
@@ -31,7 +32,7 @@ MOST_FAILED_IN_A_ROW = 20
 
 
 class StoppedAskingError(Exception):
-    """Another thread met an error that ends everything; this one gives up its request. Never leaves `ask`."""
+    """A request is given up, since a request of another thread raised an error that ends all. Never leaves `ask`."""
 
 
 class Sender:
@@ -118,7 +119,7 @@ class Sender:
             self._has_answered, self._failed_in_a_row = True, 0
 
     def _is_hopeless(self, error: PassingError) -> bool:
-        """Nobody listens at the address, and nobody has."""
+        """Whether there is no connection, and none of this command's requests was ever answered."""
         return error.kind == "unreachable" and not self._has_answered
 
     def _failed(self, error: PassingError) -> str:

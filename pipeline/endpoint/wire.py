@@ -15,9 +15,9 @@ from strata_sae.stores.files.canonical import Json, parse_json
 MOST_BYTES = 4 * 2**20
 """Of an answer. One of 100,000 tokens has about a tenth."""
 CONNECT_SECONDS = 10.0
-"""For a connection, which takes a server no thinking."""
+"""For a connection alone, before the request is sent."""
 PASSING_STATUS = {408, 425, 429}
-"""Of those below 500: too slow, too early, too many."""
+"""Below 500: Request Timeout, Too Early, Too Many Requests."""
 
 
 class Wire:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from strata_sae.pipeline.explore.words import explanations, how_good
-from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.pages.text import cut, visible
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import token_text
 
@@ -55,14 +55,9 @@ def latent_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
     """The label of one latent, with what an explanation says of it; no chips where no tokens tell when it fires."""
     explained = explanations(sae).of(latent)
     return _token_label(run, sae, latent)._replace(
-        words="" if explained is None else shortened(explained.text),
+        words="" if explained is None else cut(explained.text, LONGEST_WORDS),
         told="" if explained is None else how_good(explained),
     )
-
-
-def shortened(words: str) -> str:
-    """An explanation as tables show it; the page of its latent shows it whole."""
-    return words if len(words) <= LONGEST_WORDS else words[: LONGEST_WORDS - 1] + "…"
 
 
 def _token_label(run: CodedRun, sae: CodedSAE, latent: int) -> LatentLabel:
@@ -85,4 +80,4 @@ def chip(text: str, n_rows: int) -> Chip:
         return Chip(" ".join(named) + ("…" if len(runs) > MOST_RUNS else ""), False, n_rows)
     spaced = text.startswith(" ") and len(text) > 1
     shown = text[1:] if spaced else BLANKS.get(text, text)
-    return Chip(shown if len(shown) <= LONGEST_CHIP else shown[: LONGEST_CHIP - 1] + "…", spaced, n_rows)
+    return Chip(cut(shown, LONGEST_CHIP), spaced, n_rows)

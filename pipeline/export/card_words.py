@@ -1,18 +1,21 @@
 """What a card says of an SAE's latents in words: how well explanations tell where latents fire, and a few of them."""
 
-from collections import Counter
 from statistics import median
 
 from strata_sae.pipeline.export.markdown import escaped
 from strata_sae.pipeline.export.shared import SharedSAE
 from strata_sae.pipeline.pages.text import UNKNOWN, masked
 from strata_sae.pipeline.runs.chain import read_interpretation, read_published
-from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationRecord, PublishedRecord
+from strata_sae.pipeline.runs.interpretation_records import (
+    HEADLINE,
+    ExplainedLatent,
+    InterpretationRecord,
+    PublishedRecord,
+)
 
 SHOWN_LATENTS = 10
 """On a card: the first by number of those that were drawn, so no selection of good ones."""
-_NAMED_MODELS, _LONGEST = 3, 200
-_HEADLINE = "detection"
+_LONGEST = 200
 
 
 def words_of(sae: SharedSAE) -> list[str]:
@@ -40,12 +43,12 @@ def _interpreted(record: InterpretationRecord) -> list[str]:
 
 
 def _accuracy(record: InterpretationRecord) -> str:
-    scored = [latent.scores[_HEADLINE] for latent in record.latents if _HEADLINE in latent.scores]
+    scored = [latent.scores[HEADLINE] for latent in record.latents if HEADLINE in latent.scores]
     known = [one.balanced_accuracy for one in scored if one.balanced_accuracy is not None]
     if not known:
         return "Detection was not scored."
-    low, high = (record.metrics.get(f"{_HEADLINE}_balanced_accuracy_{end}") for end in ("low", "high"))
-    span = f" ({low.value:.3f} to {high.value:.3f})" if low and high and None not in (low.value, high.value) else ""
+    low, high = record.interval(f"{HEADLINE}_balanced_accuracy")
+    span = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
     lifts = [one.lift for one in scored if one.lift is not None]
     lift = f"; median lift over token labels {median(lifts):+.3f}" if lifts else ""
     failed = sum(one.n_failed for one in scored)
@@ -56,7 +59,7 @@ def _accuracy(record: InterpretationRecord) -> str:
 
 
 def _row(latent: ExplainedLatent) -> str:
-    scored = latent.scores.get(_HEADLINE)
+    scored = latent.scores.get(HEADLINE)
     accuracy = scored.balanced_accuracy if scored else None
     span = f" ({scored.interval.low:.2f} to {scored.interval.high:.2f})" if scored and scored.interval else ""
     shown = UNKNOWN if accuracy is None else f"{accuracy:.3f}{span}"
@@ -65,10 +68,9 @@ def _row(latent: ExplainedLatent) -> str:
 
 
 def _published(record: PublishedRecord) -> str:
-    makers = Counter(one.by for one in record.explanations if one.by).most_common(_NAMED_MODELS)
-    by = f", by {', '.join(escaped(name) for name, _ in makers)}" if makers else ""
-    n_latents = len({one.latent for one in record.explanations})
+    makers = record.makers
+    by = f", by {', '.join(map(escaped, makers))}" if makers else ""
     return (
-        f"Others published explanations of {n_latents:,} of {record.n_latents:,} latents{by} (source: "
+        f"Others published explanations of {record.n_explained:,} of {record.n_latents:,} latents{by} (source: "
         f"{record.source}): `published.json`. They were not scored here."
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.pages.text import cut, visible
 from strata_sae.pipeline.runs.evaluation_records import Histogram
 
 _WIDTH, _HEIGHT = 720, 360
@@ -75,7 +75,7 @@ def frontier_picture(site: str, points: Sequence[Point]) -> str | None:
     marks = []
     for number, point in enumerate(points):
         across, down = x.at(point.l0), y.at(point.r2)
-        label = escape(visible(point.name if len(point.name) <= _MAX_LABEL else f"{point.name[: _MAX_LABEL - 1]}…"))
+        label = escape(visible(cut(point.name, _MAX_LABEL)))
         near_the_edge = across > 0.7 * _WIDTH
         anchor, offset = ("end", -9) if near_the_edge else ("start", 9)
         marks.append(

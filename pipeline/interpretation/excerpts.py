@@ -35,6 +35,11 @@ class Excerpt(NamedTuple):
     """[S]."""
 
     @property
+    def text(self) -> str:
+        """As it stands in its document."""
+        return "".join(self.texts)
+
+    @property
     def is_active(self) -> bool:
         """Whether the latent fires on some token of it."""
         return any(value != 0 for value in self.values)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from strata_sae.pipeline.endpoint.request import Answered, Asks, Request, UnreadableError
 from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.prompts import ANSWER_BEGINS, EXAMPLE_ANSWER, PROMPT, question
+from strata_sae.pipeline.interpretation.scorers.asking import answers_to
 
 MOST_CHARACTERS = 500
 """Of an explanation; 20 words have about 120."""
-NO_WINDOWS = "windows"
-"""Why a latent has no explanation: nothing to explain it from."""
 STAND_IN = "forms of the verb to have before a participle, in sentences about what somebody has done"
 """What a dry run takes for an explanation: one of usual length."""
 _LINE = re.compile(r"^[^\w\n]*explanation[^\w\n]*:[*_ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
@@ -19,9 +18,7 @@ _LINE = re.compile(r"^[^\w\n]*explanation[^\w\n]*:[*_ \t]*(\S.*)$", re.IGNORECAS
 def explain(asks: Asks, model: str, materials: Sequence[Material], seed: int) -> list[Answered[str]]:
     """The explanations of latents, in their order, asked for together. Raises: EndpointError as `asks.ask`."""
     requests = [explanation_request(model, material, seed) for material in materials]
-    wanted = [request for request in requests if request is not None]
-    answers = iter(asks.ask(wanted, read_explanation, STAND_IN) if wanted else [])
-    return [Answered[str](None, NO_WINDOWS) if request is None else next(answers) for request in requests]
+    return answers_to(asks, requests, read_explanation, STAND_IN)
 
 
 def explanation_request(model: str, material: Material, seed: int) -> Request | None:

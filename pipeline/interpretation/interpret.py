@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from strata_sae.pipeline.config.interpretation import InterpretationSettings
 from strata_sae.pipeline.endpoint.request import Answered, Asks
-from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.choosing import chosen, labelled
 from strata_sae.pipeline.interpretation.excerpts import Excerpts, Material
 from strata_sae.pipeline.interpretation.explaining import explain
@@ -28,7 +27,6 @@ LATENTS_AT_ONCE = 64
 together, then all scores, so `concurrency` is used within a block."""
 SHORT_STRETCH = 8.0
 """Rows of a document that lie together, below which windows are too short to tell a context."""
-_BUDGET = "budget"
 
 
 def interpret(
@@ -41,10 +39,9 @@ def interpret(
     Raises: ConfigError if no model is named; EndpointError for what no repetition mends, with nothing written of that
         SAE: its answers are kept.
     """
-    if settings.explainer is None:
-        raise ConfigError("interpretation.explainer: names no model; name one as the server calls it")
-    if settings.scorer is None and settings.scores:
-        raise ConfigError("interpretation.scorer: names no model; name one as the server calls it")
+    settings.model_of("explainer")
+    if settings.scores:
+        settings.model_of("scorer")
     records = []
     for sae in saes:
         labelled(run, sae, write=write)
@@ -85,7 +82,7 @@ def interpretation_of(sae: CodedSAE, settings: InterpretationSettings) -> Interp
         weights_sha256=sae.training.sha256.weights,
         store_id=sae.record.store_id,
         codes_id=sae.codes.id,
-        explainer=str(masked(settings.explainer or "")),
+        explainer=str(masked(settings.model_of("explainer"))),
         scorer=str(masked(settings.scorer or "")),
         settings={"latents": settings.latents, "scores": list(settings.scores), "seed": settings.seed},
     )
@@ -106,13 +103,9 @@ def _finished(
     found: list[Interpreted] = []
     for first in range(0, len(latents), LATENTS_AT_ONCE):
         materials = [excerpts.of(latent) for latent in latents[first : first + LATENTS_AT_ONCE]]
-        explained = explain(asks, settings.explainer or "", materials, settings.seed)
+        explained = explain(asks, settings.model_of("explainer"), materials, settings.seed)
         # What has no explanation for want of budget is asked for again later: its scores would be of nothing.
-        some = [
-            (material, answer)
-            for material, answer in zip(materials, explained, strict=True)
-            if answer.failure != _BUDGET
-        ]
+        some = [pair for pair in zip(materials, explained, strict=True) if not pair[1].is_unasked]
         items = [Item(material, answer.value, label_sets.of(material.latent)) for material, answer in some]
         scored = score(asks, settings.scorer or "", settings.scores, items, settings.seed)
         found += [

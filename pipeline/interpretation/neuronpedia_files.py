@@ -1,4 +1,4 @@
-"""Neuronpedia's files of explanations, read with limits: whoever made them is a stranger.
+"""Neuronpedia's files of explanations, read with limits, since nothing in them is trusted.
 
 Three forms are known. `explanations/batch-<n>.jsonl`, `.jsonl.gz` of its public exports
 (neuronpedia-datasets, v1/<model>/<layer>-<set>/): a JSON object a line. `.json` of its earlier export: a list of such
@@ -170,7 +170,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """The file's text, some kB at a time, however little of a compressed file makes how much of it."""
+    """The file's text, at most _READ_BYTES at a time, also where a few compressed bytes unpack to many."""
     n_bytes = 0
     try:
         with _opened(path) as file:

@@ -1,7 +1,5 @@
 """What a model is told that explains a latent: texts to which it responds, marked, and texts to which it does not."""
 
-from collections.abc import Sequence
-
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
 from strata_sae.pipeline.interpretation.picking import ACTIVE
 from strata_sae.pipeline.interpretation.scorers.asking import Prompt, marked, marks_for, quoted
@@ -35,7 +33,7 @@ PROMPT = Prompt(TASK, _EXAMPLE, f"{ANSWER_BEGINS} {EXAMPLE_ANSWER}")
 def question(material: Material) -> str:
     """The windows of a latent that explain it."""
     windows = material.explain
-    marks = marks_for(["".join(excerpt.texts) for excerpt in windows])
+    marks = marks_for([excerpt.text for excerpt in windows])
     active = [excerpt for excerpt in windows if excerpt.kind in ACTIVE]
     silent = [excerpt for excerpt in windows if excerpt.kind not in ACTIVE]
     return "\n".join(
@@ -56,8 +54,3 @@ def _strength(excerpt: Excerpt, largest: float) -> int:
 
 def _marked(excerpt: Excerpt, marks: tuple[str, str]) -> str:
     return marked(excerpt.texts, strong_places(excerpt), marks)
-
-
-def texts_of(excerpts: Sequence[Excerpt]) -> list[str]:
-    """The text of each window, as it stands in its document."""
-    return ["".join(excerpt.texts) for excerpt in excerpts]

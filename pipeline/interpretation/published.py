@@ -121,7 +121,7 @@ def _source(sources: set[str], config: SAERecord, given: Path) -> str:
 
 
 def _unsaid(config: SAERecord, source: str) -> list[str]:
-    """What nobody has compared: the weights that were explained have no hash in these files."""
+    """A warning where no name says that the files are of this SAE: they hold no hash of the weights explained."""
     if source and source == _own_name(config):
         return []
     return ["nothing in these files or in the SAE's own says that they belong together: that rests on you"]

@@ -44,7 +44,7 @@ class Spans:
 
 
 class Silent:
-    """The rows of some (rising) whose windows hold none of the active rows, without a list of them."""
+    """Of some rows those whose windows hold none of the active rows: found by their place, no list of them is made."""
 
     def __init__(self, spans: Spans, some: np.ndarray, active: np.ndarray) -> None:
         """some, active: rows, int64, rising."""
@@ -63,7 +63,7 @@ class Silent:
         return int(self._some[self._gap_starts[gap] + place - self._before[gap]])
 
     def among(self, rows: np.ndarray) -> np.ndarray:
-        """Those of these rows (int64) that are of them."""
+        """Of some rows (int64) those whose windows hold no active row."""
         place = np.searchsorted(self._some, rows).clip(max=max(len(self._some) - 1, 0))
         if not len(self._some):
             return rows[:0]

@@ -40,7 +40,7 @@ def rate_of(hits: Sequence[bool], documents: Sequence[int]) -> Rate:
 
 
 def wilson(rate: Rate) -> Interval:
-    """Of a share, from its effective number of windows (Wilson 1927). Raises: ValueError for none."""
+    """Wilson's interval of a share (1927), by its effective number of windows. Raises: ValueError for none."""
     if rate.value is None:
         raise ValueError("no windows, so no interval")
     share, n = rate.value, rate.n_effective

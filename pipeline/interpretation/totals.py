@@ -7,10 +7,7 @@ from strata_sae.pipeline.config.interpretation import ScoreName
 from strata_sae.pipeline.interpretation.scorers import SCORERS
 from strata_sae.pipeline.interpretation.statistics import over_latents
 from strata_sae.pipeline.runs.evaluation_records import Measured
-from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationOf, Scored
-
-GOOD_RATING = 4
-"""From which FAST (section 5) counts a latent as monosemantic."""
+from strata_sae.pipeline.runs.interpretation_records import GOOD_RATING, ExplainedLatent, InterpretationOf, Scored
 
 
 class _Median(NamedTuple):
@@ -86,10 +83,8 @@ def _of_score(
                 says = f"The {end} end of the 95 % interval of {name}_{key}: bootstrap over latents."
                 yield f"{name}_{key}_{end}", Measured(value=bound, unit=median.unit, definition=says)
     n_failed = sum(one.n_failed for one in scored)
-    n_answered = sum(
-        one.true_positives + one.false_positives + one.true_negatives + one.false_negatives for one in scored
-    )
-    share = n_failed / (n_failed + n_answered) if n_failed + n_answered else None
+    n_windows = sum(one.n_windows for one in scored)
+    share = n_failed / n_windows if n_windows else None
     definition = f"Windows of {name} without a readable answer; they count in no other number. {by}"
     yield f"{name}_failed", Measured(value=share, unit="share of windows", definition=definition)
 

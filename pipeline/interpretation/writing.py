@@ -1,14 +1,11 @@
 """The files of an SAE's interpretations: the record, and the same as a table."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from strata_sae.pipeline.interpretation.excerpts import Material
 from strata_sae.pipeline.interpretation.picking import ACTIVE
-from strata_sae.pipeline.interpretation.prompts import texts_of
-from strata_sae.pipeline.pages.text import csv_cell
+from strata_sae.pipeline.pages.tables import csv_text
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationRecord, Scored
 from strata_sae.pipeline.runs.record_files import write_record
@@ -33,7 +30,7 @@ def top_texts(material: Material) -> list[str]:
     """The texts of the windows with the largest values, of all documents, the largest first."""
     top = [excerpt for excerpt in [*material.explain, *material.active] if excerpt.kind == ACTIVE[0]]
     top.sort(key=lambda excerpt: (-max(excerpt.values), excerpt.row))
-    return texts_of(top[:N_TOP_EXAMPLES])
+    return [excerpt.text for excerpt in top[:N_TOP_EXAMPLES]]
 
 
 def write_interpretations(folder: VariantFolder, record: InterpretationRecord, finished: Sequence[Interpreted]) -> None:
@@ -46,11 +43,7 @@ def table(record: InterpretationRecord, finished: Sequence[Interpreted]) -> str:
     """A row for each latent: the columns of HypotheSAEs' tables of interpretations under their names, then ours."""
     names = sorted({name for one in record.latents for name in one.scores})
     rows = [_row(one, names) for one in finished]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(list(rows[0]) if rows else [])
-    writer.writerows([[csv_cell(_rounded(cell)) for cell in row.values()] for row in rows])
-    return stream.getvalue()
+    return csv_text([list(rows[0]) if rows else [], *(map(_rounded, row.values()) for row in rows)])
 
 
 def _row(one: Interpreted, names: Sequence[str]) -> dict[str, _Cell]:
@@ -95,16 +88,13 @@ def in_words(record: InterpretationRecord) -> str:
     """What came of the interpretations of an SAE, in a line."""
     parts = [f"{sum(one.explanation is not None for one in record.latents)} of {len(record.latents)} latents explained"]
     for name in sorted({name for one in record.latents for name in one.scores}):
-        value, low, high = (_value(record, f"{name}_balanced_accuracy{end}") for end in ("", "_low", "_high"))
+        metric = f"{name}_balanced_accuracy"
+        value, (low, high) = record.value(metric), record.interval(metric)
         if value is not None:
             noise = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
-            lift = _value(record, f"{name}_lift")
+            lift = record.value(f"{name}_lift")
             beside = f", {lift:+.2f} over token labels" if lift is not None else ""
             parts.append(f"{name}: balanced accuracy {value:.2f}{noise}{beside}")
-        if failed := _value(record, f"{name}_failed"):
+        if failed := record.value(f"{name}_failed"):
             parts.append(f"{name}: {failed:.1%} of windows without a readable answer")
     return "; ".join(parts)
-
-
-def _value(record: InterpretationRecord, name: str) -> float | None:
-    return record.metrics[name].value if name in record.metrics else None

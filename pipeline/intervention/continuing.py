@@ -14,7 +14,7 @@ from strata_sae.pipeline.queries.asked_model import Edit
 
 
 def continuations(opened: OpenedModel, words: Words, ways: Sequence[Sequence[Edit]], n_tokens: int) -> list[str]:
-    """The likeliest token, again and again, after the same text with each list of edits; up to the end token.
+    """Greedy continuations of one text, one with each list of edits: n_tokens, or fewer where the end token comes.
 
     All go together, one sequence each, so the prompt's layers and every step's weights are read once for all of them.
     Raises: ConfigError where the model's numbers are no longer finite.

@@ -41,7 +41,7 @@ class PromptPasses:
         self._beginnings: dict[int, Beginning | None] = {}
 
     def clean(self, token_ids: list[int]) -> Ran:
-        """The model as it is. Of the text that was asked about last it does not run again."""
+        """The pass without edits; that of the text asked about last is kept."""
         if self._clean is None or self._token_ids != token_ids:
             self._clean = None  # its logits make room
             logits_BSV, rows = self._opened.whole.run(torch.tensor([token_ids]))

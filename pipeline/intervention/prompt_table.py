@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from strata_sae.pipeline.intervention.prompt_view import Marked, OfSAE, View
-from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.pages.tables import aligned
+from strata_sae.pipeline.pages.text import cut, visible
 
 LONGEST_TEXT = 18
 """Characters of a token in a column."""
@@ -72,15 +73,9 @@ def _of_token(one: Marked, view: View, place: int) -> list[str]:
 
 def _token(text: str) -> str:
     """A token's text in quotes, so that the space before it is seen."""
-    shown = visible(text)
-    return f"'{shown if len(shown) <= LONGEST_TEXT else shown[: LONGEST_TEXT - 1] + '…'}'"
+    return f"'{cut(visible(text), LONGEST_TEXT)}'"
 
 
-def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> Iterator[str]:
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
     """left: the columns of words."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
-        cells = zip(row, widths, strict=True)
-        yield "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width) for place, (cell, width) in enumerate(cells)
-        ).rstrip()
+    return aligned([heads, *rows], set(range(len(heads))) - left)

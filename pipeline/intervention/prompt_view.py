@@ -100,19 +100,12 @@ def _of_sae(name: str, prompted: Prompted, latents: Sequence[int], only: bool, w
 
 
 def _marked(latent: int, words: str, active: Active, changed: Active | None, is_special: Sequence[bool]) -> Marked:
-    values, edited = values_of(active, latent), None if changed is None else values_of(changed, latent)
+    values = active.values_S(latent).tolist()
+    edited = None if changed is None else changed.values_S(latent).tolist()
     of_ordinary = [
         value for of in (values, edited or []) for value, special in zip(of, is_special, strict=False) if not special
     ]
     return Marked(latent, words, values, edited, max(of_ordinary, default=0.0))
-
-
-def values_of(active: Active, latent: int) -> list[float]:
-    """The values of a latent on each token; 0 where it is not active."""
-    values_S = np.zeros(len(active.offset) - 1, np.float32)
-    places = np.flatnonzero(active.latents == latent)
-    values_S[np.searchsorted(active.offset, places, side="right") - 1] = active.values[places]
-    return [float(value) for value in values_S]
 
 
 def _largest(active: Active, is_special: Sequence[bool]) -> list[int]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strata_sae.pipeline.config import load
 from strata_sae.pipeline.config.run import TrainConfig
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.intervention.ablation import measured_effects
@@ -42,10 +43,13 @@ class RunModel:
     """
 
     def __init__(
-        self, config: TrainConfig, run: RunFolder, only: Collection[str] = (), *, show_progress: bool = False
+        self, run: RunFolder, overrides: Sequence[str] = (), only: Collection[str] = (), *, show_progress: bool = False
     ) -> None:
-        """only: names of the SAEs that are wanted; none: all of the run. show_progress: of `effects`."""
-        self._config, self._run, self._only = config, run, only
+        """overrides: changes to the run's config, `key=value`. only: names of the SAEs that are wanted; none: all.
+
+        show_progress: of `effects`. Raises: ConfigError for a config that is none.
+        """
+        self._config, self._run, self._only = TrainConfig.of(load(run.config, list(overrides)), run.config), run, only
         self._shows_progress = show_progress
         self._lock = RLock()
         self._opened: OpenedModel | None = None
@@ -102,8 +106,6 @@ class RunModel:
             raise ConfigError(f"{len(ways)} continuations at once; 1 to {MOST_WAYS} can be made together")
         with self._lock, torch.inference_mode():
             opened = self.opened()
-            for way in ways:
-                check_edits(opened, way)
             return continuations(opened, opened.words.words(text, n_tokens), ways, n_tokens)
 
 

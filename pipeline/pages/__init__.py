@@ -4,8 +4,10 @@ import base64
 import hashlib
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from strata_sae.pipeline.pages.text import finalize
 
@@ -43,6 +45,20 @@ def policy(scripts: list[str], style: str) -> str:
         "form-action": "'none'",
     }
     return "; ".join(f"{directive} {sources}" for directive, sources in directives.items())
+
+
+class PlainFrame(NamedTuple):
+    """What a page without scripts holds beside its text; `frame.Frame` is that of a page with figures."""
+
+    policy: str
+    style: Markup
+    taken_ids: tuple[str, ...] = ()
+    """Of the style sheets that plotly.js would add: none."""
+
+    @classmethod
+    def of(cls, style: str) -> "PlainFrame":
+        """That of a page with this style."""
+        return cls(policy([], style), Markup(style))
 
 
 def heat(value: float | None, top: float) -> int:

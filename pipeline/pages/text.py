@@ -37,6 +37,11 @@ def _symbol(char: str) -> str:
     return f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in _HIDDEN else char
 
 
+def cut(text: str, most: int) -> str:
+    """At most so many characters of a text; the last one is an ellipsis where some are left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def finalize(value: T) -> T | str:
     """Jinja's last step for every expression of a template: characters of text are made visible, markup stays."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -38,6 +38,13 @@ class Active(NamedTuple):
     values: np.ndarray
     """float32."""
 
+    def values_S(self, latent: int) -> np.ndarray:
+        """A latent's value on each token, float32 [S]; 0 where it is not active."""
+        values_S = np.zeros(len(self.offset) - 1, np.float32)
+        places = np.flatnonzero(self.latents == latent)
+        values_S[np.searchsorted(self.offset, places, "right") - 1] = self.values[places]
+        return values_S
+
 
 class NextTokens(NamedTuple):
     """The likeliest next tokens after each of S tokens, the likeliest first."""

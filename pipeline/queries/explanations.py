@@ -6,6 +6,7 @@ from strata_sae.pipeline.errors import CheckpointError
 from strata_sae.pipeline.queries.opened import CodedSAE
 from strata_sae.pipeline.runs.chain import read_interpretation, read_published
 from strata_sae.pipeline.runs.interpretation_records import (
+    HEADLINE,
     ExplainedLatent,
     InterpretationRecord,
     PublishedExplanation,
@@ -14,8 +15,6 @@ from strata_sae.pipeline.runs.interpretation_records import (
 
 PUBLISHED = "published"
 """What `Explained.by` ends in where somebody else made the explanation."""
-_HEADLINE = "detection"
-"""The score that speaks for an explanation: whole windows, no tokens marked."""
 
 
 class Explained(NamedTuple):
@@ -62,7 +61,7 @@ class Explanations:
         return len(self._found)
 
     def of(self, latent: int) -> Explained | None:
-        """None: nothing is known of it."""
+        """The explanation of a latent, the first where there are several; None: there is none."""
         found = self._found.get(latent)
         return found[0] if found else None
 
@@ -95,7 +94,7 @@ def explanations_of(sae: CodedSAE) -> Explanations:
 
 
 def _made_here(latent: ExplainedLatent, text: str, explainer: str) -> Explained:
-    scored = latent.scores.get(_HEADLINE)
+    scored = latent.scores.get(HEADLINE)
     interval = scored.interval if scored else None
     return Explained(
         text=text,

@@ -72,8 +72,10 @@ def steps_for(l0: float) -> list[int]:
 
 @torch.inference_mode()
 def pursued(sae: CodedSAE, max_rows: int) -> Pursued:
-    """Both on at most `max_rows` held-out rows. Raises: ConfigError if there are none, or the SAE is one of rows
-    standardised by document, whose error lies in other units; StoreError, CheckpointError.
+    """Both encoders on at most `max_rows` held-out rows.
+
+    Raises: ConfigError if there are none, or the SAE is one of rows standardised by document, whose error lies in other
+        units; StoreError, CheckpointError.
     """
     trained = sae.trained
     if trained.is_per_document:

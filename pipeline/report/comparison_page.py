@@ -1,14 +1,13 @@
 """`strata report RUN RUN`: one self-contained page and one CSV table of several runs."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from strata_sae.pipeline.pages import template
 from strata_sae.pipeline.pages.frame import Frame
-from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell
+from strata_sae.pipeline.pages.tables import csv_text
+from strata_sae.pipeline.pages.text import UNKNOWN, count
 from strata_sae.pipeline.report.comparison import (
     Comparison,
     Entry,
@@ -172,11 +171,10 @@ def _point(entry: Entry) -> JsonObject:
 def comparison_csv(comparison: Comparison) -> str:
     """One line per SAE of any run; every metric with its unit in the header, and the rows that it was measured on."""
     units, names = _definitions(comparison), metrics_of(comparison.runs)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     fixed = ["run", "variant", "site", "architecture", "d_sae", "status", "steps", "population", "on frontier"]
-    head = [*fixed, *Population._fields, *(f"{name} [{units[name].unit}]" for name in names)]
-    writer.writerow([csv_cell(cell) for cell in head])
+    rows: list[list[str | float | None]] = [
+        [*fixed, *Population._fields, *(f"{name} [{units[name].unit}]" for name in names)]
+    ]
     for site, entries in comparison.sites.items():
         for entry in entries:
             sae = entry.sae
@@ -186,8 +184,8 @@ def comparison_csv(comparison: Comparison) -> str:
             scored = entry.population is not None
             cells += [mark_of(entry.population), "yes" if entry.on_frontier else "no"] if scored else [None] * 2
             cells += comparison.populations[entry.population] if entry.population is not None else NOT_SCORED
-            writer.writerow([csv_cell(cell) for cell in [*cells, *(sae.value(name) for name in names)]])
-    return text.getvalue()
+            rows.append([*cells, *(sae.value(name) for name in names)])
+    return csv_text(rows)
 
 
 def _definitions(comparison: Comparison) -> dict[str, Measured]:

@@ -9,16 +9,18 @@ from pydantic import JsonValue
 from strata_sae.pipeline.pages.text import masked
 from strata_sae.pipeline.report.run_data import Run, Trained
 from strata_sae.pipeline.report.sections import Section, SectionFigure, SectionTable
-from strata_sae.pipeline.runs.interpretation_records import ExplainedLatent, InterpretationRecord, Scored
+from strata_sae.pipeline.runs.interpretation_records import (
+    GOOD_RATING,
+    HEADLINE,
+    ExplainedLatent,
+    InterpretationRecord,
+    Scored,
+)
 from strata_sae.pipeline.runs.migration import JsonObject
 
 SHOWN_LATENTS = 20
 """Of each SAE on the page: the first by number. Latents were drawn, so these are no selection of good ones."""
-HEADLINE = "detection"
 _CHANCE = 0.5
-_HIGH = 4
-"""Ratings from which FAST (section 5) calls a latent monosemantic."""
-_NAMED_MODELS = 3
 Explained = list[tuple[Trained, InterpretationRecord]]
 Row = list[str | float | None]
 
@@ -88,22 +90,17 @@ def _score(sae: Trained, record: InterpretationRecord, name: str) -> Row:
         name,
         sum(one.balanced_accuracy is not None for one in found),
         _median(one.balanced_accuracy for one in found),
-        *_interval(record, f"{name}_balanced_accuracy"),
+        *record.interval(f"{name}_balanced_accuracy"),
         _median(one.token_label for one in found),
         _median(one.lift for one in found),
-        *_interval(record, f"{name}_lift"),
+        *record.interval(f"{name}_lift"),
         _median(one.precision for one in found),
         _median(one.population_precision for one in found),
         _median(one.f1 for one in found),
         _median(one.correlation for one in found),
         sum(one.n_failed for one in found),
-        sum(_windows(one) for one in found),
+        sum(one.n_windows for one in found),
     ]
-
-
-def _windows(scored: Scored) -> int:
-    answered = scored.true_positives + scored.false_positives + scored.true_negatives + scored.false_negatives
-    return answered + scored.n_failed
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -111,11 +108,6 @@ def _median(values: Iterable[float | None]) -> float | None:
     values = list(values)
     known = [value for value in values if value is not None]
     return median(known) if known and 2 * len(known) >= len(values) else None
-
-
-def _interval(record: InterpretationRecord, metric: str) -> tuple[float | None, float | None]:
-    low, high = (record.metrics.get(f"{metric}_{end}") for end in ("low", "high"))
-    return (low.value if low else None), (high.value if high else None)
 
 
 def _asked(explained: Explained) -> SectionTable:
@@ -143,7 +135,7 @@ def _asked(explained: Explained) -> SectionTable:
                 sum(latent.explanation is not None for latent in record.latents),
                 len(ratings),
                 _median(ratings),
-                sum(rating >= _HIGH for rating in ratings) / len(ratings) if ratings else None,
+                sum(rating >= GOOD_RATING for rating in ratings) / len(ratings) if ratings else None,
                 sum(latent.rating_failure is not None for latent in record.latents),
                 _model(record.explainer),
                 _model(record.scorer),
@@ -242,10 +234,10 @@ def _notes(explained: Explained) -> list[str]:
         if record.explainer == record.scorer:
             notes.append(f"{name}: one model explained and scored, so the scores say how far it agrees with itself.")
         for score in _scored(record):
-            low, high = _interval(record, f"{score}_balanced_accuracy")
+            low, high = record.interval(f"{score}_balanced_accuracy")
             if low is not None and high is not None and low <= _CHANCE <= high:
                 notes.append(f"{name}: {score} is at chance: the interval of its balanced accuracy holds 0.5.")
-            low, _ = _interval(record, f"{score}_lift")
+            low, _ = record.interval(f"{score}_lift")
             if low is not None and low <= 0:
                 notes.append(f"{name}: by {score} the explanations are not shown to be better than the token labels.")
         failures = Counter(latent.failure for latent in record.latents if latent.failure is not None)
@@ -260,11 +252,10 @@ def _published(saes: list[Trained]) -> list[str]:
     for sae in saes:
         if sae.published is None:
             continue
-        makers = Counter(one.by for one in sae.published.explanations if one.by).most_common(_NAMED_MODELS)
-        by = f", by {', '.join(name for name, _ in makers)}" if makers else ""
-        n_latents = len({one.latent for one in sae.published.explanations})
+        makers = sae.published.makers
+        by = f", by {', '.join(makers)}" if makers else ""
         notes.append(
-            f"{sae.variant} at {sae.site}: others published explanations of {n_latents:,} of "
+            f"{sae.variant} at {sae.site}: others published explanations of {sae.published.n_explained:,} of "
             f"{sae.published.n_latents:,} latents{by}; nothing here has scored them."
         )
     return notes

@@ -1,11 +1,10 @@
 """The tables: results of each site, results.csv with every metric, and how well the batches were mixed."""
 
-import csv
-import io
 import re
 from typing import NamedTuple
 
-from strata_sae.pipeline.pages.text import UNKNOWN, count, csv_cell, show
+from strata_sae.pipeline.pages.tables import csv_text
+from strata_sae.pipeline.pages.text import UNKNOWN, count, show
 from strata_sae.pipeline.report.labels import LABELS
 from strata_sae.pipeline.report.matched_l0 import kind_of, nearest_to_target, target_l0
 from strata_sae.pipeline.report.run_data import Run, Trained
@@ -185,27 +184,18 @@ def results_csv(run: Run) -> str:
     """
     units = {name: entry.unit for name, entry in definitions(run).items()}
     others = {name: entry.unit for name, entry in _of_others(run).items()}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     fixed = ["variant", "site", "architecture", "d_sae", "status", "steps", "split", "rows scored", "store_id"]
     fixed += ["kind", "nearest target L0"]
     target, nearest = target_l0(run), nearest_to_target(run)
-    writer.writerow(
-        [csv_cell(cell) for cell in fixed + [f"{name} [{unit}]" for name, unit in (units | others).items()]]
-    )
+    rows: list[list[str | float | None]] = [[*fixed, *(f"{name} [{unit}]" for name, unit in (units | others).items())]]
     for sae in (sae for site in run.sites for sae in run.at(site)):
         cells: list[str | float | None] = [sae.variant, sae.site]
         cells += [sae.config.sae.architecture, sae.config.sae.d_sae] if sae.config else [None] * 2
         cells += sae.ending
         cells += [sae.metrics.split, sae.metrics.n_rows, sae.metrics.store_id] if sae.metrics else [None] * 3
         cells += [kind_of(run, sae.variant), target if (sae.variant, sae.site) in nearest else None]
-        writer.writerow(
-            [
-                csv_cell(cell)
-                for cell in [*cells, *(sae.value(name) for name in units), *(_of_other(sae, name) for name in others)]
-            ]
-        )
-    return text.getvalue()
+        rows.append([*cells, *(sae.value(name) for name in units), *(_of_other(sae, name) for name in others)])
+    return csv_text(rows)
 
 
 def _of_others(run: Run) -> dict[str, Measured]:

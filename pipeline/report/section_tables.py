@@ -1,13 +1,12 @@
 """A table of a section as the page shows it, and as the file `<run>/tables/<name>.csv` holds it."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from strata_sae.pipeline.pages.text import DECIMALS, UNKNOWN, count, csv_cell, show
+from strata_sae.pipeline.pages.tables import csv_text
+from strata_sae.pipeline.pages.text import DECIMALS, UNKNOWN, count, show
 from strata_sae.pipeline.report.sections import Section, SectionTable
 from strata_sae.stores.files.filesystem import write_bytes
 
@@ -72,13 +71,12 @@ def _cell(value: str | float | None, unit: str) -> ShownCell:
 
 def table_csv(table: SectionTable) -> str:
     """The same cells, numbers with all their digits; no cell can become a formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([csv_cell(f"{label} [{unit}]" if unit else label) for label, unit in table.heads])
-    for row in table.rows:
-        known = [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row]
-        writer.writerow([csv_cell(cell) for cell in known])
-    return text.getvalue()
+    heads = [f"{label} [{unit}]" if unit else label for label, unit in table.heads]
+    return csv_text([heads, *([_finite(cell) for cell in row] for row in table.rows)])
+
+
+def _finite(cell: str | float | None) -> str | float | None:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def write_tables(folder: Path, sections: Iterable[Section]) -> None:

@@ -3,6 +3,7 @@
 published.json: explanations that somebody else published, as the user's files have them.
 """
 
+from collections import Counter
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -15,6 +16,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 MOST_CHARACTERS = 2000
 """Of an explanation."""
 Words = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+HEADLINE = "detection"
+"""The score that stands for an explanation where one is shown: of whole windows, without marked tokens."""
+GOOD_RATING = 4
+"""From which FAST (section 5) counts a latent as monosemantic."""
 
 
 class OfKind(Group):
@@ -60,6 +65,12 @@ class Scored(Group):
     """Balanced accuracy on the same windows, minus `token_label`. Near misses are silent windows that hold a token of
     the label: the label is wrong on each, so they would flatter every explanation."""
 
+    @property
+    def n_windows(self) -> int:
+        """Windows that were asked about (count)."""
+        named = self.true_positives + self.false_positives
+        return named + self.true_negatives + self.false_negatives + self.n_failed
+
 
 class ExplainedLatent(Group):
     """A latent, in words."""
@@ -99,6 +110,14 @@ class InterpretationRecord(InterpretationOf, Record):
     metrics: dict[str, Measured]
     """Over the latents: medians, their intervals, how many failed."""
 
+    def value(self, metric: str) -> float | None:
+        """Of a metric; None: it is not defined, or not there."""
+        return self.metrics[metric].value if metric in self.metrics else None
+
+    def interval(self, metric: str) -> tuple[float | None, float | None]:
+        """The 95 % interval of a metric over latents, as `value`."""
+        return self.value(f"{metric}_low"), self.value(f"{metric}_high")
+
 
 class PublishedExplanation(Group):
     """An explanation as its file has it."""
@@ -122,3 +141,13 @@ class PublishedRecord(Record):
     n_latents: Count
     explanations: list[PublishedExplanation]
     """By latent, rising."""
+
+    @property
+    def n_explained(self) -> int:
+        """Latents with an explanation (count)."""
+        return len({one.latent for one in self.explanations})
+
+    @property
+    def makers(self) -> list[str]:
+        """Those who made the most explanations, at most three, as far as the files name them."""
+        return [name for name, _ in Counter(one.by for one in self.explanations if one.by).most_common(3)]

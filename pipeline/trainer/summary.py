@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from strata_sae.pipeline.pages.tables import aligned
 from strata_sae.pipeline.runs.record_files import read_lines, read_record
 from strata_sae.pipeline.runs.records import CurveLine, Ending, Measure
 from strata_sae.pipeline.trainer.jobs import Job
@@ -12,17 +13,8 @@ HEADINGS = ("variant", "site", "steps", "loss", "r2", "l0", "dead", "rows/s", ""
 def table(jobs: list[Job], rows_per_second: Mapping[str, float]) -> list[str]:
     """A heading, then a line for every job that is done; the speed of those that were trained just now."""
     rows = [_row(job, rows_per_second.get(job.name)) for job in jobs if job.folder.training.exists()]
-    cells = [HEADINGS, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
-    return ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
-    """Numbers, which stand between the two names and the last cell, to the right."""
-    return [
-        cell.rjust(width) if 2 <= column < len(row) - 1 else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
+    # Numbers stand between the two names and the last cell.
+    return aligned([HEADINGS, *rows], range(2, len(HEADINGS) - 1))
 
 
 def _row(job: Job, speed: float | None) -> tuple[str, ...]:

@@ -31,9 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(folder: Path) -> TrainConfig:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return ablated_run.make(folder, sites=[EARLY, LATE], evaluation={"with_model": {"max_rows": None}})
+    return ablated_run.make(folder, sites=[EARLY, LATE])
 
 
 @pytest.fixture

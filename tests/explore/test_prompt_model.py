@@ -7,7 +7,6 @@ import pytest
 from strata_sae.pipeline.codes.build import build_codes
 from strata_sae.pipeline.commands.explore import models_of
 from strata_sae.pipeline.explore.screen import World
-from strata_sae.pipeline.explore.screens.prompted import values_S
 from strata_sae.pipeline.queries.asked_model import Edit
 from strata_sae.pipeline.queries.opened import open_coded
 from support.asked_run import CROSSCODER, ROUGH, TEXT, TRANSCODER, make
@@ -49,7 +48,7 @@ def test_an_ablated_latent_is_gone_and_what_it_does_is_told(world):
     active = model.prompt(TEXT).clean.active[ROUGH]
     latent = int(active.latents[active.offset[-2]])  # the strongest on the last token
     page = text_of(ask(world, kind="ablate", latent=str(latent)))
-    before, seen = values_S(active, latent)[-1], model.prompt(TEXT, [Edit(ROUGH, latent, "ablate")])
+    before, seen = active.values_S(latent)[-1], model.prompt(TEXT, [Edit(ROUGH, latent, "ablate")])
     assert f"{latent} {before:.2f} → 0.00" in page
     assert f"KL {seen.kl_S[-1]:.3g} nat" in page
     assert seen.kl_S[-1] > 0

@@ -13,7 +13,7 @@ from strata_sae.pipeline.explore.app import Pages, make_app
 from strata_sae.pipeline.explore.prompts import Prompts, Question
 from strata_sae.pipeline.explore.screen import World
 from strata_sae.pipeline.explore.screens import over_text
-from strata_sae.pipeline.explore.screens.prompted import largest_values, values_S
+from strata_sae.pipeline.explore.screens.prompted import largest_values
 from strata_sae.pipeline.queries.asked_model import Active, Edit, Prompted, Seen
 from support.asked_models import FakeModel
 from support.exploring import PORT, TOKEN, client_of, hostile_words, text_of
@@ -269,8 +269,8 @@ def test_a_latent_that_is_silent_in_the_store_is_not_moved_without_bounds(monkey
 
 def test_values_on_all_tokens():
     active = Active(np.array([0, 2, 2, 3]), np.array([5, 1, 5]), np.array([1.0, 2.0, 3.0], np.float32))
-    assert values_S(active, 5).tolist() == [1.0, 0.0, 3.0]
-    assert values_S(active, 9).tolist() == [0.0, 0.0, 0.0]
+    assert active.values_S(5).tolist() == [1.0, 0.0, 3.0]
+    assert active.values_S(9).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_model_of_another_run_is_not_asked():

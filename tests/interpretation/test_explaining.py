@@ -8,13 +8,13 @@ from strata_sae.pipeline.endpoint.request import Answered, UnreadableError
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
 from strata_sae.pipeline.interpretation.explaining import (
     MOST_CHARACTERS,
-    NO_WINDOWS,
     explain,
     explanation_request,
     read_explanation,
 )
 from strata_sae.pipeline.interpretation.picking import Kind
 from strata_sae.pipeline.interpretation.prompts import question
+from strata_sae.pipeline.interpretation.scorers.asking import NO_WINDOWS
 from support.made_up_run import HOSTILE
 
 
@@ -48,7 +48,7 @@ def test_all_is_one_message_and_equal_material_gives_equal_requests() -> None:
     assert first is not None
     assert first == second
     assert [message.role for message in first.messages] == ["user"]
-    assert (first.model, first.purpose, first.seed, first.temperature) == ("model", "explain", 5, 0.0)
+    assert (first.model, first.purpose, first.seed) == ("model", "explain", 5)
     assert question(material(*WINDOWS)) in first.messages[0].content
 
 

@@ -289,7 +289,7 @@ def test_a_latents_threshold_is_of_the_documents_that_chose_it(run: CodedRun, sa
 def test_missing_models_are_named(run: CodedRun, sae: CodedSAE, tmp_path: Path) -> None:
     wanted = Wanted("rating", planted(run, tmp_path), n=2)
     for missing in ("explainer", "scorer"):
-        with pytest.raises(ConfigError, match=rf"interpretation\.{missing}: is not set"):
+        with pytest.raises(ConfigError, match=rf"interpretation\.{missing}: names no model"):
             hypotheses_of(run, sae, wanted, SETTINGS.model_copy(update={missing: None}), DryRun())
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from strata_sae.pipeline.endpoint.request import Request
 from strata_sae.pipeline.interpretation.excerpts import Excerpt, Material
-from strata_sae.pipeline.interpretation.scorers import SCORERS, TOO_FEW, LatentScores, score
-from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
+from strata_sae.pipeline.interpretation.scorers import SCORERS, LatentScores, score
+from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, NO_WINDOWS
 from strata_sae.pipeline.interpretation.scorers.monosemanticity import rating_request
-from strata_sae.pipeline.interpretation.scorers.trials import silent_windows
+from strata_sae.pipeline.interpretation.scorers.trials import Trial, silent_windows
 from strata_sae.pipeline.runs.interpretation_records import Scored
 from support.made_up_windows import OWN, Answering, coin, excerpt, items, material, truths
 
@@ -121,9 +121,9 @@ def test_the_populations_precision_is_at_its_share_of_active_windows() -> None:
 
 @pytest.mark.parametrize(("label", "says"), [((OWN,), True), ((OWN, 30), True), ((31,), False)])
 def test_a_token_label_takes_marks_for_right_that_are_half_its_own(label: tuple[int, ...], says: bool) -> None:
-    trial = SCORERS["fuzzing"].trials(material(), 0)[0]._replace(asked_ids=[OWN, OWN, 30, 31])
-    assert SCORERS["fuzzing"].label_says(trial, label) is says
-    assert not SCORERS["fuzzing"].label_says(trial._replace(asked_ids=[OWN, 1, 2]), (OWN,))
+    excerpt = material().active[0]._replace(token_ids=[OWN, OWN, 30, 31, 1, 2])
+    assert SCORERS["fuzzing"].label_says(Trial(excerpt, frozenset({0, 1, 2, 3}), truth=True), label) is says
+    assert not SCORERS["fuzzing"].label_says(Trial(excerpt, frozenset({1, 4, 5}), truth=True), (OWN,))
 
 
 def test_a_latent_without_a_label_has_no_lift() -> None:
@@ -206,7 +206,7 @@ def test_a_latent_with_windows_of_one_truth_has_no_numbers() -> None:
     (found,) = score(Answering(Knowing()), "judge", NAMES, [bare], 0)
     assert all(scored_.kinds == {} and scored_.balanced_accuracy is None for scored_ in found.scores.values())
     assert found.rating is None
-    assert found.rating_failure == TOO_FEW
+    assert found.rating_failure == NO_WINDOWS
     assert rating_request("judge", material()._replace(active=[]), 0) is None
 
 

@@ -115,7 +115,7 @@ def test_anything_else_is_unreadable_and_says_what_is_wanted(text: str) -> None:
 
 
 def test_a_rating_is_one_of_five() -> None:
-    assert [read_rating(f"[{rating}]") for rating in RATINGS] == [[rating] for rating in RATINGS]
+    assert [read_rating(f"[{rating}]") for rating in RATINGS] == list(RATINGS)
     for text in ("[0]", "[6]", "5", "[3.5]", "[4, 5]", "[2] or [3]"):
         with pytest.raises(UnreadableError, match=r"JSON arrays? of 1 number, each 1 to 5"):
             read_rating(text)

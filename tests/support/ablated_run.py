@@ -28,9 +28,15 @@ EARLY, LATE = "blocks.0.hook_resid_post", "blocks.2.hook_resid_post"
 SITES = [EARLY, MLP_IN, MLP_OUT, STREAM, LATE]
 
 
-def make(folder: Path, sites: Sequence[str] = SITES, **changes: Any) -> TrainConfig:
-    """A run in the working folder: a ReLU SAE of 64 latents at each site, a transcoder and a crosscoder, and codes."""
-    config = judged_config(folder, store={"sites": [*sites], "path": str(folder / "store")}, **changes)
+def make(folder: Path, sites: Sequence[str] = SITES) -> TrainConfig:
+    """A run in a folder: a ReLU SAE of 64 latents at each site, a transcoder and a crosscoder, and codes."""
+    with contextlib.chdir(folder):
+        return _made(folder, sites)
+
+
+def _made(folder: Path, sites: Sequence[str]) -> TrainConfig:
+    store, evaluation = {"sites": [*sites], "path": str(folder / "store")}, {"with_model": {"max_rows": None}}
+    config = judged_config(folder, store=store, evaluation=evaluation)
     for seed, site in enumerate(sites):
         put(config, "rough", _few(config, rough(D_MODEL, seed=seed), [site]), [site])
     if {MLP_IN, MLP_OUT} <= {*sites}:

@@ -37,10 +37,7 @@ def make(folder: Path, **changes: Any) -> RunFolder:
 
 def asked(run: RunFolder, only: tuple[str, ...] = ()) -> RunModel:
     """Its model, as commands make it."""
-    from strata_sae.pipeline.config import load
-    from strata_sae.pipeline.config.run import TrainConfig
-
-    return RunModel(TrainConfig.of(load(run.config, []), run.config), run, only)
+    return RunModel(run, only=only)
 
 
 @contextlib.contextmanager

@@ -143,8 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         messages = tuple(Message(message["role"], message["content"]) for message in body["messages"])
-        others = {name: body[name] for name in ("max_tokens", "temperature", "seed") if name in body}
-        key = Request(body["model"], messages, purpose="", **others).key() if len(others) == 3 else json.dumps(body)
+        key = json.dumps(body)
+        if {"max_tokens", "temperature", "seed"} <= body.keys():
+            key = Request(body["model"], messages, body["max_tokens"], purpose="", seed=body["seed"]).key()
         headers = {name.lower(): value for name, value in self.headers.items()}
         with self.server.lock:
             attempt = 1 + sum(chat.key == key for chat in self.server.chats)

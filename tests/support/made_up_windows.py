@@ -1,4 +1,4 @@
-"""Windows of a latent that are made up, and somebody who answers questions about them without any server."""
+"""Made-up windows of a latent, and an `Asks` that answers questions about them without a server."""
 
 import hashlib
 from collections.abc import Callable, Sequence

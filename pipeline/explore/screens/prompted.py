@@ -83,15 +83,7 @@ def _values(prompted: Prompted, coloured: Coloured) -> np.ndarray | None:
         return None
     sae, latent = coloured.latent
     active = seen.active.get(sae.name, prompted.clean.active.get(sae.name))
-    return None if active is None else values_S(active, latent)
-
-
-def values_S(active: Active, latent: int) -> np.ndarray:
-    """A latent's values on all tokens, float32 [S]."""
-    values = np.zeros(len(active.offset) - 1, np.float32)
-    pairs = np.flatnonzero(active.latents == latent)
-    values[np.searchsorted(active.offset, pairs, "right") - 1] = active.values[pairs]
-    return values
+    return None if active is None else active.values_S(latent)
 
 
 def kl_at(prompted: Prompted, at: int) -> float | None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from strata_sae.pipeline.explore.latent_label import LatentLabel, latent_label
 from strata_sae.pipeline.explore.screen import World
-from strata_sae.pipeline.pages.text import visible
+from strata_sae.pipeline.pages.text import cut, visible
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 from strata_sae.pipeline.queries.windows import Window, windows
 
@@ -53,8 +53,7 @@ def _line(found: Window, value: float) -> Line:
 
 def short(text: str) -> str:
     """A token's text as a page shows it, cut where it is long; an invisible character is shown by its number."""
-    shown = visible(text[: LONGEST_TOKEN + 1])
-    return shown if len(shown) <= LONGEST_TOKEN else f"{shown[: LONGEST_TOKEN - 1]}…"
+    return cut(visible(text[: LONGEST_TOKEN + 1]), LONGEST_TOKEN)
 
 
 def heights(counts: Sequence[float]) -> list[float]:

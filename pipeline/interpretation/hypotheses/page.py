@@ -2,12 +2,9 @@
 
 from typing import NamedTuple
 
-from markupsafe import Markup
-
 from strata_sae.pipeline.interpretation.hypotheses.columns import COLUMNS, Cell, Row, says, shown, tested_by
 from strata_sae.pipeline.interpretation.hypotheses.flow import Hypotheses
-from strata_sae.pipeline.pages import file_text, policy, template
-from strata_sae.pipeline.pages.frame import Frame
+from strata_sae.pipeline.pages import PlainFrame, file_text, template
 from strata_sae.pipeline.pages.text import count
 from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
 
@@ -16,13 +13,12 @@ PACKAGE = "strata_sae.pipeline.interpretation.hypotheses"
 
 def page(run: CodedRun, sae: CodedSAE, found: Hypotheses, rows: list[Row], csv_name: str) -> str:
     """The page as one string; it has no script."""
-    style = file_text("style.css")
     names = [column.name for column in COLUMNS]
     lows, highs, scores = (names.index(f"separation_{end}") for end in ("low", "high", "score"))
     ends = [value for row in rows for value in (row[lows], row[highs], row[scores]) if isinstance(value, float)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     return template("hypotheses.html.jinja", PACKAGE).render(
-        frame=Frame(policy([], style), Markup(style), Markup(""), Markup(""), Markup(""), []),
+        frame=PlainFrame.of(file_text("style.css")),
         title=f"Hypotheses about {found.target.name}",
         says=says(found),
         facts=[

@@ -82,7 +82,7 @@ def score_concepts(concepts_DL: np.ndarray, target_D: np.ndarray, is_binary: boo
 
 
 def separation(with_n: np.ndarray, without_n: np.ndarray, is_binary: bool) -> Separation:
-    """Of the targets of two groups of documents, float64 each; 0 or 1 where is_binary."""
+    """The separation of two groups of documents by their targets, float64 each; 0 or 1 where is_binary."""
     import scipy.stats
 
     if not len(with_n) or not len(without_n):

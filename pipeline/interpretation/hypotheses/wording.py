@@ -9,7 +9,6 @@ import numpy as np
 from strata_sae.pipeline.config.interpretation import InterpretationSettings
 from strata_sae.pipeline.endpoint.dry_run import DryRun
 from strata_sae.pipeline.endpoint.request import Asks
-from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.interpretation.annotating import annotate_all
 from strata_sae.pipeline.interpretation.excerpts import Excerpts
 from strata_sae.pipeline.interpretation.explaining import STAND_IN, explain
@@ -62,13 +61,12 @@ def explained(
     run: CodedRun, sae: CodedSAE, latents: Sequence[int], settings: InterpretationSettings, asks: Asks
 ) -> list[Words]:
     """What the explainer says of each latent, from windows of documents of even number. Raises: as `annotated`."""
-    if settings.explainer is None:
-        raise ConfigError("interpretation.explainer: is not set; name the model that says what latents are about")
+    explainer = settings.model_of("explainer")
     excerpts = Excerpts(run, sae, settings.seed)
     words: list[Words] = []
     for some in _blocks(latents):
         materials = [excerpts.of(latent) for latent in some]
-        words += [Words(*answer) for answer in explain(asks, settings.explainer, materials, settings.seed)]
+        words += [Words(*answer) for answer in explain(asks, explainer, materials, settings.seed)]
     if n_left := sum(word.failure == "budget" for word in words):
         log.warning(
             "%s: %d of %d latents have no words, since the budget was spent; answers that came are kept: run the same "
@@ -110,13 +108,10 @@ def annotated(
 
     Raises: ConfigError where no scorer is named; as `asks.ask`.
     """
-    if settings.scorer is None:
-        raise ConfigError("interpretation.scorer: is not set; name the model that says which documents the words fit")
+    scorer = settings.model_of("scorer")
     texts = texts_of(run.text, documents)
     tasks = [(word.text, texts) for word in words if word.text is not None and word.is_tested]
-    answers = iter(
-        answer for some in _blocks(tasks) for answer in annotate_all(asks, settings.scorer or "", some, settings.seed)
-    )
+    answers = iter(answer for some in _blocks(tasks) for answer in annotate_all(asks, scorer, some, settings.seed))
     concepts_DL = np.full((len(documents), len(words)), np.nan)
     for column, word in enumerate(words):
         if word.is_tested:

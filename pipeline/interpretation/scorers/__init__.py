@@ -6,7 +6,7 @@ from typing import NamedTuple
 from strata_sae.pipeline.config.interpretation import ScoreName
 from strata_sae.pipeline.endpoint.request import Answered, Asks
 from strata_sae.pipeline.interpretation.excerpts import Material
-from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN
+from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, answers_to
 from strata_sae.pipeline.interpretation.scorers.detection import DETECTION
 from strata_sae.pipeline.interpretation.scorers.fidelity import FIDELITY
 from strata_sae.pipeline.interpretation.scorers.fuzzing import FUZZING
@@ -17,8 +17,6 @@ from strata_sae.pipeline.runs.interpretation_records import Scored
 
 SCORERS: dict[ScoreName, Scorer] = {"detection": DETECTION, "fuzzing": FUZZING, "fidelity": FIDELITY}
 """The rating (`monosemanticity`) is no score of the words: it has requests of its own."""
-TOO_FEW = "windows"
-"""Why a latent has no rating: too few windows to compare."""
 
 
 class Item(NamedTuple):
@@ -42,11 +40,6 @@ class LatentScores(NamedTuple):
     """Whether something about it was not asked, because the budget was spent."""
 
 
-class _Rated(NamedTuple):
-    value: int | None
-    failure: str | None
-
-
 def score(asks: Asks, model: str, names: Collection[ScoreName], items: Sequence[Item], seed: int) -> list[LatentScores]:
     """The scores of explanations in the order of the items.
 
@@ -54,7 +47,10 @@ def score(asks: Asks, model: str, names: Collection[ScoreName], items: Sequence[
     that ends cuts the last latents alone. Raises: EndpointError as `asks.ask`.
     """
     scorers = {name: SCORERS[name] for name in SCORERS if name in names}
-    ratings = _ratings(asks, model, items, seed) if "monosemanticity" in names else [_Rated(None, None)] * len(items)
+    ratings = [Answered[int](None, None)] * len(items)
+    if "monosemanticity" in names:
+        rated = [rating_request(model, item.material, seed) for item in items]
+        ratings = answers_to(asks, rated, read_rating, STAND_IN)
     asked = [
         {name: scorer.requests(model, item.explanation, item.material, seed) for name, scorer in scorers.items()}
         if item.explanation is not None
@@ -64,27 +60,12 @@ def score(asks: Asks, model: str, names: Collection[ScoreName], items: Sequence[
     requests = [one.request for of_item in asked for some in of_item.values() for one in some]
     answers = iter(asks.ask(requests, read_answer, [0] * N_SHOWN) if requests else [])
     found = []
-    for item, of_item, rated in zip(items, asked, ratings, strict=True):
+    for item, of_item, rating in zip(items, asked, ratings, strict=True):
         answered = {name: [next(answers) for _ in some] for name, some in of_item.items()}
         scores = {
             str(name): SCORERS[name].scored(some, answered[name], item.material, item.token_label)
             for name, some in of_item.items()
         }
-        is_cut = rated.failure == "budget" or any(_is_cut(some) for some in answered.values())
-        found.append(LatentScores(scores, rated.value, rated.failure, is_cut))
+        is_cut = rating.is_unasked or any(answer.is_unasked for some in answered.values() for answer in some)
+        found.append(LatentScores(scores, rating.value, rating.failure, is_cut))
     return found
-
-
-def _is_cut(answers: Sequence[Answered[list[int]]]) -> bool:
-    return any(answer.failure == "budget" for answer in answers)
-
-
-def _ratings(asks: Asks, model: str, items: Sequence[Item], seed: int) -> list[_Rated]:
-    requests = [rating_request(model, item.material, seed) for item in items]
-    wanted = [request for request in requests if request is not None]
-    answers = iter(asks.ask(wanted, read_rating, STAND_IN) if wanted else [])
-    return [_Rated(None, TOO_FEW) if request is None else _rated(next(answers)) for request in requests]
-
-
-def _rated(answer: Answered[list[int]]) -> _Rated:
-    return _Rated(answer.value[0] if answer.value else None, answer.failure)

@@ -7,17 +7,21 @@ that a text held and the model repeated, makes the answer unreadable.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
-from strata_sae.pipeline.endpoint.request import Message, Request, UnreadableError
+from strata_sae.pipeline.endpoint.request import Answered, Asks, Message, Request, UnreadableError
+
+T = TypeVar("T")
 
 N_SHOWN = 5
-"""Texts of a request, as delphi has them: more of them cost fewer tokens, and are answered less well."""
+"""Texts of a request (count), as in delphi. With more of them a text costs fewer tokens, and answers are worse."""
 ANSWER_TOKENS = 1024
-"""At most, of an answer. An array takes fewer than 20; models that think first need the rest."""
+"""Of an answer (count), at most. An array takes fewer than 20; reasoning models need the rest."""
 MARKS = (("<<", ">>"), ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}"), ("[[[", "]]]"))
 """Around marked tokens: the first pair that no text of a request holds."""
+NO_WINDOWS = "windows"
+"""Why there is no explanation or rating: too few windows to ask about."""
 _ARRAY = re.compile(r"\[[^\[\]]{0,400}\]")
 
 
@@ -68,9 +72,18 @@ class Prompt(NamedTuple):
     """To the example."""
 
     def request(self, model: str, question: str, purpose: str, seed: int) -> Request:
-        """A question, all in one message: templates of some models refuse those of a system."""
+        """A question, all in one message: chat templates of some models refuse a system's."""
         said = f"{self.task}\n\nAn example.\n{self.example}\nAnswer: {self.answer}\n\nYour task.\n{question}\nAnswer:"
         return Request(model, (Message("user", said),), ANSWER_TOKENS, purpose, seed=seed)
+
+
+def answers_to(
+    asks: Asks, requests: Sequence[Request | None], parse: Callable[[str], T], stand_in: T
+) -> list[Answered[T]]:
+    """The answers in the order of the requests, as `Asks.ask`; None, of too few windows, fails with NO_WINDOWS."""
+    wanted = [request for request in requests if request is not None]
+    answers = iter(asks.ask(wanted, parse, stand_in) if wanted else [])
+    return [Answered[T](None, NO_WINDOWS) if request is None else next(answers) for request in requests]
 
 
 def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:
@@ -91,7 +104,7 @@ def read_numbers(text: str, n: int, allowed: Collection[int]) -> list[int]:
 
 
 def _arrays(text: str, allowed: Collection[int]) -> Iterator[list[int]]:
-    """The arrays of allowed whole numbers that stand in a text; where 0 and 1 are allowed, false and true are they."""
+    """Arrays of allowed whole numbers in a text; where 0 and 1 are allowed, false and true stand for them."""
     values = {str(value): value for value in allowed}
     if {0, 1} <= set(allowed):
         values |= {"false": 0, "true": 1}

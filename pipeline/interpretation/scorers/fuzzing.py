@@ -44,16 +44,12 @@ def strong_places(excerpt: Excerpt) -> frozenset[int]:
 def _trials(material: Material, seed: int) -> list[Trial]:
     active = [excerpt for excerpt in material.active if excerpt.kind == "quantiles"]
     silent = silent_windows(material, len(active)) if active else []
-    right = [_trial(excerpt, strong_places(excerpt), truth=True) for excerpt in active]
+    right = [Trial(excerpt, strong_places(excerpt), truth=True) for excerpt in active]
     wrong = [
-        _trial(excerpt, _drawn(excerpt, len(like.marked), seed, material.latent), truth=False)
+        Trial(excerpt, _drawn(excerpt, len(like.marked), seed, material.latent), truth=False)
         for excerpt, like in zip(silent, right, strict=False)
     ]
     return right + [trial for trial in wrong if trial.marked]
-
-
-def _trial(excerpt: Excerpt, places: frozenset[int], *, truth: bool) -> Trial:
-    return Trial(excerpt, excerpt.texts, places, truth, [excerpt.token_ids[place] for place in sorted(places)])
 
 
 def _drawn(excerpt: Excerpt, n: int, seed: int, latent: int) -> frozenset[int]:
@@ -64,8 +60,8 @@ def _drawn(excerpt: Excerpt, n: int, seed: int, latent: int) -> frozenset[int]:
 
 
 def _shown(trials: Sequence[Trial]) -> list[str]:
-    marks = marks_for([trial.text for trial in trials])
-    return [marked(trial.tokens, trial.marked, marks) for trial in trials]
+    marks = marks_for([trial.excerpt.text for trial in trials])
+    return [marked(trial.excerpt.texts, trial.marked, marks) for trial in trials]
 
 
 def _holds_most(trial: Trial, label: Collection[int]) -> bool:

@@ -14,7 +14,7 @@ N_TOP = 5
 LEAST = 2
 """Windows below which nothing can be in common."""
 RATINGS = (1, 2, 3, 4, 5)
-STAND_IN = [3]
+STAND_IN = 3
 TASK = (
     "You rate how much several short texts have in common. They are those to which one feature of a language model "
     "responds most; the parts to which it responds stand between marks, such as << and >>. Each text is a piece of a "
@@ -38,11 +38,11 @@ def rating_request(model: str, material: Material, seed: int) -> Request | None:
     top = [excerpt for excerpt in material.active if excerpt.kind == "top"][:N_TOP]
     if len(top) < LEAST:
         return None
-    marks = marks_for(["".join(excerpt.texts) for excerpt in top])
+    marks = marks_for([excerpt.text for excerpt in top])
     texts = [marked(excerpt.texts, strong_places(excerpt), marks) for excerpt in top]
     return PROMPT.request(model, f"Texts:\n{numbered(texts)}", "monosemanticity", seed)
 
 
-def read_rating(text: str) -> list[int]:
-    """The rating, alone in a list. Raises: UnreadableError."""
-    return read_numbers(text, 1, RATINGS)
+def read_rating(text: str) -> int:
+    """The rating. Raises: UnreadableError."""
+    return read_numbers(text, 1, RATINGS)[0]

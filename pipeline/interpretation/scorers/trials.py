@@ -9,21 +9,18 @@ from strata_sae.pipeline.interpretation.scorers.asking import N_SHOWN, numbered,
 
 
 class Trial(NamedTuple):
-    """A text that is judged. What stands in it is shown, the rest is not."""
+    """A text that is judged: of its excerpt the tokens are shown, and nothing else."""
 
     excerpt: Excerpt
-    tokens: list[str]
-    """Of the text, for people; those that are marked are shown between marks."""
     marked: frozenset[int]
-    """Places of marked tokens; empty: nothing is marked."""
+    """Places of tokens that are shown between marks; empty: nothing is marked."""
     truth: bool
-    asked_ids: list[int]
-    """Ids of the tokens that the token label is asked about: the marked ones, else all."""
 
     @property
-    def text(self) -> str:
-        """Without marks."""
-        return "".join(self.tokens)
+    def asked_ids(self) -> list[int]:
+        """Ids of the tokens that the token label is asked about: the marked ones, else all."""
+        ids = self.excerpt.token_ids
+        return [ids[place] for place in sorted(self.marked)] if self.marked else ids
 
 
 class Asked(NamedTuple):
@@ -58,12 +55,12 @@ def silent_windows(material: Material, n: int) -> list[Excerpt]:
 
 def plain(excerpts: Iterable[Excerpt]) -> list[Trial]:
     """Windows as they stand: true where the latent fires."""
-    return [Trial(excerpt, excerpt.texts, frozenset(), excerpt.is_active, excerpt.token_ids) for excerpt in excerpts]
+    return [Trial(excerpt, frozenset(), excerpt.is_active) for excerpt in excerpts]
 
 
 def plain_texts(trials: Sequence[Trial]) -> list[str]:
     """Texts without marks."""
-    return [trial.text for trial in trials]
+    return [trial.excerpt.text for trial in trials]
 
 
 def holds_any(trial: Trial, label: Collection[int]) -> bool:
