@@ -1,13 +1,13 @@
 """Where a server of a language model is, whether text leaves this machine on the way there, and the key for it."""
 
 import ipaddress
-import os
 import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from strata_sae.pipeline.endpoint.settings import EndpointSettings
 from strata_sae.pipeline.errors import ConfigError
+from strata_sae.stores.files import environment
 
 LONGEST_KEY = 8192
 """Characters; the header lines of servers are limited to about as many."""
@@ -62,7 +62,7 @@ def key_of(settings: EndpointSettings) -> str | None:
     if settings.key_env is None:
         return None
     where = f"interpretation.key_env: the environment variable {settings.key_env}"
-    key = os.environ.get(settings.key_env, "").strip()
+    key = (environment.text(settings.key_env) or "").strip()
     if not key:
         raise ConfigError(f"{where} is not set or empty; export it, or leave key_env out for a server without keys")
     if not (key.isascii() and key.isprintable() and " " not in key and len(key) <= LONGEST_KEY):

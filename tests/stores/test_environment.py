@@ -52,6 +52,7 @@ DIRECT = {
 """Places that need not go through the reader, and why."""
 NAMES_READ = {
     "pipeline/commands/engines.py": {"SHARE"},
+    "pipeline/endpoint/address.py": {"key_env"},
     "pipeline/engines/__init__.py": {"RUN", "SHARE"},
     "pipeline/engines/devices.py": {"VISIBLE"},
     "pipeline/engines/ray_connection.py": {"RAY_ADDRESS"},
