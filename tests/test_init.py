@@ -25,6 +25,7 @@ SECTIONS = [
     "training",
     "variants",
     "evaluation",
+    "interpretation",
     "report",
     "tracking",
     "engine",

@@ -160,8 +160,8 @@ def _largest(p_RV: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
     # The last one that is taken equals the first one that is not; never so where all are taken.
     cut_R = (found.values[:, n - 1] == found.values[:, n:].sum(dim=-1)) & (found.values.shape[1] > n)
     if bool(cut_R.any()):
-        some_RV, least_R1 = p_RV[cut_R], found.values[cut_R, n - 1 : n]
-        equal_RV, larger_RV = some_RV == least_R1, some_RV > least_R1
+        some_RV, least_R = p_RV[cut_R], found.values[cut_R, n - 1]
+        equal_RV, larger_RV = some_RV == least_R[:, None], some_RV > least_R[:, None]
         taken_RV = larger_RV | (equal_RV & (equal_RV.cumsum(dim=-1) <= n - larger_RV.sum(dim=-1, keepdim=True)))
         ids_RN[cut_R] = taken_RV.nonzero()[:, 1].reshape(-1, n)
     places_RN, values_RN = ids_RN.cpu().numpy(), p_RV.gather(1, ids_RN).cpu().numpy()
