@@ -9,6 +9,7 @@ BaseException
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LARGEST_INT = 2**63 - 1
@@ -37,8 +38,13 @@ class StoppedError(BaseException):
 
 
 def shown(text: str) -> str:
-    """A text cut where it is longer than a line of an error has room for."""
+    """A text for a line of an error: what may be a secret in an address is `***`, and what is too long is cut."""
+    text = _SECRETS.sub(lambda found: f"{found[1] or found[2]}***", text)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_SECRETS = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@'\"]+(?=@)|(?<=[?&])([\w.-]+=)[^&\s'\"]+", re.IGNORECASE)
+"""User and password of an address, and the values of its query, as signed ones have it."""
 
 
 def one_line(text: str | BaseException) -> str:

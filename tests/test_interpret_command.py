@@ -88,6 +88,18 @@ def test_a_dry_run_needs_no_server_sends_nothing_and_writes_nothing(world: FakeE
     assert files() == before
 
 
+def test_who_scores_need_not_be_named_where_nothing_is_scored(world: FakeEndpoint) -> None:
+    given = [word for word in arguments(world) if "scorer" not in word]
+    refused = strata(*given)
+    assert (refused.exit_code, refused.output.startswith("interpretation.scorer: missing")) == (2, True)
+    result = strata(*given, "--set=interpretation.scores=[]")
+    assert result.exit_code == 0, result.output
+    record = json.loads(next(Path(RUN).glob("variants/topk@*/interpretation.json")).read_text())
+    assert (record["scorer"], len(world.chats)) == ("", len(record["latents"]))
+    assert record["population"] == "as_trained"
+    assert record["filters"]["drop_bos"] is True
+
+
 def test_it_explains_scores_and_keeps_what_was_answered(world: FakeEndpoint) -> None:
     before = files()
     result = strata(*arguments(world))

@@ -240,7 +240,7 @@ def test_the_same_question_gives_the_same_bytes(tmp_path: Path) -> None:
         (["--ablate", "64"], f"ablate: there is no latent 64; {ROUGH} has the latents 0 to 63"),
         (["--latent", "64"], f"--latent: there is no latent 64; {ROUGH} has the latents 0 to 63"),
         (["--ablate", "1", "--steer", "1=2"], f"steer: {ROUGH}: latent 1 is edited twice; name it once"),
-        (["--clamp", "1=1e10"], f"clamp: {ROUGH}: latent 1: 10000000000.0 is no amount; the largest is 1e+09"),
+        (["--clamp", "1=1e10"], f"clamp: {ROUGH}: latent 1: 10000000000.0 is no amount; the largest is 1,000,000"),
         *[
             (["--clamp", words], f"--clamp: {words!a} is not LATENT=AMOUNT; give, for example, --clamp 17=4.5")
             for words in ("1", "=2", "1=", "-1=2", "1=x", "1.5=2", "\u0663=2", f"{2**32}=1")

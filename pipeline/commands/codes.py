@@ -6,23 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, guard
+from strata_sae.pipeline.commands.arguments import Overrides, RunOrVariant, config_file_of, guard
 from strata_sae.pipeline.errors import ConfigError
-from strata_sae.pipeline.paths import reader_of
 
 if TYPE_CHECKING:
     from strata_sae.pipeline.config.run import TrainConfig
     from strata_sae.pipeline.engines import Engine
     from strata_sae.pipeline.runs.folders import RunFolder
 
-CodedRunFolder = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN[/VARIANT]",
-        parser=reader_of("RUN"),
-        help="Folder of a run, for example runs/demo, or one SAE of it, runs/demo/topk@blocks.8.hook_resid_post.",
-    ),
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and what it takes; make nothing.")]
 
 Verify = Annotated[
@@ -31,7 +22,7 @@ Verify = Annotated[
 
 
 def codes(
-    context: typer.Context, run: CodedRunFolder, overrides: Overrides, dry_run: DryRun = False, verify: Verify = False
+    context: typer.Context, run: RunOrVariant, overrides: Overrides, dry_run: DryRun = False, verify: Verify = False
 ) -> None:
     """The sparse codes of all latents on all rows of the store, for analyze and explore; no model is needed."""
     guard(context, config_file_of(run), overrides)

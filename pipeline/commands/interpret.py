@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strata_sae.pipeline.commands.arguments import Overrides, config_file_of, config_of, guard
+from strata_sae.pipeline.commands.arguments import Overrides, RunOrVariant, config_file_of, config_of, guard
 from strata_sae.pipeline.commands.asking import ask
 from strata_sae.pipeline.errors import ConfigError
 from strata_sae.pipeline.paths import reader_of
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from strata_sae.pipeline.queries.opened import CodedRun, CodedSAE
     from strata_sae.pipeline.runs.folders import RunFolder, VariantFolder
 
-Interpreted = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN[/VARIANT]",
-        parser=reader_of("RUN"),
-        help="Folder of a run whose codes are made, or one SAE of it, runs/demo/topk@blocks.8.hook_resid_post.",
-    ),
-]
 DryRunAsked = Annotated[
     bool, typer.Option("--dry-run", help="Count the requests and their tokens; send nothing, write nothing.")
 ]
@@ -75,7 +67,7 @@ N = Annotated[
 
 def interpret(
     context: typer.Context,
-    run: Interpreted,
+    run: RunOrVariant,
     overrides: Overrides,
     dry_run: DryRunAsked = False,
     published: Published = None,
@@ -104,7 +96,7 @@ def interpret(
         typer.echo(NO_ENDPOINT)
         return
     if settings.base_url is not None or dry_run:
-        settings = _named(settings, dry_run)
+        settings = _named(settings, dry_run, target is not None)
     if target is None:
         ask(folder, overrides, settings, dry_run, _explained)
     else:
@@ -120,12 +112,14 @@ NO_ENDPOINT = (
 )
 
 
-def _named(settings: "InterpretationSettings", dry_run: bool) -> "InterpretationSettings":
-    """The settings with both models. Raises: ConfigError where one is not named, but in a dry run."""
+def _named(settings: "InterpretationSettings", dry_run: bool, tests_hypotheses: bool) -> "InterpretationSettings":
+    """The settings with the models that are asked. Raises: ConfigError where one is not named, but in a dry run."""
     advice = {
         "explainer": "name the model that explains, as the server calls it",
         "scorer": "name the model that scores, best another one than the explainer, which would agree with itself",
     }
+    if not settings.scores and not tests_hypotheses:
+        advice.pop("scorer")
     missing = {key: f"({key})" for key in advice if getattr(settings, key) is None}
     if missing and not dry_run:
         raise ConfigError("\n".join(f"interpretation.{key}: missing; {advice[key]}" for key in missing))

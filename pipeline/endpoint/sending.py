@@ -75,6 +75,7 @@ class Sender:
         while True:
             if self._stop.is_set():
                 raise StoppedAskingError
+            self._opened_wire()  # what stands against sending is told before anything counts as sent
             if not self.budget.begin(estimate):
                 return "budget"
             used = 0

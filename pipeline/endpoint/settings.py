@@ -1,8 +1,9 @@
 """Which language model is asked, and what that may cost."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from strata_sae.pipeline.settings import Settings
 
@@ -12,7 +13,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 class EndpointSettings(Settings):
     """A server that speaks OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama, OpenRouter."""
 
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$", max_length=500)] | None = None
+    base_url: Annotated[str, Field(max_length=500)] | None = None
     """Address of the server, such as http://127.0.0.1:8000/v1; null: no language model is asked."""
     key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] | None = None
     """Name of the environment variable that holds the key; null: none is sent. The key itself is never written."""
@@ -26,3 +27,13 @@ class EndpointSettings(Settings):
     """For an answer (seconds)."""
     retries: int = Field(default=5, ge=0, le=20)
     """Of a request that failed for a passing reason: 429, 5xx, a timeout, a cut answer (count)."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_secret(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s@?#]+", value):
+            raise ValueError(
+                "write it as https://host:port/v1, without a user, a password or a query: configs are shared. A key "
+                "stands in the environment variable that interpretation.key_env names"
+            )
+        return value

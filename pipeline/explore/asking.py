@@ -8,14 +8,12 @@ from urllib.parse import parse_qsl
 from strata_sae.pipeline.explore.prompts import Question
 from strata_sae.pipeline.explore.screen import BadValueError, whole_number
 from strata_sae.pipeline.explore.security import LONGEST_BODY_BYTES
-from strata_sae.pipeline.queries.asked_model import MOST_NEW_TOKENS, Edit, EditKind
+from strata_sae.pipeline.queries.asked_model import LARGEST_AMOUNT, MOST_NEW_TOKENS, Edit, EditKind
 
 MOST_EDITS = 8
 """Of a prompt."""
 LONGEST_TEXT = 16_384
 """Characters; the model's own limit is in tokens."""
-LARGEST_AMOUNT = 1e6
-"""Of a clamp or a step, either way: far beyond any code, and no number of float32 is left by it."""
 _MOST_FIELDS = 4 * (MOST_EDITS + 1) + 8
 _EDIT_FIELDS = ("kind", "sae", "latent", "amount")
 

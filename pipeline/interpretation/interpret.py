@@ -77,11 +77,14 @@ def interpretation_of(sae: CodedSAE, settings: InterpretationSettings) -> Interp
 
     A local server may know a model by its path, which is masked: the record is shown and pushed.
     """
+    of = sae.labels_of
     return InterpretationOf(
-        sae=sae.record.fingerprint,
-        weights_sha256=sae.training.sha256.weights,
-        store_id=sae.record.store_id,
-        codes_id=sae.codes.id,
+        sae=of.sae,
+        weights_sha256=of.weights_sha256,
+        store_id=of.store_id,
+        codes_id=of.codes_id,
+        population=of.population,
+        filters=of.filters,
         explainer=str(masked(settings.model_of("explainer"))),
         scorer=str(masked(settings.scorer or "")),
         settings={"latents": settings.latents, "scores": list(settings.scores), "seed": settings.seed},

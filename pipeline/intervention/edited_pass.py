@@ -13,11 +13,8 @@ from strata_sae.pipeline.intervention.edits import latent_values, with_latents
 from strata_sae.pipeline.intervention.opened_model import OpenedModel
 from strata_sae.pipeline.kernels.codes import Codes
 from strata_sae.pipeline.language_model.splice import Splice
-from strata_sae.pipeline.queries.asked_model import Edit
+from strata_sae.pipeline.queries.asked_model import LARGEST_AMOUNT, Edit
 from strata_sae.pipeline.runs.trained import TrainedSAE
-
-LARGEST_AMOUNT = 1e9
-"""Rows so long still have a length in float32, whose numbers end at 3e38."""
 
 
 class _Planned(NamedTuple):
@@ -47,7 +44,7 @@ def check_edits(opened: OpenedModel, edits: Sequence[Edit]) -> None:
             )
         if not abs(edit.amount) <= LARGEST_AMOUNT:
             raise ConfigError(
-                f"{where}: latent {edit.latent}: {edit.amount} is no amount; the largest is {LARGEST_AMOUNT:g}"
+                f"{where}: latent {edit.latent}: {edit.amount} is no amount; the largest is {LARGEST_AMOUNT:,.0f}"
             )
         if (edit.sae, edit.latent) in seen:
             raise ConfigError(f"{where}: latent {edit.latent} is edited twice; name it once")

@@ -9,6 +9,8 @@ from strata_sae.pipeline.queries.opened import CodedSAE
 from strata_sae.pipeline.queries.populations import Population
 from strata_sae.pipeline.runs.effect_records import AblatedLatent
 
+LARGEST_AMOUNT = 1e6
+"""Of an edit, of either sign: far beyond any code, and rows so long stay far below what float32 ends at, 3e38."""
 EditKind = Literal["ablate", "clamp", "steer"]
 MOST_TOKENS = 1024
 """Of a prompt."""

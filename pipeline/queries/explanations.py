@@ -73,16 +73,20 @@ class Explanations:
 def explanations_of(sae: CodedSAE) -> Explanations:
     """What the files beside an SAE say; they are read anew at each call.
 
-    Raises: CheckpointError if they are of other weights or codes, or damaged.
+    Raises: CheckpointError if they are of other weights, codes or rows, or damaged.
     """
     folder, found = sae.folder, dict[int, list[Explained]]()
     if folder.interpretation.exists():
         record = read_interpretation(folder, sae.record, sae.training).record
-        if record.codes_id != sae.codes.id:
-            raise CheckpointError(
-                f"{folder.interpretation}: codes_id: is {record.codes_id[:16]}, but the codes beside it are "
-                f"{sae.codes.id[:16]}; {InterpretationRecord.remedy}"
-            )
+        for key, is_there, is_here in (
+            ("codes_id", record.codes_id, sae.codes.id),
+            ("filters", str(record.filters), str(sae.labels_of.filters)),
+        ):
+            if is_there != is_here:
+                raise CheckpointError(
+                    f"{folder.interpretation}: {key}: is {is_there[:80]}, but here it is {is_here[:80]}; "
+                    f"{InterpretationRecord.remedy}"
+                )
         for latent in record.latents:
             if latent.explanation is not None:
                 found.setdefault(latent.latent, []).append(_made_here(latent, latent.explanation, record.explainer))

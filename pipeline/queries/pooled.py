@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from strata_sae.pipeline.queries.opened import CodedSAE, Text
-from strata_sae.pipeline.queries.populations import Population
 from strata_sae.pipeline.queries.posting_blocks import PostingBlock, posting_blocks
 
 Pooling = Literal["max", "mean"]
-"""Over the rows of the population that a document has; rows on which the latent is silent count as 0."""
+"""Over the rows as trained that a document has; rows on which the latent is silent count as 0."""
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 READ_ALL_SHARE = 0.1
 """Of the latents; for more of them all codes are read once, which is faster than each latent alone."""
@@ -30,14 +29,12 @@ class PooledBlock(NamedTuple):
 
 
 class PooledCodes:
-    """The codes of an SAE by document. D documents: those with rows in the population, in the order of their first."""
+    """The codes of an SAE by document, over rows as trained. D documents: those with such rows, by their first one."""
 
-    def __init__(
-        self, sae: CodedSAE, text: Text, pooling: Pooling = "mean", population: Population = "as_trained"
-    ) -> None:
+    def __init__(self, sae: CodedSAE, text: Text, pooling: Pooling = "mean") -> None:
         self.sae, self.pooling = sae, pooling
         numbers, place_N = text.documents
-        kept = np.flatnonzero(sae.kept(population))
+        kept = np.flatnonzero(sae.kept())
         # In this order the documents of a latent's rows rise, unless the store is shuffled or a document drawn again.
         found, first_row = np.unique(place_N[kept], return_index=True)
         found = found[np.argsort(first_row, kind="stable")]
@@ -48,7 +45,7 @@ class PooledCodes:
         self._place_N = np.full(len(place_N), -1, np.int64)
         self._place_N[kept] = place_of[place_N[kept]]
         self.n_rows_D = np.bincount(self._place_N[kept], minlength=len(found))
-        """Rows of the population in each, int64 [D]."""
+        """Rows as trained in each, int64 [D]."""
 
     def blocks(self) -> Iterator[PooledBlock]:
         """All latents, some at a time."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from strata_sae.pipeline.runs.evaluation_records import Measured
+from strata_sae.pipeline.runs.evaluation_records import FilterPart, Measured
 from strata_sae.pipeline.runs.judging_records import Interval
 from strata_sae.pipeline.runs.records import Count, Group, Record
 
@@ -80,6 +80,7 @@ class ExplainedLatent(Group):
     failure: str | None
     """Why there is no explanation."""
     n_active_rows: Count
+    """Of the population."""
     scores: dict[str, Scored]
     """By `interpretation.scores`, but the rating."""
     rating: Annotated[int, Field(ge=1, le=5)] | None
@@ -95,6 +96,9 @@ class InterpretationOf(Group):
     weights_sha256: str
     store_id: str
     codes_id: str
+    population: Literal["as_trained"]
+    filters: FilterPart
+    """Of training: which rows the population is, of which windows, densities and precisions are."""
     explainer: str
     scorer: str
     settings: dict[str, JsonValue]

@@ -18,10 +18,8 @@ from strata_sae.pipeline.intervention.ablation import measured_effects
 from strata_sae.pipeline.queries.asked_model import MeasuredEffects
 from strata_sae.pipeline.queries.opened import open_coded
 from support import ablated_run
-from support.ablated_run import EARLY, LATE
+from support.ablated_run import ABLATED, EARLY, LATE, READER
 from support.page_parser import Page
-
-ABLATED, READER = f"rough@{EARLY}", f"rough@{LATE}"
 
 
 @pytest.fixture(scope="module")

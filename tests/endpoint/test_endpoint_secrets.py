@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from strata_sae.pipeline.config import load
 from strata_sae.pipeline.endpoint.address import address_of, key_of, without_key
+from strata_sae.pipeline.endpoint.answers import Answers
+from strata_sae.pipeline.endpoint.client import Endpoint
 from strata_sae.pipeline.endpoint.errors import EndpointError
-from strata_sae.pipeline.endpoint.request import Message
+from strata_sae.pipeline.endpoint.request import Message, Request
 from strata_sae.pipeline.endpoint.settings import EndpointSettings
-from strata_sae.pipeline.errors import ConfigError
+from strata_sae.pipeline.errors import ConfigError, shown
 from support.asking import WANTED, Client, requests, truth
 from support.fake_endpoint import SECRET, FakeEndpoint, Fault, always, first, serving
 
@@ -198,3 +201,31 @@ def test_without_httpx_one_line_says_how_to_install_it(tmp_path: Path, monkeypat
         ConfigError, match=r"^interpretation\.base_url: needs httpx: pip install 'strata-sae\[interpret\]'$"
     ):
         Client("http://127.0.0.1:1", tmp_path).ask()
+
+
+@pytest.mark.parametrize("given", ["http://user:hidden@host/v1", "http://host/v1?key=hidden", "https://hidden@host"])
+def test_a_refused_address_is_not_repeated_with_its_secret(tmp_path: Path, given: str) -> None:
+    """On the command line, in a file, and under any key: what an error repeats goes through one function."""
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"{Path('configs/smoke.yaml').read_text(encoding='utf-8')}interpretation: {{base_url: '{given}'}}\n"
+    )
+    for path, overrides in (
+        (file, []),
+        (Path("configs/smoke.yaml"), [f"interpretation.base_url={given}"]),
+        (Path("configs/smoke.yaml"), [f"seed={given}"]),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(path, overrides)
+        assert "hidden" not in str(error.value)
+        assert overrides == [] or "***" in str(error.value)
+    assert shown("hf://owner/repo@main/folder") == "hf://owner/repo@main/folder"  # a revision is none
+
+
+def test_what_stands_against_sending_is_told_before_anything_counts_as_sent(tmp_path: Path) -> None:
+    settings = EndpointSettings(base_url="http://127.0.0.1:9/v1", key_env=NAME)
+    endpoint = Endpoint(settings, Answers(tmp_path), print)
+    request = Request("one", (Message("user", "x"),), 5, "explain")
+    with pytest.raises(ConfigError, match=f"the environment variable {NAME} is not set"):
+        endpoint.ask([request], str, "")
+    assert endpoint.spent.n_requests == 0

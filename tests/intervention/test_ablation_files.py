@@ -14,9 +14,7 @@ from strata_sae.pipeline.intervention.ablation import measured_effects
 from strata_sae.pipeline.queries.asked_model import MeasuredEffects
 from strata_sae.pipeline.queries.opened import CodedRun
 from support import ablated_run
-from support.ablated_run import EARLY, LATE
-
-ABLATED, READER = f"rough@{EARLY}", f"rough@{LATE}"
+from support.ablated_run import ABLATED, EARLY, LATE, READER
 
 
 @pytest.fixture(scope="module")

@@ -315,7 +315,7 @@ def test_the_clean_pass_of_a_text_runs_once(model: RunModel, monkeypatch: pytest
         ([Edit(ROUGH, -1, "ablate")], "there is no latent -1"),
         ([Edit(ROUGH, 1, "clamp", float("inf"))], "is no amount"),
         ([Edit(ROUGH, 1, "steer", float("nan"))], "is no amount"),
-        ([Edit(ROUGH, 1, "steer", 1e39)], "is no amount; the largest is 1e.09"),
+        ([Edit(ROUGH, 1, "steer", 1e39)], "is no amount; the largest is 1,000,000"),
         ([Edit(ROUGH, 1, "ablate"), Edit(ROUGH, 1, "steer", 2.0)], "edited twice"),
         ([Edit(CROSSCODER, 1, "ablate")], "writes 2 sites at once"),
     ],
@@ -360,7 +360,7 @@ def test_threads_get_the_answers_of_their_own_questions(model: RunModel) -> None
 
 
 def test_numbers_that_are_no_longer_finite_are_told(model: RunModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    sae, edits = model.opened().saes[ROUGH].sae, [Edit(ROUGH, 1, "steer", 1e9)]
+    sae, edits = model.opened().saes[ROUGH].sae, [Edit(ROUGH, 1, "steer", 1e6)]
     assert model.prompt(TEXT, edits).kl_S is not None
     monkeypatch.setattr(sae, "W_dec", sae.W_dec * 1e35)
     for ask in (lambda: model.prompt(TEXT, edits), lambda: model.continuations(TEXT, [[], edits], 2)):

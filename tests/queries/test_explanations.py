@@ -105,6 +105,14 @@ def test_words_of_another_sae_are_refused(sae: CodedSAE, key: str) -> None:
         explanations_of(sae)
 
 
+def test_words_of_other_rows_are_refused(sae: CodedSAE) -> None:
+    path = write_words(sae.folder.path, latents(NUMBERS, TEXTS), sae.codes.id)
+    assert len(explanations_of(sae)) == 3
+    edit(path, lambda data: data["filters"].update(drop_bos=False))
+    with pytest.raises(CheckpointError, match=r"interpretation.json: filters: is drop_bos=False .*; delete it and run"):
+        explanations_of(sae)
+
+
 @pytest.mark.parametrize("key", ["sae", "weights_sha256"])
 def test_published_words_of_another_sae_are_refused(sae: CodedSAE, key: str) -> None:
     path = write_published(sae.folder.path, {1: "of others"})

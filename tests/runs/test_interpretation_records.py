@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue, ValidationError
 
 from strata_sae.pipeline.errors import CheckpointError
-from strata_sae.pipeline.runs.evaluation_records import Measured
+from strata_sae.pipeline.runs.evaluation_records import FilterPart, Measured
 from strata_sae.pipeline.runs.interpretation_records import (
     MOST_CHARACTERS,
     ExplainedLatent,
@@ -55,6 +55,8 @@ def record(**changes: JsonValue) -> InterpretationRecord:
         weights_sha256="b",
         store_id="c",
         codes_id="d",
+        population="as_trained",
+        filters=FilterPart(drop_bos=True, drop_special=False, drop_template=False, max_norm_multiple=3.0),
         explainer="one",
         scorer="two",
         settings={"seed": 0, "scores": ["detection"]},

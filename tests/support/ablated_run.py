@@ -25,6 +25,7 @@ from support.judged_run import MLP_IN, MLP_OUT, STREAM, judged_config, put, roug
 from support.tiny_models import D_MODEL
 
 EARLY, LATE = "blocks.0.hook_resid_post", "blocks.2.hook_resid_post"
+ABLATED, READER = f"rough@{EARLY}", f"rough@{LATE}"
 SITES = [EARLY, MLP_IN, MLP_OUT, STREAM, LATE]
 
 

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from strata_sae.pipeline.runs.chain import read_config, read_training
-from strata_sae.pipeline.runs.evaluation_records import Measured
+from strata_sae.pipeline.runs.evaluation_records import FilterPart, Measured
 from strata_sae.pipeline.runs.folders import VariantFolder
 from strata_sae.pipeline.runs.interpretation_records import (
     ExplainedLatent,
@@ -94,6 +94,8 @@ def write_words(folder: Path, explained: list[ExplainedLatent], codes_id: str = 
         weights_sha256=read_training(of, config).record.sha256.weights,
         store_id=config.store_id,
         codes_id=codes_id,
+        population="as_trained",
+        filters=FilterPart(drop_bos=True, drop_special=True, drop_template=False, max_norm_multiple=None),
         explainer=EXPLAINER,
         scorer=SCORER,
         settings={"seed": 0},
