@@ -12,6 +12,9 @@ from support.small_store import build_store
 # Before torch is loaded, here and in every process that a test starts: threads that spin while they wait for each other
 # take a busy machine's processors from those they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Triton reads this when a kernel is defined: where there is no GPU, its interpreter runs the kernels on the CPU.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")

@@ -30,7 +30,7 @@ def weighted_sums(
 ) -> Tensor:
     """For each stretch of entries, the sum of weight * table[index]. Returns: [stretches, M], in `out`."""
     if _has_triton():
-        from strata_sae.pipeline.kernels.machine.triton import weighted_sums as by_triton
+        from strata_sae.pipeline.kernels.machine.triton.sums import weighted_sums as by_triton
 
         sums = by_triton(indices_P, table, offsets, weights_P)
     else:
@@ -43,7 +43,7 @@ def weighted_sums(
 def sampled_dots(left_BM: Tensor, W_EM: Tensor, rows_P: Tensor, indices_P: Tensor, offsets: Tensor) -> Tensor:
     """<left_BM[row], W_EM[index]> of every entry. Returns: [P]."""
     if _has_triton():
-        from strata_sae.pipeline.kernels.machine.triton import sampled_dots as by_triton
+        from strata_sae.pipeline.kernels.machine.triton.sums import sampled_dots as by_triton
 
         return by_triton(left_BM, W_EM, rows_P, indices_P)
     parts = zip(rows_P.split(ENTRIES_PER_PART), indices_P.split(ENTRIES_PER_PART), strict=True)

@@ -3,8 +3,6 @@
 Imported only where Triton is installed. They pass their tests in Triton's interpreter; not yet timed on a GPU.
 """
 
-# mypy: disable-error-code="import-not-found, no-untyped-def"
-
 import torch
 import triton
 import triton.language as tl
